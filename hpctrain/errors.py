@@ -1,0 +1,46 @@
+"""The two ways in which a command ends badly, as exceptions.
+
+Takes names and values, gives one-line messages. No side effects, standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """The user's input is wrong: nothing was started. Shown as one line; exit code 2."""
+
+    def __init__(self, key: str, value: Any, allowed: str, nearest: str | None = None) -> None:
+        """`key=value` is what was given, `allowed` says in words what would be right."""
+        self.key, self.value, self.allowed, self.nearest = key, value, allowed, nearest
+        shown = " ".join(str(value).split())
+        if len(shown) > 80:
+            shown = f"{shown[:77]}..."
+        hint = f" (did you mean {nearest}?)" if nearest else ""
+        super().__init__(f"{key}={shown}: {allowed}{hint}")
+
+
+class RunFailed(Exception):
+    """The work itself failed. `reason` is one of run_dir.REASONS; shown as one line; exit code 1."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.detail)
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name most like `name`, or None where none is similar."""
+    found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def choose(key: str, value: str, names: Iterable[str]) -> UserError:
+    """The error for a value that is not one of `names`, which it lists."""
+    names = sorted(names)
+    return UserError(key, value, f"must be one of {', '.join(names)}", nearest(value, names))
