@@ -1,0 +1,135 @@
+"""Hydra's side: overrides in, plain dictionaries out. The only file that sees Hydra and OmegaConf.
+
+Takes command-line overrides (`model=lenet optimizer.lr=0.1`), gives resolved configurations. Hydra's
+own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hpctrain.config import Config, from_dict
+from hpctrain.errors import UserError, nearest
+
+
+def conf_dir() -> Path:
+    """conf/: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
+    """The composed and resolved configuration as plain containers; Hydra's own settings left out."""
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return _plain(hydra_compose(config_name, list(_experiments(overrides))))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise _explain(error, overrides, config_name) from None
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """The checked configuration of one run. Raises UserError."""
+    return from_dict(compose(overrides))
+
+
+def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int:
+    """Run `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
+
+    `job` gets the checked configuration and the overrides that made it, and returns an exit code;
+    a multirun's code is the largest.
+    """
+    codes = [0]
+
+    def task(values: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        codes.append(job(from_dict(_plain(values)), list(HydraConfig.get().overrides.task)))
+
+    argv = list(_experiments(argv))
+    sys.argv = ["hpctrain", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise _explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+    return max(codes)
+
+
+def groups() -> dict[str, list[str]]:
+    """Every config group with the names of its options."""
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir()
+    }
+
+
+def _experiments(argv: Sequence[str]) -> Iterator[str]:
+    """A bare word is the name of an experiment."""
+    taken = False
+    for word in argv:
+        bare = re.fullmatch(r"[A-Za-z0-9_]+", word) is not None and not taken
+        taken = word.startswith("-") and word not in ("--multirun", "-m", "--resolve", "--help")
+        yield f"experiment={word}" if bare else word
+
+
+def _plain(values: DictConfig) -> dict[str, Any]:
+    OmegaConf.resolve(values)
+    plain: Any = OmegaConf.to_container(values)
+    plain.pop("hydra", None)
+    return plain  # type: ignore[no-any-return]
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
+    """One line for whatever Hydra or OmegaConf complains of."""
+    text = str(error).strip() or str(error.__cause__ or error)
+    if isinstance(error, OverrideParseException):
+        return UserError(error.override, "", f"cannot be read as key=value: {text.splitlines()[0]}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_option(error.missing_cfg_file)
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found:
+        return _unknown_key(found[1], overrides, config_name)
+    given = next((o for o in overrides if o.split("=")[0] and o.split("=")[0] in text), None)
+    key, _, value = (given or "config=").partition("=")
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return UserError(key, value, " ".join(f"{text}{cause}".split()))
+
+
+def _unknown_option(path: str) -> UserError:
+    group, _, name = path.rpartition("/")
+    names = groups().get(group, [])
+    return UserError(group or "config", name, f"must be one of {', '.join(names)}", nearest(name, names))
+
+
+def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserError:
+    """Name the nearest setting that exists with the same groups chosen."""
+    parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o])
+    chosen = [o.input_line for o in parsed if o.key_or_group in groups() and o.input_line is not None]
+    value = next((o.get_value_string() for o in parsed if o.key_or_group == key), "")
+    try:
+        names = list(_flat_keys(compose([c for c in chosen if c.partition("=")[0] != key], config_name)))
+    except UserError as deeper:
+        return deeper
+    return UserError(key, value, "unknown setting", nearest(key, [*names, *groups()]))
+
+
+def _flat_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

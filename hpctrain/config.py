@@ -1,0 +1,396 @@
+"""The settings of a run: frozen dataclasses, their bounds, and the run id.
+
+Takes plain dictionaries (from compose.py, or from a run directory's config.yaml), gives `Config`.
+A wrong value is a `UserError` that names the key, the value, what is allowed and the nearest match.
+Imports neither Hydra nor torch; no side effects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from hpctrain.errors import UserError, choose, nearest
+from hpctrain.models.settings import SETTINGS
+
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network; `settings` is the family's dataclass, or a mapping where `target` names a class."""
+
+    name: str
+    settings: Any
+    weights: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set as the model sees it: `shape` after padding, counts of the official split."""
+
+    name: str
+    path: str | None = None
+    shape: tuple[int, ...] = ()
+    num_classes: Positive | None = None
+    train_samples: Count = 0
+    validation_samples: Count = 0
+    train_limit: Positive | None = None
+    validation_limit: Positive | None = None
+    pad: Count = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[PositiveFloat, ...] = ()
+    augment: tuple[Literal["flip", "pad_crop", "cutout"], ...] = ()
+    # Text only: how it is cut into tokens, how many there are, and how long a training sequence is.
+    tokens: Literal["character", "word", "bpe"] = "character"
+    vocabulary_size: Positive | None = None
+    sequence_length: Positive | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    name: Literal[
+        "classification", "language_model", "masked_language_model", "speech_recognition", "translation"
+    ] = "classification"
+    label_smoothing: Fraction = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Lengths: `steps`, where given, is used instead of `epochs`. `batch_size` is a rank's, a micro-step."""
+
+    batch_size: Positive = 64
+    epochs: Annotated[int, Ge(0)] | None = 5
+    steps: Annotated[int, Ge(0)] | None = None
+    accumulate: Positive = 1
+    clip_norm: PositiveFloat | None = None
+    log_every: Positive = 50
+    on_nan: Literal["stop", "skip"] = "stop"
+    tensorboard: bool = False
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["sgd"] = "sgd"
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    decay_norm_and_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true: needs optimizer.momentum > 0")
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["adam", "adamw"] = "adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    decay_norm_and_bias: bool = True
+
+
+@dataclass(frozen=True)
+class LarsConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["lars"] = "lars"
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Ge(0)] = 5e-5
+    trust_coefficient: PositiveFloat = 0.001
+    decay_norm_and_bias: bool = False
+
+
+OptimizerConfig = SgdConfig | AdamConfig | LarsConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves; times in epochs. `scaling` multiplies it by the effective batch."""
+
+    name: Literal["constant", "cosine", "linear", "step", "exponential", "plateau"] = "constant"
+    warmup_epochs: Annotated[float, Ge(0)] = 0.0
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch: Positive = 256
+    final_factor: Annotated[float, Ge(0), Le(1)] = 0.0
+    milestones_epochs: tuple[Annotated[float, Ge(0)], ...] = ()
+    factor: Annotated[float, Gt(0), Le(1)] = 0.1
+    start_epochs: Annotated[float, Ge(0)] = 0.0
+    patience_epochs: Count = 0
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    name: Literal["fp32", "bf16", "auto"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class CommConfig:
+    """How ranks talk. `buckets` is hpctrain's own exchange on Horovod's allreduce."""
+
+    transport: Literal["auto", "mpi", "gloo"] = "auto"
+    exchange: Literal["buckets", "distributed_optimizer"] = "buckets"
+    bucket_mb: PositiveFloat = 25.0
+    compression: Literal["none", "fp16"] = "none"
+    cycle_time_ms: Annotated[float, Ge(0)] | None = None
+    fusion_threshold_mb: Annotated[float, Ge(0)] | None = None
+    hierarchical: bool = False
+    timeline: bool = False
+    timeout_s: PositiveFloat = 600.0
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What the job asks for. `ranks` is for local runs; on Slurm it is nodes times GPUs a node."""
+
+    ranks: Positive | None = None
+    nodes: Positive = 1
+    gpus_per_node: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpus_per_rank: Positive | None = None
+    mem_gb_per_rank: PositiveFloat | None = None
+    timeout_min: Positive | None = None
+    threads_per_rank: Positive | None = None
+    chain: Positive = 1
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Facts of a cluster, from conf/cluster. Nothing of it is science: it stays out of the run id."""
+
+    name: str
+    kind: Literal["local", "slurm"]
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    gpu_gres: str | None = None
+    gpus_per_node: Positive | None = None
+    cpus_per_node: Positive | None = None
+    cpus_per_gpu: Positive | None = None
+    mem_gb_per_node: PositiveFloat | None = None
+    max_time_min: Positive | None = None
+    max_nodes: Positive | None = None
+    signal_s: Positive = 120
+    mtbf_node_hours: PositiveFloat = 50_000.0
+    device: str | None = None
+    mpi: str | None = "pmix"
+    requeue: bool = True
+    exclusive: bool = False
+    modules: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    container: str | None = None
+    python: str | None = None
+    srun_args: tuple[str, ...] = ()
+    sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
+    slurm_conf: str | None = None
+    source: str | None = None
+    source_date: str | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    root: str = "runs"
+    study: Name = "default"
+    name: Name | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save (`every` steps, `every_min` minutes, or `auto`) and what to keep."""
+
+    every: Positive | Literal["auto", "epoch"] = "epoch"
+    every_min: PositiveFloat | None = None
+    keep_last: Positive = 3
+    keep_every: Positive | None = None
+    keep_best: bool = True
+    asynchronous: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. Field order is the order of conf/config.yaml."""
+
+    model: ModelConfig
+    data: DataConfig
+    task: TaskConfig
+    optimizer: Annotated[OptimizerConfig, Field(discriminator="name")]
+    schedule: ScheduleConfig
+    precision: PrecisionConfig
+    train: TrainConfig
+    comm: CommConfig
+    resources: ResourcesConfig
+    cluster: ClusterConfig
+    run: RunConfig
+    checkpoint: CheckpointConfig
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 0
+
+    @property
+    def ranks(self) -> int:
+        """World size: one rank a GPU (or a CPU slot on a machine without GPUs)."""
+        if self.cluster.kind == "local":
+            return self.resources.ranks or 1
+        return self.resources.nodes * self.ranks_per_node
+
+    @property
+    def ranks_per_node(self) -> int:
+        if self.cluster.kind == "local":
+            return self.ranks
+        return self.resources.gpus_per_node or self.cluster.gpus_per_node or 1
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples of one optimiser step, over all ranks and micro-steps."""
+        return self.train.batch_size * self.train.accumulate * self.ranks
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The model group, flat as in conf/model, to its family's settings dataclass."""
+    rest = dict(values)
+    name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
+    if target is not None:
+        return ModelConfig(name, rest, weights, target)
+    if name not in SETTINGS:
+        raise choose("model.name", name, SETTINGS)
+    return ModelConfig(name, validate(SETTINGS[name], rest, "model."), weights)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A resolved configuration, as plain containers, to a checked `Config`. Raises UserError."""
+    rest = dict(values)
+    model = model_config(rest.pop("model", {}))
+    rest.pop("sweep", None), rest.pop("scaling", None)
+    config: Config = validate(Config, rest | {"model": model}, "")
+    return _check_whole(config)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The inverse of `from_dict`, JSON-able; the model group flat again."""
+    model = config.model
+    settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
+    flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
+    # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
+    plain: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                f.name: flat if f.name == "model" else _plain(getattr(config, f.name))
+                for f in dataclasses.fields(config)
+            }
+        )
+    )
+    return plain
+
+
+def run_id(config: Config) -> str:
+    """`<name>-<10 hex digits>`: a hash of the scientific settings; the same science is the same run."""
+    whole = to_dict(config)
+    science = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
+    science["data"] = {k: v for k, v in science["data"].items() if k != "path" or config.data.name == "text"}
+    science["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan")}
+    science["effective_batch"] = config.effective_batch
+    text = json.dumps(science, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{config.run.name or f'{config.model.name}-{config.data.name}'}-{digest}"
+
+
+def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """`values` as an instance of the dataclass `kind`; keys in errors are given `prefix`."""
+    try:
+        return _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise _explain(error.errors()[0], kind, prefix) from None
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        for part in [kind, *_NESTED] if kind is Config else [kind]:
+            part.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+_NESTED = (
+    DataConfig, TaskConfig, SgdConfig, AdamConfig, LarsConfig, ScheduleConfig, PrecisionConfig,
+    TrainConfig, CommConfig, ResourcesConfig, ClusterConfig, RunConfig, CheckpointConfig,
+)  # fmt: skip
+
+
+def _explain(error: Mapping[str, Any], kind: Any, prefix: str) -> UserError:
+    """pydantic's first complaint as this project's one line."""
+    tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
+    where = [str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))]
+    key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
+    context = error.get("ctx", {})
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        owner = _owner(kind, where)
+        names = [f.name for f in dataclasses.fields(owner)] if owner else []
+        return UserError(key, given, "unknown setting", nearest(where[-1], names))
+    if error["type"] in ("literal_error", "union_tag_invalid"):
+        expected = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
+        key = key if error["type"] == "literal_error" else f"{key}.name"
+        given = given if error["type"] == "literal_error" else context.get("tag")
+        return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
+    if error["type"] == "value_error":
+        return UserError(key or "model", _brief(given), text.removeprefix("Value error, "))
+    if error["type"] == "string_pattern_mismatch":
+        return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return UserError(key, "", "is missing")
+    text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
+    return UserError(key, given, "must be " + text.replace("greater than", ">").replace("less than", "<"))
+
+
+def _owner(kind: Any, where: list[str]) -> Any:
+    """The dataclass that holds the last key of `where`."""
+    for part in where[:-1]:
+        kind = {"optimizer": SgdConfig}.get(part) or next(
+            (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None
+        )
+    return kind
+
+
+def _brief(value: Any) -> str:
+    return ",".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def _check_whole(config: Config) -> Config:
+    """What one field alone cannot know."""
+    train, data, ranks = config.train, config.data, config.ranks
+    if train.epochs is None and train.steps is None:
+        raise UserError("train.epochs", "null", "give train.epochs or train.steps")
+    samples = min(data.train_samples or 0, data.train_limit or data.train_samples)
+    if samples and ranks > samples:
+        raise UserError("resources.ranks", ranks, f"must be ≤ {samples}, the number of training samples")
+    if config.cluster.kind == "local" and config.resources.nodes > 1:
+        raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
+    return config

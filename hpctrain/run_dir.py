@@ -1,0 +1,265 @@
+"""The run directory: every file name below runs/<study>/<run_id>/, and who writes it.
+
+    config.yaml          the resolved configuration, secrets left out       whoever makes the run
+    provenance.json      commit, versions, command line, hardware           rank 0, each attempt
+    state.json           phase, attempt, heartbeat, exit reason             rank 0; the launcher before and after
+    submission.json      token, job ids, what was asked for                 submit
+    metrics.jsonl        one line a record                                  rank 0
+    curves.png           loss and accuracy                                  rank 0, at the end
+    attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), job.sbatch
+    checkpoints/         training/checkpoint.py
+    submitit/            submitit's own files
+
+Files are replaced atomically; folders are 0700. Standard library and PyYAML only: login-node commands
+read runs through this file without importing torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import RunFailed, UserError
+
+# The closed set of phases. The last four are final.
+PHASES = ("submitted", "starting", "running", "requeued", "done", "failed", "cancelled", "interrupted")
+FINAL = frozenset(PHASES[-4:])
+
+# The closed set of reasons for which a run ends or an attempt stops.
+REASONS = {
+    "DONE": "the run reached its last step",
+    "CANCELLED": "cancelled by the user",
+    "INTERRUPTED": "stopped by Ctrl-C or a signal; a checkpoint was saved",
+    "PREEMPTED": "the scheduler took the nodes; a checkpoint was saved",
+    "TIME_LIMIT": "the job's time limit came; a checkpoint was saved",
+    "OUT_OF_MEMORY": "a rank ran out of memory",
+    "NAN_PERSISTENT": "loss or gradient was not finite",
+    "DATA_ERROR": "the data could not be read",
+    "IMPORT_ERROR": "a package could not be imported",
+    "COLLECTIVE_TIMEOUT": "a rank did not answer the others in time",
+    "NODE_FAILURE": "a node was lost",
+    "RANK_KILLED": "a rank was killed by a signal",
+    "DISK_FULL": "no space left for the run directory",
+    "STORAGE_ERROR": "the run directory could not be written",
+    "NO_VALID_CHECKPOINT": "checkpoints exist but none verifies",
+    "RUN_LOCKED": "another process owns the run",
+    "NO_PROGRESS": "three attempts in a row made no step",
+    "SUBMIT_FAILED": "the scheduler refused the job",
+    "LOST": "the process ended without a word",
+    "ERROR": "an error in the program; see the rank's log",
+}
+
+
+class RunDir:
+    """Paths and small files of one run. Cheap to make; touches nothing until asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def study(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def submission_file(self) -> Path:
+        return self.path / "submission.json"
+
+    @property
+    def provenance_file(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves_file(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def submitit(self) -> Path:
+        return self.path / "submitit"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def attempt(self, number: int) -> Path:
+        return self.path / "attempts" / str(number)
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"rank_{rank}.log"
+
+    def rank_file(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"rank_{rank}.json"
+
+    def attempts(self) -> list[int]:
+        folder = self.path / "attempts"
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Make the folder and write config.yaml; an existing one is left as it is."""
+        make_private(self.path)
+        if not self.config_file.exists():
+            import yaml
+
+            text = yaml.safe_dump(without_secrets(dict(config)), sort_keys=False, allow_unicode=True)
+            replace_text(self.config_file, text)
+
+    def read_config(self) -> dict[str, Any]:
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        values: dict[str, Any] = yaml.load(self.config_file.read_text(), Loader=loader)
+        return values
+
+    def read_state(self) -> dict[str, Any]:
+        """state.json, or {} where there is none yet."""
+        return read_json(self.state_file) or {}
+
+    def write_state(self, **changes: Any) -> dict[str, Any]:
+        """Merge `changes` into state.json. One writer at a time: rank 0, or the launcher while none runs."""
+        state = self.read_state() | changes | {"heartbeat": time.time()}
+        replace_text(self.state_file, json.dumps(state))
+        return state
+
+    def read_metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The complete lines of metrics.jsonl; a torn last line is left out."""
+        return [r for r in read_json_lines(self.metrics_file) if kind is None or r.get("kind") == kind]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old text or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing or is not one."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def make_private(path: Path) -> None:
+    """Make a folder and its parents; the folder itself 0700 under any umask. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable")
+        if path.stat().st_uid == os.getuid():
+            path.chmod(0o700)
+        with tempfile.TemporaryFile(dir=path):
+            pass  # a read-only file system says so only here
+    except OSError as error:
+        allowed = f"must be a folder that you can write to ({error.strerror})"
+        raise UserError("run.root", path, allowed) from None
+
+
+def locate(root: str, study: str, run_id: str) -> RunDir:
+    return RunDir(Path(root).resolve() / study / run_id)
+
+
+def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
+    """All runs below `root`, in order of study and run id."""
+    for folder in sorted(Path(root).glob(f"{study or '*'}/")):
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        except OSError:
+            continue
+        for name in names:
+            if (folder / name / "config.yaml").exists():
+                yield RunDir(folder / name)
+
+
+def find(root: str, text: str | None, study: str | None = None) -> RunDir:
+    """The run that `text` names: a path, a run id, the start or a part of one, a job id; None: the newest."""
+    if text and (Path(text) / "config.yaml").is_file():
+        return RunDir(Path(text).resolve())
+    known = list(runs(Path(root).resolve(), study))
+    if not known:
+        raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
+    if text is None:
+        return max(known, key=lambda run: run.config_file.stat().st_mtime)
+    for fits in (str.__eq__, str.startswith, str.__contains__):
+        found = [run for run in known if fits(run.run_id, text)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(f"{r.study}/{r.run_id}" for r in found[:4])
+            raise UserError("run", text, f"fits {len(found)} runs: {names}")
+    jobs = [r for r in known if text in (read_json(r.submission_file) or {}).get("job_ids", [])]
+    if jobs:
+        return jobs[0]
+    from hpctrain.errors import nearest
+
+    names_all = [run.run_id for run in known]
+    raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
+
+
+_SECRET = re.compile(r"(?i)(\w*(?:token|secret|passw|api_?key|credential)\w*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)")
+
+
+def without_secrets(value: Any) -> Any:
+    """`value` with what follows NAME_TOKEN=, password: and the like replaced by ***."""
+    if isinstance(value, str):
+        return _SECRET.sub(r"\1***", value)
+    if isinstance(value, Mapping):
+        return {
+            k: "***" if isinstance(v, str) and _SECRET.match(f"{k}=x") else without_secrets(v)
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(v) for v in value]
+    return value
+
+
+def fail(reason: str, detail: str) -> RunFailed:
+    """A RunFailed whose reason is one of REASONS."""
+    assert reason in REASONS, reason
+    return RunFailed(reason, detail)
