@@ -1,0 +1,18 @@
+"""Networks. `settings` is free of torch; `MODELS`, `build` and `example_inputs` import it when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpctrain.models.factory import MODELS, WithAuxiliary, build, example_inputs
+
+__all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hpctrain.models import factory
+
+    return getattr(factory, name)

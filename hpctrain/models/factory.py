@@ -1,0 +1,144 @@
+"""Builds networks by name, loads their weights, and makes inputs for counting.
+
+Takes a model's name and its settings dataclass, gives a torch.nn.Module. Reads the weight file;
+`target` imports the user's module. Initial weights come from torch's global generator alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpctrain.errors import UserError, choose
+from hpctrain.models.lenet import lenet
+from hpctrain.models.outputs import WithAuxiliary
+from hpctrain.models.perceptron import MLP, Perceptron
+from hpctrain.models.recurrent import LanguageModel
+from hpctrain.models.resnet import ResNet
+
+__all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "perceptron": Perceptron,
+    "mlp": MLP,
+    "lenet": lenet,
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), ResNet),
+    **dict.fromkeys(("rnn", "birnn", "gru", "lstm"), LanguageModel),
+}
+
+
+def build(
+    name: str,
+    settings: Any,
+    *,
+    device: torch.device | str = "cpu",
+    weights: Path | str | None = None,
+    target: str | None = None,
+) -> nn.Module:
+    """The network `name`, or the class `target`, on `device`.
+
+    On "meta" nothing is allocated. Elsewhere it is built on the CPU and then moved, so that equal seeds
+    give equal weights on every device. Raises UserError.
+    """
+    if target is None and name not in MODELS:
+        raise choose("model.name", name, MODELS)
+    meta = torch.device(device).type == "meta"
+    with torch.device("meta" if meta else "cpu"):
+        model = MODELS[name](settings) if target is None else _from_target(target, settings)
+    if weights is not None:
+        _load(model, Path(weights))
+    return model if meta else model.to(device)
+
+
+def example_inputs(
+    name: str,
+    settings: Any,
+    batch: int,
+    *,
+    device: torch.device | str = "meta",
+    input_shape: Sequence[int] | None = None,
+    length: int | None = None,
+) -> tuple[Tensor, ...]:
+    """Zero inputs of a batch of `batch`, as the network's forward takes them.
+
+    Images (B, C, H, W); tokens (B, T) int64. `input_shape` and `length` (words) override the settings'
+    own. Raises UserError where a `target`'s input shape is not given.
+    """
+    if name in ("rnn", "birnn", "gru", "lstm"):
+        return (torch.zeros(batch, length or settings.example_length, dtype=torch.int64, device=device),)
+    shape = input_shape or getattr(settings, "input_shape", None)
+    if shape is None:
+        raise UserError("input", "", "give the input's shape, as in input=3x224x224")
+    return (torch.zeros(batch, *shape, device=device),)
+
+
+def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
+    """`package.module:Class`, with the settings as keyword arguments; the current folder is searched too."""
+    module_name, _, class_name = target.partition(":")
+    if not module_name or not class_name:
+        raise UserError("model.target", target, "must be package.module:Class")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError("model.target", target, f"cannot be imported: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError("model.target", target, "must name a subclass of torch.nn.Module")
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError("model.target", target, f"cannot be built from these settings: {error}") from None
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Copy the weights of a safetensors or torch file; every name and shape must agree. Raises UserError."""
+    found, own = _read(path), model.state_dict()
+    # Files older than PyTorch 0.4.1 lack batch norm's counter, which no published result depends on.
+    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    shapes = [
+        f"{key} ({_shape(found[key])} where {_shape(own[key])} is needed)"
+        for key in own
+        if key in found and found[key].shape != own[key].shape
+    ]
+    faults = {
+        "missing": missing,
+        "unexpected": [key for key in found if key not in own],
+        "mis-shaped": shapes,
+    }
+    text = "; ".join(f"{fault}: {_listing(keys)}" for fault, keys in faults.items() if keys)
+    if text:
+        raise UserError("model.weights", path, f"does not fit the model; {text}")
+    model.load_state_dict(found, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError("model.weights", path, "no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many kinds; all mean that this is no weight file
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError("model.weights", path, f"is no readable weight file: {reason}") from None
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError("model.weights", path, "must hold a state dict: names to tensors")
+    return dict(found)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _listing(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
