@@ -344,7 +344,9 @@ _NESTED = (
 def _explain(error: Mapping[str, Any], kind: Any, prefix: str) -> UserError:
     """pydantic's first complaint as this project's one line."""
     tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
-    where = [str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))]
+    where = [
+        str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))
+    ]
     key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
     context = error.get("ctx", {})
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

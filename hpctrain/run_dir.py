@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,33 @@ class RunDir:
         folder = self.path / "attempts"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
+    @property
+    def cancel_file(self) -> Path:
+        """There while a cancel was asked for and the run has not been started again since."""
+        return self.path / "cancel"
+
+    def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
+        """Publish why this attempt failed, unless another rank was first. True where we were."""
+        path = self.attempt(attempt) / "failure.json"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".failure.")
+        with os.fdopen(handle, "w") as file:
+            json.dump(failure, file)
+        try:
+            os.link(name, path)  # fails where the file is there: the first one stays
+        except FileExistsError:
+            return False
+        finally:
+            Path(name).unlink()
+        return True
+
+    def failure(self, attempt: int) -> dict[str, Any] | None:
+        return read_json(self.attempt(attempt) / "failure.json")
+
+    def rank_files(self, attempt: int) -> list[dict[str, Any]]:
+        """What each rank of an attempt said of itself, in order of rank."""
+        found = [read_json(path) for path in self.attempt(attempt).glob("rank_*.json")]
+        return sorted((f for f in found if f), key=lambda f: int(f["rank"]))
+
     def create(self, config: Mapping[str, Any]) -> None:
         """Make the folder and write config.yaml; an existing one is left as it is."""
         make_private(self.path)
@@ -200,6 +228,30 @@ def make_private(path: Path) -> None:
         raise UserError("run.root", path, allowed) from None
 
 
+def claim_attempt(run: RunDir, token: str) -> int:
+    """The number of the attempt that `token` names; the first process of it to come makes its folder.
+
+    Ranks of one attempt come in any order and at once, on several nodes: a folder is published with its
+    token by one rename, which fails where another was faster.
+    """
+    folder = run.path / "attempts"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        numbers = run.attempts()
+        for number in reversed(numbers):
+            if (run.attempt(number) / "token").read_text() == token:
+                return number
+        fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new."))
+        (fresh / "token").write_text(token)
+        number = numbers[-1] + 1 if numbers else 1
+        try:
+            fresh.rename(run.attempt(number))
+        except OSError:  # another process has just made it
+            shutil.rmtree(fresh)
+            continue
+        return number
+
+
 def locate(root: str, study: str, run_id: str) -> RunDir:
     return RunDir(Path(root).resolve() / study / run_id)
 
@@ -242,7 +294,9 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
 
 
-_SECRET = re.compile(r"(?i)(\w*(?:token|secret|passw|api_?key|credential)\w*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)")
+_SECRET = re.compile(
+    r"(?i)(\w*(?:token|secret|passw|api_?key|credential)\w*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
+)
 
 
 def without_secrets(value: Any) -> Any:

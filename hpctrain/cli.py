@@ -1,0 +1,106 @@
+"""The command table. Takes a command line, gives an exit code: 0 done, 1 failed, 2 wrong input, 130 stopped.
+
+A command's module is imported only when that command runs: help and completion are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from hpctrain.errors import RunFailed, UserError, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("hpctrain.launch.commands:train", "run here, in the foreground, on resources.ranks ranks"),
+    "submit": (
+        "hpctrain.launch.commands:submit",
+        "run it as a job: on Slurm, or in the background here",
+    ),
+    "flops": ("hpctrain.flops.command:flops", "count floating-point operations, per layer and per run"),
+    "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),
+    "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home"),
+    "status": ("hpctrain.launch.commands:status", "what became of the runs"),
+    "logs": ("hpctrain.launch.commands:logs", "show a run's log; -f follows it"),
+    "cancel": ("hpctrain.launch.commands:cancel", "stop runs; a checkpoint is saved first"),
+    "resume": ("hpctrain.launch.commands:resume", "start a stopped or failed run again where it was"),
+    "checkpoints": ("hpctrain.training.checkpoints_command:checkpoints", "list, verify, compare, prune"),
+    "export": ("hpctrain.training.checkpoints_command:export", "a run's weights for other programs"),
+}
+
+USAGE = """usage: hpctrain COMMAND [flags] [settings]
+
+Batch training of convolutional and recurrent networks on Slurm clusters.
+
+{commands}
+
+Settings follow Hydra's grammar: model=resnet50 optimizer.lr=0.1; a recipe is experiment=NAME.
+hpctrain COMMAND --help says more. Completion: eval "$(hpctrain train -sc install=bash)"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Errors of the user's and of the work become one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        return _say(str(error), 2)
+    except RunFailed as error:
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if os.environ.get("HPCTRAIN_DEBUG"):
+            raise
+        return _say(f"internal error: {type(error).__name__}: {error} (HPCTRAIN_DEBUG=1 shows where)", 1)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {n:{width}}  {text}" for n, (_, text) in COMMANDS.items())))
+        return 0
+    if argv[0] in ("-V", "--version"):
+        import hpctrain
+
+        print(f"hpctrain {hpctrain.__version__}")
+        return 0
+    if argv[0] in ("-sc", "--shell-completion"):
+        return _complete(argv)
+    if argv[0] not in COMMANDS:
+        raise UserError(
+            "command", argv[0], f"must be one of {', '.join(COMMANDS)}", nearest(argv[0], COMMANDS)
+        )
+    module, _, name = COMMANDS[argv[0]][0].partition(":")
+    os.environ["HPCTRAIN_COMMAND"] = " ".join(["hpctrain", *argv])
+    function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+    return function(argv[1:])
+
+
+def _complete(argv: list[str]) -> int:
+    """What Hydra's shell scripts ask while a line is typed: commands first, then Hydra's own answer."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) <= 2:
+        print(" ".join(name for name in COMMANDS if name.startswith(words[-1])))
+        return 0
+    # Hydra knows an application's settings, not our commands: it sees the line without the command.
+    line = " ".join([words[0], *words[2:]])
+    os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    from hpctrain.compose import run_app
+
+    return run_app(argv, lambda config, overrides: 0)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"hpctrain: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Which samples a rank sees at a step: pure index arithmetic, no state, no I/O.
+
+An epoch is a permutation of the samples (or their natural order); step s takes the s-th global batch of
+it, and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on
+the number of ranks, each sample is seen exactly once an epoch, and the last batch holds what is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's part of one global batch: its indices, and the number of samples of all ranks."""
+
+    indices: Indices
+    global_count: int
+
+
+def steps_per_epoch(samples: int, effective_batch: int) -> int:
+    """Optimiser steps of one pass; the tail counts as one."""
+    return -(-samples // effective_batch)
+
+
+def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool) -> Indices:
+    """The order of one epoch, (samples,). Equal for equal seed and epoch on every rank and machine."""
+    if not shuffle:
+        return np.arange(samples, dtype=np.int64)
+    # PCG64 through Generator.permutation is stable across platforms for one NumPy stream version.
+    return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int64, copy=False)
+
+
+def share(order: Indices, step: int, effective_batch: int, rank: int, size: int) -> Share:
+    """Rank `rank`'s part of global batch `step` (within the epoch)."""
+    batch = order[step * effective_batch : (step + 1) * effective_batch]
+    return Share(batch[part(len(batch), rank, size)], len(batch))
+
+
+def part(count: int, rank: int, size: int) -> slice:
+    """The r-th of `size` contiguous parts of `count` things; parts differ by one at most."""
+    return slice(count * rank // size, count * (rank + 1) // size)

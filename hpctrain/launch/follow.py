@@ -1,0 +1,151 @@
+"""Watching a run from outside: its log as lines, or a progress bar on a terminal; the summary at its end.
+
+Takes a run directory that other processes write; prints. Reads files only, so it works from any node
+that sees the run directory, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+from hpctrain.run_dir import FINAL, RunDir
+
+POLL_S = 0.15
+
+
+class LogReader:
+    """New text of one rank's log, attempt after attempt, from where the last read ended."""
+
+    def __init__(self, run: RunDir, rank: int, first_attempt: int = 1) -> None:
+        self._run, self._rank = run, rank
+        self._attempt, self._offset = first_attempt, 0
+
+    def read(self) -> str:
+        """All complete lines that have come since the last call."""
+        text = self._new_text()
+        last = max(self._run.attempts(), default=self._attempt)
+        while self._attempt < last:
+            self._attempt, self._offset = self._attempt + 1, 0
+            text += self._new_text()
+        return text
+
+    def _new_text(self) -> str:
+        path = self._run.rank_log(self._attempt, self._rank)
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return ""
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.decode(errors="replace")
+
+
+def follow(
+    run: RunDir,
+    ended: Callable[[], bool],
+    *,
+    rank: int = 0,
+    first_attempt: int = 1,
+    bar: bool | None = None,
+    out: IO[str] | None = None,
+) -> None:
+    """Show a run until `ended()`; with a progress bar where `out` is a terminal."""
+    out = out or sys.stdout
+    reader = LogReader(run, rank, first_attempt)
+    if bar is None:
+        bar = out.isatty()
+    if bar:
+        return _follow_with_bar(run, ended, reader)
+    while True:
+        last = ended()
+        out.write(reader.read())
+        out.flush()
+        if last:
+            return None
+        time.sleep(POLL_S)
+
+
+def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=5) as progress:
+        shown = progress.add_task("starting", total=None, figures="")
+        while True:
+            last = ended()
+            for line in reader.read().splitlines():
+                if not line.startswith("step "):  # the bar says it
+                    console.print(line, highlight=False, markup=False)
+            state = run.read_state()
+            if state.get("total_steps") and "step" in state:
+                name = f"epoch {state.get('epoch', 0):.1f}"
+                progress.update(
+                    shown, description=name, completed=state["step"], total=state["total_steps"],
+                    figures=_bar_figures(state.get("figures") or {}),
+                )  # fmt: skip
+            if last:
+                return
+            time.sleep(POLL_S)
+
+
+def _bar_figures(figures: dict[str, float]) -> str:
+    names = {"samples_per_s": "{:,.0f} samples/s", "gflop_per_s": "{:.1f} GFLOP/s"}
+    return " ".join(
+        names.get(key, key + " {:.3f}").format(value) for key, value in figures.items() if value is not None
+    )
+
+
+def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> int:
+    """Print how the run ended and, where it got that far, its summary; gives the exit code."""
+    out = out or sys.stdout
+    phase, reason = state.get("phase"), state.get("reason")
+    if state.get("summary"):
+        out.write(summary_text(run, state) + "\n")
+    if phase == "done":
+        return 0
+    if phase == "failed":
+        where = f" on rank {state['rank']}" if state.get("rank") is not None else ""
+        print(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.get('detail')}", file=sys.stderr)
+        if state.get("attempt"):
+            log = run.rank_log(state["attempt"], state.get("rank") or 0)
+            print(f"hpctrain: its log: {log}", file=sys.stderr)
+        return 1
+    print(
+        f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on", file=sys.stderr
+    )
+    return 130 if phase in ("interrupted", "cancelled") else 0
+
+
+def is_final(run: RunDir) -> bool:
+    return run.read_state().get("phase") in FINAL
+
+
+def summary_text(run: RunDir, state: dict[str, Any]) -> str:
+    """The figures of a finished run, one a line, with units."""
+    s = state["summary"]
+    rows = [("run", run.run_id)]
+    if s.get("validation"):
+        rows.append(("validation", "  ".join(f"{k} {v:.4f}" for k, v in s["validation"].items())))
+    rows += [
+        ("training time", f"{s['train_s']:.1f} s ({s['elapsed_s']:.1f} s with validation and checkpoints)"),
+        ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s on {state.get('ranks', 1)} ranks"),
+        ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
+        ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
+        ("directory", str(run.path)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)

@@ -1,0 +1,152 @@
+"""Ranks on this machine: start them, pass signals on, say how they ended.
+
+Takes a prepared run directory; starts mpirun (or horovodrun for Gloo, or one plain process). Side
+effects: processes, and state.json where the ranks could not write it themselves. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import Config
+from hpctrain.errors import UserError
+from hpctrain.run_dir import FINAL, RunDir
+
+# How long ranks may take to save and stop, in seconds.
+STOP_PATIENCE_S = 60.0
+
+
+def check(config: Config) -> None:
+    """What this machine must have for `config`, found without starting anything. Raises UserError."""
+    ranks, resources = config.ranks, config.resources
+    if config.cluster.kind != "local":
+        raise UserError("cluster", config.cluster.name, "train runs on this machine; use hpctrain submit")
+    if ranks > 1 and importlib.util.find_spec("horovod") is None:
+        raise UserError("resources.ranks", ranks, "more than one rank needs Horovod: run slurm/build_horovod")
+    if ranks > 1 and config.comm.transport == "mpi" and shutil.which("mpirun") is None:
+        raise UserError(
+            "comm.transport", "mpi", "needs mpirun on the PATH (Debian: openmpi-bin), or use gloo"
+        )
+    gpus = gpu_count()
+    if resources.device == "cuda" and gpus == 0:
+        raise UserError("resources.device", "cuda", "this machine has no NVIDIA GPU; allowed here: cpu, auto")
+    if gpus and ranks > gpus and resources.device != "cpu":
+        raise UserError(
+            "resources.ranks", ranks, f"must be ≤ {gpus}, one rank a GPU (or resources.device=cpu)"
+        )
+    if ranks > 4 * (os.cpu_count() or 1):
+        raise UserError("resources.ranks", ranks, f"must be ≤ {4 * (os.cpu_count() or 1)}, four a core")
+
+
+def gpu_count() -> int:
+    return len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name.removeprefix("nvidia").isdigit()])
+
+
+def command(run: RunDir, config: Config, token: str) -> list[str]:
+    """The command line that starts all ranks of an attempt."""
+    worker = [sys.executable, "-m", "hpctrain.training.worker", str(run.path), token]
+    ranks = config.ranks
+    if ranks == 1:
+        return worker
+    if config.comm.transport == "mpi" or (config.comm.transport == "auto" and shutil.which("mpirun")):
+        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        # More ranks than cores are the user's choice; ranks that wait must not spin on the others' cores.
+        flags = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
+        return ["mpirun", *root, "-np", str(ranks), *flags, *worker]
+    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+    return [horovodrun, "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}", *worker]
+
+
+def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
+    """Start all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them."""
+    run.cancel_file.unlink(missing_ok=True)
+    token = f"local-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    run.write_state(
+        phase="starting", reason=None, detail=None, rank=None, host=socket.gethostname(), pid=os.getpid()
+    )
+    with (run.path / "launcher.log").open("ab") as log:
+        return subprocess.Popen(
+            command(run, config, token),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+        )
+
+
+def signal_ranks(run: RunDir, number: signal.Signals) -> int:
+    """Send a signal to each rank of the newest attempt that runs on this host; gives their number."""
+    attempts = run.attempts()
+    sent = 0
+    for who in run.rank_files(attempts[-1]) if attempts else []:
+        if who["host"] == socket.gethostname() and who["outcome"] == "running" and is_rank(who):
+            os.kill(who["pid"], number)
+            sent += 1
+    return sent
+
+
+def is_rank(who: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote this rank file still runs (and is not another with its number)."""
+    try:
+        command_line = Path(f"/proc/{who['pid']}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"hpctrain" in command_line or b"submitit" in command_line
+
+
+def ask_to_stop(process: subprocess.Popen[bytes], run: RunDir, number: signal.Signals) -> None:
+    """Ask the ranks to save and stop. Where none is up yet there is nothing to save."""
+    if signal_ranks(run, number) == 0:
+        process.terminate()
+
+
+def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
+    """End the launcher and the ranks at once (horovodrun puts ranks in process groups of their own)."""
+    signal_ranks(run, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(process: subprocess.Popen[bytes], run: RunDir) -> dict[str, Any]:
+    """Wait for the ranks' end; gives the final state, written here where no rank was left to do it."""
+    code = process.wait()
+    state = run.read_state()
+    if state.get("phase") in FINAL:
+        return state
+    reason, detail, rank = explain(run, code)
+    phase = "cancelled" if reason == "CANCELLED" else "failed"
+    return run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
+
+
+def explain(run: RunDir, code: int) -> tuple[str, str, int | None]:
+    """Why an attempt ended without a final state: reason, detail, and the rank at fault."""
+    if run.cancel_file.exists():
+        return "CANCELLED", "cancelled by the user", None
+    attempts = run.attempts()
+    ranks = run.rank_files(attempts[-1]) if attempts else []
+    silent = [who["rank"] for who in ranks if who["outcome"] == "running" and not is_rank(who)]
+    failure = run.failure(attempts[-1]) if attempts else None
+    if failure and (failure["reason"] != "COLLECTIVE_TIMEOUT" or not silent):
+        return failure["reason"], failure["detail"], failure["rank"]
+    if silent:
+        which = ", ".join(map(str, silent))
+        return (
+            "RANK_KILLED",
+            f"rank {which} was killed from outside (or by the kernel: out of memory)",
+            silent[0],
+        )
+    log = run.path / "launcher.log"
+    last = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+    return "ERROR", f"the launcher ended with code {code}: {' '.join(last)}", None

@@ -1,0 +1,37 @@
+"""From a configuration to a run directory that is ready to start, or to the run that is there already.
+
+Everything that can be found wrong before a rank starts is found here, without importing torch.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hpctrain.config import Config, run_id, to_dict
+from hpctrain.data.check import check as check_data
+from hpctrain.errors import UserError
+from hpctrain.launch import local
+from hpctrain.run_dir import RunDir, locate
+
+
+def prepare(config: Config) -> RunDir:
+    """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
+    if config.cluster.kind == "local":
+        local.check(config)
+        check_data(config.data)
+    run = locate(config.run.root, config.run.study, run_id(config))
+    os.umask(0o077)
+    run.create(to_dict(config))
+    return run
+
+
+def refuse_if_running(run: RunDir) -> None:
+    """Two ranks' worth of writers in one directory would spoil it. Raises UserError naming the owner."""
+    attempts = run.attempts()
+    alive = [who for who in (run.rank_files(attempts[-1]) if attempts else []) if local.is_rank(who)]
+    if alive and alive[0]["outcome"] == "running":
+        who = alive[0]
+        raise UserError(
+            "run", run.run_id, f"RUN_LOCKED: is being trained by process {who['pid']} on {who['host']}; "
+            f"follow it with hpctrain logs -f {run.run_id}"
+        )  # fmt: skip

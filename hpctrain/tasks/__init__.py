@@ -1,0 +1,36 @@
+"""Tasks: what a batch, a loss and a metric mean. A plain dict from name to constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from hpctrain.config import TaskConfig
+from hpctrain.tasks.classification import Classification
+
+# What a recurrent model hands from one batch to the next; tensors with the batch along `Task.carry_dim`.
+Carry = tuple[Tensor, ...] | None
+Batch = tuple[Tensor, ...]
+
+
+class Task(Protocol):
+    """The loop knows models only through this.
+
+    `loss` gives the sum over the samples of the batch of each sample's loss, and `sums`, a float32
+    vector of length `width` that adds up over batches and ranks; `summarise` makes named figures of it.
+    """
+
+    metric: str
+    higher_is_better: bool
+    width: int
+
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]: ...
+
+    def summarise(self, sums: list[float]) -> dict[str, float]: ...
+
+
+TASKS: dict[str, Callable[[TaskConfig], Any]] = {
+    "classification": Classification,
+}

@@ -1,0 +1,45 @@
+"""Image classification: cross-entropy over class labels; accuracy as the metric."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpctrain.config import TaskConfig
+
+# Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
+AUXILIARY_WEIGHT = 0.3
+
+
+class Classification:
+    """A batch is (images (B, C, H, W), labels (B,) int64); sums are (loss, right answers, samples)."""
+
+    metric = "accuracy"
+    higher_is_better = True
+    width = 3
+
+    def __init__(self, config: TaskConfig) -> None:
+        self._smoothing = config.label_smoothing
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+        """The summed cross-entropy in nats, smoothed in training only; auxiliary heads added."""
+        images, labels = batch
+        output = model(images)
+        logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
+        smoothing = self._smoothing if model.training else 0.0
+        total = _cross_entropy(logits, labels, smoothing)
+        with torch.no_grad():
+            right = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([total.detach().float(), right.float(), right.new_tensor(len(labels)).float()])
+        for extra in auxiliary:
+            total = total + AUXILIARY_WEIGHT * _cross_entropy(extra, labels, smoothing)
+        return total, sums, carry
+
+    def summarise(self, sums: list[float]) -> dict[str, float]:
+        loss, right, samples = sums
+        return {"loss": loss / samples, "accuracy": right / samples}
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)

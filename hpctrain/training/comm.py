@@ -1,0 +1,174 @@
+"""Communication between ranks. The only file that imports Horovod and mpi4py.
+
+Takes the comm settings and the number of ranks that the job was started with; gives a `Comm`: rank and
+size, sums of tensors, and host-side collectives of Python objects. One rank needs no Horovod at all.
+Side effects: environment variables that Horovod reads at its start, and its background thread.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpctrain.config import CommConfig
+from hpctrain.errors import RunFailed
+
+
+class Comm:
+    """One process: every collective is the identity. Base of the real one."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    transport = "none"
+
+    def start_sum(self, tensor: Tensor, name: str) -> Any:
+        """Begin summing `tensor` over all ranks, in place; `name` is the same on all ranks."""
+        del tensor, name
+
+    def finish_sum(self, handle: Any) -> None:
+        """Wait until the sum that `start_sum` began stands in its tensor."""
+        del handle
+
+    def sum(self, tensor: Tensor, name: str) -> Tensor:
+        self.finish_sum(self.start_sum(tensor, name))
+        return tensor
+
+    def broadcast(self, tensors: dict[str, Tensor]) -> None:
+        """Rank 0's values into every rank's tensors, in place."""
+        del tensors
+
+    def broadcast_object(self, value: Any) -> Any:
+        return value
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order of rank, on every rank."""
+        return [value]
+
+    def barrier(self) -> None:
+        self.gather_objects(None)
+
+    def shutdown(self) -> None:
+        """Leave the group. Collective; the other ranks do the same."""
+
+
+class HorovodComm(Comm):
+    """Horovod for tensors; MPI (mpi4py) for objects, or Horovod's own object calls over Gloo."""
+
+    def __init__(self, settings: CommConfig, ranks: int) -> None:
+        _set_environment(settings)
+        self._hvd = hvd = _import_horovod(ranks)
+        hvd.init()
+        if hvd.size() != ranks:
+            raise RunFailed(
+                "ERROR",
+                f"{ranks} ranks were started, but Horovod sees {hvd.size()}: the launcher and the MPI that "
+                "Horovod was built with do not fit (compare `srun --mpi=list` with cluster.mpi)",
+            )
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.transport = "mpi" if hvd.mpi_enabled() else "gloo"
+        self._mpi = _mpi_world() if self.transport == "mpi" else None
+
+    def start_sum(self, tensor: Tensor, name: str) -> Any:
+        return self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum)
+
+    def finish_sum(self, handle: Any) -> None:
+        try:
+            self._hvd.synchronize(handle)
+        except self._hvd.HorovodInternalError as error:
+            raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
+
+    def broadcast(self, tensors: dict[str, Tensor]) -> None:
+        self._hvd.broadcast_parameters(tensors, root_rank=0)
+
+    def broadcast_object(self, value: Any) -> Any:
+        if self._mpi is not None:
+            return self._mpi.bcast(value, root=0)
+        return self._hvd.broadcast_object(value, root_rank=0)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        if self._mpi is not None:
+            return list(self._mpi.allgather(value))
+        return list(self._hvd.allgather_object(value))
+
+    def distributed_optimizer(self, optimizer: Any, named_parameters: Any, accumulate: int) -> Any:
+        """Horovod's own optimiser wrapper, summing (our losses are already divided by the global batch)."""
+        return self._hvd.DistributedOptimizer(
+            optimizer, named_parameters, op=self._hvd.Sum, backward_passes_per_step=accumulate
+        )
+
+    def shutdown(self) -> None:
+        self._hvd.shutdown()
+
+
+def connect(settings: CommConfig, ranks: int) -> Comm:
+    """Join the group of `ranks` ranks that the launcher started. Collective."""
+    return Comm() if ranks == 1 else HorovodComm(settings, ranks)
+
+
+def bind_device(device: str, local_rank: int) -> torch.device:
+    """The rank's device: its local rank's GPU, or the CPU. `auto` takes a GPU where there is one."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RunFailed("ERROR", "resources.device=cuda, but torch sees no GPU on this node")
+    # Slurm may show each task its own GPU only (--gpus-per-task): then that one is number 0.
+    index = local_rank % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _set_environment(settings: CommConfig) -> None:
+    """Horovod's knobs, before its init; what the user exported wins."""
+    cycle = settings.cycle_time_ms if settings.cycle_time_ms is not None else default_cycle_time_ms()
+    knobs = {
+        "HOROVOD_CYCLE_TIME": str(cycle),
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, round(settings.timeout_s / 2))),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(max(2, round(settings.timeout_s))),
+        # An idle MPI progress loop gives its core to the compute instead of spinning on it.
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+    }
+    if settings.transport != "auto":
+        knobs["HOROVOD_CONTROLLER"] = knobs["HOROVOD_CPU_OPERATIONS"] = settings.transport
+    if settings.fusion_threshold_mb is not None:
+        knobs["HOROVOD_FUSION_THRESHOLD"] = str(round(settings.fusion_threshold_mb * 2**20))
+    if settings.hierarchical:
+        knobs["HOROVOD_HIERARCHICAL_ALLREDUCE"] = "1"
+    for key, value in knobs.items():
+        os.environ.setdefault(key, value)
+
+
+def default_cycle_time_ms() -> float:
+    """How often Horovod's background thread looks for work.
+
+    Few, large buckets make each look worth while at once, and the thread sleeps in between.
+    """
+    return 0.5
+
+
+def _import_horovod(ranks: int) -> Any:
+    try:
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise RunFailed(
+            "IMPORT_ERROR", f"{ranks} ranks need Horovod ({error}); run slurm/build_horovod, or one rank"
+        ) from None
+    return hvd
+
+
+def _mpi_world() -> Any:
+    """A communicator of our own on the MPI that Horovod has started; None where mpi4py is missing."""
+    try:
+        import mpi4py
+    except ImportError:
+        return None
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.Dup()

@@ -1,0 +1,149 @@
+"""Gradient exchange: sums gradients over ranks while the backward pass still runs.
+
+Takes parameters and a `Comm`. Gradients live in flat buckets, in the order in which the backward pass
+makes them ready (last layer first); `p.grad` is a view of its bucket with the parameter's own strides,
+so nothing is copied and channels_last stays as it is. When the last gradient of a bucket is there, one
+in-place allreduce starts on it. A few more numbers of the caller's (loss, counts, flags) ride at the end
+of the last bucket for nothing. Scaling is the caller's: losses divided by the global batch make the sum
+the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpctrain.training.comm import Comm
+
+
+@dataclass
+class Bucket:
+    """One flat buffer; `missing` counts the gradients that the running backward pass still owes it."""
+
+    name: str
+    flat: Tensor
+    parameters: list[nn.Parameter]
+    missing: int = 0
+    handle: Any = None
+    started: bool = False
+    wire: Tensor | None = field(default=None, repr=False)
+
+
+class GradientExchange:
+    """Owns every `p.grad` of `parameters`; do not call `zero_grad` on them."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        comm: Comm,
+        *,
+        bucket_mb: float = 25.0,
+        extras: int = 0,
+        half: bool = False,
+    ) -> None:
+        """`extras`: float32 numbers summed beside the gradients. `half`: fp16 on the wire."""
+        self._comm, self._half = comm, half
+        self._armed = False
+        self.buckets: list[Bucket] = []
+        owned = [p for p in parameters if p.requires_grad]
+        groups = _group(list(reversed(owned)), round(bucket_mb * 2**20))
+        for number, group in enumerate(groups):
+            tail = extras if number == len(groups) - 1 else 0
+            self.buckets.append(_make_bucket(f"bucket.{number}", group, tail))
+        self.extras = self.buckets[-1].flat[-extras:] if extras else torch.zeros(0)
+        for bucket in self.buckets:
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+
+    def begin(self) -> None:
+        """Zero all gradients and extras: a new step."""
+        for bucket in self.buckets:
+            bucket.flat.zero_()
+            bucket.started = False
+            bucket.handle = None
+
+    def arm(self) -> None:
+        """The next backward pass is the step's last: sum each bucket as soon as it is whole.
+
+        The extras must be set before it.
+        """
+        self._armed = self._comm.size > 1
+        for bucket in self.buckets:
+            bucket.missing = len(bucket.parameters)
+
+    def finish(self) -> None:
+        """Wait for all sums. Starts those that no backward pass completed (unused layers, no samples)."""
+        if self._comm.size > 1:
+            for bucket in self.buckets:
+                if not bucket.started:
+                    self._start(bucket)
+            for bucket in self.buckets:
+                self._comm.finish_sum(bucket.handle)
+                if bucket.wire is not None:
+                    bucket.flat.copy_(bucket.wire)
+        self._armed = False
+
+    def norm(self) -> Tensor:
+        """The global L2 norm of the gradient, a scalar tensor; the extras left out."""
+        last = self.buckets[-1].flat
+        flats = [b.flat for b in self.buckets[:-1]] + [last[: last.numel() - self.extras.numel()]]
+        norms = [torch.linalg.vector_norm(flat) for flat in flats]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient by a scalar tensor (clipping)."""
+        for bucket in self.buckets:
+            end = bucket.flat.numel() - (self.extras.numel() if bucket is self.buckets[-1] else 0)
+            bucket.flat[:end].mul_(factor)
+
+    def _hook(self, bucket: Bucket) -> Any:
+        def ready(_: Tensor) -> None:
+            if self._armed:
+                bucket.missing -= 1
+                if bucket.missing == 0:
+                    self._start(bucket)
+
+        return ready
+
+    def _start(self, bucket: Bucket) -> None:
+        bucket.started = True
+        tensor = bucket.flat
+        if self._half:
+            if bucket.wire is None:
+                bucket.wire = torch.empty_like(bucket.flat, dtype=torch.float16)
+            tensor = bucket.wire.copy_(bucket.flat)
+        bucket.handle = self._comm.start_sum(tensor, bucket.name)
+
+
+def _group(parameters: Sequence[nn.Parameter], limit_bytes: int) -> list[list[nn.Parameter]]:
+    """Consecutive parameters of one dtype and device, to at most `limit_bytes` a group (or one alone)."""
+    groups: list[list[nn.Parameter]] = []
+    used = 0
+    for parameter in parameters:
+        size = parameter.numel() * parameter.element_size()
+        last = groups[-1][-1] if groups else None
+        same = last is not None and last.dtype == parameter.dtype and last.device == parameter.device
+        if same and used + size <= limit_bytes:
+            groups[-1].append(parameter)
+            used += size
+        else:
+            groups.append([parameter])
+            used = size
+    return groups
+
+
+def _make_bucket(name: str, parameters: list[nn.Parameter], extras: int) -> Bucket:
+    """One zeroed buffer, with each parameter's gradient a view of it."""
+    first = parameters[0]
+    total = sum(p.numel() for p in parameters)
+    flat = torch.zeros(total + extras, dtype=first.dtype, device=first.device)
+    offset = 0
+    for parameter in parameters:
+        # A parameter is dense, so its own strides address its part of the buffer without gaps.
+        parameter.grad = torch.as_strided(flat, parameter.size(), parameter.stride(), offset)
+        offset += parameter.numel()
+    return Bucket(name, flat, parameters)

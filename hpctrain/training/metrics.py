@@ -1,0 +1,76 @@
+"""What a run tells the outside: metrics.jsonl, state.json's heartbeat, TensorBoard, lines for people.
+
+Takes figures from the loop on rank 0 (other ranks' reporters do nothing); writes files of the run
+directory and prints to the rank's log. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from hpctrain.errors import RunFailed
+from hpctrain.run_dir import RunDir, read_json_lines, replace_text
+
+HEARTBEAT_S = 1.0
+
+
+class Reporter:
+    def __init__(self, run: RunDir, attempt: int, enabled: bool, tensorboard: bool = False) -> None:
+        self._run, self._attempt, self._enabled = run, attempt, enabled
+        self._beat_s = 0.0
+        self._board = _tensorboard(run) if tensorboard and enabled else None
+        self._file: Any = None
+
+    def resume_at(self, step: int) -> None:
+        """Keep the records up to `step`; those beyond belong to work that is done again."""
+        if not self._enabled:
+            return
+        if self._run.metrics_file.exists():
+            kept = [r for r in read_json_lines(self._run.metrics_file) if r.get("step", 0) <= step]
+            replace_text(self._run.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
+        self._file = self._run.metrics_file.open("a", buffering=1)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """One line of metrics.jsonl."""
+        if not self._enabled:
+            return
+        line = {"kind": kind, "attempt": self._attempt, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for key, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{key}", value, values.get("step", 0))
+
+    def beat(self, now: bool = False, **values: Any) -> None:
+        """Say that the run is alive; at most once in HEARTBEAT_S."""
+        if self._enabled and (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
+            self._beat_s = time.monotonic()
+            self._run.write_state(**values)
+
+    def say(self, text: str) -> None:
+        """A line for people, in rank 0's log."""
+        if self._enabled:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def shown(figures: dict[str, float]) -> str:
+    """Named figures as one line for people."""
+    return " ".join(f"{key} {value:,.4g}" for key, value in figures.items())
+
+
+def _tensorboard(run: RunDir) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RunFailed(
+            "IMPORT_ERROR", "train.tensorboard=true needs the extra: pip install 'hpctrain[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run.tensorboard))

@@ -1,0 +1,51 @@
+"""Around the loop: join the ranks, lock the run, note its origin, train, say how it ended."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from hpctrain.config import Config
+from hpctrain.report.curves import draw_curves
+from hpctrain.run_dir import RunDir
+from hpctrain.training.checkpoint import Checkpointer, make_token
+from hpctrain.training.comm import connect
+from hpctrain.training.loop import train
+from hpctrain.training.provenance import write_provenance
+from hpctrain.training.stop import StopFlag, slurm_deadline_s
+
+# The phase that a stop reason leaves the run in.
+PHASE_AFTER = {"DONE": "done", "INTERRUPTED": "interrupted", "CANCELLED": "cancelled"}
+
+
+def session(config: Config, run: RunDir, attempt: int) -> str:
+    """Train on this rank; gives the reason of the end. Exceptions pass through."""
+    stop = StopFlag(slurm_deadline_s(config.cluster.signal_s))
+    stop.install()
+    comm = connect(config.comm, config.ranks)
+    torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
+    if comm.rank == 0:
+        write_provenance(config, run, comm)
+        run.write_state(
+            phase="starting", reason=None, detail=None, attempt=attempt, ranks=comm.size,
+            started=time.time(), job_id=os.environ.get("SLURM_JOB_ID"),
+        )  # fmt: skip
+    checkpointer = Checkpointer(
+        run.checkpoints, settings=config.checkpoint, token=make_token(attempt), rank=comm.rank, size=comm.size
+    )
+    reason = train(config, run, attempt, comm, stop, checkpointer)
+    comm.barrier()
+    if comm.rank == 0:
+        draw_curves([*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id)
+        if run.cancel_file.exists():
+            reason = "CANCELLED"
+        run.write_state(phase=PHASE_AFTER.get(reason, "requeued"), reason=reason)
+    comm.shutdown()
+    return reason
+
+
+def cores() -> int:
+    """The cores that this process may use: less than the machine has where Slurm binds it."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,104 @@
+"""One rank of a run, as a process: `python -m hpctrain.training.worker RUN_DIR TOKEN`.
+
+Takes a run directory with its config.yaml and the token of this attempt (equal on all ranks); runs the
+loop. Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0
+writes state.json. The exit code is 0 where the run is done or stopped in good order, 1 where it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.run_dir import RunDir, claim_attempt, replace_text
+
+
+def main() -> int:
+    return work(RunDir(Path(sys.argv[1])), sys.argv[2])
+
+
+def work(run: RunDir, token: str) -> int:
+    """Run this process's rank to its end. Never raises: the reason is in the run directory."""
+    rank = launched_rank()
+    attempt = claim_attempt(run, token)
+    _redirect_output(run.rank_log(attempt, rank))
+    _say_who(run, attempt, rank, "running")
+    try:
+        reason = _train(run, attempt)
+    except BaseException as error:
+        reason, detail = _reason_of(error)
+        traceback.print_exc()
+        print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
+        _say_who(run, attempt, rank, reason, detail)
+        failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
+        if run.claim_failure(attempt, failure):
+            run.write_state(phase="failed", **failure)
+        # Leave at once: an orderly exit would wait for ranks that wait for us.
+        sys.stdout.flush()
+        os._exit(1)
+    _say_who(run, attempt, rank, reason)
+    return 0
+
+
+def _train(run: RunDir, attempt: int) -> str:
+    # Imported here so that an import that fails is a reason like any other.
+    from hpctrain.config import from_dict
+    from hpctrain.training.session import session
+
+    return session(from_dict(run.read_config()), run, attempt)
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher says it, before any communication library is up."""
+    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _reason_of(error: BaseException) -> tuple[str, str]:
+    """The name in run_dir.REASONS for what went wrong, and its details in one line."""
+    detail = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    match error:
+        case RunFailed():
+            return error.reason, error.detail
+        case UserError():
+            return "DATA_ERROR" if error.key.startswith("data") else "ERROR", str(error)
+        case ImportError():
+            return "IMPORT_ERROR", detail
+        case MemoryError():
+            return "OUT_OF_MEMORY", detail
+        case OSError() if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            return "DISK_FULL", detail
+        case OSError() if error.errno in (5, 30, 116):  # EIO, EROFS, ESTALE
+            return "STORAGE_ERROR", detail
+    if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+        return "OUT_OF_MEMORY", detail
+    return "ERROR", detail
+
+
+def _say_who(run: RunDir, attempt: int, rank: int, outcome: str, detail: str = "") -> None:
+    """rank_<r>.json: where this rank runs, and how it ended; a reader finds the first that failed."""
+    who = {
+        "rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(),
+        "outcome": outcome, "detail": detail,
+    }  # fmt: skip
+    replace_text(run.rank_file(attempt, rank), json.dumps(who))
+
+
+def _redirect_output(path: Path) -> None:
+    """stdout and stderr of this process, C libraries included, into its log."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
