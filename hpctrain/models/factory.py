@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from hpctrain.errors import UserError, choose
+from hpctrain.models.alexnet import AlexNet
+from hpctrain.models.googlenet import GoogLeNet
 from hpctrain.models.lenet import lenet
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.perceptron import MLP, Perceptron
 from hpctrain.models.recurrent import LanguageModel
 from hpctrain.models.resnet import ResNet
+from hpctrain.models.vgg import VGG
 
 __all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
 
@@ -28,6 +31,9 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "perceptron": Perceptron,
     "mlp": MLP,
     "lenet": lenet,
+    "alexnet": AlexNet,
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), VGG),
+    "googlenet": GoogLeNet,
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), ResNet),
     **dict.fromkeys(("rnn", "birnn", "gru", "lstm"), LanguageModel),
 }

@@ -24,7 +24,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, version: str) -> None:  # noqa: ARG002
+    def __init__(self, inputs: int, width: int, stride: int, version: str) -> None:
         super().__init__()
         self.conv1 = _convolution(inputs, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
