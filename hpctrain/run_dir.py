@@ -1,8 +1,8 @@
 """The run directory: every file name below runs/<study>/<run_id>/, and who writes it.
 
-    config.yaml          the resolved configuration, secrets left out       whoever makes the run
+    config.yaml          the resolved configuration                         whoever makes the run
     provenance.json      commit, versions, command line, hardware           rank 0, each attempt
-    state.json           phase, attempt, heartbeat, exit reason             rank 0; the launcher before and after
+    state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
     submission.json      token, job ids, what was asked for                 submit
     metrics.jsonl        one line a record                                  rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
@@ -154,7 +154,7 @@ class RunDir:
         if not self.config_file.exists():
             import yaml
 
-            text = yaml.safe_dump(without_secrets(dict(config)), sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             replace_text(self.config_file, text)
 
     def read_config(self) -> dict[str, Any]:
@@ -295,22 +295,25 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
 
 
 _SECRET = re.compile(
-    r"(?i)(\w*(?:token|secret|passw|api_?key|credential)\w*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
+    r"(?i)([\w.]*(?:token|secret|passw\w*|api_?key|credentials?)\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
 )
 
 
-def without_secrets(value: Any) -> Any:
-    """`value` with what follows NAME_TOKEN=, password: and the like replaced by ***."""
-    if isinstance(value, str):
-        return _SECRET.sub(r"\1***", value)
-    if isinstance(value, Mapping):
-        return {
-            k: "***" if isinstance(v, str) and _SECRET.match(f"{k}=x") else without_secrets(v)
-            for k, v in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [without_secrets(v) for v in value]
-    return value
+def without_secrets(text: str) -> str:
+    """`text` with the value of NAME_TOKEN=..., password: ... and the like replaced by ***."""
+    return _SECRET.sub(r"\1***", text)
+
+
+def refuse_secrets(environment: Mapping[str, str], setup: tuple[str, ...]) -> None:
+    """What a configuration says is written to disk and into job scripts: no place for a secret."""
+    for where, text in [(f"environment.{k}", f"{k}={v}") for k, v in environment.items()] + [
+        ("setup", line) for line in setup
+    ]:
+        if _SECRET.search(text):
+            raise UserError(
+                f"cluster.{where}", "***", "looks like a secret and would be written to the run directory; "
+                "export it in your shell instead, jobs inherit it"
+            )  # fmt: skip
 
 
 def fail(reason: str, detail: str) -> RunFailed:

@@ -11,11 +11,12 @@ from hpctrain.config import Config, run_id, to_dict
 from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
-from hpctrain.run_dir import RunDir, locate
+from hpctrain.run_dir import RunDir, locate, refuse_secrets
 
 
 def prepare(config: Config) -> RunDir:
     """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
+    refuse_secrets(config.cluster.environment, config.cluster.setup)
     if config.cluster.kind == "local":
         local.check(config)
         check_data(config.data)
