@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from hpctrain.errors import UserError, choose
 from hpctrain.models.alexnet import AlexNet
+from hpctrain.models.deep_speech import DeepSpeech2
+from hpctrain.models.gnmt import GNMT, GNMTMoE
 from hpctrain.models.googlenet import GoogLeNet
 from hpctrain.models.lenet import lenet
 from hpctrain.models.outputs import WithAuxiliary
@@ -36,6 +38,9 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "googlenet": GoogLeNet,
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), ResNet),
     **dict.fromkeys(("rnn", "birnn", "gru", "lstm"), LanguageModel),
+    "deep_speech2": DeepSpeech2,
+    "gnmt": GNMT,
+    "gnmt_moe": GNMTMoE,
 }
 
 
@@ -71,13 +76,21 @@ def example_inputs(
     input_shape: Sequence[int] | None = None,
     length: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """Zero inputs of a batch of `batch`, as the network's forward takes them.
+    """Zero inputs of a batch of `batch`, as the network's forward takes them; all lengths are full.
 
-    Images (B, C, H, W); tokens (B, T) int64. `input_shape` and `length` (words) override the settings'
-    own. Raises UserError where a `target`'s input shape is not given.
+    Images (B, C, H, W); tokens (B, T) int64; spectrogram (B, 1, F, T); source (B, S), its lengths (B,)
+    and target (B, S). `input_shape` and `length` (words or frames) override the settings' own. Raises
+    UserError where a `target`'s input shape is not given.
     """
-    if name in ("rnn", "birnn", "gru", "lstm"):
-        return (torch.zeros(batch, length or settings.example_length, dtype=torch.int64, device=device),)
+    kind = MODELS.get(name)
+    if kind in (LanguageModel, DeepSpeech2, GNMT, GNMTMoE):
+        length = length or settings.example_length
+        if kind is DeepSpeech2:
+            return (torch.zeros(batch, 1, settings.frequency_bins, length, device=device),)
+        tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
+        if kind is LanguageModel:
+            return (tokens,)
+        return tokens, torch.full((batch,), length, device=device), tokens
     shape = input_shape or getattr(settings, "input_shape", None)
     if shape is None:
         raise UserError("input", "", "give the input's shape, as in input=3x224x224")

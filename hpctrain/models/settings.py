@@ -24,4 +24,7 @@ SETTINGS: dict[str, type] = {
     "birnn": sequence.BiRNNSettings,
     "gru": sequence.GRUSettings,
     "lstm": sequence.LSTMSettings,
+    "deep_speech2": sequence.DeepSpeech2Settings,
+    "gnmt": sequence.GNMTSettings,
+    "gnmt_moe": sequence.GNMTMoESettings,
 }

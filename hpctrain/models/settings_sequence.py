@@ -74,3 +74,106 @@ class GRUSettings(RecurrentSettings):
 class LSTMSettings(RecurrentSettings):
     cell: Literal["lstm"] = "lstm"
     bidirectional: Literal[False] = False
+
+
+@dataclass(frozen=True)
+class DeepSpeech2Settings:
+    """Deep Speech 2 (Amodei et al. 2016); the default is Table 3's network of about 68 M parameters.
+
+    Kernels and strides are (frequency, time); a kernel as high as its input spans all frequencies (the
+    paper's 1-D convolution). `bias` and `norm_affine` add biases of the recurrent and full layers and
+    the normalisation's gain and shift, which the published parameter counts leave out. `lookahead` is
+    the number of future steps that the streaming variant sees. `frequency_bins` of a 20 ms window.
+    """
+
+    cell: Literal["rnn", "gru"] = "rnn"
+    bidirectional: bool = True
+    frequency_bins: Positive = 161
+    conv_channels: tuple[Positive, ...] = (32, 32, 96)
+    conv_kernels: tuple[tuple[Positive, Positive], ...] = ((41, 11), (21, 11), (21, 11))
+    conv_strides: tuple[tuple[Positive, Positive], ...] = ((2, 2), (2, 1), (2, 1))
+    hidden: Positive = 1760
+    layers: Positive = 7
+    full_layers: Annotated[int, Ge(0)] = 0
+    lookahead: Annotated[int, Ge(0)] = 0
+    vocabulary_size: Annotated[int, Ge(2)] = 29
+    batch_norm: bool = True
+    norm_affine: bool = False
+    bias: bool = False
+    example_length: Positive = 100
+
+    def frequencies(self) -> tuple[int, ...]:
+        """Frequency bins before each convolution, and after the last."""
+        sizes = [self.frequency_bins]
+        for (kernel, _), (stride, _) in zip(self.conv_kernels, self.conv_strides, strict=True):
+            padding = 0 if kernel == sizes[-1] else kernel // 2
+            sizes.append((sizes[-1] + 2 * padding - kernel) // stride + 1)
+        return tuple(sizes)
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
+            raise ValueError(
+                f"model.conv_channels={list(self.conv_channels)}: "
+                "conv_channels, conv_kernels and conv_strides must be of one length, at least 1"
+            )
+        if self.lookahead and self.bidirectional:
+            raise ValueError(
+                "model.lookahead: needs model.bidirectional=false (a bidirectional layer sees all)"
+            )
+        if min(self.frequencies()) < 1:
+            raise ValueError(
+                f"model.frequency_bins={self.frequency_bins}: too few for model.conv_kernels and conv_strides"
+            )
+
+
+@dataclass(frozen=True)
+class GNMTSettings:
+    """Google's neural machine translation (Wu et al. 2016, sections 3 and 4).
+
+    `bias` adds the LSTMs' and output layer's biases, which the published parameter counts leave out.
+    """
+
+    vocabulary_size: Annotated[int, Ge(2)] = 32_000
+    hidden: Positive = 1024
+    encoder_layers: Annotated[int, Ge(2)] = 8
+    decoder_layers: Annotated[int, Ge(2)] = 8
+    dropout: Dropout = 0.2
+    bias: bool = False
+    init_range: Annotated[float, Gt(0)] = 0.04
+    example_length: Positive = 25
+
+
+@dataclass(frozen=True)
+class GNMTMoESettings:
+    """The sparsely gated mixture-of-experts form (Shazeer et al. 2017, appendix E, single pair).
+
+    `groups` times `experts_per_group` experts a layer; two-level gating keeps `active` of the groups
+    and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
+    words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F.
+    """
+
+    vocabulary_size: Annotated[int, Ge(2)] = 32_000
+    width: Positive = 512
+    hidden: Positive = 2048
+    encoder_layers: Annotated[int, Ge(3)] = 3
+    decoder_layers: Annotated[int, Ge(2)] = 2
+    attention: Positive = 512
+    groups: Positive = 16
+    experts_per_group: Positive = 128
+    expert_hidden: Positive = 2048
+    active: Positive = 2
+    capacity_factor: Annotated[float, Gt(0)] = 1.0
+    gate_noise: bool = False
+    importance_weight: Annotated[float, Ge(0)] = 0.01
+    load_weight: Annotated[float, Ge(0)] = 0.01
+    dropout: Dropout = 0.4
+    bias: bool = False
+    init_range: Annotated[float, Gt(0)] = 0.04
+    example_length: Positive = 25
+
+    def __post_init__(self) -> None:
+        if self.active > min(self.groups, self.experts_per_group):
+            raise ValueError(
+                f"model.active={self.active}: must be ≤ model.groups={self.groups} "
+                f"and ≤ model.experts_per_group={self.experts_per_group}"
+            )
