@@ -134,7 +134,8 @@ def _norm(features: int, settings: DeepSpeech2Settings) -> nn.Module:
 
 def _after(convolution: nn.Module, lengths: Tensor) -> Tensor:
     """Steps that `convolution` leaves of `lengths` frames."""
-    assert isinstance(convolution, nn.Conv2d) and not isinstance(convolution.padding, str)
+    assert isinstance(convolution, nn.Conv2d)
+    assert not isinstance(convolution.padding, str)
     room = lengths + 2 * convolution.padding[1] - convolution.kernel_size[1]
     return room // convolution.stride[1] + 1
 

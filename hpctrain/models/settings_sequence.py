@@ -172,6 +172,10 @@ class GNMTMoESettings:
     example_length: Positive = 25
 
     def __post_init__(self) -> None:
+        if self.width > self.hidden:
+            raise ValueError(
+                f"model.width={self.width}: must be ≤ model.hidden={self.hidden}, which is projected to it"
+            )
         if self.active > min(self.groups, self.experts_per_group):
             raise ValueError(
                 f"model.active={self.active}: must be ≤ model.groups={self.groups} "
