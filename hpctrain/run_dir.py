@@ -39,6 +39,7 @@ REASONS = {
     "CANCELLED": "cancelled by the user",
     "INTERRUPTED": "stopped by Ctrl-C or a signal; a checkpoint was saved",
     "PREEMPTED": "the scheduler took the nodes; a checkpoint was saved",
+    "TERMINATED": "ended by SIGTERM (preemption or scancel); a checkpoint was saved",
     "TIME_LIMIT": "the job's time limit came; a checkpoint was saved",
     "OUT_OF_MEMORY": "a rank ran out of memory",
     "NAN_PERSISTENT": "loss or gradient was not finite",

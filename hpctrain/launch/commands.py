@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from hpctrain.config import Config, from_dict
+from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
-from hpctrain.run_dir import FINAL, PHASES, RunDir, find
+from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, read_json, runs
 
 
 def train(argv: list[str]) -> int:
@@ -23,15 +24,12 @@ def train(argv: list[str]) -> int:
 
 
 def train_here(config: Config) -> int:
+    if config.cluster.kind != "local":
+        raise UserError("cluster", config.cluster.name, "train runs on this machine; use hpctrain submit")
     run = prepare(config)
     refuse_if_running(run)
     state = run.read_state()
-    if state.get("phase") == "done":
-        print(
-            f"hpctrain: {run.run_id} is done already; a new seed or run.name makes another", file=sys.stderr
-        )
-        return follow.show_end(run, state)
-    return watch(run, config)
+    return _show_done(run) if state.get("phase") == "done" else watch(run, config)
 
 
 def watch(run: RunDir, config: Config) -> int:
@@ -65,21 +63,53 @@ def watch(run: RunDir, config: Config) -> int:
 
 
 def submit(argv: list[str]) -> int:
-    """`hpctrain submit`: returns at once; the job goes on."""
+    """`hpctrain submit [--dry-run] [--json] SETTINGS`: returns at once; the job goes on."""
     from hpctrain.compose import load
-    from hpctrain.launch.submit import submit_local
+    from hpctrain.config import run_id
+    from hpctrain.launch import estimate, slurm, submit
 
+    argv, flags = _take_flags(argv, "--dry-run", "--json", "--help", "-h")
+    if {"--help", "-h"} & flags:
+        print(submit.__doc__)
+        return 0
     config = load(argv)
+    if config.cluster.kind == "slurm":
+        slurm.check(config)
+    if "--dry-run" in flags:
+        if config.cluster.kind == "local":
+            raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
+        print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
+        return 0
     run = prepare(config)
+    if run.read_state().get("phase") == "done":
+        return _show_done(run)
     refuse_if_running(run)
-    state = run.read_state()
-    if state.get("phase") == "done":
-        print(
-            f"hpctrain: {run.run_id} is done already; a new seed or run.name makes another", file=sys.stderr
-        )
-        return follow.show_end(run, state)
-    job = submit_local(run, config)
-    print(f"run {run.run_id} submitted as job {job}\nfollow it: hpctrain logs -f {run.run_id}")
+    known = _under_way(run)
+    job_id = known or submit.submit(run, config)
+    facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
+    facts |= estimate.estimate(config)
+    if "--json" in flags:
+        print(json.dumps(facts))
+        return 0
+    verb = "is under way already as" if known else "submitted as"
+    print(f"run {run.run_id} {verb} job {job_id}\n{estimate.shown(facts)}")
+    print(f"follow it: hpctrain logs -f {run.run_id}")
+    return 0
+
+
+def resume(argv: list[str]) -> int:
+    """`hpctrain resume RUN`: submit the same configuration again; it goes on from its checkpoint."""
+    from hpctrain.launch.submit import submit as submit_run
+
+    args = _parser("resume", "start a stopped or failed run again where it was").parse_args(argv)
+    run = find(args.root, args.run, args.study)
+    refuse_if_running(run)
+    if run.read_state().get("phase") == "done":
+        return _show_done(run)
+    known = _under_way(run)
+    job_id = known or submit_run(run, from_dict(run.read_config()))
+    print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
+    print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0
 
 
@@ -90,50 +120,50 @@ def logs(argv: list[str]) -> int:
     parser.add_argument("--rank", type=int, default=0)
     args = parser.parse_args(argv)
     run = find(args.root, args.run, args.study)
-    first = 1
     if args.follow:
-        follow.follow(run, lambda: follow.is_final(run), rank=args.rank, first_attempt=first)
+        follow.follow(run, lambda: follow.is_final(run), rank=args.rank)
         return follow.show_end(run, run.read_state())
     follow.follow(run, lambda: True, rank=args.rank, bar=False)
     return 0
 
 
 def cancel(argv: list[str]) -> int:
-    """`hpctrain cancel RUN`: the ranks save and stop; the run can be resumed."""
-    args = _parser("cancel", "stop a run after saving a checkpoint").parse_args(argv)
-    run = find(args.root, args.run, args.study)
-    if follow.is_final(run):
-        print(f"{run.run_id} has ended already: {run.read_state()['phase']}")
-        return 0
+    """`hpctrain cancel [RUN] [--study S]`: the ranks save and stop; the run can be resumed."""
+    args = _parser("cancel", "stop a run, or all of a study, after saving a checkpoint").parse_args(argv)
+    if args.run is None and args.study:
+        chosen = list(runs(Path(args.root), args.study))
+    else:
+        chosen = [find(args.root, args.run, args.study)]
+    for run in chosen:
+        print(f"{run.run_id}: {_cancel(run)}")
+    return 0
+
+
+def _cancel(run: RunDir) -> str:
+    """Ask one run to stop; gives what was done, in words."""
+    from hpctrain.launch import scheduler
+
+    state = run.read_state()
+    if state.get("phase") in FINAL:
+        return f"has ended already ({state['phase']})"
     run.cancel_file.touch()
-    if local.signal_ranks(run, signal.SIGINT) == 0:
-        run.write_state(phase="cancelled", reason="CANCELLED", detail="cancelled before it ran")
-    print(f"{run.run_id}: asked to save and stop")
-    return 0
-
-
-def resume(argv: list[str]) -> int:
-    """`hpctrain resume RUN`: submit the same configuration again; it goes on from its checkpoint."""
-    from hpctrain.launch.submit import submit_local
-
-    args = _parser("resume", "start a stopped or failed run again where it was").parse_args(argv)
-    run = find(args.root, args.run, args.study)
-    refuse_if_running(run)
-    job = submit_local(run, from_dict(run.read_config()))
-    print(f"run {run.run_id} submitted as job {job}\nfollow it: hpctrain logs -f {run.run_id}")
-    return 0
-
-
-def _parser(command: str, text: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"hpctrain {command}", description=text)
-    parser.add_argument("run", nargs="?", metavar="RUN", help="run id, the start of one, a path or a job id")
-    parser.add_argument("--root", default="runs", help="where the runs are (default: runs)")
-    parser.add_argument("--study", help="only runs of this study")
-    return parser
+    facts = read_json(run.submission_file) or {}
+    if facts.get("cluster", "local") != "local" and facts.get("job_ids"):
+        try:
+            scheduler.cancel(facts["job_ids"])
+        except scheduler.Unreachable as error:
+            return f"Slurm did not take the request: {error}; try again"
+        if state.get("phase") in ("submitted", "requeued"):
+            run.write_state(phase="cancelled", reason="CANCELLED", detail="cancelled while it waited")
+            return "cancelled while it waited"
+    elif local.signal_ranks(run, signal.SIGINT) == 0:
+        run.write_state(phase="cancelled", reason="CANCELLED", detail="cancelled before its ranks were up")
+        return "cancelled"
+    return "asked to save and stop"
 
 
 def status(argv: list[str]) -> int:
-    """`hpctrain status [RUN] [--study S] [--phase P] [--json] [--watch]`."""
+    """`hpctrain status [NAME] [--study S] [--phase P] [--json] [--watch]`."""
     from hpctrain.launch import status as look
 
     parser = _parser("status", "what became of the runs")
@@ -146,9 +176,47 @@ def status(argv: list[str]) -> int:
         if args.json:
             print(json.dumps(look.as_json(found)))
         else:
-            from rich.console import Console
-
-            Console().print(look.table(found) if found else f"no runs in {args.root} fit")
+            _print_table(look.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)
         if not args.watch or all(r.phase in FINAL for r in found):
             return 0
         time.sleep(1)
+
+
+def _print_table(shown: object, clear: bool) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if clear and console.is_terminal:
+        console.clear()
+    console.print(shown)
+
+
+def _show_done(run: RunDir) -> int:
+    print(
+        f"hpctrain: {run.run_id} is done already; another seed or run.name makes a new run", file=sys.stderr
+    )
+    return follow.show_end(run, run.read_state())
+
+
+def _under_way(run: RunDir) -> str | None:
+    """The job that this run has in a queue or running, if any."""
+    from hpctrain.launch import status as look
+
+    facts = read_json(run.submission_file) or {}
+    if not facts.get("job_ids") or run.read_state().get("phase") in FINAL:
+        return None
+    row = next((r for r in look.rows(run.path.parent.parent, run.study, None, run.run_id)), None)
+    return row.job_id if row is not None and row.phase not in FINAL else None
+
+
+def _take_flags(argv: list[str], *names: str) -> tuple[list[str], set[str]]:
+    """Split plain flags from Hydra overrides."""
+    return [a for a in argv if a not in names], {a for a in argv if a in names}
+
+
+def _parser(command: str, text: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"hpctrain {command}", description=text)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run id, the start of one, a path or a job id")
+    parser.add_argument("--root", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--study", help="only runs of this study")
+    return parser

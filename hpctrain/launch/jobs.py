@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpctrain.config import from_dict
 from hpctrain.launch import local
-from hpctrain.run_dir import RunDir
+from hpctrain.run_dir import RunDir, read_json
 
 
 def local_job(path: str) -> str:
@@ -40,7 +40,35 @@ def local_job(path: str) -> str:
 
 def slurm_rank(path: str) -> int:
     """One rank of a Slurm job; all ranks of one start of a job share its token."""
-    from hpctrain.training.worker import work
+    from hpctrain.training.worker import launched_rank, work
 
-    token = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    return work(RunDir(Path(path)), token)
+    run = RunDir(Path(path))
+    if run.read_state().get("phase") == "done":
+        return 0  # a later job of a chain: nothing is left to do
+    job_id = os.environ["SLURM_JOB_ID"]
+    code = work(run, f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    if launched_rank() == 0 and run.read_state().get("phase") == "requeued":
+        _go_on(run, job_id)
+    return code
+
+
+def _go_on(run: RunDir, job_id: str) -> None:
+    """After an orderly stop: see that the run comes back, unless Slurm or the chain does so already."""
+    from hpctrain.launch import scheduler
+    from hpctrain.launch.submit import submit
+
+    config = from_dict(run.read_config())
+    reason = run.read_state()["reason"]
+    job_ids = (read_json(run.submission_file) or {}).get("job_ids", [])
+    if reason == "TERMINATED" or job_id in job_ids[:-1]:
+        return  # Slurm alone knows whether it was scancel; or the next job of the chain takes over
+    if config.resources.chain > 1:
+        run.write_state(phase="interrupted", detail="the last job of the chain has ended; resume goes on")
+        return
+    try:
+        if not config.cluster.requeue:
+            raise scheduler.Unreachable("requeue is off for this cluster")
+        scheduler.requeue(job_id)
+    except scheduler.Unreachable as error:
+        print(f"not requeued ({error}); submitting a new job", flush=True)
+        submit(run, config, goes_on=True)

@@ -130,13 +130,18 @@ def finish(process: subprocess.Popen[bytes], run: RunDir) -> dict[str, Any]:
     return run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
 
 
-def explain(run: RunDir, code: int) -> tuple[str, str, int | None]:
-    """Why an attempt ended without a final state: reason, detail, and the rank at fault."""
+def explain(run: RunDir, code: int, on_this_host: bool = True) -> tuple[str, str, int | None]:
+    """Why an attempt ended without a final state: reason, detail, and the rank at fault.
+
+    Only once its launcher has ended. `on_this_host`: the ranks ran here, so that live ones can be told.
+    """
     if run.cancel_file.exists():
         return "CANCELLED", "cancelled by the user", None
     attempts = run.attempts()
     ranks = run.rank_files(attempts[-1]) if attempts else []
-    silent = [who["rank"] for who in ranks if who["outcome"] == "running" and not is_rank(who)]
+    silent = [
+        who["rank"] for who in ranks if who["outcome"] == "running" and not (on_this_host and is_rank(who))
+    ]
     failure = run.failure(attempts[-1]) if attempts else None
     if failure and (failure["reason"] != "COLLECTIVE_TIMEOUT" or not silent):
         return failure["reason"], failure["detail"], failure["rank"]

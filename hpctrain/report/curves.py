@@ -5,14 +5,14 @@ Takes the records of metrics.jsonl; writes one PNG. Side effects: the file only 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # Figures of a record that are no scores of the task.
 NOT_SCORES = frozenset(
-    "kind attempt time step epoch samples lr samples_per_s gflop_per_s mfu window_s window_steps step_ms".split()
+    "kind attempt time step epoch samples lr samples_per_s gflop_per_s mfu window_s window_steps step_ms "
+    "reason".split()
 )
 
 
@@ -44,4 +44,4 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     figure.suptitle(title, fontsize=10)
     draft = path.with_suffix(".tmp.png")
     figure.savefig(draft, dpi=120)
-    os.replace(draft, path)
+    draft.replace(path)

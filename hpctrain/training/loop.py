@@ -93,10 +93,11 @@ def train(
         saved_ranks = snapshot.meta["world_size"]
         if saved_ranks != comm.size:
             report.say(
-                f"resuming on {comm.size} ranks what {saved_ranks} saved: the same global batches, but random "
-                "numbers (dropout, augmentation) and the order of sums differ, so not bitwise the same run"
+                f"resuming on {comm.size} ranks what {saved_ranks} saved: the same global batches, but random"
+                " numbers (dropout, augmentation) and the order of sums differ, so not bitwise the same run"
             )
     report.resume_at(at.step)
+    report.check_progress(at.step)
     report.say(costs.headline(comm, device, at.step, total_steps))
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     began = time.perf_counter() - at.elapsed_s
@@ -136,7 +137,9 @@ def train(
                 window_s=now - window_s, window_steps=steps,
                 step_ms={part: 1e3 * parts[part] / steps for part in PARTS},
             )  # fmt: skip
-            report.say(f"step {at.step}/{total_steps} epoch {at.step / steps_per_epoch:.2f}: {shown(figures)}")
+            report.say(
+                f"step {at.step}/{total_steps} epoch {at.step / steps_per_epoch:.2f}: {shown(figures)}"
+            )
             sums.zero_()
             window_step, window_samples, window_s = at.step, at.samples, now
         report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
@@ -149,7 +152,9 @@ def train(
             report.say(f"epoch {at.step / steps_per_epoch:g}: validation {shown(scores)}")
         if stopping or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
             at.elapsed_s = time.perf_counter() - began
-            captured = state.capture(model, optimizer, at.carry, comm, _meta(at, attempt, config, steps_per_epoch))
+            captured = state.capture(
+                model, optimizer, at.carry, comm, _meta(at, attempt, config, steps_per_epoch)
+            )
             if captured is not None:
                 checkpointer.save(captured, metric=min(at.validation_losses, default=None))
         if whole_epoch:  # validation and the save are not part of the next steps' figures

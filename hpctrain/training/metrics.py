@@ -14,6 +14,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.run_dir import RunDir, read_json_lines, replace_text
 
 HEARTBEAT_S = 1.0
+PATIENT_STARTS = 3
 
 
 class Reporter:
@@ -31,6 +32,17 @@ class Reporter:
             kept = [r for r in read_json_lines(self._run.metrics_file) if r.get("step", 0) <= step]
             replace_text(self._run.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._run.metrics_file.open("a", buffering=1)
+
+    def check_progress(self, step: int) -> None:
+        """Note where this start begins. Raises NO_PROGRESS where three before it began here as well."""
+        if not self._enabled:
+            return
+        starts = [*self._run.read_state().get("starts", []), step]
+        if len(starts) > PATIENT_STARTS and set(starts[-PATIENT_STARTS - 1 :]) == {step}:
+            raise RunFailed(
+                "NO_PROGRESS", f"{PATIENT_STARTS} attempts in a row began at step {step} and saved none"
+            )
+        self._run.write_state(starts=starts)
 
     def record(self, kind: str, **values: Any) -> None:
         """One line of metrics.jsonl."""

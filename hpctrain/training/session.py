@@ -14,15 +14,12 @@ from hpctrain.training.checkpoint import Checkpointer, make_token
 from hpctrain.training.comm import connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
-from hpctrain.training.stop import StopFlag, slurm_deadline_s
-
-# The phase that a stop reason leaves the run in.
-PHASE_AFTER = {"DONE": "done", "INTERRUPTED": "interrupted", "CANCELLED": "cancelled"}
+from hpctrain.training.stop import StopFlag, slurm_end_s
 
 
 def session(config: Config, run: RunDir, attempt: int) -> str:
     """Train on this rank; gives the reason of the end. Exceptions pass through."""
-    stop = StopFlag(slurm_deadline_s(config.cluster.signal_s))
+    stop = StopFlag(slurm_end_s(), config.cluster.signal_s)
     stop.install()
     comm = connect(config.comm, config.ranks)
     torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
@@ -38,12 +35,23 @@ def session(config: Config, run: RunDir, attempt: int) -> str:
     reason = train(config, run, attempt, comm, stop, checkpointer)
     comm.barrier()
     if comm.rank == 0:
-        draw_curves([*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id)
-        if run.cancel_file.exists():
+        draw_curves(
+            [*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id
+        )
+        if run.cancel_file.exists() and reason != "DONE":
             reason = "CANCELLED"
-        run.write_state(phase=PHASE_AFTER.get(reason, "requeued"), reason=reason)
+        run.write_state(phase=phase_after(reason, "SLURM_JOB_ID" in os.environ), reason=reason)
     comm.shutdown()
     return reason
+
+
+def phase_after(reason: str, in_slurm: bool) -> str:
+    """The phase that a stop in good order leaves the run in.
+
+    Under Slurm a job that was warned or terminated may come back; the launcher sees to it, or Slurm does.
+    """
+    fixed = {"DONE": "done", "CANCELLED": "cancelled", "INTERRUPTED": "interrupted"}
+    return fixed.get(reason, "requeued" if in_slurm else "interrupted")
 
 
 def cores() -> int:

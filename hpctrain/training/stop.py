@@ -11,23 +11,25 @@ import time
 from types import FrameType
 
 # In order of weight: when ranks see different ones, the first counts.
-STOP_REASONS = ("INTERRUPTED", "TIME_LIMIT", "PREEMPTED")
+STOP_REASONS = ("INTERRUPTED", "TIME_LIMIT", "PREEMPTED", "TERMINATED")
 
 _SIGNALS = {
     signal.SIGINT: "INTERRUPTED",
-    signal.SIGTERM: "PREEMPTED",  # Slurm's preemption, scancel and shutdown all begin with it
-    signal.SIGUSR1: "TIME_LIMIT",
-    signal.SIGUSR2: "TIME_LIMIT",  # what submitit's jobs are sent ahead of the limit
+    # Sent ahead of the limit (sbatch --signal), and before a preemption where the site has it so.
+    signal.SIGUSR1: "PREEMPTED",
+    signal.SIGUSR2: "PREEMPTED",
+    # Slurm's preemption, scancel and a node's shutdown all begin with it: which one, only Slurm knows.
+    signal.SIGTERM: "TERMINATED",
 }
 
 
 class StopFlag:
     """Set from signal handlers and the clock; read once a step."""
 
-    def __init__(self, deadline_s: float | None = None) -> None:
-        """`deadline_s`: when (seconds since the epoch) to stop because of the time limit."""
+    def __init__(self, end_s: float | None = None, margin_s: float = 0.0) -> None:
+        """`end_s`: when (seconds since the epoch) the job is killed; it stops `margin_s` before that."""
         self.reason: str | None = None
-        self._deadline_s = deadline_s
+        self._deadline_s = None if end_s is None else end_s - margin_s
 
     def install(self) -> None:
         """Take over the signals of this process, submitit's handlers included."""
@@ -36,8 +38,11 @@ class StopFlag:
 
     def poll(self) -> str | None:
         """The reason to stop, or None."""
-        if self.reason is None and self._deadline_s is not None and time.time() >= self._deadline_s:
-            self.reason = "TIME_LIMIT"
+        if self._deadline_s is not None and self.reason in (None, "PREEMPTED"):
+            # The warning and the clock come at the same time; a minute's grace for Slurm's own rounding.
+            early_s = 0.0 if self.reason is None else 60.0
+            if time.time() >= self._deadline_s - early_s:
+                self.reason = "TIME_LIMIT"
         return self.reason
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -45,7 +50,7 @@ class StopFlag:
         self.reason = self.reason or _SIGNALS[signal.Signals(number)]
 
 
-def slurm_deadline_s(margin_s: float) -> float | None:
-    """`margin_s` before the end of this Slurm job, where Slurm says when that is."""
+def slurm_end_s() -> float | None:
+    """When this Slurm job is killed, where Slurm says so."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(end) - margin_s if end.isdigit() else None
+    return float(end) if end.isdigit() else None

@@ -72,7 +72,7 @@ def test_the_run_id_follows_science_alone():
 def test_every_setting_of_the_dataclasses_stands_in_conf():
     """A user finds each setting by --cfg job: none lives in code alone."""
     shown = compose.compose(["experiment=lenet_digits"])
-    for group in ("train", "comm", "resources", "run", "checkpoint", "precision", "task"):
+    for group in ("train", "comm", "resources", "run", "checkpoint", "precision", "task", "cluster"):
         kind = type(getattr(load(), group))
         assert set(shown[group]) == {f.name for f in dataclasses.fields(kind)}, group
 

@@ -1,0 +1,82 @@
+"""Asking Slurm: each function is one call of a Slurm command, with a time limit and a clear failure.
+
+Takes job ids, gives what slurm.py parses. `Unreachable` says that Slurm did not answer: that is no news
+about the jobs. Side effects: those of the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpctrain.config import ClusterConfig
+from hpctrain.launch import slurm
+from hpctrain.launch.slurm import Job
+
+TIMEOUT_S = 15.0
+
+
+class Unreachable(Exception):
+    """Slurm did not answer (controller down, command missing or hanging)."""
+
+
+def environment(cluster: ClusterConfig | None = None) -> dict[str, str]:
+    """The environment for Slurm's commands: the cluster's own slurm.conf where the preset names one."""
+    env = dict(os.environ)
+    if cluster is not None and cluster.slurm_conf and "SLURM_CONF" not in env:
+        env["SLURM_CONF"] = str(Path(cluster.slurm_conf).expanduser())
+    return env
+
+
+def run(command: Sequence[str], env: dict[str, str] | None = None) -> str:
+    """Standard output of a Slurm command. Raises Unreachable."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
+    except FileNotFoundError:
+        raise Unreachable(f"{command[0]} is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{command[0]} did not answer within {TIMEOUT_S:g} s") from None
+    if done.returncode != 0:
+        raise Unreachable(" ".join(done.stderr.split()) or f"{command[0]} failed ({done.returncode})")
+    return done.stdout
+
+
+def queue(env: dict[str, str] | None = None) -> dict[str, Job]:
+    """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs."""
+    user = str(os.geteuid())
+    command = ["squeue", "--noheader", f"--user={user}", "--states=all", f"--format={slurm.SQUEUE_FORMAT}"]
+    return {job.job_id: job for job in slurm.parse_squeue(run(command, env))}
+
+
+def history(job_ids: Iterable[str], env: dict[str, str] | None = None) -> dict[str, Job]:
+    """What accounting remembers of jobs that have left the queue; {} where there is none."""
+    ids = ",".join(job_ids)
+    if not ids or shutil.which("sacct") is None:
+        return {}
+    try:
+        text = run(
+            ["sacct", "--noheader", "--parsable2", "--format=JobID,State,Comment", f"--jobs={ids}"], env
+        )
+    except Unreachable:
+        return {}  # accounting is a help, never needed
+    return {job.job_id: job for job in slurm.parse_sacct(text)}
+
+
+def find_by_comment(comment: str, env: dict[str, str] | None = None) -> str | None:
+    """The newest job with this comment, if any: a submission whose answer was lost."""
+    found = [job.job_id for job in queue(env).values() if job.comment == comment]
+    return max(found, key=lambda job_id: int(job_id.split("_")[0]), default=None)
+
+
+def cancel(job_ids: Sequence[str], env: dict[str, str] | None = None) -> None:
+    """scancel; jobs that have ended are no error."""
+    if job_ids:
+        run(["scancel", "--quiet", *job_ids], env)
+
+
+def requeue(job_id: str) -> None:
+    """Put a running job back into the queue, from inside it. Raises Unreachable where that is refused."""
+    run(["scontrol", "requeue", job_id])

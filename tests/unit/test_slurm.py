@@ -1,0 +1,121 @@
+"""sbatch parameters and the parsing of Slurm's answers: pure functions against known texts."""
+
+from pathlib import Path, PurePath
+
+import pytest
+
+from hpctrain import compose
+from hpctrain.errors import UserError
+from hpctrain.launch import slurm, status, submit
+from hpctrain.launch.slurm import Job
+from hpctrain.launch.status import Row
+from hpctrain.run_dir import RunDir
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def load(*overrides):
+    return compose.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
+
+
+def parameters(*overrides):
+    return slurm.sbatch_parameters(load(*overrides), PurePath("/shared/runs/s/r"), "python", "c")
+
+
+def test_one_task_a_gpu_with_its_share_of_cores():
+    p = parameters("resources.nodes=2", "resources.gpus_per_node=2")
+    assert (p["nodes"], p["ntasks_per_node"], p["gpus_per_node"], p["cpus_per_task"]) == (2, 2, 2, 1)
+    assert "--mpi=pmix" in p["srun_args"]
+    assert "--cpus-per-task=1" in p["srun_args"]
+    assert p["additional_parameters"]["requeue"] is True
+
+
+def test_memory_is_the_ranks_share_of_the_node():
+    assert parameters("cluster.mem_gb_per_node=100", "resources.gpus_per_node=1")["mem"] == "24832M"
+    assert parameters("resources.mem_gb_per_rank=2", "resources.gpus_per_node=3")["mem"] == "6144M"
+
+
+def test_site_settings_reach_the_script():
+    p = parameters(
+        "cluster.account=proj", "cluster.qos=fast", "cluster.constraint=gpu", "cluster.reservation=class",
+        "+cluster.sbatch.mail-type=END", "cluster.requeue=false", "cluster.gpu_gres=gpu:a100",
+        "cluster.modules=[OpenMPI/4.1.4]", "cluster.setup=['source ~/env.sh']",
+    )  # fmt: skip
+    assert (p["account"], p["qos"], p["constraint"]) == ("proj", "fast", "gpu")
+    assert p["additional_parameters"] == {
+        "no-requeue": True, "open-mode": "append", "reservation": "class", "mail-type": "END",
+    }  # fmt: skip
+    assert p["gres"] == "gpu:a100:4"
+    assert "gpus_per_node" not in p
+    assert p["setup"][:2] == ["module load OpenMPI/4.1.4", "source ~/env.sh"]
+
+
+def test_the_script_is_the_golden_one(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    config = load(
+        "resources.nodes=2", "resources.gpus_per_node=4", "resources.timeout_min=30",
+        "cluster.python=/opt/env/bin/python", "cluster.account=proj",
+    )  # fmt: skip
+    text = submit.script(RunDir(Path("/shared/runs/study/lenet-digits-0123456789")), config)
+    golden = GOLDEN / "devcluster.sbatch"
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("resources.gpus_per_node=5", "resources.gpus_per_node"),
+        ("resources.nodes=5", "resources.nodes"),
+        ("resources.timeout_min=61", "resources.timeout_min"),
+        ("resources.cpus_per_rank=2", "resources.cpus_per_rank"),
+        ("cluster.needs=[account]", "cluster.account"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(override, key):
+    with pytest.raises(UserError) as caught:
+        slurm.check(load(override))
+    assert caught.value.key == key
+
+
+def test_squeue_s_answer():
+    text = "12|PENDING|BeginTime|t|t|hpctrain:a:b|c\n13_4|RUNNING|None|t|t|\nnonsense\n"
+    assert slurm.parse_squeue(text) == [
+        Job("12", "PENDING", "BeginTime", "hpctrain:a:b|c"), Job("13_4", "RUNNING", "None", "")
+    ]  # fmt: skip
+
+
+def test_scontrol_s_answer():
+    text = "JobId=7 JobName=x UserId=root(0) JobState=NODE_FAIL Reason=NodeDown Comment=hpctrain:r:t\n"
+    assert slurm.parse_scontrol(text) == [Job("7", "NODE_FAIL", "NodeDown", "hpctrain:r:t")]
+
+
+def test_sacct_s_answer_without_steps():
+    text = "7|CANCELLED by 1000|c\n7.batch|CANCELLED|\n8|COMPLETED|\n"
+    assert slurm.parse_sacct(text) == [Job("7", "CANCELLED", "", "c"), Job("8", "COMPLETED", "", "")]
+
+
+def row(phase, age_s=1.0, reason=None):
+    return Row("s", "r", phase, reason, None, 1, 5, 0.5, {}, "7", None, age_s)
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "phase", "reason"),
+    [
+        (row("submitted"), Job("7", "PENDING", "Resources"), "submitted", "Resources"),
+        (row("running", 99), Job("7", "PENDING", "BeginTime"), "requeued", "BeginTime"),
+        (row("submitted"), Job("7", "RUNNING"), "starting", None),
+        (row("running"), Job("7", "RUNNING"), "running", None),
+        (row("running"), Job("7", "CANCELLED"), "cancelled", "CANCELLED"),
+        (row("running", 99), Job("7", "NODE_FAIL"), "failed", "NODE_FAILURE"),
+        (row("running"), Job("7", "TIMEOUT"), "failed", "TIME_LIMIT"),
+        (row("running"), Job("7", "OUT_OF_MEMORY"), "failed", "OUT_OF_MEMORY"),
+        (row("running", 99), Job("7", "COMPLETED"), "failed", "LOST"),
+        (row("running", 2), Job("7", "COMPLETED"), "running", None),
+        (row("running", 99), None, "failed", "LOST"),
+        (row("running", 2), None, "running", None),
+        (row("requeued", 99, "TERMINATED"), None, "interrupted", "TERMINATED"),
+    ],
+)
+def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
+    settled = status.settle(own, job)
+    assert (settled.phase, settled.reason) == (phase, reason)
