@@ -42,6 +42,11 @@ class RecurrentSettings:
     def __post_init__(self) -> None:
         if self.nonlinearity == "relu" and self.cell != "rnn":
             raise ValueError(f"model.nonlinearity=relu: needs model=rnn or birnn, not {self.cell}")
+        if self.dropout_input and self.input == "one_hot":
+            raise ValueError(
+                f"model.dropout_input={self.dropout_input}: needs model.input=embedding; a one-hot word has "
+                "no units to drop"
+            )
         if self.tied and self.input == "one_hot":
             raise ValueError(
                 "model.tied=true: needs model.input=embedding; one-hot words have no matrix to tie"
@@ -53,25 +58,34 @@ class RecurrentSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RNNSettings(RecurrentSettings):
+    """Plain recurrent network."""
+
     cell: Literal["rnn"] = "rnn"
+    bidirectional: Literal[False] = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class BiRNNSettings(RecurrentSettings):
+    """Reads both ways: labels words, but cannot predict the next."""
+
     cell: Literal["rnn", "gru", "lstm"] = "rnn"
     bidirectional: Literal[True] = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class GRUSettings(RecurrentSettings):
+    """Gated recurrent units (Cho et al. 2014)."""
+
     cell: Literal["gru"] = "gru"
     bidirectional: Literal[False] = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LSTMSettings(RecurrentSettings):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+
     cell: Literal["lstm"] = "lstm"
     bidirectional: Literal[False] = False
 
@@ -105,10 +119,14 @@ class DeepSpeech2Settings:
     def frequencies(self) -> tuple[int, ...]:
         """Frequency bins before each convolution, and after the last."""
         sizes = [self.frequency_bins]
-        for (kernel, _), (stride, _) in zip(self.conv_kernels, self.conv_strides, strict=True):
+        for kernel, stride in self._windows():
             padding = 0 if kernel == sizes[-1] else kernel // 2
             sizes.append((sizes[-1] + 2 * padding - kernel) // stride + 1)
         return tuple(sizes)
+
+    def _windows(self) -> list[tuple[int, int]]:
+        """Height and vertical stride of each convolution."""
+        return [(k[0], s[0]) for k, s in zip(self.conv_kernels, self.conv_strides, strict=True)]
 
     def __post_init__(self) -> None:
         if not 0 < len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
@@ -120,10 +138,12 @@ class DeepSpeech2Settings:
             raise ValueError(
                 "model.lookahead: needs model.bidirectional=false (a bidirectional layer sees all)"
             )
-        if min(self.frequencies()) < 1:
-            raise ValueError(
-                f"model.frequency_bins={self.frequency_bins}: too few for model.conv_kernels and conv_strides"
-            )
+        for (kernel, stride), bins in zip(self._windows(), self.frequencies(), strict=False):
+            if bins < max(kernel, stride):
+                raise ValueError(
+                    f"model.frequency_bins={self.frequency_bins}: leaves {bins} bins to a convolution "
+                    f"of kernel {kernel} and stride {stride}"
+                )
 
 
 @dataclass(frozen=True)
