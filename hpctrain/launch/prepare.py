@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from hpctrain.config import Config, run_id, to_dict
-from hpctrain.data.check import check as check_data
+from hpctrain.data.files import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.run_dir import RunDir, locate, refuse_secrets

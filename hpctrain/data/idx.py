@@ -1,0 +1,54 @@
+"""MNIST's IDX format: big-endian header (0, 0, type 8, dimensions), sizes, bytes; plain or gzipped.
+
+Takes a path, gives a uint8 array. Format: LeCun's MNIST page, "the IDX file format". Reads only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpctrain.errors import UserError
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The whole array. Raises UserError where the file is truncated or not IDX of unsigned bytes."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError("data.path", path, f"cannot be read whole: {error}") from None
+    shape = _shape(data[: 4 + 4 * 4])
+    if shape is None:
+        raise UserError("data.path", path, "is no IDX file of unsigned bytes")
+    body = data[4 + 4 * len(shape) :]
+    if len(body) != math.prod(shape):
+        raise UserError(
+            "data.path", path, f"holds {len(body)} bytes of data, its header says {math.prod(shape)}"
+        )
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def read_shape(path: Path) -> tuple[int, ...]:
+    """The sizes in a file's header, read without the rest. Raises UserError."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _shape(file.read(4 + 4 * 4))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError("data.path", path, f"cannot be read: {error}") from None
+    if shape is None:
+        raise UserError("data.path", path, "is no IDX file of unsigned bytes")
+    return shape
+
+
+def _shape(header: bytes) -> tuple[int, ...] | None:
+    if len(header) < 8 or header[:3] != b"\0\0\x08" or not 1 <= header[3] <= 4:
+        return None
+    sizes = header[4 : 4 + 4 * header[3]]
+    if len(sizes) < 4 * header[3]:
+        return None
+    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))

@@ -1,0 +1,93 @@
+"""From a DataConfig to data sets: a plain dict from name to loader."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpctrain.config import DataConfig
+from hpctrain.data.files import idx_paths
+from hpctrain.data.idx import read_idx
+from hpctrain.data.images import ImageDataset
+from hpctrain.errors import choose
+
+
+class Dataset(Protocol):
+    shuffle: bool
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, indices: NDArray[np.int64], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    train: Dataset
+    validation: Dataset
+
+
+def load(config: DataConfig) -> Splits:
+    """Both splits, on the host. Raises UserError."""
+    if config.name not in LOADERS:
+        raise choose("data.name", config.name, LOADERS)
+    return LOADERS[config.name](config)
+
+
+def _idx(config: DataConfig) -> Splits:
+    arrays = {key: read_idx(path) for key, path in idx_paths(config).items()}
+    return _splits(
+        config,
+        (arrays["train", "images"][:, None], arrays["train", "labels"]),
+        (arrays["validation", "images"][:, None], arrays["validation", "labels"]),
+    )
+
+
+def _digits(config: DataConfig) -> Splits:
+    """The optical digits of the UCI repository (Alpaydin and Kaynak, CC BY 4.0): 8x8 pixels of 0..16.
+
+    Doubled to 16x16; the last 360 of the 1,797 are for validation.
+    """
+    packed = resources.files("hpctrain.data").joinpath("digits.csv.gz").read_bytes()
+    rows = np.array([line.split(",") for line in gzip.decompress(packed).decode().split()], dtype=np.float64)
+    images = (rows[:, :64].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images, labels = images.repeat(2, axis=2).repeat(2, axis=3), rows[:, 64].astype(np.uint8)
+    cut = config.train_samples
+    return _splits(config, (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
+
+
+def _synthetic(config: DataConfig) -> Splits:
+    """Noise of the right shape, the same for every run: for scaling studies and benchmarks."""
+    generator = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        images = generator.integers(0, 256, (count, *config.shape), dtype=np.uint8)
+        return images, generator.integers(0, config.num_classes or 2, count).astype(np.int64)  # type: ignore[return-value]
+
+    return _splits(config, split(config.train_samples), split(config.validation_samples))
+
+
+def _splits(config: DataConfig, train: Any, validation: Any) -> Splits:
+    return Splits(
+        ImageDataset(*(part[: config.train_limit] for part in train), config, augment=True),
+        ImageDataset(*(part[: config.validation_limit] for part in validation), config, augment=False),
+    )
+
+
+LOADERS: dict[str, Callable[[DataConfig], Splits]] = {
+    "fashion_mnist": _idx,
+    "mnist": _idx,
+    "digits": _digits,
+    "synthetic": _synthetic,
+}
