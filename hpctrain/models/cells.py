@@ -1,15 +1,17 @@
-"""Recurrent steps over inputs that are already projected: for layers torch has no fused kernel for.
+"""Recurrent steps over inputs that are already projected, for layers torch has no fused kernel for; its LSTM.
 
 T steps, B samples, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Gate order and formulas are those of
-torch.nn.RNN, GRU and LSTM. Pure functions.
+torch.nn.RNN, GRU and LSTM. No side effects.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
@@ -57,3 +59,17 @@ def unroll(
             state = tuple(part * mask[t, :, None] for part in state)
         outputs.append(state[0])
     return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+class LSTM(nn.LSTM):
+    """torch's LSTM, which on a CPU also runs under autocast, and with a projection does not warn."""
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        device = x.device.type
+        if device == "cpu" and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))  # oneDNN's kernel refuses to mix it with float32
+        if not self.proj_size:
+            return super().forward(x, state)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+            return super().forward(x, state)

@@ -9,13 +9,13 @@ the shared vocabulary, H hidden units, D the width of a layer's output. All weig
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpctrain.models.cells import LSTM
 from hpctrain.models.mixture import MixtureOfExperts
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings_sequence import GNMTMoESettings, GNMTSettings
@@ -64,15 +64,6 @@ class AttentiveLSTM(nn.Module):
         return torch.stack(outputs, 1), torch.stack(contexts, 1)
 
 
-class ProjectedLSTM(nn.LSTM):
-    """torch's LSTM with a projection, without its warning that oneDNN has none."""
-
-    def forward(self, x: Any, state: Any = None) -> Any:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
-            return super().forward(x, state)
-
-
 class GNMT(nn.Module):
     """8 + 8 LSTM layers; the encoder's bottom one reads both ways; residuals from the third layer up.
 
@@ -85,7 +76,7 @@ class GNMT(nn.Module):
         self.dropout = settings.dropout
 
         def lstm(inputs: int) -> nn.LSTM:
-            return nn.LSTM(inputs, hidden, batch_first=True, bias=settings.bias)
+            return LSTM(inputs, hidden, batch_first=True, bias=settings.bias)
 
         self.source = nn.Embedding(settings.vocabulary_size, hidden)
         self.target = nn.Embedding(settings.vocabulary_size, hidden)
@@ -137,8 +128,7 @@ class GNMTMoE(nn.Module):
         def lstm(inputs: int) -> nn.LSTM:
             # torch projects to fewer units only: where there are as many, it is a plain LSTM.
             projection = width if width < settings.hidden else 0
-            kind = ProjectedLSTM if projection else nn.LSTM
-            return kind(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)
+            return LSTM(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)
 
         self.source = nn.Embedding(settings.vocabulary_size, width)
         self.target = nn.Embedding(settings.vocabulary_size, width)

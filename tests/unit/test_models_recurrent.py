@@ -156,3 +156,15 @@ def test_a_masked_reverse_pass_starts_at_each_ones_end(cell):
         expected, _ = unroll(cell, projected[:length, i : i + 1], recurrent, alone, reverse=True)
         torch.testing.assert_close(output[:length, i], expected[:, 0])
     assert not output[3:, 1].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["embedding", "one_hot"])
+def test_mixed_precision_is_near(name, kind):
+    model = small(name, input=kind, layers=2)
+    expected = model(words())[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _ = model(words())
+    torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)
+    logits.float().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -68,6 +68,18 @@ def test_padding_and_the_words_to_come_change_nothing(settings):
     assert not torch.equal(model(changed, LENGTHS, target)[0], expected[0])
 
 
+@pytest.mark.parametrize("settings", NETWORKS)
+def test_mixed_precision_is_near(settings):
+    model = small(settings).eval()
+    inputs = sentences(7), LENGTHS, sentences(5, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(*inputs)
+    error = (logits.float() - model(*inputs)).abs()
+    # The gates' choice may flip where two scores are near, so not every word need agree.
+    assert error.median() < 0.05
+    logits.float().sum().backward()
+
+
 def test_the_last_word_reaches_the_first_steps_of_the_encoder():
     """The bottom layer reads both ways, from each sentence's own end."""
     model = small(PLAIN).eval()
