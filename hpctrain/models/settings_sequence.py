@@ -169,7 +169,8 @@ class GNMTMoESettings:
 
     `groups` times `experts_per_group` experts a layer; two-level gating keeps `active` of the groups
     and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
-    words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F.
+    words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
+    examples of 32 words gives each of 2,048 experts exactly one word.
     """
 
     vocabulary_size: Annotated[int, Ge(2)] = 32_000
@@ -189,7 +190,7 @@ class GNMTMoESettings:
     dropout: Dropout = 0.4
     bias: bool = False
     init_range: Annotated[float, Gt(0)] = 0.04
-    example_length: Positive = 25
+    example_length: Positive = 32
 
     def __post_init__(self) -> None:
         if self.width > self.hidden:
