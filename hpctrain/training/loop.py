@@ -117,11 +117,12 @@ def train(
         share = sampler.share(order, place, batch, comm.rank, comm.size)
         lr = schedule.lr(at.step, at.validation_losses)
         generator = torch.Generator().manual_seed(_step_seed(config.seed, at.step, comm.rank))
-        extras, at.carry = trainer.step(share, generator, at.carry, lr, stop.poll())
+        save = comm.rank == 0 and checkpointer.overdue()
+        extras, at.carry = trainer.step(share, generator, at.carry, lr, save=save, stop=stop.poll())
         at.step += 1
         at.samples += share.global_count
         sums += extras[: task.width]
-        bad, *stops = extras[task.width :].tolist()
+        bad, save, *stops = extras[task.width :].tolist()
         if bad and settings.on_nan == "stop":
             raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step}")
         stopping = next((r for r, votes in zip(STOP_REASONS, stops, strict=True) if votes), None)
@@ -150,7 +151,7 @@ def train(
             at.validation_losses.append(scores["loss"])
             report.record("validation", step=at.step, epoch=at.step / steps_per_epoch, **scores)
             report.say(f"epoch {at.step / steps_per_epoch:g}: validation {shown(scores)}")
-        if stopping or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
+        if stopping or save or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
             at.elapsed_s = time.perf_counter() - began
             captured = state.capture(
                 model, optimizer, at.carry, comm, _meta(at, attempt, config, steps_per_epoch)

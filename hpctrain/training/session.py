@@ -10,7 +10,7 @@ import torch
 from hpctrain.config import Config
 from hpctrain.report.curves import draw_curves
 from hpctrain.run_dir import RunDir
-from hpctrain.training.checkpoint import Checkpointer, make_token
+from hpctrain.training.checkpoint import Checkpointer
 from hpctrain.training.comm import connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
@@ -29,9 +29,9 @@ def session(config: Config, run: RunDir, attempt: int) -> str:
             phase="starting", reason=None, detail=None, attempt=attempt, ranks=comm.size,
             started=time.time(), job_id=os.environ.get("SLURM_JOB_ID"),
         )  # fmt: skip
-    checkpointer = Checkpointer(
-        run.checkpoints, settings=config.checkpoint, token=make_token(attempt), rank=comm.rank, size=comm.size
-    )
+    # The job fails when any of its nodes does.
+    mtbf_s = 3600 * config.cluster.mtbf_node_hours / config.resources.nodes
+    checkpointer = Checkpointer(run.checkpoints, config.checkpoint, attempt, mtbf_s)
     reason = train(config, run, attempt, comm, stop, checkpointer)
     comm.barrier()
     if comm.rank == 0:

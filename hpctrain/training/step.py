@@ -22,8 +22,9 @@ from hpctrain.training.comm import Comm
 from hpctrain.training.exchange import GradientExchange
 from hpctrain.training.stop import STOP_REASONS
 
-# Ride along with the gradients, after the task's sums: was any gradient not finite, and who wants to stop.
-FLAGS = 1 + len(STOP_REASONS)
+# Ride along with the gradients, after the task's sums: was the gradient not finite, does rank 0's clock ask
+# for a checkpoint, and how many ranks want to stop, a slot for each reason.
+FLAGS = 2 + len(STOP_REASONS)
 
 
 @dataclass
@@ -41,7 +42,14 @@ class Trainer:
     clock: Clock
 
     def step(
-        self, share: Share, generator: torch.Generator, carry: Carry, lr: float, stop: str | None
+        self,
+        share: Share,
+        generator: torch.Generator,
+        carry: Carry,
+        lr: float,
+        *,
+        save: bool = False,
+        stop: str | None = None,
     ) -> tuple[Tensor, Carry]:
         """θ ← θ − η g with g the mean gradient over the global batch, whoever holds its samples.
 
@@ -51,8 +59,9 @@ class Trainer:
         exchange, clock = self.exchange, self.clock
         exchange.begin()
         flags = exchange.extras[self.task.width :]
+        flags[1] = save
         if stop is not None:
-            flags[1 + STOP_REASONS.index(stop)] = 1
+            flags[2 + STOP_REASONS.index(stop)] = 1
         micro = max(1, -(-len(share.indices) // self.batch_size))
         clock.mark("other")
         for number in range(micro):
