@@ -359,7 +359,11 @@ def _explain(error: Mapping[str, Any], kind: Any, prefix: str) -> UserError:
         given = given if error["type"] == "literal_error" else context.get("tag")
         return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
     if error["type"] == "value_error":
-        return UserError(key or "model", _brief(given), text.removeprefix("Value error, "))
+        # A __post_init__ names its own key and value: "model.depth=3: must be even".
+        named = re.fullmatch(r"([\w.]+)=(.*?): (.*)", text.removeprefix("Value error, "))
+        if named:
+            return UserError(named[1], named[2], named[3])
+        return UserError(key.rstrip("."), "", text.removeprefix("Value error, "))
     if error["type"] == "string_pattern_mismatch":
         return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -375,10 +379,6 @@ def _owner(kind: Any, where: list[str]) -> Any:
             (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None
         )
     return kind
-
-
-def _brief(value: Any) -> str:
-    return ",".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 
 from hpctrain.config import Config
 from hpctrain.errors import UserError
+from hpctrain.launch.explain import settle
 from hpctrain.run_dir import FINAL, RunDir
 
 # How long ranks may take to save and stop, in seconds.
@@ -121,37 +122,9 @@ def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
 
 def finish(process: subprocess.Popen[bytes], run: RunDir) -> dict[str, Any]:
     """Wait for the ranks' end; gives the final state, written here where no rank was left to do it."""
-    code = process.wait()
+    process.wait()
     state = run.read_state()
     if state.get("phase") in FINAL:
         return state
-    reason, detail, rank = explain(run, code)
-    phase = "cancelled" if reason == "CANCELLED" else "failed"
-    return run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
-
-
-def explain(run: RunDir, code: int, on_this_host: bool = True) -> tuple[str, str, int | None]:
-    """Why an attempt ended without a final state: reason, detail, and the rank at fault.
-
-    Only once its launcher has ended. `on_this_host`: the ranks ran here, so that live ones can be told.
-    """
-    if run.cancel_file.exists():
-        return "CANCELLED", "cancelled by the user", None
-    attempts = run.attempts()
-    ranks = run.rank_files(attempts[-1]) if attempts else []
-    silent = [
-        who["rank"] for who in ranks if who["outcome"] == "running" and not (on_this_host and is_rank(who))
-    ]
-    failure = run.failure(attempts[-1]) if attempts else None
-    if failure and (failure["reason"] != "COLLECTIVE_TIMEOUT" or not silent):
-        return failure["reason"], failure["detail"], failure["rank"]
-    if silent:
-        which = ", ".join(map(str, silent))
-        return (
-            "RANK_KILLED",
-            f"rank {which} was killed from outside (or by the kernel: out of memory)",
-            silent[0],
-        )
     log = run.path / "launcher.log"
-    last = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
-    return "ERROR", f"the launcher ended with code {code}: {' '.join(last)}", None
+    return settle(run, log.read_text(errors="replace") if log.exists() else "")

@@ -6,10 +6,11 @@ and writes state.json. Exits 0 where the run is in good order, else 1: Slurm sho
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from hpctrain.launch import local
+from hpctrain.launch.explain import settle
 from hpctrain.run_dir import FINAL, RunDir
 
 
@@ -17,9 +18,8 @@ def main() -> int:
     run = RunDir(Path(sys.argv[1]))
     state = run.read_state()
     if state.get("phase") not in (*FINAL, "requeued"):
-        reason, detail, rank = local.explain(run, code=1, on_this_host=False)
-        phase = "cancelled" if reason == "CANCELLED" else "failed"
-        state = run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
+        log = run.submitit / f"{os.environ.get('SLURM_JOB_ID')}_0_log.out"
+        state = settle(run, log.read_text(errors="replace") if log.exists() else "")
     return 1 if state["phase"] == "failed" else 0
 
 

@@ -1,0 +1,167 @@
+"""Training with real Horovod ranks: what it writes, that it repeats, that ranks do not change the science."""
+
+import json
+import os
+import signal
+import stat
+import time
+
+import pytest
+import torch
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def assert_bitwise_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_a_run_leaves_what_the_design_says(cli):
+    out, _ = cli.train("resources.ranks=2", "train.tensorboard=true")
+    run = cli.the_run()
+    assert {"config.yaml", "provenance.json", "state.json", "metrics.jsonl", "curves.png"} <= set(
+        os.listdir(run)
+    )
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    state = cli.state()
+    assert (state["phase"], state["reason"], state["step"], state["ranks"]) == ("done", "DONE", 14, 2)
+    summary = state["summary"]
+    assert summary["samples"] == 400
+    assert summary["flops_total"] > 0
+    assert {"loss", "accuracy"} <= summary["validation"].keys()
+    assert [r["epoch"] for r in cli.records("validation")] == [1, 2]
+    train = cli.records("train")
+    assert train[-1]["samples"] == 400
+    assert sum(r["window_steps"] for r in train) == 14
+    assert {"data", "forward", "backward", "allreduce", "optimizer"} <= train[0]["step_ms"].keys()
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["packages"]["horovod"]
+    assert provenance["transport"] == "mpi"
+    assert list((run / "tensorboard").glob("events.*"))
+    for line in ("validation", "throughput", "FLOPs a step", "achieved", "directory"):
+        assert line in out
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_equal_seeds_give_bitwise_equal_runs(cli, ranks):
+    for study in ("a", "b"):
+        cli.train(f"resources.ranks={ranks}", f"run.study={study}", "data.augment=[pad_crop]")
+    assert_bitwise_equal(cli.tensors("a"), cli.tensors("b"))
+    keys = ("loss", "accuracy", "step")
+    first, second = ([{k: r[k] for k in keys} for r in cli.records("train", s)] for s in ("a", "b"))
+    assert first == second
+
+
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_two_ranks_of_half_the_batch_equal_one_rank(cli, transport):
+    """201 samples: the tail of each epoch is divided unevenly, and must weigh no more for it."""
+    odd = ("data.train_limit=201", "train.clip_norm=1", "optimizer.lr=0.02", "task.label_smoothing=0.1")
+    cli.train(*odd, "run.study=one", "train.batch_size=32")
+    cli.train(*odd, "run.study=two", "resources.ranks=2", f"comm.transport={transport}")
+    cli.train(*odd, "run.study=micro", "train.accumulate=2")
+    one, two, micro = (cli.tensors(study) for study in ("one", "two", "micro"))
+    assert cli.the_run("one").name == cli.the_run("two").name == cli.the_run("micro").name
+    for other in (two, micro):
+        for name in one:
+            if name.startswith(("model/", "optimizer/")):
+                torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
+    scores = [cli.records("validation", s)[-1] for s in ("one", "two", "micro")]
+    assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-4)
+    assert scores[0]["loss"] == pytest.approx(scores[2]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("exchange", ["fp16", "small_buckets"])
+def test_other_ways_to_exchange_gradients_learn_the_same(cli, exchange):
+    setting = {"fp16": "comm.compression=fp16", "small_buckets": "comm.bucket_mb=0.05"}[exchange]
+    cli.train("resources.ranks=2", "run.study=plain")
+    cli.train("resources.ranks=2", "run.study=other", setting)
+    plain, other = (cli.records("validation", s)[-1]["loss"] for s in ("plain", "other"))
+    assert other == pytest.approx(plain, rel=1e-6 if exchange == "small_buckets" else 0.05)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
+    """Stopped in mid-epoch and started again: the undisturbed run, to the last bit."""
+    long = ("train.epochs=60", "train.log_every=5", f"resources.ranks={ranks}", "data.augment=[flip]")
+    cli.train(*long, "run.study=whole")
+    process = cli.start("train", *cli.small, *long, "run.study=cut")
+    wait_for(
+        lambda: list(cli.folder.glob("runs/cut/*/metrics.jsonl")) and len(cli.records("train", "cut")) > 3
+    )
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    stopped = cli.state("cut")
+    assert (stopped["phase"], stopped["reason"]) == ("interrupted", "INTERRUPTED")
+    assert 0 < stopped["step"] < stopped["total_steps"]
+    cli.train(*long, "run.study=cut")
+    assert cli.state("cut")["attempt"] == 2
+    assert_bitwise_equal(cli.tensors("whole"), cli.tensors("cut"))
+    losses = [[r["loss"] for r in cli.records("validation", s)] for s in ("whole", "cut")]
+    assert losses[0] == losses[1]
+
+
+def test_a_killed_rank_ends_the_run_with_its_name(cli):
+    process = cli.start("train", *cli.small, "train.epochs=500", "resources.ranks=2")
+    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    who = json.loads((cli.the_run() / "attempts/1/rank_1.json").read_text())
+    os.kill(who["pid"], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "RANK_KILLED" in err
+    assert (cli.state()["phase"], cli.state()["reason"], cli.state()["rank"]) == ("failed", "RANK_KILLED", 1)
+
+
+def test_loss_that_is_not_finite_stops_the_run_before_the_update(cli):
+    _, err = cli.train("optimizer.lr=1e30", "resources.ranks=2", code=1)
+    assert "NAN_PERSISTENT" in err
+    assert cli.state()["reason"] == "NAN_PERSISTENT"
+    assert cli.state()["step"] < cli.state()["total_steps"]
+
+
+def test_a_finished_run_is_shown_not_repeated(cli):
+    cli.train()
+    before = cli.state()
+    _, err = cli.train()
+    assert "done already" in err
+    assert cli.state() == before
+
+
+def test_two_runs_in_one_directory_are_refused(cli):
+    process = cli.start("train", *cli.small, "train.epochs=500")
+    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    _, err = cli.run("train", *cli.small, "train.epochs=500", code=2)
+    assert "RUN_LOCKED" in err
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_submit_runs_on_in_the_background(cli):
+    out, _ = cli.run("submit", *cli.small, "resources.ranks=2")
+    run = cli.the_run()
+    assert run.name in out
+    out, _ = cli.run("logs", "-f", run.name, timeout=120)
+    assert "epoch 2: validation" in out
+    assert "throughput" in out
+    rows = json.loads(cli.run("status", "--json")[0])
+    assert [(r["phase"], r["progress"]) for r in rows] == [("done", 1.0)]
+
+
+def test_cancel_saves_and_resume_goes_on(cli):
+    cli.run("submit", *cli.small, "resources.ranks=2", "train.epochs=60")
+    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    cli.run("cancel")
+    wait_for(lambda: cli.state()["phase"] == "cancelled")
+    at = cli.state()["step"]
+    assert list((cli.the_run() / "checkpoints").glob(f"step_{at:09d}.*"))
+    cli.run("resume")
+    cli.run("logs", "-f", timeout=120)
+    assert cli.state()["phase"] == "done"
+    assert cli.records("train")[-1]["step"] == cli.state()["total_steps"]
