@@ -64,7 +64,7 @@ def check(config: Config) -> None:
     if cpus_per_rank(config) * config.ranks_per_node > (cluster.cpus_per_node or 10**9):
         raise UserError(
             "resources.cpus_per_rank", resources.cpus_per_rank,
-            f"times {config.ranks_per_node} ranks is more than {cluster.name}'s {cluster.cpus_per_node} a node",
+            f"× {config.ranks_per_node} ranks is more than the {cluster.cpus_per_node} cores of a node",
         )  # fmt: skip
 
 

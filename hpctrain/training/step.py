@@ -86,7 +86,8 @@ class Trainer:
 
     def _update(self, lr: float) -> None:
         norm = self.exchange.norm()
-        bad = (~torch.isfinite(norm)).float()
+        loss = self.exchange.extras[0]
+        bad = (~torch.isfinite(norm + loss)).float()
         self.exchange.extras[self.task.width] = bad
         if self.clip_norm is not None:
             self.exchange.scale((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -89,7 +89,7 @@ def test_other_ways_to_exchange_gradients_learn_the_same(cli, exchange):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
     """Stopped in mid-epoch and started again: the undisturbed run, to the last bit."""
-    long = ("train.epochs=60", "train.log_every=5", f"resources.ranks={ranks}", "data.augment=[flip]")
+    long = ("train.epochs=40", "train.log_every=5", f"resources.ranks={ranks}", "data.augment=[flip]")
     cli.train(*long, "run.study=whole")
     process = cli.start("train", *cli.small, *long, "run.study=cut")
     wait_for(
@@ -120,7 +120,7 @@ def test_a_killed_rank_ends_the_run_with_its_name(cli):
 
 
 def test_loss_that_is_not_finite_stops_the_run_before_the_update(cli):
-    _, err = cli.train("optimizer.lr=1e30", "resources.ranks=2", code=1)
+    _, err = cli.train("optimizer.lr=3e38", "resources.ranks=2", code=1)
     assert "NAN_PERSISTENT" in err
     assert cli.state()["reason"] == "NAN_PERSISTENT"
     assert cli.state()["step"] < cli.state()["total_steps"]
@@ -155,13 +155,16 @@ def test_submit_runs_on_in_the_background(cli):
 
 
 def test_cancel_saves_and_resume_goes_on(cli):
-    cli.run("submit", *cli.small, "resources.ranks=2", "train.epochs=60")
+    cli.run("submit", *cli.small, "resources.ranks=2", "train.epochs=3000")
     wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
     cli.run("cancel")
     wait_for(lambda: cli.state()["phase"] == "cancelled")
     at = cli.state()["step"]
     assert list((cli.the_run() / "checkpoints").glob(f"step_{at:09d}.*"))
     cli.run("resume")
-    cli.run("logs", "-f", timeout=120)
-    assert cli.state()["phase"] == "done"
-    assert cli.records("train")[-1]["step"] == cli.state()["total_steps"]
+    wait_for(lambda: cli.state().get("attempt") == 2 and cli.state()["phase"] == "running")
+    wait_for(lambda: cli.records("train")[-1]["step"] > at)
+    cli.run("cancel")
+    wait_for(lambda: cli.state()["phase"] == "cancelled")
+    steps = [r["step"] for r in cli.records("train")]
+    assert steps == sorted(set(steps))
