@@ -1,0 +1,21 @@
+"""Counting operations: rules, walk, trace, peaks, totals, report. Torch is imported when first needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpctrain.flops.count import Count, count
+    from hpctrain.flops.peaks import peak_flops
+    from hpctrain.flops.step import StepWork, step_work
+
+_HOMES = {"Count": "count", "count": "count", "peak_flops": "peaks", "StepWork": "step", "step_work": "step"}
+__all__ = ["Count", "StepWork", "count", "peak_flops", "step_work"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"hpctrain.flops.{_HOMES[name]}"), name)

@@ -1,0 +1,247 @@
+"""Which closed form counts which function of torch: from one call's arguments to its `Work`.
+
+Takes a `Call` seen at torch's own interface (`conv2d(x, w, ...)`, `lstm(...)`, `x + y`), before autograd and
+before any kernel; gives the work of its three passes. Sizes come from the arguments, the need for a
+gradient from `requires_grad`. Pure functions of shapes: no data is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpctrain.flops import rules
+from hpctrain.flops.rules import Cost, Kind, Work
+
+# What a tensor is made from: parameters alone, or the sample.
+WEIGHT, SAMPLE = "weight", "sample"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: `args` by position or name, `out` its result."""
+
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    out: Any
+
+    def get(self, position: int, name: str, default: Any = None) -> Any:
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
+
+    @property
+    def result(self) -> Tensor:
+        return next(tensors(self.out))
+
+    @property
+    def role(self) -> str | None:
+        """What the result is made of: a sample and weights together make something of the sample."""
+        roles = {role(t) for t in tensors((self.args, self.kwargs), integers=True)}
+        return SAMPLE if SAMPLE in roles else WEIGHT if WEIGHT in roles else None
+
+
+def tensors(value: Any, *, integers: bool = False) -> Iterator[Tensor]:
+    """The floating-point tensors in nested tuples, lists and dictionaries, in order; or all tensors."""
+    if isinstance(value, Tensor):
+        if integers or value.is_floating_point():
+            yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors(part, integers=integers)
+    elif isinstance(value, dict):
+        yield from tensors(tuple(value.values()), integers=integers)
+
+
+def role(tensor: Tensor) -> str | None:
+    return WEIGHT if isinstance(tensor, torch.nn.Parameter) else getattr(tensor, "flops_role", None)
+
+
+def work(call: Call, kind: Kind, forward: Cost, grads: Sequence[tuple[Tensor | None, Cost]]) -> Work:
+    """`forward`, and of `grads` (an operand, the cost of its gradient) those that are needed."""
+    passes = {WEIGHT: Cost(), SAMPLE: Cost()}
+    if any(t.requires_grad for t in tensors(call.out)):
+        of_weights = call.role == WEIGHT
+        for tensor, cost in grads:
+            if tensor is not None and tensor.requires_grad:
+                passes[WEIGHT if of_weights or role(tensor) == WEIGHT else SAMPLE] += cost
+    return Work(kind, forward, passes[WEIGHT], passes[SAMPLE])
+
+
+def moved(call: Call, **counts: int) -> Cost:
+    """A forward pass that reads every operand and writes every result once."""
+    read, written = (sum(t.numel() for t in tensors(v)) for v in ((call.args, call.kwargs), call.out))
+    return Cost(read=read, written=written, **counts)
+
+
+# --- products ---------------------------------------------------------------------------------------------
+
+
+def convolution(call: Call, *, transposed: bool = False) -> Work:
+    x, w, b, y = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias"), call.result
+    dims = w.dim() - 2
+    stride, padding = each(call.get(3, "stride", 1), dims), call.get(4, "padding", 0)
+    groups = call.get(6, "groups", 1)
+    dilation = each(call.get(7 if transposed else 5, "dilation", 1), dims)
+    kernel, batch = w.shape[2:], math.prod(x.shape[: -dims - 1])
+    if isinstance(padding, str):
+        padding = [
+            d * (k - 1) // 2 if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)
+        ]
+    channels = x.shape[-dims - 1], y.shape[-dims - 1]
+    into_y, into_w, into_x = rules.convolution(
+        batch,
+        *channels,
+        groups,
+        x.shape[-dims:],
+        y.shape[-dims:],
+        kernel,
+        stride,
+        each(padding, dims),
+        dilation,
+        bias=b is not None,
+        transposed=transposed,
+    )
+    return work(call, "layer", into_y, [(x, into_x), *_weight_and_bias(w, b, into_w)])
+
+
+def linear(call: Call) -> Work:
+    x, w, b = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
+    rows = math.prod(x.shape[:-1])
+    into_y, into_w, into_x = rules.linear(rows, x.shape[-1], math.prod(w.shape[:-1]), bias=b is not None)
+    return work(call, "layer", into_y, [(x, into_x), *_weight_and_bias(w, b, into_w)])
+
+
+def _weight_and_bias(w: Tensor, b: Tensor | None, cost: Cost) -> list[tuple[Tensor | None, Cost]]:
+    return [(w, replace(cost, bias=0)), (b, Cost(bias=cost.bias))]
+
+
+def each(value: Any, dims: int) -> list[int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * dims if len(values) == 1 else values
+
+
+def product(call: Call, macs: int, a: Tensor, b: Tensor, added: Tensor | None = None) -> Work:
+    """A product of two tensors; the gradient of either is a product of as many MACs."""
+    n = call.result.numel()
+    grads = [
+        (one, Cost(macs, read=n + other.numel(), written=one.numel())) for one, other in ((a, b), (b, a))
+    ]
+    if added is not None:
+        grads.append((added, Cost(bias=n if added.numel() < n else 0)))
+    parameters = WEIGHT in (role(a), role(b))
+    return work(
+        call,
+        "layer" if parameters else "attention",
+        moved(call, macs=macs, bias=n * (added is not None)),
+        grads,
+    )
+
+
+def matmul(call: Call) -> Work:
+    a, b = call.args[0], call.get(1, "other", call.kwargs.get("mat2"))
+    return product(call, _matmul_macs(call, a), a, b)
+
+
+def rmatmul(call: Call) -> Work:
+    b, a = call.args[:2]
+    return product(call, _matmul_macs(call, a), a, b)
+
+
+def _matmul_macs(call: Call, a: Tensor) -> int:
+    return call.result.numel() * a.shape[-1]
+
+
+def addmm(call: Call) -> Work:
+    added, a, b = call.args[:3]
+    return product(call, _matmul_macs(call, a), a, b, added)
+
+
+def einsum(call: Call) -> Work:
+    """Two operands, each index in a product once: Π sizes of all indices."""
+    equation, *operands = call.args
+    a, b = operands[0] if isinstance(operands[0], list | tuple) else operands
+    letters = equation.replace(" ", "").split("->")[0].split(",")
+    sizes = {
+        c: n for term, t in zip(letters, (a, b), strict=True) for c, n in zip(term, t.shape, strict=True)
+    }
+    return product(call, math.prod(sizes.values()), a, b)
+
+
+def embedding(call: Call) -> Work:
+    """A gather of rows; backward adds each row of the gradient into its word's."""
+    w, n = call.get(1, "weight"), call.result.numel()
+    return work(call, "memory", Cost(read=n, written=n), [(w, Cost(other=n, read=n, written=w.numel()))])
+
+
+# --- element by element -----------------------------------------------------------------------------------
+
+
+def elementwise(
+    forward: int, first: int, second: int = 0, kind: Kind = "elementwise"
+) -> Callable[[Call], Work]:
+    """Operations an element of the result, and of the gradient of each operand.
+
+    A gradient of an operand that was broadcast is then summed: one addition an element more.
+    """
+
+    def rule(call: Call) -> Work:
+        n, dims = call.result.numel(), call.result.dim()
+        operands = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Tensor)][:2]
+        charges = (first, second) if isinstance(call.args[0], Tensor) else (second, first)
+        grads = [
+            (t, Cost(other=n * (charge + (t.numel() < n or t.dim() < dims)), read=2 * n, written=t.numel()))
+            for t, charge in zip(operands, charges, strict=False)
+        ]
+        return work(call, kind, moved(call, other=n * forward), grads)
+
+    return rule
+
+
+def reversed_operands(rule: Callable[[Call], Work]) -> Callable[[Call], Work]:
+    """For `2 - x` and `2 / x`, which python calls as x.__rsub__(2)."""
+    return lambda call: rule(Call(call.args[1::-1], call.kwargs, call.out))
+
+
+def copying(call: Call) -> Work:
+    """Concatenation, gathering and the like: memory traffic without arithmetic."""
+    grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in tensors(call.args)]
+    return work(call, "memory", moved(call), grads)
+
+
+def where(call: Call) -> Work:
+    """A selection an element, and one an element of each gradient."""
+    return elementwise(1, 1, 1)(Call(call.args[1:], call.kwargs, call.out))
+
+
+def variance(call: Call) -> Work:
+    """Mean, difference, square, sum: 4 an element and a division; backward the mean again, −, · 3 and 2."""
+    x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
+    back = Cost(other=3 * n + 2 * out, read=n + out, written=n)
+    return work(call, "elementwise", moved(call, other=4 * n + out), [(x, back)])
+
+
+def reduction(divide: bool) -> Callable[[Call], Work]:
+    def rule(call: Call) -> Work:
+        x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
+        forward = n + out * divide
+        return work(
+            call,
+            "elementwise",
+            moved(call, other=forward),
+            [(x, Cost(other=n * divide, read=out, written=n))],
+        )
+
+    return rule
+
+
+def dropout(call: Call) -> Work:
+    """x times a mask that holds 0 or 1/(1−p): made with one division, used with one product."""
+    training = call.get(2, "training", True)
+    if not training or call.get(1, "p", 0.5) == 0:
+        return Work("memory")
+    x, n = call.args[0], call.result.numel()
+    return work(call, "activation", moved(call, other=2 * n), [(x, Cost(other=n, read=2 * n, written=n))])

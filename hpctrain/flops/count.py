@@ -1,0 +1,188 @@
+"""Both counts of a module's training step, compared.
+
+Takes any torch.nn.Module on any device and example inputs; gives the work of each layer. Works on a copy
+on the meta device, without data: the module, its gradients and torch's global state stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.flops.calls import SAMPLE
+from hpctrain.flops.modules import Where
+from hpctrain.flops.rules import Cost, Work
+from hpctrain.flops.trace import FORWARD, INPUTS, RECOMPUTED, WEIGHTS, Trace, tensors
+from hpctrain.flops.walk import Walk
+
+LOSS = "(loss)"
+Loss = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's work over all its calls, in order of first use; `params` are its own, shared ones once."""
+
+    name: str
+    type: str
+    params: int
+    work: tuple[Work, ...]
+
+    @property
+    def forward(self) -> Cost:
+        return sum((w.forward for w in self.work), Cost())
+
+    @property
+    def weight_grad(self) -> Cost:
+        return sum((w.weight_grad for w in self.work), Cost())
+
+    @property
+    def input_grad(self) -> Cost:
+        return sum((w.input_grad for w in self.work), Cost())
+
+
+@dataclass(frozen=True)
+class Count:
+    """The work of one training step over the inputs given; `unknown` operators are not in it."""
+
+    layers: tuple[Layer, ...]
+    params: int
+    recomputed_macs: int = 0
+    recomputed_other: int = 0
+    unknown: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    parameter_sizes: tuple[tuple[int, int], ...] = ()  # (elements, dimensions) of those trained
+
+    @property
+    def forward(self) -> Cost:
+        return sum((layer.forward for layer in self.layers), Cost())
+
+    @property
+    def backward(self) -> Cost:
+        return sum((layer.weight_grad + layer.input_grad for layer in self.layers), Cost())
+
+
+def count(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    *,
+    loss: Loss | None = None,
+    training: bool | None = None,
+    allow_unknown: bool = False,
+    check: bool = True,
+) -> Count:
+    """The work of forward and backward pass over `inputs`, counted twice.
+
+    `loss` makes a scalar of the module's result; without it the backward pass starts at the outputs.
+    `training` None leaves the module's mode. Raises UserError for an operator without a rule (unless
+    `allow_unknown`), RunFailed where the two counts differ; `check` False leaves out the trace.
+    """
+    copied = on_meta(model)
+    if training is not None:
+        copied.train(training)
+    moved = tuple(_to_meta(value) for value in inputs)
+    with torch.enable_grad(), torch.device("cpu"):
+        walk = _walk(copied, moved, loss)
+        trace = _trace(copied, moved, loss) if check else None
+    unknown = dict(walk.unknown) | (dict(trace.unknown) if trace else {})
+    if unknown and not allow_unknown:
+        (layer, name), _ = next(iter(unknown.items()))
+        raise UserError("operator", name, f"has no rule (in {layer}); --allow-unknown counts the rest")
+    if trace and not unknown:
+        compare(walk, trace)
+    recomputed = (
+        [sum(c[i] for (_, p), c in trace.found.items() if p == RECOMPUTED) for i in (0, 1)]
+        if trace
+        else [0, 0]
+    )
+    sizes = tuple((p.numel(), p.dim()) for p in copied.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in copied.parameters())
+    return Count(tuple(_layers(copied, walk)), total, recomputed[0], recomputed[1], unknown, sizes)
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose parameters and buffers have shapes but no data; hooks are not copied."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    copied: nn.Module = copy.deepcopy(model, memo)
+    for module in copied.modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(module, hooks).clear()
+    return copied
+
+
+def _to_meta(value: Any) -> Any:
+    """Tensors without data; those that say lengths stay, since shapes depend on them."""
+    if isinstance(value, Tensor):
+        keep = not value.is_floating_point() and value.dim() <= 1 and not value.is_meta
+        return value if keep else value.detach().to("meta").requires_grad_(value.requires_grad)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_to_meta(part) for part in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_to_meta(part) for part in value)
+    return value
+
+
+def _walk(model: nn.Module, inputs: tuple[Any, ...], loss: Loss | None) -> Walk:
+    for tensor in tensors(inputs):
+        tensor.flops_role = SAMPLE  # type: ignore[attr-defined]
+    with Where(model) as where:
+        walk = Walk(where)
+        with walk:
+            out = model(*inputs)
+            if loss is not None:
+                where.enter(LOSS)
+                loss(out)
+    return walk
+
+
+def _trace(model: nn.Module, inputs: tuple[Any, ...], loss: Loss | None) -> Trace:
+    with Where(model) as where:
+        trace = Trace(model, inputs, where)
+        with trace:
+            out = model(*inputs)
+            if loss is not None:
+                where.enter(LOSS)
+                out = loss(out)
+        roots = [t for t in tensors(out) if t.requires_grad]
+        if roots:
+            with trace:
+                torch.autograd.backward(roots, [torch.empty_like(t) for t in roots])
+    return trace
+
+
+def compare(walk: Walk, trace: Trace) -> None:
+    """Raise RunFailed naming the first layer, pass and figure on which the two counts differ."""
+    layers = dict.fromkeys([*walk.found, *(layer for layer, _ in trace.found)])
+    for layer in layers:
+        for which in (FORWARD, WEIGHTS, INPUTS):
+            cost = sum((getattr(work, which) for work in walk.found.get(layer, ())), Cost())
+            closed, traced = (cost.macs, cost.arithmetic), tuple(trace.found.get((layer, which), (0, 0)))
+            if closed != traced:
+                raise RunFailed(
+                    "count_differs",
+                    f"layer {layer}, {which}: closed form {closed[0]} MACs and {closed[1]} other operations, "
+                    f"trace {traced[0]} and {traced[1]}",
+                )
+
+
+def _layers(model: nn.Module, walk: Walk) -> Iterator[Layer]:
+    modules = dict(model.named_modules())
+    seen: set[int] = set()
+    for name, work in walk.found.items():
+        module = modules.get(name, model if name != LOSS else None)
+        own = [] if module is None else [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen.update(id(p) for p in own)
+        yield Layer(
+            name, type(module).__name__ if module else "loss", sum(p.numel() for p in own), tuple(work)
+        )

@@ -1,0 +1,109 @@
+"""What devices can do at most: dense peaks by number format and memory bandwidth, each with its source.
+
+Takes a device's name as its driver gives it ("NVIDIA H100 80GB HBM3"), gives `Device` or None: an unknown
+device is unknown, never guessed. Reads devices.csv beside this file; `measure` runs this machine for a few
+seconds. Imports no torch but in `measure`.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+TERA, GIGA = 1e12, 1e9
+
+
+@dataclass(frozen=True)
+class Device:
+    """`flops` by precision name, operations a second, a MAC being two; `bytes_per_s` of main memory."""
+
+    name: str
+    flops: Mapping[str, float]
+    bytes_per_s: float
+    source: str
+
+
+@cache
+def devices() -> tuple[tuple[tuple[str, ...], Device], ...]:
+    """Every device of the table with the lower-case fragments by which its name is known."""
+    text = Path(__file__).with_name("devices.csv").read_text(encoding="utf-8")
+    return tuple((tuple(row["match"].split("|")), _device(row)) for row in csv.DictReader(text.splitlines()))
+
+
+def _device(row: Mapping[str, str]) -> Device:
+    peaks = {
+        key.removesuffix("_tflops"): float(value) * TERA
+        for key, value in row.items()
+        if key.endswith("_tflops") and value
+    }
+    return Device(row["name"], peaks, float(row["memory_gb_per_s"]) * GIGA, row["source"])
+
+
+def find(name: str) -> Device | None:
+    """The device whose longest fragment occurs in `name`; None where none does."""
+    wanted = " ".join(name.lower().replace("_", " ").split())
+    found = [
+        (len(fragment), device)
+        for fragments, device in devices()
+        for fragment in (*fragments, device.name.lower())
+        if fragment in wanted
+    ]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def peak_flops(name: str, precision: str) -> float | None:
+    """Dense peak in operations a second for fp32, tf32, bf16, fp16 or fp64; None where unknown."""
+    device = find(name)
+    return device.flops.get(precision) if device else None
+
+
+def measure(seconds: float = 1.0) -> Device:
+    """This machine's own peak: the best of repeated square products and of copies beyond the caches.
+
+    Takes about `seconds` for each figure; uses the GPU where there is one, with TF32 off for fp32.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    size = 8192 if cuda else 2048
+    synchronize: Callable[[], None] = torch.cuda.synchronize if cuda else (lambda: None)
+    flops = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        product = partial(torch.mm, a, a, out=torch.empty_like(a))
+        flops[name] = 2 * size**3 / _best_s(product, synchronize, seconds)
+    source = torch.ones(2**28 if cuda else 2**26, device=device)
+    target = torch.empty_like(source)
+    copy_s = _best_s(partial(target.copy_, source), synchronize, seconds)
+    moved_bytes = 2 * source.numel() * source.element_size()
+    label = torch.cuda.get_device_name(device) if cuda else _processor()
+    threads = torch.get_num_threads()
+    note = f"measured: {size}-wide torch.mm, a copy of {moved_bytes // 2:,} bytes, {threads} threads"
+    return Device(label, flops, moved_bytes / copy_s, note)
+
+
+def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
+    """The shortest of as many runs as fit, the first (warming up) left out."""
+    job()
+    synchronize()
+    best, end = float("inf"), time.monotonic() + seconds
+    while best == float("inf") or time.monotonic() < end:
+        start = time.perf_counter()
+        job()
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor() or "CPU"

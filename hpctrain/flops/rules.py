@@ -1,0 +1,368 @@
+"""Closed-form operation counts of one call of a layer, as pure integer arithmetic.
+
+Takes sizes (elements, never bytes) and gives `Work`: forward, gradient of the weights, gradient of the
+inputs. Imports no torch; no side effects. What is counted, everywhere:
+
+- a MAC is one multiplication and one addition into a running sum: n terms are n MACs;
+- any other operation on floating-point numbers is one: add, multiply, divide, compare, select, and each value
+  of an elementary function (exp, log, sqrt, tanh, sigmoid); a sum of n terms is n additions;
+- left out: integer and address arithmetic, random numbers, copies, sorting and argmax, and the additions
+  that join gradients where a tensor is used more than once (kernels fuse them).
+
+Letters: B samples, C channels, T time steps, H hidden units, P projected units, I input width, G gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "layer", "attention", "activation", "normalisation", "pooling", "loss", "elementwise", "memory"
+]
+
+# Operations an element of fused functions: (forward, gradient of the input).
+ACTIVATIONS: dict[str, tuple[int, int]] = {
+    "relu": (1, 1),  # compare; select
+    "sigmoid": (1, 3),  # σ; g·y·(1−y)
+    "tanh": (1, 3),  # tanh; g·(1−y·y)
+    "hardtanh": (2, 2),  # two comparisons; two selections
+    "relu6": (2, 2),
+    "leaky_relu": (2, 2),  # compare, multiply
+    "elu": (4, 4),  # compare, exp, −1, ·α
+    "softplus": (4, 4),  # ·β, exp, +1, log; exp, +1, ÷, ·g
+    "gelu": (5, 9),  # x·0.5·(1+erf(x/√2)); Φ(x) again and x·φ(x)
+    "silu": (2, 5),  # x·σ(x); g·σ·(1+x·(1−σ))
+    "hardswish": (5, 5),  # x·clamp(x+3, 0, 6)/6
+    "hardsigmoid": (4, 2),
+    "softmax": (5, 4),  # max, −, exp, Σ, ÷; (g − Σ g·y)·y
+    "log_softmax": (5, 4),  # max, −, exp, Σ, −; g − exp(y)·Σ g
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One pass of one call. `macs` include the `padding_macs`, whose input is a padding zero."""
+
+    macs: int = 0
+    bias: int = 0
+    other: int = 0
+    read: int = 0  # elements moved from memory, each tensor once
+    written: int = 0
+    padding_macs: int = 0
+
+    def __add__(self, more: Cost) -> Cost:
+        return Cost(
+            self.macs + more.macs,
+            self.bias + more.bias,
+            self.other + more.other,
+            self.read + more.read,
+            self.written + more.written,
+            self.padding_macs + more.padding_macs,
+        )
+
+    @property
+    def arithmetic(self) -> int:
+        """All operations that are not MACs."""
+        return self.bias + self.other
+
+
+@dataclass(frozen=True)
+class Work:
+    """The three passes of one call; `kind` says what `other` is."""
+
+    kind: Kind
+    forward: Cost = Cost()
+    weight_grad: Cost = Cost()
+    input_grad: Cost = Cost()
+
+    @property
+    def backward(self) -> Cost:
+        return self.weight_grad + self.input_grad
+
+
+def taps(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Pairs (output i, tap t) along one dimension whose input i·stride − padding + t·dilation exists."""
+    total = 0
+    for tap in range(kernel):
+        offset = tap * dilation - padding
+        first = max(0, -(offset // stride))  # smallest i with i·stride + offset ≥ 0
+        last = min(outputs - 1, (size - 1 - offset) // stride)
+        total += max(0, last - first + 1)
+    return total
+
+
+def convolution(
+    batch: int,
+    inputs: int,
+    outputs: int,
+    groups: int,
+    size: Sequence[int],
+    out_size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    bias: bool,
+    transposed: bool,
+) -> tuple[Cost, Cost, Cost]:
+    """MACs of each pass: B · (C_in/groups) · C_out · Π kernel · Π positions.
+
+    Positions are the outputs of a convolution and the inputs of a transposed one, which is its adjoint. All
+    three passes are the same sum, ordered otherwise. `size` and `padding` of a transposed convolution stay
+    its own: the cropped outputs are its padding taps. Source: Goodfellow et al. 2016, equation 9.7-9.13.
+    """
+    channels = batch * (inputs // groups) * outputs
+    positions, domain = (size, out_size) if transposed else (out_size, size)
+    macs = channels * math.prod(kernel) * math.prod(positions)
+    inside = channels * math.prod(
+        taps(n, o, k, s, p, d)
+        for n, o, k, s, p, d in zip(domain, positions, kernel, stride, padding, dilation, strict=True)
+    )
+    x, y = batch * inputs * math.prod(size), batch * outputs * math.prod(out_size)
+    w = inputs // groups * outputs * math.prod(kernel)
+    added, spare = (y if bias else 0), macs - inside
+    parameters = w + (outputs if bias else 0)
+    return (
+        Cost(macs, added, 0, x + parameters, y, spare),
+        Cost(macs, added, 0, x + y, parameters, spare),
+        Cost(macs, 0, 0, y + w, x, spare),
+    )
+
+
+def matmul(batch: int, rows: int, inner: int, columns: int) -> int:
+    """MACs of `batch` products (rows x inner)·(inner x columns); so costs either gradient."""
+    return batch * rows * inner * columns
+
+
+def linear(rows: int, inputs: int, outputs: int, *, bias: bool) -> tuple[Cost, Cost, Cost]:
+    """y = x·Wᵀ + b over `rows` vectors, whatever dimensions they are spread over."""
+    macs, x, y, w = rows * inputs * outputs, rows * inputs, rows * outputs, inputs * outputs
+    added, b = (y, outputs) if bias else (0, 0)
+    return (
+        Cost(macs, added, 0, x + w + b, y),
+        Cost(macs, added, 0, x + y, w + b),
+        Cost(macs, 0, 0, y + w, x),
+    )
+
+
+def batch_norm(
+    elements: int, channels: int, *, training: bool, affine: bool, tracked: bool, weight_grad: bool
+) -> tuple[Cost, Cost, Cost]:
+    """x̂ = (x−μ)/√(σ²+ε), y = γ·x̂ + β (Ioffe & Szegedy 2015, Algorithm 1 and the gradients after it).
+
+    An element: μ 1, σ² 3 (−, square, Σ), x̂ 2, affine 2. A channel: 2 divisions, +ε, 1/√; running averages
+    6. Backward, an element: Σg and Σg·x̂ 5, dx 4; a channel 3. Where μ and σ are constants, dx is 1.
+    """
+    forward = elements * (6 if training else 2) + channels * (4 if training else 2)
+    forward += 2 * elements * affine + 6 * channels * (training and tracked)
+    sums = 5 * elements
+    into_x = 4 * elements + 3 * channels if training else elements + channels
+    if training and not weight_grad:
+        into_x += sums
+    parameters = 2 * channels * affine
+    return (
+        Cost(other=forward, read=elements + parameters, written=elements),
+        Cost(other=sums, read=2 * elements, written=parameters),
+        Cost(other=into_x, read=2 * elements + parameters, written=elements),
+    )
+
+
+def layer_norm(elements: int, rows: int, affine: int, *, weight_grad: bool) -> tuple[Cost, Cost, Cost]:
+    """Layer and group normalisation: statistics of each of `rows`, then `affine` gains γ and shifts β.
+
+    An element: μ 1, σ² 3, x̂ 2, affine 2; a row 4. Backward, an element: Σg and Σg·x̂ for γ and β 5 (x̂ 2
+    of them), into x 7 and 1 for γ, and x̂'s 2 where γ's gradient has not made it; a row 2.
+    """
+    scaled = 2 * elements if affine else 0
+    into_x = elements * (7 + bool(affine) + (0 if weight_grad else 2)) + 2 * rows
+    return (
+        Cost(other=6 * elements + scaled + 4 * rows, read=elements + 2 * affine, written=elements),
+        Cost(other=5 * elements, read=2 * elements, written=2 * affine),
+        Cost(other=into_x, read=2 * elements + affine, written=elements),
+    )
+
+
+def pooling(elements: int, outputs: int, window_sum: int, *, maximum: bool) -> tuple[Cost, Cost]:
+    """`window_sum` is the elements of all windows together, padding included.
+
+    Forward: a comparison or addition each, and a division an output for means. Backward: one operation an
+    output for a maximum, one an element of each window for means.
+    """
+    divisions, backward = (0, outputs) if maximum else (outputs, window_sum)
+    return (
+        Cost(other=window_sum + divisions, read=elements, written=outputs),
+        Cost(other=backward, read=outputs, written=elements),
+    )
+
+
+def adaptive_windows(size: int, outputs: int) -> int:
+    """Elements of all windows of adaptive pooling along one dimension: ⌊i·n/o⌋ to ⌈(i+1)·n/o⌉."""
+    return sum(-(-(i + 1) * size // outputs) - i * size // outputs for i in range(outputs))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Operations a hidden unit and step, beside the matrix products and biases.
+
+    `first` is what the first step's backward pass saves where its initial state needs no gradient.
+    """
+
+    gates: int
+    forward: int
+    backward: int
+    first: int = 0
+
+
+CELLS = {
+    # Wx + Uh, then tanh (or ReLU).
+    "rnn_tanh": Cell(1, 2, 3),
+    "rnn_relu": Cell(1, 2, 1),
+    # r, z: add, σ each; r·Uh, +, tanh; (h−n), ·z, +n. Backward: ·2, −1, tanh 3, ·2, σ 3 each.
+    "gru": Cell(3, 10, 14),
+    # Wx + Uh 4; σ 3, tanh 2; f·c + i·g 3; o·tanh(c) 1. Backward: 2, tanh 3, 4, σ 9, tanh 3.
+    "lstm": Cell(4, 13, 21, 1),
+}
+
+
+@dataclass(frozen=True)
+class Grads:
+    """Which gradients one direction of one recurrent layer needs."""
+
+    input: bool = False
+    state: bool = False
+    memory: bool = False  # the LSTM's initial c
+    input_weight: bool = True
+    state_weight: bool = True
+    input_bias: bool = True
+    state_bias: bool = True
+    projection: bool = True
+
+    @property
+    def any(self) -> bool:
+        return any(vars(self).values())
+
+
+def recurrent(
+    cell: str, batch_sizes: Sequence[int], inputs: int, hidden: int, projected: int, bias: bool, grads: Grads
+) -> Work:
+    """One direction of one layer; `batch_sizes` are the samples alive at each step, in the order it runs.
+
+    MACs a sample and step: G·H·(I + P), and H·P where h is projected (P < H). Biases: two vectors of G·H, as
+    torch and cuDNN have. The gradient of the first step's initial state is left out unless needed.
+    Sources: Hochreiter & Schmidhuber 1997; Cho et al. 2014 with torch's reset gate; Sak et al. 2014.
+    """
+    rule, steps = CELLS[cell], sum(batch_sizes)
+    later, width = steps - batch_sizes[0], rule.gates * hidden
+    state = projected or hidden
+    into, through, down = width * inputs, width * state, hidden * projected
+    x, y, b = steps * inputs, steps * state, width * bool(bias)
+    weights = into + through + down + 2 * b
+    forward = Cost(
+        steps * (into + through + down),
+        steps * 2 * b,
+        steps * hidden * rule.forward,
+        x + weights,
+        y,
+    )
+    if not grads.any:
+        return Work("activation", forward)
+    trained = steps * (into * grads.input_weight + through * grads.state_weight + down * grads.projection)
+    bias_grad = steps * width * (bool(bias) and grads.input_bias) + steps * width * (
+        bool(bias) and grads.state_bias
+    )
+    steps_to_state = steps if grads.state else later
+    steps_to_memory = steps if grads.memory else later
+    input_grad = Cost(
+        steps * into * grads.input + steps_to_state * through + steps * down,
+        0,
+        hidden * (steps * (rule.backward - rule.first) + steps_to_memory * rule.first),
+        y + weights - 2 * b,
+        x if grads.input else 0,
+    )
+    return Work("activation", forward, Cost(trained, bias_grad, 0, x + y, weights), input_grad)
+
+
+def attention(
+    batch: int,
+    queries: int,
+    keys: int,
+    width: int,
+    value_width: int,
+    *,
+    scaled: int,
+    masked: bool,
+    dropout: bool,
+    grads: tuple[bool, bool, bool],
+) -> tuple[Cost, Cost]:
+    """softmax(q·kᵀ·s + mask)·v for `batch` = samples x heads (Vaswani et al. 2017, equation 1).
+
+    `scaled` is the number of scaled elements of q (and k); `grads` which of q, k, v need a gradient.
+    """
+    scores = batch * queries * keys
+    into_scores, into_out = scores * width, scores * value_width
+    soft, soft_back = ACTIVATIONS["softmax"]
+    q, k, v = batch * queries * width, batch * keys * width, batch * keys * value_width
+    out = batch * queries * value_width
+    scaling = (q, q + k)[scaled - 1]
+    forward = Cost(
+        into_scores + into_out, 0, (soft + masked + 2 * dropout) * scores + scaling, q + k + v, out
+    )
+    to_q, to_k, to_v = grads
+    backward = Cost(into_out * to_v, 0, 0, out + scores, v * to_v)
+    if to_q or to_k:
+        backward += Cost(into_out, 0, (soft_back + dropout) * scores, out + v)
+    backward += Cost(into_scores * to_q, 0, q * to_q, scores + k, q * to_q)
+    return forward, backward + Cost(into_scores * to_k, 0, k * to_k * (scaled == 2), scores + q, k * to_k)
+
+
+def cross_entropy(rows: int, classes: int, *, grad: bool = True) -> Work:
+    """Log-softmax over each row, then the mean of the chosen ones: 5 and 4 operations a logit, 1 a row."""
+    logits = rows * classes
+    forward = Cost(other=5 * logits + rows, read=logits, written=1)
+    return Work(
+        "loss",
+        forward,
+        Cost(),
+        Cost(other=4 * logits + rows, read=logits, written=logits) if grad else Cost(),
+    )
+
+
+def ctc(frames: int, labels: int, classes: int, *, grad: bool = True) -> Work:
+    """Connectionist temporal classification of one utterance (Graves et al. 2006, equations 6-16).
+
+    In log space over 2·labels+1 states: each α and β is a logsumexp of three (12) and one addition; the
+    gradient joins α+β into each class (6 a state), then exp, two subtractions a class.
+    """
+    lattice = frames * (2 * labels + 1)
+    forward = Cost(other=13 * lattice, read=frames * classes, written=1)
+    backward = Cost(
+        other=19 * lattice + 3 * frames * classes, read=frames * classes, written=frames * classes
+    )
+    return Work("loss", forward, Cost(), backward if grad else Cost())
+
+
+def optimizer_ops(
+    name: str,
+    *,
+    momentum: bool = False,
+    nesterov: bool = False,
+    weight_decay: bool = False,
+    matrix: bool = True,
+) -> int:
+    """Operations a parameter of one update; what is done once for a tensor is left out.
+
+    SGD: w − η·g 2; decay g + λ·w 2; momentum m·v + g 2; Nesterov g + m·v 2. Adam: m 3, v 4,
+    √v/√b + ε 3, w − η·m/d 3; decay 2, or 1 decoupled (AdamW). LARS: norms of w and g 4 and the
+    rate 1 for matrices only, v 3, w − v 1.
+    """
+    if name in ("adam", "adamw"):
+        return 13 + ((1 if name == "adamw" else 2) if weight_decay else 0)
+    if name == "lars":
+        return 4 + 2 * weight_decay + 5 * matrix + 3 * nesterov
+    if name == "sgd":
+        return 2 + 2 * weight_decay + 2 * momentum + 2 * nesterov
+    raise KeyError(name)

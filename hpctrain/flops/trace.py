@@ -1,0 +1,156 @@
+"""The second count: the operators that torch really runs, forward and backward, on the meta device.
+
+Takes a module on the meta device and its inputs; runs forward, then autograd's own backward pass, and adds
+up each aten operator by the rules of operators.py. Backward operators are laid to the layer whose forward
+call made their autograd node, and to weights or inputs by what they multiply. Forward operators that run
+again inside the backward pass (checkpointing) are recomputation and kept apart. No layer is known here.
+Side effects: hooks on the module while it runs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hpctrain.flops.modules import Where
+from hpctrain.flops.operators import FREE, OPERATORS, Count, aten, backward_split, packet
+
+FORWARD, WEIGHTS, INPUTS, RECOMPUTED = "forward", "weight_grad", "input_grad", "recomputed"
+WEIGHT, SAMPLE = "weight", "sample"
+ZEROS = frozenset({aten.zeros, aten.new_zeros, aten.zeros_like})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an autograd node comes from, and what it joined."""
+
+    layer: str
+    has_weight: bool
+    weights_only: bool
+
+
+class Trace(TorchDispatchMode):
+    """Sums the operators run while it is active: `found[layer, pass]` is [MACs, other operations]."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Any], where: Where) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.where = where
+        self.found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self.unknown: dict[tuple[str, str], int] = defaultdict(int)
+        self._roles: dict[int, str] = {}
+        self._alive: list[Any] = []  # storages, lest an address be used twice
+        self._numbers: list[int] = []
+        self._origins: list[Origin] = []
+        for parameter in model.parameters():
+            self._mark(parameter, WEIGHT)
+        for tensor in tensors(inputs):
+            self._mark(tensor, SAMPLE)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = packet(func)
+        out = _ctc(operator, args) or func(*args, **kwargs)
+        operands = list(tensors((*args, *kwargs.values())))
+        results = list(tensors(out))
+        floating = _floating(results) and _floating(operands)
+        if torch._C._current_graph_task_id() < 0:
+            self._forward(func, operator, args, out, operands, results, floating)
+        elif not floating:
+            pass
+        elif torch.is_grad_enabled():
+            self._add(self.where.name, RECOMPUTED, self._count(func, operator, args, out))
+        else:
+            self._backward(func, operator, args, out, operands)
+        return out
+
+    def _forward(
+        self,
+        func: Any,
+        operator: Any,
+        args: Any,
+        out: Any,
+        operands: list[Tensor],
+        results: list[Tensor],
+        floating: bool,
+    ) -> None:
+        # A state that starts at zero belongs to the sample.
+        roles = {SAMPLE} if operator in ZEROS else {self._role(t) for t in operands}
+        weights_only = SAMPLE not in roles and WEIGHT in roles
+        for tensor in results:
+            if SAMPLE in roles or WEIGHT in roles:
+                self._mark(tensor, WEIGHT if weights_only else SAMPLE)
+        # The node of this operator has the last sequence number given out.
+        number = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
+        if not self._numbers or self._numbers[-1] < number:
+            self._numbers.append(number)
+            self._origins.append(Origin(self.where.name, WEIGHT in roles, weights_only))
+        if floating:
+            self._add(self.where.name, FORWARD, self._count(func, operator, args, out))
+
+    def _backward(self, func: Any, operator: Any, args: Any, out: Any, operands: list[Tensor]) -> None:
+        node = torch._C._current_autograd_node()
+        if (operator is aten.add and len(operands) == 2) or (node and node.name() == "ExpandBackward0"):
+            return  # gradients of one tensor meet
+        place = bisect_left(self._numbers, node._sequence_nr()) if node is not None else len(self._numbers)
+        origin = self._origins[place] if place < len(self._origins) else Origin(self.where.name, False, False)
+        split = backward_split(operator, args, out)
+        if split is not None:
+            self._add(origin.layer, WEIGHTS, split[0])
+            self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, split[1])
+            return
+        into_weight = origin.weights_only or (
+            origin.has_weight and not any(self._role(t) == WEIGHT for t in operands)
+        )
+        self._add(origin.layer, WEIGHTS if into_weight else INPUTS, self._count(func, operator, args, out))
+
+    def _count(self, func: Any, operator: Any, args: Any, out: Any) -> Count:
+        if operator in OPERATORS:
+            return OPERATORS[operator](args, out)
+        if not (func.is_view or operator.__name__ in FREE):
+            self.unknown[self.where.name, operator.__name__] += 1
+        return 0, 0
+
+    def _add(self, layer: str, which: str, count: Count) -> None:
+        if any(count):
+            cell = self.found[layer, which]
+            cell[0] += count[0]
+            cell[1] += count[1]
+
+    def _mark(self, tensor: Tensor, role: str) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._roles:
+            self._alive.append(storage)
+        if self._roles.get(storage._cdata) != SAMPLE:
+            self._roles[storage._cdata] = role
+
+    def _role(self, tensor: Tensor) -> str | None:
+        return self._roles.get(tensor.untyped_storage()._cdata)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors(part)
+
+
+def _floating(values: Sequence[Tensor]) -> bool:
+    return any(t.is_floating_point() for t in values)
+
+
+def _ctc(operator: Any, args: Any) -> Any:
+    """CTC has no kernel on the meta device: results of the right shapes."""
+    return None

@@ -1,0 +1,141 @@
+"""The first count: a closed form for each call of torch that a module makes.
+
+Takes a module on the meta device and its inputs, gives the work of every layer. The module runs forward
+once, without data; each call of torch's interface is looked up in `RULES`. Nothing is differentiated:
+what the backward pass costs follows from the formulas and from which tensors need a gradient.
+Side effects: hooks on the module while it runs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from hpctrain.flops import attention, calls, layers, rules
+from hpctrain.flops.calls import SAMPLE, Call, elementwise
+from hpctrain.flops.modules import Where
+from hpctrain.flops.rules import Work
+
+Rule = Callable[[Call], Work]
+
+RULES: dict[str, Rule] = {
+    "linear": calls.linear,
+    "matmul": calls.matmul,
+    "mm": calls.matmul,
+    "bmm": calls.matmul,
+    "mv": calls.matmul,
+    "dot": calls.matmul,
+    "rmatmul": calls.rmatmul,
+    "addmm": calls.addmm,
+    "baddbmm": calls.addmm,
+    "einsum": calls.einsum,
+    "embedding": calls.embedding,
+    "scaled_dot_product_attention": attention.dot_product_attention,
+    "multi_head_attention_forward": attention.multi_head_attention,
+    "batch_norm": layers.batch_norm,
+    "instance_norm": layers.instance_norm,
+    "layer_norm": layers.layer_norm,
+    "group_norm": layers.group_norm,
+    "local_response_norm": layers.local_response_norm,
+    "cross_entropy": layers.cross_entropy,
+    "nll_loss": layers.nll_loss,
+    "ctc_loss": layers.ctc_loss,
+    "mse_loss": elementwise(3, 3, 3, "loss"),
+    **{cell: partial(layers.recurrent, cell=cell) for cell in rules.CELLS},
+    **{f"{cell}_cell": partial(layers.recurrent_cell, cell=cell) for cell in rules.CELLS},
+    **{name: elementwise(*charges, kind="activation") for name, charges in rules.ACTIVATIONS.items()},
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), calls.dropout),
+    # Operations an element: of the result, of the first operand's gradient, of the second's.
+    "add": elementwise(1, 0, 0),
+    "radd": elementwise(1, 0, 0),
+    "sub": elementwise(1, 0, 1),
+    "rsub": calls.reversed_operands(elementwise(1, 0, 1)),
+    "mul": elementwise(1, 1, 1),
+    "rmul": elementwise(1, 1, 1),
+    "div": elementwise(1, 1, 4),
+    "truediv": elementwise(1, 1, 4),
+    "rtruediv": calls.reversed_operands(elementwise(1, 1, 4)),
+    "neg": elementwise(1, 1),
+    "exp": elementwise(1, 1),
+    "log": elementwise(1, 1),
+    "sqrt": elementwise(1, 2),
+    "abs": elementwise(1, 2),
+    "pow": elementwise(1, 3),
+    "square": elementwise(1, 3),
+    "clamp": elementwise(2, 1),
+    "where": calls.where,
+    "var": calls.variance,
+    "sum": calls.reduction(divide=False),
+    "mean": calls.reduction(divide=True),
+    **dict.fromkeys(
+        ("cat", "concat", "stack", "pad", "index_select", "gather", "clone", "contiguous", "repeat",
+         "masked_fill", "flip", "roll", "index_add", "index_copy", "scatter", "scatter_add"),
+        calls.copying,
+    ),
+}  # fmt: skip
+for _dims in (1, 2, 3):
+    RULES |= {
+        f"conv{_dims}d": calls.convolution,
+        f"conv_transpose{_dims}d": partial(calls.convolution, transposed=True),
+        f"max_pool{_dims}d": partial(layers.max_pool, dims=_dims),
+        f"avg_pool{_dims}d": partial(layers.mean_pool, dims=_dims),
+        f"adaptive_avg_pool{_dims}d": partial(layers.adaptive_mean_pool, dims=_dims),
+        f"adaptive_max_pool{_dims}d": partial(layers.adaptive_max_pool, dims=_dims),
+    }
+
+# Views, sizes, new tensors, comparisons, integers: no floating-point arithmetic.
+_FREE = """
+    all and any arange argmax argmin argsort as_strided as_tensor bernoulli bfloat16 bincount bool
+    broadcast_tensors broadcast_to can_cast chunk conj copy cpu cuda cumsum data_ptr detach device
+    diagonal dim double dropout_ dtype element_size empty empty_like eq equal expand expand_as eye fill
+    flatten float full full_like ge get get_device getitem gt half hash invert is_complex is_contiguous
+    is_floating_point is_tensor isfinite isnan item iter le len logical_and logical_not logical_or lt
+    manual_seed movedim narrow ne nelement new_empty new_full new_ones new_tensor new_zeros nonzero
+    normal not numel one_hot ones ones_like or pack_padded_sequence pad_packed_sequence permute
+    promote_types rand rand_like randint randn real register_hook requires_grad reshape reshape_as
+    resolve_conj result_type retain_grad select set setitem shape size slice sort split squeeze storage
+    stride swapaxes t tensor tensor_split to tolist topk transpose tril triu type type_as unbind
+    unflatten unfold uniform unsqueeze untyped_storage view view_as zero zeros zeros_like
+"""
+FREE = frozenset(_FREE.split())
+
+# A state that starts at zero belongs to the sample, though nothing says so.
+ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
+
+
+class Walk(TorchFunctionMode):
+    """Sums the work of the calls made while it is active, by layer (`where`) and kind."""
+
+    def __init__(self, where: Where) -> None:
+        super().__init__()
+        self.where = where
+        self.found: dict[str, list[Work]] = defaultdict(list)
+        self.unknown: dict[tuple[str, str], int] = defaultdict(int)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        call = Call(args, kwargs, out)
+        name = getattr(func, "__name__", str(func)).strip("_")
+        name = name.removesuffix("_with_indices").lstrip("_")
+        made_of = SAMPLE if name in ZEROS else call.role
+        for result in calls.tensors(out, integers=True):
+            if not isinstance(result, nn.Parameter):
+                result.flops_role = made_of  # type: ignore[attr-defined]
+        if _floating((args, kwargs)) and _floating(out):
+            if name in RULES:
+                self.found[self.where.name].append(RULES[name](call))
+            elif name not in FREE:
+                self.unknown[self.where.name, name] += 1
+        return out
+
+
+def _floating(value: Any) -> bool:
+    return next(calls.tensors(value), None) is not None
