@@ -82,7 +82,8 @@ def _submit_local(run: RunDir, config: Config) -> str:
     )
     # The job outlives the terminal it was started from.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    job = executor.submit(jobs.local_job, str(run.path))
+    with _stdio_elsewhere(run):
+        job = executor.submit(jobs.local_job, str(run.path))
     job_id = str(job.job_id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
@@ -141,6 +142,23 @@ def _note_job(run: RunDir, job_id: str) -> None:
     facts = read_json(run.submission_file) or {"job_ids": []}
     ids = [*(i for i in facts["job_ids"] if i != job_id), job_id]
     replace_text(run.submission_file, json.dumps(facts | {"job_ids": ids, "open": False}))
+
+
+@contextlib.contextmanager
+def _stdio_elsewhere(run: RunDir) -> Iterator[None]:
+    """The job's controller inherits our standard streams: a pipe of ours would stay open with it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(number) for number in range(3)]
+    with open(os.devnull) as nothing, (run.submitit / "controller.log").open("a") as log:
+        for number, target in enumerate((nothing, log, log)):
+            os.dup2(target.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, copy in enumerate(saved):
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextlib.contextmanager
