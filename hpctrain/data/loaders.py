@@ -71,18 +71,24 @@ def _synthetic(config: DataConfig) -> Splits:
     """Noise of the right shape, the same for every run: for scaling studies and benchmarks."""
     generator = np.random.default_rng(0)
 
-    def split(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def split(count: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         images = generator.integers(0, 256, (count, *config.shape), dtype=np.uint8)
-        return images, generator.integers(0, config.num_classes or 2, count).astype(np.int64)  # type: ignore[return-value]
+        return images, generator.integers(0, config.num_classes or 2, count).astype(np.int64)
 
     return _splits(config, split(config.train_samples), split(config.validation_samples))
 
 
 def _splits(config: DataConfig, train: Any, validation: Any) -> Splits:
     return Splits(
-        ImageDataset(*(part[: config.train_limit] for part in train), config, augment=True),
-        ImageDataset(*(part[: config.validation_limit] for part in validation), config, augment=False),
+        _dataset(config, *train, limit=config.train_limit, augment=True),
+        _dataset(config, *validation, limit=config.validation_limit, augment=False),
     )
+
+
+def _dataset(
+    config: DataConfig, images: NDArray[np.uint8], labels: NDArray[Any], *, limit: int | None, augment: bool
+) -> ImageDataset:
+    return ImageDataset(images[:limit], labels[:limit], config, augment=augment)
 
 
 LOADERS: dict[str, Callable[[DataConfig], Splits]] = {

@@ -40,13 +40,15 @@ def local_job(path: str) -> str:
 
 def slurm_rank(path: str) -> int:
     """One rank of a Slurm job; all ranks of one start of a job share its token."""
+    from hpctrain.launch import scheduler
     from hpctrain.training.worker import launched_rank, work
 
     run = RunDir(Path(path))
     if run.read_state().get("phase") == "done":
         return 0  # a later job of a chain: nothing is left to do
     job_id = os.environ["SLURM_JOB_ID"]
-    code = work(run, f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    code = work(run, token, scheduler.has_ended)
     if launched_rank() == 0 and run.read_state().get("phase") == "requeued":
         _go_on(run, job_id)
     return code

@@ -71,6 +71,15 @@ def find_by_comment(comment: str, env: dict[str, str] | None = None) -> str | No
     return max(found, key=lambda job_id: int(job_id.split("_")[0]), default=None)
 
 
+def has_ended(job_id: str) -> bool | None:
+    """Whether a job of this user's holds no node any more; None: Slurm does not answer."""
+    try:
+        job = queue().get(job_id)
+    except Unreachable:
+        return None
+    return job is None or job.state not in slurm.ACTIVE
+
+
 def cancel(job_ids: Sequence[str], env: dict[str, str] | None = None) -> None:
     """scancel; jobs that have ended are no error."""
     if job_ids:

@@ -51,9 +51,11 @@ class Job:
 def check(config: Config) -> None:
     """What the preset says of the cluster, before anything is sent there. Raises UserError."""
     cluster, resources = config.cluster, config.resources
-    for key in cluster.needs:
-        if not getattr(cluster, key):
-            raise UserError(f"cluster.{key}", "null", f"{cluster.name} needs it: give cluster.{key}=NAME")
+    for needed in cluster.needs:
+        if not getattr(cluster, needed):
+            raise UserError(
+                f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
+            )
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs a node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes a job"),

@@ -92,7 +92,8 @@ class GradientExchange:
         last = self.buckets[-1].flat
         flats = [b.flat for b in self.buckets[:-1]] + [last[: last.numel() - self.extras.numel()]]
         norms = [torch.linalg.vector_norm(flat) for flat in flats]
-        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     def scale(self, factor: Tensor) -> None:
         """Multiply every gradient by a scalar tensor (clipping)."""
