@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpctrain.config import Config, from_dict
-from hpctrain.errors import UserError, nearest
+from hpctrain.errors import RunFailed, UserError, nearest
 
 
 def conf_dir() -> Path:
@@ -52,11 +52,16 @@ def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int
     a multirun's code is the largest.
     """
     codes = [0]
+    errors: list[UserError | RunFailed] = []
 
     def task(values: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        codes.append(job(from_dict(_plain(values)), list(HydraConfig.get().overrides.task)))
+        # Kept for our own one line: Hydra would print its own before it, and end a multirun.
+        try:
+            codes.append(job(from_dict(_plain(values)), list(HydraConfig.get().overrides.task)))
+        except (UserError, RunFailed) as error:
+            errors.append(error)
 
     argv = list(_experiments(argv))
     sys.argv = ["hpctrain", *argv]
@@ -65,6 +70,8 @@ def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+    if errors:
+        raise errors[0]
     return max(codes)
 
 

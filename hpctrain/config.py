@@ -329,8 +329,9 @@ _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     if kind not in _ADAPTERS:
-        for part in [kind, *_NESTED] if kind is Config else [kind]:
-            setattr(part, "__pydantic_config__", ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+        parts: tuple[Any, ...] = (kind, *_NESTED) if kind is Config else (kind,)
+        for part in parts:
+            part.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
 

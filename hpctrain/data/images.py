@@ -74,7 +74,7 @@ def flip(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
 
 def pad_crop(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
     """Each image moved by up to CROP_PADDING pixels both ways; black comes in at the border."""
-    b, c, h, w = images.shape
+    b, _, h, w = images.shape
     padded = functional.pad(images - shift, [CROP_PADDING] * 4) + shift
     offsets = torch.randint(2 * CROP_PADDING + 1, (2, b), generator=generator).to(images.device)
     rows = offsets[0].view(-1, 1) + torch.arange(h, device=images.device)

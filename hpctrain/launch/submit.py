@@ -19,6 +19,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hpctrain.config import Config
@@ -150,7 +151,7 @@ def _stdio_elsewhere(run: RunDir) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(number) for number in range(3)]
-    with open(os.devnull) as nothing, (run.submitit / "controller.log").open("a") as log:
+    with Path(os.devnull).open() as nothing, (run.submitit / "controller.log").open("a") as log:
         for number, target in enumerate((nothing, log, log)):
             os.dup2(target.fileno(), number)
     try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 # Figures of a record that are no scores of the task.
-NOT_SCORES = frozenset(
-    "kind attempt time step epoch samples lr samples_per_s gflop_per_s mfu window_s window_steps step_ms "
-    "reason".split()
-)
+NOT_SCORES = {
+    *("kind", "attempt", "time", "step", "epoch", "samples", "lr", "reason"),
+    *("samples_per_s", "gflop_per_s", "mfu", "window_s", "window_steps", "step_ms"),
+}
 
 
 def scores_of(record: dict[str, Any]) -> dict[str, float]:

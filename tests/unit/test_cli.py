@@ -1,0 +1,85 @@
+"""The command line without torch: help, wrong commands, wrong settings, Hydra's own flags."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*args, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "hpctrain.cli", *args],
+        cwd=cwd, capture_output=True, text=True, timeout=60, env=os.environ | env,
+    )  # fmt: skip
+
+
+def test_help_names_every_command(tmp_path):
+    from hpctrain.cli import COMMANDS
+
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["tarin"], ["command=tarin", "did you mean train?"]),
+        (["train", "experiment=lenet_fashion"], ["experiment=lenet_fashion", "lenet_fashion_mnist"]),
+        (["train", "model=lenett"], ["model=lenett", "did you mean lenet?"]),
+        (["train", "lenet_digits", "train.batch_size=0"], ["train.batch_size=0", "≥ 1"]),
+        (["train", "lenet_digits", "train.batchsize=1"], ["did you mean train.batch_size?"]),
+        (["train", "lenet_digits", "resources.ranks=2000"], ["resources.ranks=2000", "≤ 1437"]),
+        (["train", "lenet_digits", "resources.device=cuda"], ["resources.device=cuda", "no NVIDIA GPU"]),
+        (["train", "lenet_digits", "cluster=devcluster"], ["cluster=devcluster", "hpctrain submit"]),
+        (["train", "data=mnist"], ["data.path", "hpctrain data fetch mnist"]),
+        (["train", "data=fashion_mnist", "data.path=/nowhere"], ["data.path=/nowhere", "not a folder"]),
+        (["train", "lenet_digits", "run.root=/proc/x"], ["run.root=/proc/x", "can write to"]),
+        (["submit", "lenet_digits", "cluster=devclaster"], ["did you mean devcluster?"]),
+        (["status", "--phase", "sleeping"], ["sleeping"]),
+        (["logs", "nosuchrun"], ["has no runs yet"]),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(tmp_path, args, words):
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+    if args[0] != "status":  # argparse prints its usage first
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_it_is_a_hydra_application(tmp_path):
+    shown = run("train", "lenet_digits", "optimizer.lr=0.125", "--cfg", "job", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "lr: 0.125" in shown.stdout
+    helped = run("train", "--help", cwd=tmp_path)
+    assert "experiment: lenet_digits" in helped.stdout.replace(",", "") or "lenet_digits" in helped.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("hpctrain tr", "train"),
+        ("hpctrain train model=res", "model=resnet50"),
+        ("hpctrain submit optimizer.l", "optimizer.lr="),
+    ],
+)
+def test_completion(tmp_path, line, expected):
+    done = run("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout.split()
+
+
+def test_an_unexpected_error_is_no_traceback(tmp_path, monkeypatch, capsys):
+    from hpctrain import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPCTRAIN_DEBUG", raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "models", ("hpctrain.cli:nothing_here", ""))
+    assert cli.main(["models"]) == 1
+    assert "internal error" in capsys.readouterr().err
