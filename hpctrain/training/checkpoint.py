@@ -1,78 +1,86 @@
-"""Checkpoints: committed whole or not at all, verified before use, written while training goes on.
+"""Saving and restoring a training state: training waits for one copy, a thread does the rest.
 
-Takes `Snapshot`s (named tensors and JSON), keeps them below runs/.../checkpoints/:
-
-    step_<n>.a<attempt>/   tensors.safetensors, meta.json, manifest.json (size and SHA-256 of each file)
-    lineage.json           at which step each attempt began: the fence against zombies
-    latest                 a hint for people; nothing reads it
-
-Commit: a draft folder on the same file system; files written and fsynced, the folder fsynced; one rename
-to its final name; the parent fsynced. A crash before the rename leaves a draft that no reader looks at.
-An attempt that lost its run without knowing (a zombie) commits under its own attempt number; a reader
-drops what an attempt committed beyond the step at which a later one began. No pickle anywhere.
+Takes `Snapshot`s (named tensors and JSON) and gives them back; training/store.py has the files and the
+commit protocol, training/lock.py the right to write. Large states are divided: each rank writes a part,
+and rank 0 commits once all are there. Ranks meet through files in the draft folder only, so that nothing in
+the writer thread can come between the collectives of the training thread.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-import shutil
+import contextlib
+import errno
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from hpctrain.config import CheckpointConfig
 from hpctrain.errors import RunFailed
-from hpctrain.run_dir import read_json, replace_text
+from hpctrain.training import store
+from hpctrain.training.files import (
+    FILES,
+    Files,
+    refuse_if_shared,
+    remove_tree,
+    replace_file,
+    seal,
+    unseal,
+    write_file,
+)
 from hpctrain.training.interval import young_daly_s
+from hpctrain.training.lock import Term
+from hpctrain.training.retention import Retention
+from hpctrain.training.store import CorruptCheckpoint, Entry, FileRecord, Unreadable
+from hpctrain.training.tensor_file import HostBuffer, unpack
 
-_NAME = re.compile(r"step_(\d{9})\.a(\d+)")
 FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs
-FILES = ("tensors.safetensors", "meta.json")
+DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
+WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
+PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
+READ_PATIENCE_S = (0.5, 2.0, 0.0)  # pauses between tries where the storage gives an error
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training state: `tensors` by flat name, `meta` JSON-able."""
+    """A training state: `tensors` by flat name, on any device; `meta` JSON-able, with store.Meta's keys."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A committed checkpoint folder."""
-
-    path: Path
-    step: int
-    attempt: int
-
-
 class Checkpointer:
-    """One writer: rank 0 of one attempt. All times in seconds."""
+    """One attempt's saves. Every rank has one; rank 0 alone holds a term and commits. Times in seconds."""
 
-    def __init__(self, folder: Path, settings: CheckpointConfig, attempt: int, mtbf_s: float) -> None:
-        """`mtbf_s`: the job's mean time between failures, for checkpoint.every=auto."""
-        self._folder, self._settings, self._attempt = folder, settings, attempt
-        self._mtbf_s = mtbf_s
-        self._buffers: dict[str, Tensor] = {}
+    def __init__(
+        self,
+        folder: Path,
+        settings: CheckpointConfig,
+        attempt: int,
+        mtbf_s: float,
+        term: Term | None,
+        rank: int = 0,
+        size: int = 1,
+        files: Files = FILES,
+    ) -> None:
+        """`mtbf_s`: the job's mean time between failures, for checkpoint.every=auto. `term`: on rank 0."""
+        self._folder, self._settings, self._attempt, self._mtbf_s = folder, settings, attempt, mtbf_s
+        self._term, self._rank, self._size, self._files = term, rank, size, files
+        self._retention = Retention(folder, settings, files)
+        self._buffer = HostBuffer()
+        self._job: _Job | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._failures = 0
+        self._last_error = OSError()
+        self._failures = self._saves = 0
         self._saved_at = time.monotonic()
-        self.write_s = 0.0  # the last write's duration
         self.stall_s = 0.0  # what the last save kept training waiting
+        self.write_s = 0.0  # how long the last write took, beside training
+        self.written_bytes = 0  # by this rank, in its last save
 
     def due(self, step: int, whole_epoch: bool) -> bool:
         """Whether the settings ask for a save at this step; the same on every rank."""
@@ -91,208 +99,207 @@ class Checkpointer:
     def save(self, snapshot: Snapshot, metric: float | None = None) -> None:
         """Copy the snapshot, then write it in the background; the last write is waited for first.
 
-        `metric`: smaller is better; the best one is kept. A failed write is printed and tried again at
-        the next save; the second failure in a row raises RunFailed.
+        Every rank calls it at the same step with the same names and shapes. `metric`: smaller is better;
+        the best one is kept. A failed write is printed and training goes on; the second failure in a row
+        raises RunFailed.
         """
         began = time.monotonic()
         self.wait()
-        tensors = {name: self._copy(name, tensor) for name, tensor in snapshot.tensors.items()}
-        meta = snapshot.meta | {"metric": metric, "attempt": self._attempt}
-        self._thread = threading.Thread(target=self._write, args=(tensors, meta), name="checkpoint")
-        self._thread.start()
-        if not self._settings.asynchronous:
-            self.wait()
+        self._saves += 1
+        divided = self._size > 1 and sum(t.nbytes for t in snapshot.tensors.values()) >= DIVIDE_BYTES
+        parts = divide(snapshot.tensors, self._size) if divided else [snapshot.tensors]
+        if self._rank < len(parts):
+            self._buffer.fill(parts[self._rank])
+            meta = snapshot.meta | {"metric": metric, "attempt": self._attempt}
+            self._start(_Job(self._attempt, self._saves, self._rank, len(parts), meta))
+            if not self._settings.asynchronous:
+                self.wait()
         self._saved_at = time.monotonic()
         self.stall_s = self._saved_at - began
 
     def wait(self) -> None:
         """Until nothing is being written. Raises RunFailed at the second failure in a row."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is None:
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        if error is None:
             self._failures = 0
             return
-        error, self._error = self._error, None
+        if not isinstance(error, OSError):
+            raise error  # a later attempt has taken over, or a defect: the next try would end the same
         self._failures += 1
         print(f"checkpoint not written ({error}); the run goes on", flush=True)
         if self._failures >= 2:
-            reason = "DISK_FULL" if getattr(error, "errno", None) in (28, 122) else "STORAGE_ERROR"
-            raise RunFailed(reason, f"two checkpoints in a row could not be written: {error}")
+            raise _failed(error)
+        self._last_error = error
 
     def finish(self) -> None:
-        """The last write stands on disk, or raises."""
+        """The last save stands on disk, or this raises.
+
+        A failed one is tried again from the same buffer, where rank 0 writes alone.
+        """
         self.wait()
-        if self._failures:
-            raise RunFailed("STORAGE_ERROR", "the last checkpoint could not be written")
+        if self._failures and self._job is not None:
+            if self._job.parts > 1:
+                raise _failed(self._last_error)
+            self._saves += 1  # its name may be taken already
+            self._start(replace(self._job, save=self._saves))
+            self.wait()
+
+    def settle(self, patience_s: float = 30.0) -> None:
+        """Give the write under way its chance: the run is failing for another reason."""
+        if self._thread is not None:
+            self._thread.join(patience_s)
 
     def restore(self) -> Snapshot | None:
-        """The newest checkpoint that verifies; broken ones are moved aside and named. None: there is none.
+        """The newest checkpoint that verifies, or None where there never was one; broken ones are put aside.
 
-        Raises RunFailed("NO_VALID_CHECKPOINT") where there are some and none is good: a run never starts
-        from the beginning in silence.
+        Raises RunFailed("NO_VALID_CHECKPOINT") where there were some and none is good: a run never starts
+        from the beginning in silence. From here on this attempt's saves count, and those that an earlier
+        one makes after this do not. Rank 0 only.
         """
-        make_folder(self._folder)
-        broken = []
+        assert self._term is not None
+        refuse_if_shared(self._folder)
+        store.sweep(self._folder, self._files)
+        wrong = []
         snapshot = None
-        for entry in reversed(entries(self._folder)):
+        for entry in reversed(store.entries(self._folder)):
             try:
-                snapshot = read(entry.path)
+                snapshot = read_patiently(self._folder, entry)
                 break
             except CorruptCheckpoint as error:
-                print(f"checkpoint {entry.path.name} is broken: {error}", flush=True)
-                entry.path.rename(self._folder / f"broken.{entry.path.name}.{os.getpid()}")
-                broken.append(str(error))
-        if snapshot is None and broken:
-            raise RunFailed("NO_VALID_CHECKPOINT", "; ".join(broken))
-        self._begin_lineage(snapshot.meta["step"] if snapshot else 0)
+                wrong.append(str(error))
+                if not isinstance(error, Unreadable):
+                    store.put_aside(self._folder, entry, self._files)
+                print(f"checkpoint {error}: going back to the one before", flush=True)
+        if snapshot is None and (wrong or store.had_some(self._folder)):
+            what = "; ".join(wrong) or "all were put aside or removed before"
+            raise RunFailed("NO_VALID_CHECKPOINT", f"{what}; to begin anew, remove {self._folder}")
+        self._term.begin(snapshot.meta["step"] if snapshot else 0)
         return snapshot
 
-    def _begin_lineage(self, step: int) -> None:
-        path = self._folder / "lineage.json"
-        begun = read_json(path) or {}
-        replace_text(path, json.dumps(begun | {str(self._attempt): step}))
-        for draft in self._folder.glob(".draft.*"):
-            shutil.rmtree(draft, ignore_errors=True)
+    def _start(self, job: _Job) -> None:
+        self._job = job
+        self._thread = threading.Thread(target=self._write, args=(job,), name="checkpoint")
+        self._thread.start()
 
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        """Into a host buffer that is used again at the next save."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self._buffers[name] = buffer
-        return buffer.copy_(tensor.detach())
-
-    def _write(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def _write(self, job: _Job) -> None:
         began = time.monotonic()
+        draft = self._folder / f".draft.{job.name}"
         try:
-            commit(self._folder, meta["step"], self._attempt, tensors, meta)
-            self._retain()
-        except (OSError, SafetensorError) as error:
+            self._files.make_folder(draft)
+            part = self._write_part(draft, job)
+            if self._term is not None:
+                parts = part | self._other_parts(draft, job)
+                entry = Entry(job.meta["step"], self._term.number, job.save)
+                store.publish(draft, entry, parts, job.meta, self._term)
+                if not self._retention.is_good(entry):
+                    raise OSError(errno.EIO, "it does not read back as it was written")
+                self._prune()
+        except BaseException as error:
             self._error = error
+            with contextlib.suppress(OSError):  # leave no half of it on a full disk
+                remove_tree(draft, self._files)
         self.write_s = time.monotonic() - began
 
-    def _retain(self) -> None:
-        """Delete what the settings do not keep; only once the newest one has been read back as good."""
-        found = entries(self._folder)
-        verify(found[-1].path)
-        s = self._settings
-        keep = {entry.path for entry in found[-s.keep_last :]}
-        if s.keep_every:
-            keep |= {entry.path for entry in found if entry.step % s.keep_every == 0}
-        if s.keep_best:
-            metrics = {e.path: (read_json(e.path / "meta.json") or {}).get("metric") for e in found}
-            known = {path: m for path, m in metrics.items() if m is not None}
-            if known:
-                keep.add(min(known, key=lambda path: known[path]))
-        for entry in found:
-            if entry.path not in keep:
-                doomed = self._folder / f".draft.old.{entry.path.name}"
-                entry.path.rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+    def _write_part(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
+        name = _part_name(job.rank, job.parts)
+        data = [memoryview(self._buffer.header), *store.pieces(self._buffer.data)]
+        part = FileRecord(*write_file(draft / name, data, self._files))
+        self.written_bytes = part.bytes
+        if job.rank > 0:  # the receipt, beside the draft
+            replace_file(_receipt(draft, job.rank), seal(asdict(part)), self._files)
+        return {name: part}
 
+    def _other_parts(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
+        """Wait for the receipts of the other ranks. Raises TimeoutError naming a rank without one."""
+        parts: dict[str, FileRecord] = {}
+        end_s = time.monotonic() + PARTS_PATIENCE_S
+        for rank in range(1, job.parts):
+            receipt = _receipt(draft, rank)
+            while not receipt.exists():
+                if time.monotonic() > end_s:
+                    raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} did not write its part")
+                time.sleep(0.02)
+            parts[_part_name(rank, job.parts)] = FileRecord(**unseal(receipt.read_bytes()))
+            self._files.remove(receipt)
+        return parts
 
-class CorruptCheckpoint(Exception):
-    """A committed checkpoint whose files are not what its manifest says."""
-
-
-def make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def entries(folder: Path) -> list[Entry]:
-    """Committed checkpoints in order of step; what zombies wrote is left out."""
-    begun = {int(k): v for k, v in (read_json(folder / "lineage.json") or {}).items() if k.isdigit()}
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = _NAME.fullmatch(path.name)
-        if match:
-            entry = Entry(path, int(match[1]), int(match[2]))
-            later = [step for attempt, step in begun.items() if attempt > entry.attempt]
-            if all(entry.step <= step for step in later):
-                found.append(entry)
-    return sorted(found, key=lambda entry: (entry.step, entry.attempt))
-
-
-def commit(folder: Path, step: int, attempt: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
-    """Write one checkpoint by the protocol at the top of this file; gives its folder."""
-    name = f"step_{step:09d}.a{attempt}"
-    draft = folder / f".draft.{name}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700)
-    contents = {"tensors.safetensors": save_tensors(tensors), "meta.json": json.dumps(meta).encode()}
-    manifest = {
-        file: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for file, content in contents.items()
-    }
-    contents["manifest.json"] = json.dumps({"format": 1, "step": step, "files": manifest}).encode()
-    for file, content in contents.items():
-        _write_synced(draft / file, content)
-    _sync_folder(draft)
-    final = folder / name
-    if final.exists():  # the same step of the same attempt: saved again at a stop
-        final.rename(folder / f".draft.replaced.{name}.{time.monotonic_ns()}")
-    draft.rename(final)
-    _sync_folder(folder)
-    replace_text(folder / "latest", name)
-    return final
-
-
-def verify(path: Path) -> dict[str, bytes]:
-    """The files of a checkpoint, compared with its manifest. Raises CorruptCheckpoint naming the file."""
-    manifest = read_json(path / "manifest.json")
-    files = (manifest or {}).get("files")
-    if not isinstance(files, dict) or set(files) != set(FILES):
-        raise CorruptCheckpoint(f"{path.name}/manifest.json is missing or not a manifest")
-    contents = {}
-    for name in FILES:
-        expected = files[name]
+    def _prune(self) -> None:
         try:
-            content = (path / name).read_bytes()
+            self._retention.prune()
         except OSError as error:
-            raise CorruptCheckpoint(f"{path.name}/{name} cannot be read: {error.strerror}") from None
-        if len(content) != expected.get("bytes"):
-            raise CorruptCheckpoint(
-                f"{path.name}/{name} has {len(content)} bytes, not {expected.get('bytes')}"
-            )
-        if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
-            raise CorruptCheckpoint(f"{path.name}/{name} does not have the SHA-256 of its manifest")
-        contents[name] = content
-    return contents
+            print(f"old checkpoints not deleted: {error}", flush=True)
 
 
-def read(path: Path) -> Snapshot:
-    """A verified checkpoint. Raises CorruptCheckpoint."""
-    contents = verify(path)
-    try:
-        tensors, meta = load_tensors(contents["tensors.safetensors"]), json.loads(contents["meta.json"])
-    except (SafetensorError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path.name}: {error}") from None
+@dataclass(frozen=True)
+class _Job:
+    """One write, by one rank of `parts`."""
+
+    attempt: int
+    save: int
+    rank: int
+    parts: int
+    meta: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The same on all ranks."""
+        return f"{self.attempt}-{self.save}"
+
+
+def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    """`size` sets of about equal bytes, by names and sizes alone: every rank comes to the same result."""
+    parts: list[dict[str, Tensor]] = [{} for _ in range(size)]
+    loads = [0] * size
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        small = tensors[name].nbytes < WHOLE_BYTES
+        rank = 0 if small else loads.index(min(loads))
+        parts[rank][name] = tensors[name]
+        loads[rank] += tensors[name].nbytes
+    return parts
+
+
+def read(folder: Path, entry: Entry) -> Snapshot:
+    """A committed checkpoint, verified. Raises CorruptCheckpoint naming the file."""
+    manifest = store.read_manifest(folder, entry)
+    meta = store.read_meta(folder, entry, manifest)
+    tensors: dict[str, Tensor] = {}
+    for name, record in sorted(manifest.files.items()):
+        if name == "meta.json":
+            continue
+        try:
+            part = unpack(store.read_file(folder, entry, name, record))
+        except ValueError as error:
+            raise CorruptCheckpoint(f"{entry.name}/{name}: {error}") from None
+        if twice := part.keys() & tensors.keys():
+            raise CorruptCheckpoint(f"{entry.name}/{name} holds {min(twice)} a second time")
+        tensors |= part
     return Snapshot(tensors, meta)
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def iterate_good(folder: Path) -> Iterator[tuple[Entry, str | None]]:
-    """Each committed checkpoint with what is wrong with it, or None."""
-    for entry in entries(folder):
+def read_patiently(folder: Path, entry: Entry) -> Snapshot:
+    """`read`, tried again where the storage gives an error. Raises CorruptCheckpoint."""
+    for pause_s in READ_PATIENCE_S:
         try:
-            verify(entry.path)
-        except CorruptCheckpoint as error:
-            yield entry, str(error)
-        else:
-            yield entry, None
+            return read(folder, entry)
+        except Unreadable as error:
+            trouble = error
+            time.sleep(pause_s)
+    raise trouble
+
+
+def _part_name(rank: int, parts: int) -> str:
+    return f"tensors-{rank + 1:05d}-of-{parts:05d}.safetensors" if parts > 1 else "tensors.safetensors"
+
+
+def _receipt(draft: Path, rank: int) -> Path:
+    """Where a rank says what its part is; beside the draft, which holds the checkpoint's files only."""
+    return draft.with_name(f"{draft.name}.{rank}.json")
+
+
+def _failed(error: OSError) -> RunFailed:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"checkpoints cannot be written: {error}")

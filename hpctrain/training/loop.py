@@ -156,8 +156,7 @@ def train(
             captured = state.capture(
                 model, optimizer, at.carry, comm, _meta(at, attempt, config, steps_per_epoch)
             )
-            if captured is not None:
-                checkpointer.save(captured, metric=min(at.validation_losses, default=None))
+            checkpointer.save(captured, metric=min(at.validation_losses, default=None))
         if whole_epoch:  # validation and the save are not part of the next steps' figures
             clock.take()
             window_s = time.perf_counter()

@@ -10,19 +10,33 @@ import torch
 from hpctrain.config import Config
 from hpctrain.report.curves import draw_curves
 from hpctrain.run_dir import RunDir
+from hpctrain.training import lock
 from hpctrain.training.checkpoint import Checkpointer
-from hpctrain.training.comm import connect
+from hpctrain.training.comm import Comm, connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
 from hpctrain.training.stop import StopFlag, slurm_end_s
 
+LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended
 
-def session(config: Config, run: RunDir, attempt: int) -> str:
+
+def session(config: Config, run: RunDir, attempt: int, job_ended: lock.JobEnded | None = None) -> str:
     """Train on this rank; gives the reason of the end. Exceptions pass through."""
     stop = StopFlag(slurm_end_s(), config.cluster.signal_s)
     stop.install()
     comm = connect(config.comm, config.ranks)
     torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
+    if comm.rank != 0:
+        return _train(config, run, attempt, comm, stop, None)
+    patience_s = LOCK_PATIENCE_S if "SLURM_JOB_ID" in os.environ else 0.0
+    with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
+        return _train(config, run, attempt, comm, stop, term)
+
+
+def _train(
+    config: Config, run: RunDir, attempt: int, comm: Comm, stop: StopFlag, term: lock.Term | None
+) -> str:
+    """One rank's training; `term` is rank 0's right to write to the run directory."""
     if comm.rank == 0:
         write_provenance(config, run, comm)
         run.write_state(
@@ -31,8 +45,13 @@ def session(config: Config, run: RunDir, attempt: int) -> str:
         )  # fmt: skip
     # The job fails when any of its nodes does.
     mtbf_s = 3600 * config.cluster.mtbf_node_hours / config.resources.nodes
-    checkpointer = Checkpointer(run.checkpoints, config.checkpoint, attempt, mtbf_s)
-    reason = train(config, run, attempt, comm, stop, checkpointer)
+    checkpointer = Checkpointer(
+        run.checkpoints, config.checkpoint, attempt, mtbf_s, term, comm.rank, comm.size
+    )
+    try:
+        reason = train(config, run, attempt, comm, stop, checkpointer)
+    finally:
+        checkpointer.settle()
     comm.barrier()
     if comm.rank == 0:
         draw_curves(

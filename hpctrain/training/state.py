@@ -18,13 +18,11 @@ from hpctrain.training.comm import Comm
 
 def capture(
     model: nn.Module, optimizer: Any, carry: tuple[Tensor, ...] | None, comm: Comm, meta: dict[str, Any]
-) -> Snapshot | None:
-    """Everything a bitwise resume needs. Collective; ranks other than 0 get None."""
+) -> Snapshot:
+    """Everything a bitwise resume needs. Collective; every rank names the same tensors."""
     own = {f"rng/{comm.rank}/{name}": state for name, state in _rng_states(model).items()}
     own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(carry or ())}
     of_ranks = comm.gather_objects(own)
-    if comm.rank != 0:
-        return None
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
     for name, values in _optimizer_state(model, optimizer).items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in values.items()}

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from hpctrain.errors import RunFailed, UserError
@@ -23,21 +24,25 @@ def main() -> int:
     return work(RunDir(Path(sys.argv[1])), sys.argv[2])
 
 
-def work(run: RunDir, token: str) -> int:
-    """Run this process's rank to its end. Never raises: the reason is in the run directory."""
+def work(run: RunDir, token: str, job_ended: Callable[[str], bool | None] | None = None) -> int:
+    """Run this process's rank to its end. Never raises: the reason is in the run directory.
+
+    `job_ended`: whether Slurm says that a job has ended (training/lock.py).
+    """
     rank = launched_rank()
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
     try:
-        reason = _train(run, attempt)
+        reason = _train(run, attempt, job_ended)
     except BaseException as error:
         reason, detail = _reason_of(error)
         traceback.print_exc()
         print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
         _say_who(run, attempt, rank, reason, detail)
         failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
-        if run.claim_failure(attempt, failure):
+        # The state of a run that another attempt owns is not ours to write.
+        if run.claim_failure(attempt, failure) and reason != "RUN_LOCKED":
             run.write_state(phase="failed", **failure)
         # Leave at once: an orderly exit would wait for ranks that wait for us.
         sys.stdout.flush()
@@ -46,12 +51,12 @@ def work(run: RunDir, token: str) -> int:
     return 0
 
 
-def _train(run: RunDir, attempt: int) -> str:
+def _train(run: RunDir, attempt: int, job_ended: Callable[[str], bool | None] | None) -> str:
     # Imported here so that an import that fails is a reason like any other.
     from hpctrain.config import from_dict
     from hpctrain.training.session import session
 
-    return session(from_dict(run.read_config()), run, attempt)
+    return session(from_dict(run.read_config()), run, attempt, job_ended)
 
 
 def launched_rank() -> int:

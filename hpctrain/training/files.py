@@ -1,0 +1,151 @@
+"""The file-system calls of a commit, one method each: what can fail, or be the last thing a process does.
+
+Takes paths, descriptors and bytes; everything made is 0600 (files) or 0700 (folders) under any umask. The
+tests put themselves between these calls: they kill the process at each, and let each fail. No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import UserError
+
+CHUNK_BYTES = 16 * 2**20  # written, read and hashed at a time
+
+
+class Files:
+    """The real calls. Each raises OSError."""
+
+    def make_folder(self, path: Path) -> None:
+        """There afterwards; another rank may have been faster."""
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(0o700)
+            path.chmod(0o700)
+
+    def create(self, path: Path) -> int:
+        """A descriptor for writing; the file must be new."""
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        os.fchmod(handle, 0o600)
+        return handle
+
+    def write(self, handle: int, data: memoryview) -> None:
+        """All of it: one call of write(2) may take less."""
+        while data:
+            data = data[os.write(handle, data) :]
+
+    def sync(self, handle: int) -> None:
+        os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def sync_folder(self, path: Path) -> None:
+        """Makes the names in a folder durable: creations, renames and removals."""
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def link(self, old: Path, new: Path) -> bool:
+        """A second name for `old`; False where `new` is taken."""
+        with contextlib.suppress(FileExistsError):
+            os.link(old, new)
+        # NFS may send a request twice and answer that our own link is in the way: count the names instead.
+        return old.stat().st_nlink == 2
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def remove_folder(self, path: Path) -> None:
+        path.rmdir()
+
+
+FILES = Files()
+
+
+def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[int, str]:
+    """A new file, durable but for its name; gives its size in bytes and its SHA-256 in hex."""
+    digest, size = hashlib.sha256(), 0
+    handle = files.create(path)
+    try:
+        for chunk in chunks:
+            files.write(handle, chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        files.sync(handle)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.close(handle)
+        raise
+    files.close(handle)  # NFS may tell of a failed write only here
+    return size, digest.hexdigest()
+
+
+def replace_file(path: Path, content: bytes, files: Files) -> None:
+    """A file's content changes from old to new at once, and stays so through a power failure."""
+    draft = path.parent / f".draft.{path.name}.{uuid.uuid4().hex[:8]}"
+    write_file(draft, [memoryview(content)], files)
+    files.rename(draft, path)
+    files.sync_folder(path.parent)
+
+
+def remove_tree(path: Path, files: Files) -> None:
+    """A file, or a folder with all that is in it. Links are removed, not followed."""
+    if path.is_dir() and not path.is_symlink():
+        for child in sorted(path.iterdir()):
+            remove_tree(child, files)
+        files.remove_folder(path)
+    else:
+        files.remove(path)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a regular file: no link is followed, no pipe waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{path.name} is not a regular file")
+    return handle
+
+
+def refuse_if_shared(folder: Path) -> None:
+    """Whoever may write there could put a state of theirs into our run. Raises UserError."""
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        mode = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+        raise UserError("run", folder, f"others may write there ({mode}); look at it, then chmod 0700")
+
+
+def seal(values: dict[str, Any]) -> bytes:
+    """JSON that carries its own SHA-256: every changed bit shows."""
+    return _canonical(values | {"seal": hashlib.sha256(_canonical(values)).hexdigest()})
+
+
+def unseal(content: bytes) -> dict[str, Any]:
+    """The inverse. Raises ValueError for anything that `seal` did not give."""
+    try:
+        values = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    values.pop("seal", None)
+    if seal(values) != content:
+        raise ValueError("does not have the SHA-256 that it names")
+    return values
+
+
+def _canonical(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, indent=1).encode() + b"\n"

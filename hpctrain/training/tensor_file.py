@@ -1,0 +1,111 @@
+"""The safetensors format, written from one flat host buffer and read back from one, without a second copy.
+
+Takes named tensors on any device, gives the file's bytes in two pieces (header, buffer); and back. The
+format (https://huggingface.co/docs/safetensors): 8 bytes N, little-endian; N bytes of JSON with dtype,
+shape and [begin, end) of each tensor; then the tensors' bytes, C order, little-endian, without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MAX_HEADER_BYTES = 100_000_000  # as in the reference implementation
+
+assert sys.byteorder == "little"
+
+
+class HostBuffer:
+    """Copies a set of tensors into host memory that is used again as long as the set looks the same."""
+
+    def __init__(self) -> None:
+        self._key: list[tuple[str, torch.Size, torch.dtype]] = []
+        self._views: list[Tensor] = []
+        self._flat = torch.empty(0, dtype=torch.uint8)
+        self.header = b""
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes after the header."""
+        return self._flat.numpy().data
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy; the tensors may change as soon as this returns. Pinned memory for what is on a GPU."""
+        # Widest elements first: then every tensor is aligned.
+        order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        key = [(name, tensors[name].shape, tensors[name].dtype) for name in order]
+        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        if key != self._key:
+            self._lay_out(key, pinned=on_gpu)
+        for name, view in zip(order, self._views, strict=True):
+            view.copy_(tensors[name].detach(), non_blocking=True)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    def _lay_out(self, key: list[tuple[str, torch.Size, torch.dtype]], pinned: bool) -> None:
+        header: dict[str, Any] = {}
+        begin = 0
+        for name, shape, dtype in key:
+            end = begin + shape.numel() * dtype.itemsize
+            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            begin = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self.header = len(text).to_bytes(8, "little") + text
+        self._flat = torch.empty(begin, dtype=torch.uint8, pin_memory=pinned)
+        self._views = [
+            self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
+            for name, shape, dtype in key
+        ]
+        self._key = key
+
+
+def unpack(content: bytearray) -> dict[str, Tensor]:
+    """The tensors of a whole file, as views of `content`. Raises ValueError for any other bytes."""
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(len(content) - 8, _MAX_HEADER_BYTES):
+        raise ValueError("the header is longer than the file")
+    try:
+        header = json.loads(content[8 : 8 + size])
+        header.pop("__metadata__", None)
+        leaves = [(*_leaf(leaf), name) for name, leaf in header.items()]
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a safetensors header ({type(error).__name__})") from None
+    start = at = 8 + size
+    tensors = {}
+    for begin, end, shape, dtype, name in sorted(leaves, key=lambda leaf: leaf[:2]):
+        if start + begin != at or (start + begin) % dtype.itemsize or start + end > len(content):
+            raise ValueError(f"tensor {name} does not lie where it can")
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"tensor {name} has {end - begin} bytes, which is not its shape {shape}")
+        at = start + end
+        tensors[name] = (
+            torch.frombuffer(content, dtype=dtype, count=math.prod(shape), offset=start + begin).view(shape)
+            if end > begin
+            else torch.empty(shape, dtype=dtype)
+        )
+    if at != len(content):
+        raise ValueError(f"{len(content) - at} bytes belong to no tensor")
+    return tensors
+
+
+def _leaf(leaf: dict[str, Any]) -> tuple[int, int, list[int], torch.dtype]:
+    """One entry of a header: begin, end, shape, dtype."""
+    (begin, end), shape = leaf["data_offsets"], leaf["shape"]
+    numbers = [begin, end, *shape]
+    if any(type(n) is not int or n < 0 or n >= 2**63 for n in numbers) or len(shape) > 64 or end < begin:
+        raise ValueError("a size that cannot be")
+    return begin, end, shape, DTYPES[leaf["dtype"]]
