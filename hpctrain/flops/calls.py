@@ -125,11 +125,15 @@ def each(value: Any, dims: int) -> list[int]:
 
 
 def product(call: Call, macs: int, a: Tensor, b: Tensor, added: Tensor | None = None) -> Work:
-    """A product of two tensors; the gradient of either is a product of as many MACs."""
-    n = call.result.numel()
-    grads = [
-        (one, Cost(macs, read=n + other.numel(), written=one.numel())) for one, other in ((a, b), (b, a))
-    ]
+    """A product of two tensors; the gradient of either is a product of as many MACs.
+
+    Where the other one is a single vector, it is an outer product: multiplications without a sum.
+    """
+    n, grads = call.result.numel(), []
+    for one, other in ((a, b), (b, a)):
+        outer = other.dim() == 1 and (other is b or b.dim() == 1)
+        made = {"other" if outer else "macs": macs}
+        grads.append((one, Cost(read=n + other.numel(), written=one.numel(), **made)))
     if added is not None:
         grads.append((added, Cost(bias=n if added.numel() < n else 0)))
     parameters = WEIGHT in (role(a), role(b))
@@ -161,10 +165,13 @@ def addmm(call: Call) -> Work:
 
 
 def einsum(call: Call) -> Work:
-    """Two operands, each index in a product once: Π sizes of all indices."""
+    """Two operands, each index in a product once: Π sizes of all indices; no sum, no MACs."""
     equation, *operands = call.args
     a, b = operands[0] if isinstance(operands[0], list | tuple) else operands
-    letters = equation.replace(" ", "").split("->")[0].split(",")
+    terms, _, result = equation.replace(" ", "").partition("->")
+    letters = terms.split(",")
+    if set(terms) - {","} == set(result):
+        return elementwise(1, 1, 1)(Call((a, b), {}, call.out))
     sizes = {
         c: n for term, t in zip(letters, (a, b), strict=True) for c, n in zip(term, t.shape, strict=True)
     }
@@ -185,8 +192,10 @@ def elementwise(
 ) -> Callable[[Call], Work]:
     """Operations an element of the result, and of the gradient of each operand.
 
-    A gradient of an operand that was broadcast is then summed: one addition an element more.
+    A gradient of an operand that was broadcast is then summed: one addition an element more. A parameter
+    that is added is a bias.
     """
+    is_sum = (forward, first, second) == (1, 0, 0)
 
     def rule(call: Call) -> Work:
         n, dims = call.result.numel(), call.result.dim()
@@ -196,13 +205,14 @@ def elementwise(
             (t, Cost(other=n * (charge + (t.numel() < n or t.dim() < dims)), read=2 * n, written=t.numel()))
             for t, charge in zip(operands, charges, strict=False)
         ]
-        return work(call, kind, moved(call, other=n * forward), grads)
+        done = {"bias" if is_sum and WEIGHT in map(role, operands) else "other": n * forward}
+        return work(call, kind, moved(call, **done), grads)
 
     return rule
 
 
 def reversed_operands(rule: Callable[[Call], Work]) -> Callable[[Call], Work]:
-    """For `2 - x` and `2 / x`, which python calls as x.__rsub__(2)."""
+    """For `2 - x`, which python calls as x.__rsub__(2)."""
     return lambda call: rule(Call(call.args[1::-1], call.kwargs, call.out))
 
 
@@ -210,6 +220,19 @@ def copying(call: Call) -> Work:
     """Concatenation, gathering and the like: memory traffic without arithmetic."""
     grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in tensors(call.args)]
     return work(call, "memory", moved(call), grads)
+
+
+def prelu(call: Call) -> Work:
+    """Compare, multiply; one kernel makes both gradients (4), the slopes' is then summed."""
+    x, n = call.args[0], call.result.numel()
+    grads = [(x, Cost(other=4 * n, read=2 * n, written=n)), (call.args[1], Cost(other=n))]
+    return work(call, "activation", moved(call, other=2 * n), grads)
+
+
+def squared_error(call: Call) -> Work:
+    x, n = call.args[0], call.args[0].numel()
+    grads = [(t, Cost(other=3 * n, read=2 * n, written=n)) for t in (x, call.args[1])]
+    return work(call, "loss", moved(call, other=3 * n), grads)
 
 
 def where(call: Call) -> Work:

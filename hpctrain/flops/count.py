@@ -86,8 +86,13 @@ def count(
     if training is not None:
         copied.train(training)
     moved = tuple(_to_meta(value) for value in inputs)
-    with torch.enable_grad(), torch.device("cpu"):
-        walk = _walk(copied, moved, loss)
+    with torch.enable_grad():
+        try:
+            walk = _walk(copied, moved, loss)
+        except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
+            shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors(moved))
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError("input", shapes, f"does not pass through the model: {reason}") from error
         trace = _trace(copied, moved, loss) if check else None
     unknown = dict(walk.unknown) | (dict(trace.unknown) if trace else {})
     if unknown and not allow_unknown:

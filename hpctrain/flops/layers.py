@@ -226,6 +226,11 @@ def ctc_loss(call: Call) -> Work:
     for time, length in zip(lengths, labels, strict=True):
         one = rules.ctc(time, length, classes)
         forward, backward = forward + one.forward, backward + one.input_grad
+    reduction = call.get(5, "reduction", "mean")
+    if reduction == "mean":  # each loss divided by its clamped number of labels, then their mean
+        forward, backward = forward + Cost(other=3 * batch + 1), backward + Cost(other=2 * batch)
+    elif reduction == "sum":
+        forward += Cost(other=batch)
     return work(call, "loss", forward, [(x, backward)])
 
 

@@ -124,6 +124,20 @@ def _nll_backward(args: Sequence[Any], out: Any) -> Count:
     return 0, args[2].numel()
 
 
+def _ctc_cells(input_lengths: Any, target_lengths: Any) -> int:
+    """Frames times states over the utterances."""
+    return sum(int(t) * (2 * int(u) + 1) for t, u in zip(input_lengths, target_lengths, strict=True))
+
+
+def _ctc(args: Sequence[Any], out: Any) -> Count:
+    return 0, 13 * _ctc_cells(*args[2:4])
+
+
+def _ctc_backward(args: Sequence[Any], out: Any) -> Count:
+    frames = sum(int(t) for t in args[3])
+    return 0, 19 * _ctc_cells(*args[3:5]) + 3 * frames * args[1].shape[-1]
+
+
 OPERATORS: dict[Any, Operator] = {
     aten.mm: _mm,
     aten.bmm: _mm,
@@ -163,6 +177,8 @@ OPERATORS: dict[Any, Operator] = {
     aten.nll_loss2d_forward: _nll,
     aten.nll_loss_backward: _nll_backward,
     aten.nll_loss2d_backward: _nll_backward,
+    aten._ctc_loss: _ctc,
+    aten._ctc_loss_backward: _ctc_backward,
     aten.mse_loss: each_input(3),
     aten.mse_loss_backward: each(3),
     aten.embedding_dense_backward: each_input(1),
@@ -175,7 +191,7 @@ OPERATORS: dict[Any, Operator] = {
     **dict.fromkeys(
         (aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.exp, aten.log, aten.sqrt,
          aten.rsqrt, aten.reciprocal, aten.abs, aten.sgn, aten.sigmoid, aten.tanh, aten.relu,
-         aten.threshold_backward, aten.maximum, aten.minimum), each(1),
+         aten.threshold_backward, aten.maximum, aten.minimum, aten.clamp_min), each(1),
     ),
     **dict.fromkeys((aten.sigmoid_backward, aten.tanh_backward), each(3)),
     **dict.fromkeys((aten.hardtanh, aten.hardtanh_backward, aten.leaky_relu, aten.leaky_relu_backward,
@@ -184,6 +200,7 @@ OPERATORS: dict[Any, Operator] = {
                      aten.hardsigmoid), each(4)),
     **dict.fromkeys((aten.gelu, aten.silu_backward, aten.hardswish, aten.hardswish_backward), each(5)),
     aten.gelu_backward: each(9),
+    aten._prelu_kernel: each(2),
 }  # fmt: skip
 
 # Movement, fresh tensors, selection, random numbers.
@@ -229,6 +246,8 @@ def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Count, Cou
         affine = args[4 if func is aten.native_group_norm_backward else 5] is not None
         weights = (mask[1] or mask[2]) and affine
         return (0, 5 * n * weights), (0, (n * (7 + affine + 2 * (not weights)) + 2 * rows) * mask[0])
+    if func is aten._prelu_kernel_backward:
+        return (0, 0), (0, 4 * args[0].numel())
     return None
 
 

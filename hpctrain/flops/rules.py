@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal[
@@ -208,7 +208,8 @@ def adaptive_windows(size: int, outputs: int) -> int:
 class Cell:
     """Operations a hidden unit and step, beside the matrix products and biases.
 
-    `first` is what the first step's backward pass saves where its initial state needs no gradient.
+    `first` is what the first step's backward pass saves: an LSTM whose initial c, a GRU whose first U·h needs
+    no gradient.
     """
 
     gates: int
@@ -222,7 +223,7 @@ CELLS = {
     "rnn_tanh": Cell(1, 2, 3),
     "rnn_relu": Cell(1, 2, 1),
     # r, z: add, σ each; r·Uh, +, tanh; (h−n), ·z, +n. Backward: ·2, −1, tanh 3, ·2, σ 3 each.
-    "gru": Cell(3, 10, 14),
+    "gru": Cell(3, 10, 14, 1),
     # Wx + Uh 4; σ 3, tanh 2; f·c + i·g 3; o·tanh(c) 1. Backward: 2, tanh 3, 4, σ 9, tanh 3.
     "lstm": Cell(4, 13, 21, 1),
 }
@@ -275,11 +276,15 @@ def recurrent(
         bool(bias) and grads.state_bias
     )
     steps_to_state = steps if grads.state else later
-    steps_to_memory = steps if grads.memory else later
+    # Where the projection alone is trained, nothing before it in the first step needs a gradient.
+    gates = replace(grads, projection=False).any
+    active = list(batch_sizes if gates else batch_sizes[1:]) or [0]
+    hidden_side = grads.state or grads.state_weight or grads.state_bias
+    whole = grads.memory if cell == "lstm" else hidden_side
     input_grad = Cost(
-        steps * into * grads.input + steps_to_state * through + steps * down,
+        steps * into * grads.input + steps_to_state * through + sum(active) * down,
         0,
-        hidden * (steps * (rule.backward - rule.first) + steps_to_memory * rule.first),
+        hidden * (sum(active) * rule.backward - (0 if whole else active[0] * rule.first)),
         y + weights - 2 * b,
         x if grads.input else 0,
     )

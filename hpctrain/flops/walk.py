@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from hpctrain.flops import attention, calls, layers, rules
 from hpctrain.flops.calls import SAMPLE, Call, elementwise
+from hpctrain.flops.ctc import CtcOnMeta
 from hpctrain.flops.modules import Where
 from hpctrain.flops.rules import Work
 
@@ -45,7 +47,7 @@ RULES: dict[str, Rule] = {
     "cross_entropy": layers.cross_entropy,
     "nll_loss": layers.nll_loss,
     "ctc_loss": layers.ctc_loss,
-    "mse_loss": elementwise(3, 3, 3, "loss"),
+    "mse_loss": calls.squared_error,
     **{cell: partial(layers.recurrent, cell=cell) for cell in rules.CELLS},
     **{f"{cell}_cell": partial(layers.recurrent_cell, cell=cell) for cell in rules.CELLS},
     **{name: elementwise(*charges, kind="activation") for name, charges in rules.ACTIVATIONS.items()},
@@ -59,7 +61,9 @@ RULES: dict[str, Rule] = {
     "rmul": elementwise(1, 1, 1),
     "div": elementwise(1, 1, 4),
     "truediv": elementwise(1, 1, 4),
-    "rtruediv": calls.reversed_operands(elementwise(1, 1, 4)),
+    "rdiv": elementwise(2, 4),  # a reciprocal and a product
+    "reciprocal": elementwise(1, 3),
+    "prelu": calls.prelu,
     "neg": elementwise(1, 1),
     "exp": elementwise(1, 1),
     "log": elementwise(1, 1),
@@ -121,9 +125,10 @@ class Walk(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        call = Call(args, kwargs, out)
         name = getattr(func, "__name__", str(func)).strip("_")
+        with CtcOnMeta() if name == "ctc_loss" else nullcontext():
+            out = func(*args, **kwargs)
+        call = Call(args, kwargs, out)
         name = name.removesuffix("_with_indices").lstrip("_")
         made_of = SAMPLE if name in ZEROS else call.role
         for result in calls.tensors(out, integers=True):

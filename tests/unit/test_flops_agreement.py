@@ -1,0 +1,307 @@
+"""Random layers: the closed form and the trace of real operators agree to the last unit, in every pass.
+
+`count` itself raises where they differ. Beside it, MACs are checked against formulas written out here.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.flops.count import count
+from hpctrain.flops.rules import Cost
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+small = st.integers(1, 3)
+few = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+class Call(nn.Module):
+    """A function as a module, so that functional code is counted too."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def meta(*shape, grad=True):
+    return torch.empty(*shape, device="meta", requires_grad=grad)
+
+
+def frozen(module, which):
+    for parameter, freeze in zip(module.parameters(), which, strict=False):
+        parameter.requires_grad_(not freeze)
+    return module
+
+
+@few
+@given(data=st.data(), dims=st.integers(1, 3), transposed=st.booleans())
+def test_convolutions(data, dims, transposed):
+    groups = data.draw(small)
+    inputs, outputs = groups * data.draw(small), groups * data.draw(small)
+    each = st.tuples(*[small] * dims)
+    kernel, stride, dilation = data.draw(each), data.draw(each), data.draw(each)
+    padding = data.draw(st.tuples(*[st.integers(0, 2)] * dims))
+    size = tuple(d * (k - 1) + data.draw(small) + 2 for d, k in zip(dilation, kernel, strict=True))
+    if transposed:
+        padding = tuple(min(p, d * (k - 1)) for p, d, k in zip(padding, dilation, kernel, strict=True))
+    kind = (TRANSPOSED if transposed else CONVOLUTIONS)[dims]
+    bias = data.draw(st.booleans())
+    layer = kind(
+        inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias
+    )
+    frozen(layer, data.draw(st.lists(st.booleans(), min_size=2, max_size=2)))
+    batch, grad = data.draw(small), data.draw(st.booleans())
+    found = count(layer, [meta(batch, inputs, *size, grad=grad)])
+    y = layer.to("meta")(meta(batch, inputs, *size))
+    positions = math.prod(size if transposed else y.shape[2:])
+    macs = batch * inputs // groups * outputs * math.prod(kernel) * positions
+    assert found.forward.macs == macs
+    assert found.backward.macs == macs * (grad + layer.weight.requires_grad)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@few
+@given(data=st.data())
+def test_asymmetric_padding(data):
+    left, right, kernel = data.draw(small), data.draw(small), data.draw(st.integers(1, 4))
+    layer = nn.Sequential(nn.ConstantPad1d((left, right), 0.0), nn.Conv1d(2, 3, kernel))
+    found = count(layer, [meta(2, 2, 6)])
+    assert found.forward.macs == 2 * 2 * 3 * kernel * (6 + left + right - kernel + 1)
+    same = count(nn.Conv2d(2, 4, (kernel, 2), padding="same"), [meta(1, 2, 5, 6)])
+    assert same.forward.macs == 2 * 4 * kernel * 2 * 5 * 6
+
+
+@few
+@given(shape=st.lists(st.integers(1, 4), min_size=0, max_size=4), bias=st.booleans(), grad=st.booleans())
+def test_linear_over_any_dimensions(shape, bias, grad):
+    found = count(nn.Linear(5, 3, bias=bias), [meta(*shape, 5, grad=grad)])
+    rows = math.prod(shape)
+    assert (found.forward.macs, found.forward.bias) == (15 * rows, 3 * rows * bias)
+    assert found.backward.macs == 15 * rows * (1 + grad)
+
+
+@few
+@given(data=st.data(), kind=st.sampled_from([nn.RNN, nn.GRU, nn.LSTM]))
+def test_recurrent(data, kind):
+    steps, batch, layers, both = (
+        data.draw(small),
+        data.draw(small),
+        data.draw(small),
+        data.draw(st.booleans()),
+    )
+    inputs, hidden, bias = data.draw(small), data.draw(st.integers(2, 4)), data.draw(st.booleans())
+    extra = {}
+    if kind is nn.LSTM:
+        extra["proj_size"] = data.draw(st.integers(0, hidden - 1))
+    if kind is nn.RNN:
+        extra["nonlinearity"] = data.draw(st.sampled_from(["tanh", "relu"]))
+    dropout = data.draw(st.sampled_from([0.0, 0.5])) if layers > 1 else 0.0
+    layer = kind(inputs, hidden, layers, bias=bias, bidirectional=both, dropout=dropout, **extra)
+    size = 4 * layers * (1 + both)
+    frozen(layer, data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    x = meta(steps, batch, inputs, grad=data.draw(st.booleans()))
+    found = count(layer, [x])
+    gates = {nn.RNN: 1, nn.GRU: 3, nn.LSTM: 4}[kind]
+    state, macs, width = extra.get("proj_size") or hidden, 0, inputs
+    for _ in range(layers):
+        macs += (1 + both) * (gates * hidden * (width + state) + hidden * extra.get("proj_size", 0))
+        width = state * (1 + both)
+    assert found.forward.macs == steps * batch * macs
+
+
+@few
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(lambda v: sorted(v, reverse=True)),
+    kind=st.sampled_from([nn.RNN, nn.GRU, nn.LSTM]),
+    both=st.booleans(),
+)
+def test_packed_lengths_cost_their_own_steps(lengths, kind, both):
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(3, 4, 2, bidirectional=both)
+
+        def forward(self, x):
+            return self.rnn(pack_padded_sequence(x, torch.tensor(lengths)))[0].data
+
+    found = count(Packed(), [meta(max(lengths), len(lengths), 3)])
+    one = count(kind(3, 4, 2, bidirectional=both), [meta(1, 1, 3)])
+    assert found.forward.macs == sum(lengths) * one.forward.macs
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_cells(kind):
+    found = count(kind(3, 4), [meta(2, 3)])
+    assert found.forward.macs == 2 * {nn.RNNCell: 1, nn.GRUCell: 3, nn.LSTMCell: 4}[kind] * 4 * (3 + 4)
+
+
+@few
+@given(
+    data=st.data(), batch=small, heads=small, queries=small, keys=small, width=small,
+    need_weights=st.booleans(), bias=st.booleans(), self_attention=st.booleans(), masked=st.booleans(),
+)  # fmt: skip
+def test_attention(data, batch, heads, queries, keys, width, need_weights, bias, self_attention, masked):
+    size = heads * width
+    keys = queries if self_attention else keys
+    layer = nn.MultiheadAttention(size, heads, bias=bias, dropout=data.draw(st.sampled_from([0.0, 0.1])))
+    mask = meta(queries, keys, grad=False) if masked else None
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = layer
+
+        def forward(self, q, kv):
+            kv = q if self_attention else kv
+            return self.attention(q, kv, kv, need_weights=need_weights, attn_mask=mask)[0]
+
+    found = count(Module(), [meta(queries, batch, size), meta(keys, batch, size)])
+    projections = batch * size * size * (2 * queries + 2 * keys)
+    assert found.forward.macs == projections + 2 * batch * heads * queries * keys * width
+    q, k = meta(batch, heads, queries, width), meta(batch, heads, keys, width)
+    direct = count(Call(F.scaled_dot_product_attention), [q, k, k])
+    assert direct.forward.macs == 2 * batch * heads * queries * keys * width
+    assert direct.backward.macs == 2 * direct.forward.macs
+
+
+@few
+@given(
+    data=st.data(), dims=st.integers(1, 3), affine=st.booleans(), tracked=st.booleans(),
+    training=st.booleans(), grad=st.booleans(),
+)  # fmt: skip
+def test_normalisation(data, dims, affine, tracked, training, grad):
+    shape = [data.draw(small) + 1, 4, *[data.draw(small) + 1] * dims]
+    x = meta(*shape, grad=grad or not affine)
+    count(NORMS[dims](4, affine=affine, track_running_stats=tracked).train(training), [x])
+    count(nn.GroupNorm(2, 4, affine=affine), [x])
+    count(nn.LayerNorm(shape[-1], elementwise_affine=affine), [x])
+    count(nn.LocalResponseNorm(3), [x])
+    count((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[dims - 1](4), [x])
+
+
+@few
+@given(size=st.integers(4, 9), kernel=small, stride=small, padding=st.integers(0, 1), outputs=small)
+def test_pooling(size, kernel, stride, padding, outputs):
+    x, padding = meta(2, 3, size, size + 1), min(padding, kernel // 2)
+    found = count(nn.MaxPool2d(kernel, stride, padding), [x])
+    assert found.forward.other == nn.MaxPool2d(kernel, stride, padding)(x).numel() * kernel**2
+    count(nn.AvgPool2d(kernel, stride, padding), [x])
+    count(nn.AdaptiveAvgPool2d(outputs), [x])
+    count(nn.AdaptiveMaxPool2d(outputs), [x])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.SiLU(), nn.ELU(), nn.LeakyReLU(), nn.ReLU6(),
+        nn.Hardtanh(), nn.Softplus(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softmax(-1), nn.LogSoftmax(-1),
+        nn.Dropout(0.3), nn.Flatten(), nn.Identity(), nn.ReLU(inplace=True), nn.PReLU(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_activations(layer):
+    count(nn.Sequential(nn.Linear(4, 6), layer), [meta(3, 2, 4)])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x * 2 - 1,
+        lambda x: 1 - x,
+        lambda x: 2 / x,
+        lambda x: x / x.sum(-1, keepdim=True),
+        lambda x: (x - x.mean()).square().mean(),
+        lambda x: x.exp().log().sqrt().abs(),
+        lambda x: -x.clamp(0, 20),
+        lambda x: x.var(),
+        lambda x: torch.cat([x, x[:1]]).T.reshape(-1)[1:],
+        lambda x: torch.where(x > 0, x, x * 2),
+        lambda x: x @ x.T,
+        lambda x: torch.einsum("ij,kj->ik", x, x),
+        lambda x: torch.einsum("ij,kj->ikj", x, x),
+        lambda x: torch.addmm(x[:, :3], x, x.T),
+        lambda x: torch.bmm(x[None], x.T[None]),
+        lambda x: x @ x[0],
+        lambda x: F.cross_entropy(x, torch.empty(3, dtype=torch.int64, device="meta")),
+        lambda x: F.cross_entropy(
+            x, torch.empty(3, dtype=torch.int64, device="meta"), reduction="sum", label_smoothing=0.1
+        ),
+        lambda x: F.mse_loss(x, x.detach()),
+        lambda x: F.nll_loss(F.log_softmax(x, 1), torch.empty(3, dtype=torch.int64, device="meta")),
+    ],
+)
+def test_functions(function):
+    assert count(Call(function), [meta(3, 5)]).forward != Cost()
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_ctc(reduction):
+    def loss(x):
+        targets = torch.empty(2, 3, dtype=torch.int64, device="meta")
+        return F.ctc_loss(x, targets, (7, 5), (3, 2), reduction=reduction)
+
+    found = count(Call(loss), [meta(7, 2, 4)])
+    lattice = 13 * (7 * 7 + 5 * 5)
+    assert found.forward.other == lattice + {"none": 0, "sum": 2, "mean": 7}[reduction]
+
+
+def test_embedding_and_tied_weights():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(10, 4)
+            self.out = nn.Linear(4, 10, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, tokens):
+            return self.out(self.words(tokens))
+
+    found = count(Tied(), [torch.zeros(3, 2, dtype=torch.int64)])
+    assert found.params == 40
+    assert found.forward.macs == 6 * 40
+    assert found.backward.macs == 2 * 6 * 40
+
+
+def test_recomputation_is_apart():
+    from torch.utils.checkpoint import checkpoint
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    plain, again = count(Block().inner, [meta(3, 4)]), count(Block(), [meta(3, 4)])
+    assert (again.forward, again.backward) == (plain.forward, plain.backward)
+    assert (plain.recomputed_macs, again.recomputed_macs) == (0, 3 * 16)
+
+
+def test_unknown_operator_is_an_error_that_names_it():
+    layer = nn.Sequential(nn.Linear(3, 3), Call(torch.special.bessel_j0))
+    with pytest.raises(UserError, match=r"bessel_j0.*no rule \(in 1\)"):
+        count(layer, [meta(2, 3)])
+    found = count(layer, [meta(2, 3)], allow_unknown=True)
+    assert found.forward.macs == 18
+    assert ("1", "special_bessel_j0") in found.unknown
+
+
+def test_a_difference_is_an_error_that_names_the_layer(monkeypatch):
+    from hpctrain.flops import walk
+
+    monkeypatch.setitem(walk.RULES, "relu", walk.RULES["tanh"])
+    with pytest.raises(RunFailed, match=r"layer 1, input_grad.*12 other.*trace 0 and 4"):
+        count(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), [meta(2, 3)])
