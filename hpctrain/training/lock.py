@@ -103,8 +103,9 @@ def acquire(
     Raises RunFailed("RUN_LOCKED") naming the last owner, where that is not known to have ended and does
     not within `patience_s` seconds.
     """
-    files.make_folder(folder)
-    files.make_folder(folder / "terms")
+    for made in (folder, folder / "terms"):
+        files.make_folder(made)
+        files.sync_folder(made.parent)
     end_s = time.monotonic() + patience_s
     mine = this_process(attempt)
     draft = folder / "terms" / f".draft.{uuid.uuid4().hex[:8]}"
