@@ -1,0 +1,60 @@
+"""The least time a step can take on a device, layer by layer: time ≥ Σ max(FLOPs / peak, bytes / bandwidth).
+
+Takes layers' costs and a device's peaks; gives seconds. Each tensor is taken to move once a pass, nothing is
+kept in caches between layers and no layers are fused. Pure; imports no torch. Source: Williams, Waterman &
+Patterson 2009, "Roofline: an insightful visual performance model".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpctrain.errors import UserError
+from hpctrain.flops.peaks import Device
+from hpctrain.flops.rules import Cost
+
+BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Least seconds of one layer's passes; `by` is compute or memory."""
+
+    seconds: float
+    by: str
+    flops: int
+    moved_bytes: int
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a byte."""
+        return self.flops / self.moved_bytes if self.moved_bytes else 0.0
+
+
+def bound(cost: Cost, device: Device, precision: str) -> Bound:
+    """The bound of one pass; multiply-adds at the device's peak. Raises UserError where that is unknown."""
+    if precision not in device.flops:
+        raise UserError("precision", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}")
+    flops = 2 * cost.macs
+    moved = (cost.read + cost.written) * BYTES[precision]
+    compute, memory = flops / device.flops[precision], moved / device.bytes_per_s
+    return Bound(max(compute, memory), "compute" if compute >= memory else "memory", flops, moved)
+
+
+def joined(parts: Iterable[Bound]) -> Bound:
+    """Passes that follow one another: named after what binds them longest."""
+    bounds = list(parts)
+    seconds = sum(b.seconds for b in bounds)
+    compute = sum(b.seconds for b in bounds if b.by == "compute")
+    return Bound(
+        seconds,
+        "compute" if compute * 2 >= seconds else "memory",
+        sum(b.flops for b in bounds),
+        sum(b.moved_bytes for b in bounds),
+    )
+
+
+def utilisation(flops: float, bound_s: float, step_s: float, device: Device, precision: str) -> tuple[float, float]:
+    """(MFU, share of the roofline) of a measured step of `step_s` seconds that does `flops` operations."""
+    return flops / step_s / device.flops[precision], bound_s / step_s
