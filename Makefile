@@ -1,6 +1,6 @@
 # The commands a newcomer needs. Each sets up what it needs first (slurm/bootstrap --help says what and how).
 
-SCRIPTS := slurm/build_horovod slurm/check_horovod
+SCRIPTS := slurm/build_horovod slurm/check_horovod slurm/devcluster
 DEMO := experiment=lenet_fashion_mnist cluster=local resources.ranks=2 run.study=demo
 
 .DEFAULT_GOAL := help

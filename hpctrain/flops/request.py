@@ -53,7 +53,9 @@ def _quickly(overrides: Sequence[str]) -> dict[str, Any] | None:
             if not path.is_file():
                 return None
             values[group] = _read(path)
-            if "defaults" in values[group] or any("${" in str(v) or v == "???" for v in values[group].values()):
+            if "defaults" in values[group] or any(
+                "${" in str(v) or v == "???" for v in values[group].values()
+            ):
                 return None
     import yaml
 

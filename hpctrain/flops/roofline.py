@@ -35,7 +35,9 @@ class Bound:
 def bound(cost: Cost, device: Device, precision: str) -> Bound:
     """The bound of one pass; multiply-adds at the device's peak. Raises UserError where that is unknown."""
     if precision not in device.flops:
-        raise UserError("precision", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}")
+        raise UserError(
+            "precision", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
+        )
     flops = 2 * cost.macs
     moved = (cost.read + cost.written) * BYTES[precision]
     compute, memory = flops / device.flops[precision], moved / device.bytes_per_s
@@ -55,6 +57,8 @@ def joined(parts: Iterable[Bound]) -> Bound:
     )
 
 
-def utilisation(flops: float, bound_s: float, step_s: float, device: Device, precision: str) -> tuple[float, float]:
+def utilisation(
+    flops: float, bound_s: float, step_s: float, device: Device, precision: str
+) -> tuple[float, float]:
     """(MFU, share of the roofline) of a measured step of `step_s` seconds that does `flops` operations."""
     return flops / step_s / device.flops[precision], bound_s / step_s

@@ -52,10 +52,8 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
         if not goes_on:
             run.write_state(phase="submitted", reason=None, detail=None, rank=None, starts=[])
         try:
-            if config.cluster.kind == "local":
-                job_id = _submit_local(run, config)
-            else:
-                job_id = _submit_slurm(run, config, token)
+            local_job = config.cluster.kind == "local"
+            job_id = _submit_local(run, config) if local_job else _submit_slurm(run, config, token)
         except RunFailed as error:
             run.write_state(phase=before.get("phase", "failed"), reason=error.reason, detail=error.detail)
             replace_text(run.submission_file, json.dumps(facts | {"open": False}))

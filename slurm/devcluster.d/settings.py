@@ -29,7 +29,9 @@ def add_options(up: argparse.ArgumentParser) -> None:
                 raise argparse.ArgumentTypeError(f"{value}: must be a whole number from {low} to {high}")
             return int(value)
 
-        up.add_argument(f"--{name}", type=bounded, default=default, metavar="N", help=f"{text} (default: {default})")
+        up.add_argument(
+            f"--{name}", type=bounded, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
 
     number("nodes", 4, "nodes", 1, 64)
     number("gpus", 4, "fake GPUs a node", 0, 64)
@@ -42,7 +44,9 @@ def add_options(up: argparse.ArgumentParser) -> None:
     number("min-job-age-s", 300, "MinJobAge: how long slurmctld remembers a finished job", 2)
     number("slurmd-timeout-s", 30, "SlurmdTimeout: a node that is silent for so long is down", 2)
     up.add_argument("--send-user-signal", action="store_true", help="preemption sends the job's own --signal")
-    up.add_argument("--no-accounting", dest="accounting", action="store_false", help="no slurmdbd, so no sacct")
+    up.add_argument(
+        "--no-accounting", dest="accounting", action="store_false", help="no slurmdbd, so no sacct"
+    )
     up.add_argument("--requeue", action=argparse.BooleanOptionalAction, default=True, help="JobRequeue")
     up.add_argument("--conf", action="append", default=[], metavar="KEY=VALUE", help="any line of slurm.conf")
 
@@ -62,7 +66,9 @@ def check_name(name: str) -> None:
 
 def check_folder(folder: Path) -> None:
     if not re.fullmatch(r"[\w/.@+-]+", str(folder), re.ASCII) or len(str(folder)) > FOLDER_LENGTH:
-        raise ValueError(f"--dir {str(folder)!r}: must be at most {FOLDER_LENGTH} characters of A-Z a-z 0-9 _/.@+-")
+        raise ValueError(
+            f"--dir {str(folder)!r}: must be at most {FOLDER_LENGTH} characters of A-Z a-z 0-9 _/.@+-"
+        )
 
 
 def mark(folder: Path, node: str = "") -> str:
@@ -95,8 +101,16 @@ def command_line(folder: Path, daemon: str, node: str) -> list[str]:
         paths = [f"--{option}={folder}/munge/{name}" for option, name in names.items()]
         return ["munged", "--foreground", "--force", "--num-threads=2", *paths]
     if daemon == "mariadbd":
-        paths = [f"--datadir={folder}/mysql", f"--socket={folder}/mysql.socket", f"--pid-file={folder}/mysql.pid"]
-        small = ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-lock-wait-timeout=900"]
+        paths = [
+            f"--datadir={folder}/mysql",
+            f"--socket={folder}/mysql.socket",
+            f"--pid-file={folder}/mysql.pid",
+        ]
+        small = [
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=16M",
+            "--innodb-lock-wait-timeout=900",
+        ]
         return ["mariadbd", "--no-defaults", "--user=root", "--skip-networking", *paths, *small]
     if daemon == "slurmd":
         return ["slurmd", "-f", f"{folder}/slurm.conf", "-N", node]
@@ -104,7 +118,13 @@ def command_line(folder: Path, daemon: str, node: str) -> list[str]:
 
 
 def make_database(folder: Path) -> list[str]:
-    new = ["mariadb-install-db", "--no-defaults", "--user=root", "--skip-test-db", f"--datadir={folder}/mysql"]
+    new = [
+        "mariadb-install-db",
+        "--no-defaults",
+        "--user=root",
+        "--skip-test-db",
+        f"--datadir={folder}/mysql",
+    ]
     return [*new, "--innodb-log-file-size=16M"]
 
 
@@ -141,7 +161,9 @@ def write_files(folder: Path, name: str, options: dict[str, Any]) -> None:
         "hosts": "\n".join(hosts) + "\n",
         "slurm.conf": slurm_conf(folder, name, options, nodes),
         "slurmdbd.conf": slurmdbd_conf(folder),
-        "gres.conf": f"Name=gpu File={folder}/gpu/nvidia[0-{options['gpus'] - 1}]\n" if options["gpus"] else "",
+        "gres.conf": f"Name=gpu File={folder}/gpu/nvidia[0-{options['gpus'] - 1}]\n"
+        if options["gpus"]
+        else "",
         "cgroup.conf": "CgroupPlugin=cgroup/v1\n",  # none is used; 22.05 knows no way to say so
     }
     for file, text in files.items():

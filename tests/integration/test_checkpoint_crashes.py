@@ -121,7 +121,7 @@ def kill_at_each_call(folder):
     while killed:
         at += 1
         shutil.copytree(folder / "base", folder / "now")
-        _, end = in_child(lambda say: scenario(folder / "now", Dying(at), say))
+        _, end = in_child(lambda say, at=at: scenario(folder / "now", Dying(at), say))
         killed, acknowledged = end()
         recover(folder / "now", max(20, acknowledged))
         shutil.rmtree(folder / "now")

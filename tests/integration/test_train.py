@@ -26,9 +26,9 @@ def assert_bitwise_equal(first, second):
 def test_a_run_leaves_what_the_design_says(cli):
     out, _ = cli.train("resources.ranks=2", "train.tensorboard=true")
     run = cli.the_run()
-    assert {"config.yaml", "provenance.json", "state.json", "metrics.jsonl", "curves.png"} <= set(
-        os.listdir(run)
-    )
+    assert {"config.yaml", "provenance.json", "state.json", "metrics.jsonl", "curves.png"} <= {
+        p.name for p in run.iterdir()
+    }
     assert stat.S_IMODE(run.stat().st_mode) == 0o700
     state = cli.state()
     assert (state["phase"], state["reason"], state["step"], state["ranks"]) == ("done", "DONE", 14, 2)
