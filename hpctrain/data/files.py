@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 
 from hpctrain.config import DataConfig
+from hpctrain.data.cifar import records
 from hpctrain.data.idx import read_shape
+from hpctrain.data.sources import CIFAR10_FOLDER, CIFAR10_TRAIN, CIFAR10_VALIDATION
 from hpctrain.errors import UserError
 
 # The four files of MNIST and of everything made in its image: (split, kind) to the stem of the name.
@@ -27,16 +29,21 @@ def check(config: DataConfig) -> None:
     """Find a missing, truncated or wrong file before anything is started. Raises UserError."""
     if config.name in ("mnist", "fashion_mnist"):
         for (split, kind), path in idx_paths(config).items():
-            count = config.train_samples if split == "train" else config.validation_samples
-            if read_shape(path)[0] != count:
-                raise UserError(
-                    "data.path", path, f"holds {read_shape(path)[0]} {kind}, the official file {count}"
-                )
+            _compare(read_shape(path)[0], split, config, path, kind)
+    if config.name == "cifar10":
+        for split, paths in cifar_paths(config).items():
+            _compare(sum(map(records, paths)), split, config, paths[0].parent, "pictures")
+
+
+def _compare(count: int, split: str, config: DataConfig, path: Path, kind: str) -> None:
+    official = config.train_samples if split == "train" else config.validation_samples
+    if count != official:
+        raise UserError("data.path", path, f"holds {count} {kind} for {split}, the official set {official}")
 
 
 def idx_paths(config: DataConfig) -> dict[tuple[str, str], Path]:
     """The four IDX files of MNIST or Fashion-MNIST, gzipped or not. Raises UserError."""
-    folder = find_folder(config)
+    folder = find_folder(config.name, config.path)
     found = {}
     for key, stem in IDX_FILES.items():
         paths = [p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()]
@@ -48,22 +55,35 @@ def idx_paths(config: DataConfig) -> dict[tuple[str, str], Path]:
     return found
 
 
-def find_folder(config: DataConfig) -> Path:
-    """data.path where given, else $HPCTRAIN_DATA/<name>, ./data/<name>, the system's. Raises UserError."""
-    if config.path:
-        folder = Path(config.path).expanduser()
+def cifar_paths(config: DataConfig) -> dict[str, list[Path]]:
+    """The files of CIFAR-10's binary version by split. Raises UserError."""
+    folder = find_folder(config.name, config.path)
+    if (folder / CIFAR10_FOLDER).is_dir():
+        folder = folder / CIFAR10_FOLDER
+    splits = {"train": CIFAR10_TRAIN, "validation": CIFAR10_VALIDATION}
+    found = {split: [folder / name for name in names] for split, names in splits.items()}
+    for path in (path for paths in found.values() for path in paths):
+        if not path.is_file():
+            raise UserError("data.path", folder, f"has no {path.name}; hpctrain data fetch cifar10 gets it")
+    return found
+
+
+def find_folder(name: str, path: str | None = None) -> Path:
+    """data.path where given, else the first of `places` that is there. Raises UserError."""
+    if path:
+        folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise UserError("data.path", config.path, "is not a folder")
+            raise UserError("data.path", path, "is not a folder")
         return folder
-    places = [Path("data") / config.name]
-    if os.environ.get("HPCTRAIN_DATA"):
-        places.insert(0, Path(os.environ["HPCTRAIN_DATA"]) / config.name)
-    if config.name in SYSTEM_FOLDERS:
-        places.append(SYSTEM_FOLDERS[config.name])
-    for folder in places:
+    for folder in places(name):
         if folder.is_dir():
             return folder
-    looked = ", ".join(map(str, places))
-    raise UserError(
-        "data.path", "null", f"{config.name} is not in {looked}; run: hpctrain data fetch {config.name}"
-    )
+    looked = ", ".join(map(str, places(name)))
+    raise UserError("data.path", "null", f"{name} is not in {looked}; run: hpctrain data fetch {name}")
+
+
+def places(name: str) -> list[Path]:
+    """Where a set may lie: $HPCTRAIN_DATA/<name>, ./data/<name>, the system's folder."""
+    roots = [os.environ["HPCTRAIN_DATA"]] if os.environ.get("HPCTRAIN_DATA") else []
+    found = [Path(root) / name for root in [*roots, "data"]]
+    return found + [folder for key, folder in SYSTEM_FOLDERS.items() if key == name]

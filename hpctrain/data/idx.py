@@ -34,15 +34,30 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """The sizes in a file's header, read without the rest. Raises UserError."""
+    """The sizes in a file's header, read without the rest. Raises UserError, also where it is truncated."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape = _shape(file.read(4 + 4 * 4))
+        size = _whole_size(path)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("data.path", path, f"cannot be read: {error}") from None
     if shape is None:
         raise UserError("data.path", path, "is no IDX file of unsigned bytes")
+    expected = 4 + 4 * len(shape) + math.prod(shape)
+    if size != expected % 2**32:
+        raise UserError(
+            "data.path", path, f"is truncated or broken: {size} bytes, its header says {expected}"
+        )
     return shape
+
+
+def _whole_size(path: Path) -> int:
+    """The size in bytes, unpacked, modulo 2^32: a gzip file ends with it (RFC 1952, ISIZE)."""
+    with path.open("rb") as file:
+        if path.suffix != ".gz":
+            return file.seek(0, 2) % 2**32
+        file.seek(-4, 2)
+        return int.from_bytes(file.read(4), "little")
 
 
 def _shape(header: bytes) -> tuple[int, ...] | None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpctrain.config import DataConfig
-from hpctrain.data.files import idx_paths
+from hpctrain.data.cifar import read_cifar
+from hpctrain.data.files import cifar_paths, idx_paths
 from hpctrain.data.idx import read_idx
 from hpctrain.data.images import ImageDataset
 from hpctrain.errors import choose
@@ -52,6 +53,11 @@ def _idx(config: DataConfig) -> Splits:
         (arrays["train", "images"][:, None], arrays["train", "labels"]),
         (arrays["validation", "images"][:, None], arrays["validation", "labels"]),
     )
+
+
+def _cifar10(config: DataConfig) -> Splits:
+    paths = cifar_paths(config)
+    return _splits(config, read_cifar(paths["train"]), read_cifar(paths["validation"]))
 
 
 def _digits(config: DataConfig) -> Splits:
@@ -94,6 +100,7 @@ def _dataset(
 LOADERS: dict[str, Callable[[DataConfig], Splits]] = {
     "fashion_mnist": _idx,
     "mnist": _idx,
+    "cifar10": _cifar10,
     "digits": _digits,
     "synthetic": _synthetic,
 }
