@@ -29,7 +29,8 @@ test-long: setup-slurm ## run the tests that take minutes each
 	.venv/bin/pytest --ignore=tests/benchmarks -m long
 
 bench: setup-slurm ## measure this project beside its peers
-	.venv/bin/pytest tests/benchmarks --capture=no
+	@for script in tests/benchmarks/*.py; do \
+		echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
 clean: ## delete caches and built packages; runs/, data/ and .venv/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from hpctrain.run_dir import FINAL, RunDir
+from hpctrain.training.metrics import shown
 
 POLL_S = 0.15
 
@@ -84,7 +85,7 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader) 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=5) as progress:
-        shown = progress.add_task("starting", total=None, figures="")
+        task = progress.add_task("starting", total=None, figures="")
         while True:
             last = ended()
             for line in reader.read().splitlines():
@@ -94,19 +95,12 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader) 
             if state.get("total_steps") and "step" in state:
                 name = f"epoch {state.get('epoch', 0):.1f}"
                 progress.update(
-                    shown, description=name, completed=state["step"], total=state["total_steps"],
-                    figures=_bar_figures(state.get("figures") or {}),
+                    task, description=name, completed=state["step"], total=state["total_steps"],
+                    figures=shown(state.get("figures") or {}),
                 )  # fmt: skip
             if last:
                 return
             time.sleep(POLL_S)
-
-
-def _bar_figures(figures: dict[str, float]) -> str:
-    names = {"samples_per_s": "{:,.0f} samples/s", "gflop_per_s": "{:.1f} GFLOP/s"}
-    return " ".join(
-        names.get(key, key + " {:.3f}").format(value) for key, value in figures.items() if value is not None
-    )
 
 
 def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> int:

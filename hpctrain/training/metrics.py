@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from hpctrain.errors import RunFailed
@@ -73,9 +74,21 @@ class Reporter:
             self._board.close()
 
 
-def shown(figures: dict[str, float]) -> str:
-    """Named figures as one line for people."""
-    return " ".join(f"{key} {value:,.4g}" for key, value in figures.items())
+# Figures with units of their own; every other one is a score of the task.
+_FORMATS = {
+    "samples_per_s": "{:,.0f} samples/s",
+    "gflop_per_s": "{:,.1f} GFLOP/s",
+    "mfu": "{:.1%} of peak",
+}
+
+
+def shown(figures: Mapping[str, float | None]) -> str:
+    """Named figures as one line for people: `loss 0.2984, accuracy 0.8904, 11,000 samples/s`."""
+    return ", ".join(
+        _FORMATS.get(key, key + " {:.4g}").format(value)
+        for key, value in figures.items()
+        if value is not None
+    )
 
 
 def _tensorboard(run: RunDir) -> Any:

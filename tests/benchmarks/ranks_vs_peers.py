@@ -11,6 +11,7 @@ and the spread over the rounds and the ratio to each peer, round by round. Asser
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -20,10 +21,11 @@ import sys
 import time
 from pathlib import Path
 
-MODES = ("hpctrain", "ddp_gloo", "horovod_stock", "independent")
 BATCH = {"lenet": 64, "resnet18": 16, "lstm": 16}
 STEPS = {"lenet": 120, "resnet18": 6, "lstm": 12}
 CLASSES = 10
+LR = 0.01
+SAMPLES = 4096
 
 
 def network(name):
@@ -41,26 +43,38 @@ def network(name):
     return models.build(name, settings)
 
 
-def batches(name):
-    """The same in-memory data for every mode, as hpctrain's own data sets give them."""
+def dataset_of(name):
+    """The same in-memory data for every mode, with the methods of hpctrain's own data sets."""
     import numpy as np
     import torch
 
     from hpctrain.config import DataConfig
     from hpctrain.data.images import ImageDataset
 
+    class Sequences:
+        tokens = torch.randint(0, 100, (SAMPLES, 65))
+
+        def batch(self, indices, generator=None):
+            chosen = self.tokens[torch.from_numpy(indices)]
+            return chosen[:, :-1], chosen[:, 1:]
+
     if name == "lstm":
-        tokens = torch.randint(0, 100, (64, BATCH[name], 65))
-        return lambda i: (tokens[i % 64, :, :-1], tokens[i % 64, :, 1:])
+        return Sequences()
     shape = (1, 32, 32) if name == "lenet" else (3, 32, 32)
     noise = np.random.default_rng(0)
     config = DataConfig(
         "noise", shape=shape, num_classes=CLASSES, mean=(0.5,) * shape[0], std=(0.3,) * shape[0]
     )
-    images = noise.integers(0, 256, (4096, *shape), dtype=np.uint8)
-    data = ImageDataset(images, noise.integers(0, CLASSES, 4096), config, augment=False)
-    orders = noise.permutation(4096)
-    return lambda i: data.batch(np.take(orders, range(i * BATCH[name], (i + 1) * BATCH[name]), mode="wrap"))
+    images = noise.integers(0, 256, (SAMPLES, *shape), dtype=np.uint8)
+    return ImageDataset(images, noise.integers(0, CLASSES, SAMPLES), config, augment=False)
+
+
+def indices_of(name):
+    """The samples of each step, in one random order for all modes."""
+    import numpy as np
+
+    order, batch = np.random.default_rng(1).permutation(SAMPLES), BATCH[name]
+    return lambda i: np.take(order, range(i * batch, (i + 1) * batch), mode="wrap")
 
 
 def loss_of(name, model, batch):
@@ -78,55 +92,61 @@ def worker(mode, name):
     import torch
 
     torch.set_num_threads(1)
-    model, batch = network(name), batches(name)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-    step, barrier = {"hpctrain": ours, "ddp_gloo": ddp, "horovod_stock": stock, "independent": alone}[mode](
-        name, model, optimizer
-    )
+    model, dataset, indices = network(name), dataset_of(name), indices_of(name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
+    step, barrier, clock = MODES[mode](name, model, optimizer, dataset)
     count = STEPS[name]
     for i in range(max(3, count // 4)):
-        step(batch(i))
+        step(indices(i))
     barrier()
+    if clock:
+        clock.take()
     began = time.perf_counter()
     for i in range(count):
-        step(batch(i))
+        step(indices(i))
     barrier()
     seconds = time.perf_counter() - began
     if os.environ["OMPI_COMM_WORLD_RANK"] == "0":
-        print(json.dumps({"samples_per_s": 2 * count * BATCH[name] / seconds}), flush=True)
+        facts = {"samples_per_s": 2 * count * BATCH[name] / seconds}
+        if clock:
+            facts["loader_share"] = clock.take()["data"] / seconds
+        print(json.dumps(facts), flush=True)
     os._exit(0)
 
 
-def ours(name, model, optimizer):
+def ours(name, model, optimizer, dataset):
+    """The product's own step, as hpctrain/training/loop.py calls it."""
+    import torch
+
     from hpctrain.config import CommConfig
+    from hpctrain.data.sampler import Share
+    from hpctrain.training.clock import Clock
     from hpctrain.training.comm import connect
     from hpctrain.training.exchange import GradientExchange
+    from hpctrain.training.step import FLAGS, Trainer
+
+    class Task:
+        width = 1
+
+        def loss(self, model, batch, carry):
+            total = loss_of(name, model, batch) * BATCH[name]
+            return total, total.detach().view(1), carry
 
     comm = connect(CommConfig(transport="mpi"), 2)
     comm.broadcast(model.state_dict())
-    exchange = GradientExchange(list(model.parameters()), comm, extras=6)
+    exchange = GradientExchange(list(model.parameters()), comm, extras=Task.width + FLAGS)
+    clock = Clock(torch.device("cpu"))
+    trainer = Trainer(
+        model, Task(), dataset, optimizer, exchange, contextlib.nullcontext, BATCH[name], None, clock
+    )
 
-    def step(batch):
-        exchange.begin()
-        loss = loss_of(name, model, batch) / 2
-        exchange.extras[0] = loss.detach()
-        exchange.arm()
-        loss.backward()
-        exchange.finish()
-        norm = exchange.norm()  # the check for NaN that every step of ours makes
-        optimizer.found_inf = (~torch_isfinite(norm)).float()
-        optimizer.step()
+    def step(indices):
+        trainer.step(Share(indices, 2 * BATCH[name]), torch.Generator(), None, LR)
 
-    return step, comm.barrier
+    return step, comm.barrier, clock
 
 
-def torch_isfinite(value):
-    import torch
-
-    return torch.isfinite(value)
-
-
-def ddp(name, model, optimizer):
+def ddp(name, model, optimizer, dataset):
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
@@ -134,38 +154,41 @@ def ddp(name, model, optimizer):
     dist.init_process_group("gloo")
     wrapped = DistributedDataParallel(model)
 
-    def step(batch):
+    def step(indices):
         optimizer.zero_grad()
-        loss_of(name, wrapped, batch).backward()
+        loss_of(name, wrapped, dataset.batch(indices)).backward()
         optimizer.step()
 
-    return step, dist.barrier
+    return step, dist.barrier, None
 
 
-def stock(name, model, optimizer):
+def stock(name, model, optimizer, dataset):
     import horovod.torch as hvd
 
     hvd.init()
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     wrapped = hvd.DistributedOptimizer(optimizer, model.named_parameters())
 
-    def step(batch):
+    def step(indices):
         wrapped.zero_grad()
-        loss_of(name, model, batch).backward()
+        loss_of(name, model, dataset.batch(indices)).backward()
         wrapped.step()
 
-    return step, lambda: hvd.barrier()
+    return step, hvd.barrier, None
 
 
-def alone(name, model, optimizer):
+def alone(name, model, optimizer, dataset):
     from mpi4py import MPI
 
-    def step(batch):
+    def step(indices):
         optimizer.zero_grad()
-        loss_of(name, model, batch).backward()
+        loss_of(name, model, dataset.batch(indices)).backward()
         optimizer.step()
 
-    return step, MPI.COMM_WORLD.Barrier
+    return step, MPI.COMM_WORLD.Barrier, None
+
+
+MODES = {"hpctrain": ours, "ddp_gloo": ddp, "horovod_stock": stock, "independent": alone}
 
 
 def measure(mode, name):
@@ -182,7 +205,7 @@ def measure(mode, name):
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise SystemExit(f"{mode}: {done.stderr}")
-    return json.loads(lines[-1])["samples_per_s"]
+    return json.loads(lines[-1])
 
 
 def main():
@@ -194,22 +217,23 @@ def main():
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.model)
-    figures = {mode: [] for mode in MODES}
+    rounds = []
     for number in range(args.rounds):
-        for mode in MODES:
-            figures[mode].append(measure(mode, args.model))
-        print(
-            f"round {number + 1}: " + "  ".join(f"{m} {v[-1]:,.0f}" for m, v in figures.items()), flush=True
-        )
+        rounds.append({mode: measure(mode, args.model) for mode in MODES})
+        speeds = "  ".join(f"{mode} {facts['samples_per_s']:,.0f}" for mode, facts in rounds[-1].items())
+        print(f"round {number + 1}: {speeds}", flush=True)
     print(f"{args.model}, batch {BATCH[args.model]} a rank, 2 ranks x 1 thread, samples/s:")
-    for mode, values in figures.items():
-        ratios = [a / b for a, b in zip(figures["hpctrain"], values, strict=True)]
+    for mode in MODES:
+        values = [facts[mode]["samples_per_s"] for facts in rounds]
+        ratios = [facts["hpctrain"]["samples_per_s"] / facts[mode]["samples_per_s"] for facts in rounds]
         print(
             f"  {mode:14} median {statistics.median(values):10,.0f}  ({min(values):,.0f} to {max(values):,.0f})"
             f"  hpctrain / it: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
+    shares = [facts["hpctrain"]["loader_share"] for facts in rounds]
+    print(f"  the loader takes {statistics.median(shares):.2%} of a step (at most {max(shares):.2%})")
     if args.json:
-        facts = {"model": args.model, "batch": BATCH[args.model], "samples_per_s": figures}
+        facts = {"model": args.model, "batch": BATCH[args.model], "rounds": rounds}
         Path(args.json).write_text(json.dumps(facts, indent=1) + "\n")
 
 
