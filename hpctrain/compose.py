@@ -25,6 +25,19 @@ from hpctrain.config import Config, from_dict
 from hpctrain.errors import RunFailed, UserError, nearest
 
 
+def _vocabulary_size(_parent_: DictConfig) -> int:
+    """`${vocabulary_size:}` in a data group: what the text that the group names makes of it."""
+    from hpctrain.config import DataConfig, validate
+    from hpctrain.data import tokens
+
+    values = {str(key): _parent_[key] for key in _parent_ if key != "vocabulary_size"}
+    data: DataConfig = validate(DataConfig, values, "data.")
+    return tokens.vocabulary_size(data)
+
+
+OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
+
+
 def conf_dir() -> Path:
     """conf/: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -102,6 +115,8 @@ def _plain(values: DictConfig) -> dict[str, Any]:
 
 def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
     """One line for whatever Hydra or OmegaConf complains of."""
+    if isinstance(error.__cause__, UserError):  # from a resolver of our own
+        return error.__cause__
     text = str(error).strip() or str(error.__cause__ or error)
     if isinstance(error, OverrideParseException):
         return UserError(error.override, "", f"cannot be read as key=value: {text.splitlines()[0]}")

@@ -58,7 +58,11 @@ class DataConfig:
     tokens: Literal["character", "word", "bpe"] = "character"
     vocabulary_size: Positive | None = None
     sequence_length: Positive | None = None
+    validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.05
+    # A Hugging Face data set: its name, its variant, and the column that holds the text.
     source: str | None = None
+    subset: str | None = None
+    field: str = "text"
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class TaskConfig:
         "classification", "language_model", "masked_language_model", "speech_recognition", "translation"
     ] = "classification"
     label_smoothing: Fraction = 0.0
+    # Language models: a sequence's loss is the mean, or the sum, over its tokens.
+    time_reduction: Literal["mean", "sum"] = "mean"
+    mask_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
 
 
 @dataclass(frozen=True)
@@ -396,4 +403,29 @@ def _check_whole(config: Config) -> Config:
         raise UserError("resources.ranks", ranks, f"must be ≤ {samples}, the number of training samples")
     if config.cluster.kind == "local" and config.resources.nodes > 1:
         raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
+    _check_task(config)
     return config
+
+
+_RECURRENT = ("rnn", "gru", "lstm")
+# The networks that know a task; a `target` is its user's affair.
+TASK_MODELS: dict[str, tuple[str, ...]] = {
+    "language_model": _RECURRENT,
+    "masked_language_model": (*_RECURRENT, "birnn"),
+}
+
+
+def _check_task(config: Config) -> None:
+    """Task, network and data must speak of the same things."""
+    task, model, data = config.task.name, config.model, config.data
+    if task not in TASK_MODELS:
+        return
+    if model.target is None and model.name not in TASK_MODELS[task]:
+        why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
+        also = "; task=masked_language_model suits it" if why else ""
+        raise UserError("model", model.name, f"{why}task={task} needs {', '.join(TASK_MODELS[task])}{also}")
+    if data.vocabulary_size is None or data.sequence_length is None:
+        raise UserError("data", data.name, f"task={task} needs text, such as data=python_stdlib")
+    size = getattr(model.settings, "vocabulary_size", data.vocabulary_size)
+    if size != data.vocabulary_size:
+        raise UserError("model.vocabulary_size", size, f"must be data.vocabulary_size={data.vocabulary_size}")

@@ -6,6 +6,7 @@
     submission.json      token, job ids, what was asked for                 submit
     metrics.jsonl        one line a record                                  rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
+    vocabulary.json      a language model's tokens                          rank 0
     attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), job.sbatch
     checkpoints/         training/checkpoint.py
     submitit/            submitit's own files
@@ -157,6 +158,21 @@ class RunDir:
 
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             replace_text(self.config_file, text)
+
+    @property
+    def vocabulary_file(self) -> Path:
+        return self.path / "vocabulary.json"
+
+    def keep(self, files: Mapping[str, str]) -> None:
+        """Small texts that belong to the trained model. Raises RunFailed where the run has other ones."""
+        for name, text in files.items():
+            path = self.path / name
+            if not path.exists():
+                replace_text(path, text)
+            elif path.read_text() != text:
+                raise RunFailed(
+                    "DATA_ERROR", f"{name} is not what it was when the run began: the data have changed"
+                )
 
     def read_config(self) -> dict[str, Any]:
         import yaml

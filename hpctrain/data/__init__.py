@@ -1,6 +1,7 @@
 """Data sets. `check` finds bad files without torch; `load` and the classes import it when first used.
 
-A data set is anything with `shuffle` (whether the order is drawn anew each epoch), `len()`, `to(device)`,
+A data set is anything with `shuffle` (whether the order is drawn anew each epoch; else neighbours follow each
+other, and are read as streams), `len()`, `to(device)`,
 and `batch(indices, generator)`: tensors, inputs first and targets last. `generator` is given in training
 only, for augmentation.
 """
@@ -9,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpctrain.data.files import check
+from hpctrain.data.files import check, count_samples
 
 if TYPE_CHECKING:
     from hpctrain.data.loaders import Dataset, Splits, load
 
-__all__ = ["Dataset", "Splits", "check", "load"]
+__all__ = ["Dataset", "Splits", "check", "count_samples", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,8 @@ IDX_FILES = {
     ("validation", "images"): "t10k-images-idx3-ubyte",
     ("validation", "labels"): "t10k-labels-idx1-ubyte",
 }
+# Sets that are text: tokenised once, by data/tokens.py.
+TEXTS = ("text", "python_stdlib", "ptb", "wikitext2", "wikitext103", "hugging_face")
 # Where a Debian package puts a set (dataset-fashion-mnist).
 SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 
@@ -33,6 +35,19 @@ def check(config: DataConfig) -> None:
     if config.name == "cifar10":
         for split, paths in cifar_paths(config).items():
             _compare(sum(map(records, paths)), split, config, paths[0].parent, "pictures")
+    if config.name in TEXTS:
+        from hpctrain.data import text_check
+
+        text_check.check(config)
+
+
+def count_samples(config: DataConfig) -> int:
+    """Training samples of one epoch. Text is counted when it is tokenised, which may be now."""
+    if config.name in TEXTS:
+        from hpctrain.data import text_check
+
+        return text_check.check(config)
+    return min(config.train_samples, config.train_limit or config.train_samples)
 
 
 def _compare(count: int, split: str, config: DataConfig, path: Path, kind: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpctrain.config import DataConfig
+from hpctrain.data import text_check, tokens
 from hpctrain.data.cifar import read_cifar
-from hpctrain.data.files import cifar_paths, idx_paths
+from hpctrain.data.files import TEXTS, cifar_paths, idx_paths
 from hpctrain.data.idx import read_idx
 from hpctrain.data.images import ImageDataset
+from hpctrain.data.text import TextDataset
 from hpctrain.errors import choose
 
 
@@ -35,8 +38,11 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
+    """`files`: what users of the trained model need beside it, by the name of the run directory's file."""
+
     train: Dataset
     validation: Dataset
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(config: DataConfig) -> Splits:
@@ -84,6 +90,15 @@ def _synthetic(config: DataConfig) -> Splits:
     return _splits(config, split(config.train_samples), split(config.validation_samples))
 
 
+def _text(config: DataConfig) -> Splits:
+    text_check.check(config)
+    found, length = tokens.load(config), config.sequence_length or 1
+    train, validation = (
+        TextDataset(part, length, found.vocabulary) for part in (found.train, found.validation)
+    )
+    return Splits(train, validation, {"vocabulary.json": json.dumps(found.vocabulary.to_json())})
+
+
 def _splits(config: DataConfig, train: Any, validation: Any) -> Splits:
     return Splits(
         _dataset(config, *train, limit=config.train_limit, augment=True),
@@ -103,4 +118,5 @@ LOADERS: dict[str, Callable[[DataConfig], Splits]] = {
     "cifar10": _cifar10,
     "digits": _digits,
     "synthetic": _synthetic,
+    **dict.fromkeys(TEXTS, _text),
 }

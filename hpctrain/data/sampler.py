@@ -1,6 +1,6 @@
 """Which samples a rank sees at a step: pure index arithmetic, no state, no I/O.
 
-An epoch is a permutation of the samples (or their natural order); step s takes the s-th global batch of
+An epoch is a permutation of the samples, or streams through them; step s takes the s-th global batch of
 it, and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on
 the number of ranks, each sample is seen exactly once an epoch, and the last batch holds what is left.
 """
@@ -17,10 +17,14 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's part of one global batch: its indices, and the number of samples of all ranks."""
+    """A rank's part of one global batch: its indices, and the number of samples of all ranks.
+
+    `fresh`: these samples do not follow those of the step before (in a streams' order, the others do).
+    """
 
     indices: Indices
     global_count: int
+    fresh: bool = True
 
 
 def steps_per_epoch(samples: int, effective_batch: int) -> int:
@@ -28,18 +32,32 @@ def steps_per_epoch(samples: int, effective_batch: int) -> int:
     return -(-samples // effective_batch)
 
 
-def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool) -> Indices:
-    """The order of one epoch, (samples,). Equal for equal seed and epoch on every rank and machine."""
+def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool, streams: int = 1) -> Indices:
+    """The order of one epoch, (samples,). Equal for equal seed and epoch on every rank and machine.
+
+    Samples that are not shuffled are read as `streams` streams, one for each place in a global batch.
+    """
     if not shuffle:
-        return np.arange(samples, dtype=np.int64)
+        return stream_order(samples, streams)
     # PCG64 through Generator.permutation is stable across platforms for one NumPy stream version.
     return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int64, copy=False)
+
+
+def stream_order(samples: int, streams: int) -> Indices:
+    """Samples cut into `streams` contiguous runs of one length, a sample of each in turn; then what is left.
+
+    Place b of every batch of `streams` samples goes through run b in its natural order.
+    """
+    length = samples // streams
+    whole = np.arange(length * streams, dtype=np.int64).reshape(streams, length).T.ravel()
+    return np.concatenate([whole, np.arange(length * streams, samples, dtype=np.int64)])
 
 
 def share(order: Indices, step: int, effective_batch: int, rank: int, size: int) -> Share:
     """Rank `rank`'s part of global batch `step` (within the epoch)."""
     batch = order[step * effective_batch : (step + 1) * effective_batch]
-    return Share(batch[part(len(batch), rank, size)], len(batch))
+    fresh = step == 0 or len(batch) < effective_batch
+    return Share(batch[part(len(batch), rank, size)], len(batch), fresh)
 
 
 def part(count: int, rank: int, size: int) -> slice:

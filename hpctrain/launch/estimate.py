@@ -15,7 +15,7 @@ from typing import Any
 
 import hpctrain
 from hpctrain.config import Config, to_dict
-from hpctrain.data import sampler
+from hpctrain.data import count_samples, sampler
 from hpctrain.launch import slurm
 from hpctrain.run_dir import read_json, replace_text
 
@@ -35,8 +35,8 @@ def estimate(config: Config) -> dict[str, Any]:
 
 def length(config: Config) -> tuple[int, int]:
     """Optimiser steps and samples of the whole run."""
-    data, train = config.data, config.train
-    samples = min(data.train_samples, data.train_limit or data.train_samples)
+    train = config.train
+    samples = count_samples(config.data)
     per_epoch = sampler.steps_per_epoch(samples, config.effective_batch)
     if train.steps is None:
         return (train.epochs or 0) * per_epoch, (train.epochs or 0) * samples

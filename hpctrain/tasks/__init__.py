@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from hpctrain.config import TaskConfig
 from hpctrain.tasks.classification import Classification
+from hpctrain.tasks.language_model import LanguageModelling, MaskedLanguageModelling
 
-# What a recurrent model hands from one batch to the next; tensors with the batch along `Task.carry_dim`.
+# What a recurrent model hands from one batch to the next; the samples are dimension 1 of its tensors.
 Carry = tuple[Tensor, ...] | None
 Batch = tuple[Tensor, ...]
 
@@ -18,8 +19,9 @@ Batch = tuple[Tensor, ...]
 class Task(Protocol):
     """The loop knows models only through this.
 
-    `loss` gives the sum over the samples of the batch of each sample's loss, and `sums`, a float32
-    vector of length `width` that adds up over batches and ranks; `summarise` makes named figures of it.
+    It is made from its settings and the training data. `loss` gives the sum over the samples of the batch
+    of each sample's loss, and `sums`, a float32 vector of length `width` that adds up over batches and ranks;
+    `summarise` makes named figures of it.
     """
 
     metric: str
@@ -31,6 +33,8 @@ class Task(Protocol):
     def summarise(self, sums: list[float]) -> dict[str, float]: ...
 
 
-TASKS: dict[str, Callable[[TaskConfig], Any]] = {
+TASKS: dict[str, Callable[[TaskConfig, Any], Any]] = {
     "classification": Classification,
+    "language_model": LanguageModelling,
+    "masked_language_model": MaskedLanguageModelling,
 }

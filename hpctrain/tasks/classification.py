@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,7 +21,8 @@ class Classification:
     higher_is_better = True
     width = 3
 
-    def __init__(self, config: TaskConfig) -> None:
+    def __init__(self, config: TaskConfig, dataset: Any = None) -> None:
+        del dataset
         self._smoothing = config.label_smoothing
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:

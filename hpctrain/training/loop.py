@@ -52,6 +52,8 @@ def train(
     device = bind_device(config.resources.device, comm.local_rank)
     torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda", warn_only=True)
     splits = data.load(config.data)
+    if comm.rank == 0:
+        run.keep(splits.files)
     train_set, validation_set = splits.train.to(device), splits.validation.to(device)
     batch = config.effective_batch
     steps_per_epoch = sampler.steps_per_epoch(len(train_set), batch)
@@ -65,7 +67,7 @@ def train(
     model = model.to(device).train()
     comm.broadcast(model.state_dict())
     torch.manual_seed(config.seed + 1 + comm.rank)  # from here on: dropout, different on each rank
-    task = TASKS[config.task.name](config.task)
+    task = TASKS[config.task.name](config.task, train_set)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
     exchange = GradientExchange(
         list(model.parameters()),
@@ -101,7 +103,7 @@ def train(
     report.say(costs.headline(comm, device, at.step, total_steps))
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     began = time.perf_counter() - at.elapsed_s
-    order = sampler.epoch_order(len(train_set), config.seed, at.step // steps_per_epoch, train_set.shuffle)
+    order = _epoch_order(config, train_set, at.step // steps_per_epoch)
     sums = torch.zeros(task.width, dtype=torch.float64, device=device)
     window_step, window_samples, window_s = at.step, at.samples, time.perf_counter()
     figures: dict[str, float] = {}
@@ -112,8 +114,7 @@ def train(
     while at.step < total_steps:
         epoch, place = divmod(at.step, steps_per_epoch)
         if place == 0:
-            order = sampler.epoch_order(len(train_set), config.seed, epoch, train_set.shuffle)
-            at.carry = None
+            order = _epoch_order(config, train_set, epoch)
         share = sampler.share(order, place, batch, comm.rank, comm.size)
         lr = schedule.lr(at.step, at.validation_losses)
         generator = torch.Generator().manual_seed(_step_seed(config.seed, at.step, comm.rank))
@@ -146,7 +147,9 @@ def train(
         report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
 
         if whole_epoch and not stopping:
-            totals = evaluate(model, task, validation_set, comm, settings.batch_size, autocast, report.beat)
+            totals = evaluate(
+                model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
+            )
             scores = task.summarise(totals)
             at.validation_losses.append(scores["loss"])
             report.record("validation", step=at.step, epoch=at.step / steps_per_epoch, **scores)
@@ -187,6 +190,10 @@ def _meta(at: Progress, attempt: int, config: Config, steps_per_epoch: int) -> d
         "seed": config.seed,
         "attempt": attempt,
     }
+
+
+def _epoch_order(config: Config, dataset: Any, epoch: int) -> sampler.Indices:
+    return sampler.epoch_order(len(dataset), config.seed, epoch, dataset.shuffle, config.effective_batch)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpctrain.data.sampler import part
 from hpctrain.errors import RunFailed
 from hpctrain.training.checkpoint import Snapshot
 from hpctrain.training.comm import Comm
@@ -51,11 +52,17 @@ def apply(snapshot: Snapshot, model: nn.Module, optimizer: Any, comm: Comm) -> t
             }
     if snapshot.meta["world_size"] == comm.size:
         _set_rng_states({k.split("/")[2]: v for k, v in tensors.items() if k.startswith(f"rng/{comm.rank}/")})
-        own = sorted(
-            (int(k.split("/")[2]), v) for k, v in tensors.items() if k.startswith(f"carry/{comm.rank}/")
-        )
-        return tuple(v.to(device) for _, v in own) or None
-    return None
+    return _carry_of(snapshot, comm, device)
+
+
+def _carry_of(snapshot: Snapshot, comm: Comm, device: torch.device) -> tuple[Tensor, ...] | None:
+    """This rank's part of the state of all samples (dimension 1), which the saved ranks held in order."""
+    ranks, tensors = range(snapshot.meta["world_size"]), snapshot.tensors
+    parts: list[Tensor] = []
+    while all(f"carry/{rank}/{len(parts)}" in tensors for rank in ranks):
+        whole = torch.cat([tensors[f"carry/{rank}/{len(parts)}"] for rank in ranks], dim=1)
+        parts.append(whole[:, part(whole.shape[1], comm.rank, comm.size)].contiguous().to(device))
+    return tuple(parts) or None
 
 
 def _optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Tensor]]:

@@ -11,11 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hpctrain.data.sampler import Indices, Share, part
+from hpctrain.data.sampler import Share, part, share, steps_per_epoch, stream_order
 from hpctrain.tasks import Carry, Task
 from hpctrain.training.clock import Clock
 from hpctrain.training.comm import Comm
@@ -62,19 +61,18 @@ class Trainer:
         flags[1] = save
         if stop is not None:
             flags[2 + STOP_REASONS.index(stop)] = 1
-        micro = max(1, -(-len(share.indices) // self.batch_size))
+        carried = Carried(None if share.fresh else carry)
         clock.mark("other")
-        for number in range(micro):
-            indices = share.indices[part(len(share.indices), number, micro)]
-            if len(indices) == 0:
-                break  # fewer samples left than ranks: this rank adds zeros
-            batch = self.dataset.batch(indices, generator)
+        micro = micro_batches(len(share.indices), self.batch_size)  # none: this rank adds zeros
+        for place in micro:
+            batch = self.dataset.batch(share.indices[place], generator)
             clock.mark("data")
             with self.autocast():
-                total, sums, carry = self.task.loss(self.model, batch, carry)
+                total, sums, state = self.task.loss(self.model, batch, carried.of(place))
+            carried.keep(state)
             exchange.extras[: self.task.width] += sums
             clock.mark("forward")
-            if number == micro - 1:
+            if place is micro[-1]:
                 exchange.arm()
             (total / share.global_count).backward()
             clock.mark("backward")
@@ -82,7 +80,7 @@ class Trainer:
         clock.mark("allreduce")
         self._update(lr)
         clock.mark("optimizer")
-        return exchange.extras, carry
+        return exchange.extras, carried.whole()
 
     def _update(self, lr: float) -> None:
         norm = self.exchange.norm()
@@ -97,29 +95,64 @@ class Trainer:
         self.optimizer.step()
 
 
+def micro_batches(count: int, batch_size: int) -> list[slice]:
+    """`count` samples in nearly equal parts of at most `batch_size`."""
+    micro = -(-count // batch_size)
+    return [part(count, number, micro) for number in range(micro)]
+
+
+class Carried:
+    """The state that a rank's samples hand on, one forward pass at a time; the samples are dimension 1."""
+
+    def __init__(self, before: Carry) -> None:
+        self._before = before
+        self._after: list[Carry] = []
+
+    def of(self, place: slice) -> Carry:
+        """The part of the last step's state that belongs to these samples."""
+        return None if self._before is None else tuple(p[:, place].contiguous() for p in self._before)
+
+    def keep(self, state: Carry) -> None:
+        self._after.append(state)
+
+    def whole(self) -> Carry:
+        """The state of all samples, for the next step."""
+        states = [state for state in self._after if state is not None]
+        if len(states) <= 1:
+            return states[0] if states else None
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     task: Task,
     dataset: Any,
     comm: Comm,
+    batch: int,
     batch_size: int,
     autocast: Callable[[], AbstractContextManager[Any]],
     tick: Callable[[], None],
 ) -> list[float]:
-    """The task's sums over the whole data set: each sample once, whatever the number of ranks."""
+    """The task's sums over the whole data set: each sample once, in streams as wide as the global `batch`.
+
+    So the result does not depend on the number of ranks, but for the order of sums.
+    """
     model.eval()
-    own: Indices = np.arange(len(dataset), dtype=np.int64)[part(len(dataset), comm.rank, comm.size)]
-    sums: Tensor | None = None
+    # Counts beyond 2^24 are not exact in float32.
+    sums = torch.zeros(task.width, dtype=torch.float64, device=next(model.parameters()).device)
+    order = stream_order(len(dataset), batch)
     carry: Carry = None
-    for start in range(0, len(own), batch_size):
-        batch = dataset.batch(own[start : start + batch_size])
-        with autocast():
-            _, more, carry = task.loss(model, batch, carry)
-        sums = more if sums is None else sums + more
-        tick()
+    for step in range(steps_per_epoch(len(dataset), batch)):
+        own = share(order, step, batch, comm.rank, comm.size)
+        carried = Carried(None if own.fresh else carry)
+        for place in micro_batches(len(own.indices), batch_size):
+            with autocast():
+                _, more, state = task.loss(model, dataset.batch(own.indices[place]), carried.of(place))
+            carried.keep(state)
+            sums += more
+            tick()
+        carry = carried.whole()
     model.train()
-    total = torch.zeros(task.width, device=next(model.parameters()).device) if sums is None else sums
-    # Counts beyond 2^24 are not exact in float32: added up over ranks in float64 on the host.
-    per_rank = comm.gather_objects(total.double().tolist())
+    per_rank = comm.gather_objects(sums.tolist())
     return [sum(values) for values in zip(*per_rank, strict=True)]

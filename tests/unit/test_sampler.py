@@ -47,5 +47,20 @@ def test_epochs_are_shuffled_anew_and_repeat_for_equal_seeds():
     assert (first != sampler.epoch_order(100, 4, 0, shuffle=True)).any()
 
 
-def test_without_shuffle_the_order_is_the_file_s():
+@given(samples=st.integers(1, 300), batch=st.integers(1, 40), size=st.integers(1, 6))
+def test_streams_are_contiguous_and_each_sample_is_seen_once(samples, batch, size):
+    order = sampler.epoch_order(samples, 0, 7, shuffle=False, streams=batch)
+    assert sorted(order) == list(range(samples))
+    before = None
+    for step in range(sampler.steps_per_epoch(samples, batch)):
+        shares = [sampler.share(order, step, batch, rank, size) for rank in range(size)]
+        now = [s.indices for s in shares]
+        assert {s.fresh for s in shares} == {step == 0 or len(np.concatenate(now)) < batch}
+        if not shares[0].fresh:
+            for mine, last in zip(now, before, strict=True):
+                np.testing.assert_array_equal(mine, last + 1)
+        before = now
+
+
+def test_one_stream_is_the_natural_order():
     np.testing.assert_array_equal(sampler.epoch_order(5, 0, 7, shuffle=False), np.arange(5))

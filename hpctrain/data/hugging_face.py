@@ -1,0 +1,70 @@
+"""Text of a Hugging Face data set: `data.source` is its name (or a local folder), `data.subset` its variant.
+
+Takes a DataConfig; gives a Source that streams the rows' text, a row a line. Needs the extra `datasets`;
+its library is imported when rows are read, so not where the tokens are in the cache. Downloads go to its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import DataConfig
+from hpctrain.data.text_source import BLOCK_BYTES, Source
+from hpctrain.errors import UserError
+
+
+def hugging_face(config: DataConfig) -> Source:
+    """Splits `train` and `validation`; without the latter, the last rows of the former. Raises UserError."""
+    identity: list[Any] = [config.source, config.subset, config.field]
+    folder = Path(config.source or "")
+    if folder.is_dir():
+        stats = [(p.name, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+        identity.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+    def stream(split: str) -> Iterator[str]:
+        rows = _load(config)
+        if "validation" in rows:
+            part = rows[split]
+        else:
+            whole = rows["train"]
+            cut = round((1 - config.validation_fraction) * len(whole))
+            part = whole.select(range(cut) if split == "train" else range(cut, len(whole)))
+        if config.field not in part.column_names:
+            raise UserError("data.field", config.field, f"must be one of {', '.join(part.column_names)}")
+        yield from _blocks(part[config.field])
+
+    return Source(identity, lambda: stream("train"), lambda: stream("validation"))
+
+
+def _load(config: DataConfig) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            "data.name", config.name, "needs an extra: pip install 'hpctrain[datasets]'"
+        ) from None
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(config.source, config.subset)
+    except Exception as error:  # the library raises many kinds: no such set, no network, no such variant
+        reason = " ".join(str(error).split())[:200]
+        raise UserError("data.source", config.source, f"cannot be loaded: {reason}") from None
+    if "train" not in rows:
+        raise UserError("data.source", config.source, f"has no split `train`, only {', '.join(rows)}")
+    return rows
+
+
+def _blocks(rows: Any) -> Iterator[str]:
+    """Rows as lines, in blocks of about BLOCK_BYTES characters."""
+    lines: list[str] = []
+    size = 0
+    for row in rows:
+        lines.append(row if row.endswith("\n") else f"{row}\n")
+        size += len(row)
+        if size >= BLOCK_BYTES:
+            yield "".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "".join(lines)
