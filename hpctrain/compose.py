@@ -77,6 +77,8 @@ def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int
             errors.append(error)
 
     argv = list(_experiments(argv))
+    # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
+    argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
     try:

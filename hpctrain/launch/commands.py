@@ -16,6 +16,18 @@ from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, read_json, runs
 
 
+SUBMIT_USAGE = """usage: hpctrain submit [--dry-run] [--json] [EXPERIMENT] [settings]
+
+Starts a run as a job and returns at once: on Slurm with cluster=NAME, in the background of this
+machine with cluster=local. The same science submitted twice is one run.
+
+  --dry-run   print the sbatch script and submit nothing
+  --json      one JSON document on stdout: run, job_id, new, path, FLOPs, lower bound, node-hours
+
+Settings are those of hpctrain train (hpctrain train --help lists them).
+"""
+
+
 def train(argv: list[str]) -> int:
     """`hpctrain train`: a Hydra application that runs in the foreground."""
     from hpctrain.compose import run_app
@@ -70,7 +82,7 @@ def submit(argv: list[str]) -> int:
 
     argv, flags = _take_flags(argv, "--dry-run", "--json", "--help", "-h")
     if {"--help", "-h"} & flags:
-        print(submit.__doc__)
+        print(SUBMIT_USAGE)
         return 0
     config = load(argv)
     if config.cluster.kind == "slurm":
