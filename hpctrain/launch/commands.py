@@ -15,7 +15,6 @@ from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, read_json, runs
 
-
 SUBMIT_USAGE = """usage: hpctrain submit [--dry-run] [--json] [EXPERIMENT] [settings]
 
 Starts a run as a job and returns at once: on Slurm with cluster=NAME, in the background of this

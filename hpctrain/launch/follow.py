@@ -136,7 +136,7 @@ def summary_text(run: RunDir, state: dict[str, Any]) -> str:
         rows.append(("validation", "  ".join(f"{k} {v:.4f}" for k, v in s["validation"].items())))
     rows += [
         ("training time", f"{s['train_s']:.1f} s ({s['elapsed_s']:.1f} s with validation and checkpoints)"),
-        ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s on {state.get('ranks', 1)} ranks"),
+        ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.get('ranks', 1)}"),
         ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
         ("directory", str(run.path)),

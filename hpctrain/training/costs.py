@@ -33,8 +33,8 @@ class Costs:
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
         work, start = self.work, f"resuming at step {step} of" if step else "starting"
         return (
-            f"{start} {total_steps} steps on {comm.size} ranks ({comm.transport}, {device.type}), "
-            f"effective batch {self._batch}; {work.params:,} parameters, "
+            f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
+            f"({comm.transport}, {device.type}), effective batch {self._batch}; {work.params:,} parameters, "
             f"{self.per_sample / 1e6:,.2f} MFLOP a sample"
         )
 
