@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import signal
 import stat
+import sys
 import time
 
 import pytest
@@ -168,3 +170,31 @@ def test_cancel_saves_and_resume_goes_on(cli):
     wait_for(lambda: cli.state()["phase"] == "cancelled")
     steps = [r["step"] for r in cli.records("train")]
     assert steps == sorted(set(steps))
+
+
+def test_on_a_terminal_a_bar_shows_the_figures_and_ctrl_c_stops(cli):
+    """A real pseudo-terminal: what is typed reaches the command as from a keyboard."""
+    command = [sys.executable, "-m", "hpctrain.cli", "train", *cli.small, "train.epochs=3000"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cli.folder)
+        os.environ |= {"TERM": "xterm", "COLUMNS": "140"}
+        os.execv(command[0], [*command, "resources.ranks=2"])
+    shown = b""
+    while b"GFLOP/s" not in shown:
+        shown += os.read(terminal, 4096)
+    os.write(terminal, b"\x03")
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # how Linux says that the other side has closed a terminal
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130
+    text = shown.decode()
+    assert all(word in text for word in ("epoch ", "loss", "accuracy", "samples/s", "GFLOP/s"))
+    assert "saving a checkpoint and stopping" in text
+    assert "Traceback" not in text
+    assert cli.state()["reason"] == "INTERRUPTED"
+    assert list((cli.the_run() / "checkpoints").glob(f"step_{cli.state()['step']:09d}.*"))
