@@ -86,7 +86,8 @@ class TrainConfig:
     accumulate: Positive = 1
     clip_norm: PositiveFloat | None = None
     log_every: Positive = 50
-    on_nan: Literal["stop", "skip"] = "stop"
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
     tensorboard: bool = False
     deterministic: bool = True
 
@@ -235,6 +236,7 @@ class CheckpointConfig:
     keep_every: Positive | None = None
     keep_best: bool = True
     asynchronous: bool = True
+    allow_change: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,16 +313,26 @@ def to_dict(config: Config) -> dict[str, Any]:
     return plain
 
 
+def science(config: Config) -> dict[str, Any]:
+    """The settings that make the result, as plain containers; where and on how many ranks is not of them."""
+    whole = to_dict(config)
+    chosen = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
+    chosen["data"] = {k: v for k, v in chosen["data"].items() if k != "path" or config.data.name == "text"}
+    chosen["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan", "ema_decay")}
+    chosen["effective_batch"] = config.effective_batch
+    return chosen
+
+
+def science_hash(config: Config) -> str:
+    """SHA-256 of the scientific settings, in hex."""
+    text = json.dumps(science(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def run_id(config: Config) -> str:
     """`<name>-<10 hex digits>`: a hash of the scientific settings; the same science is the same run."""
-    whole = to_dict(config)
-    science = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
-    science["data"] = {k: v for k, v in science["data"].items() if k != "path" or config.data.name == "text"}
-    science["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan")}
-    science["effective_batch"] = config.effective_batch
-    text = json.dumps(science, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return f"{config.run.name or f'{config.model.name}-{config.data.name}'}-{digest}"
+    name = config.run.name or f"{config.model.name}-{config.data.name}"
+    return f"{name}-{science_hash(config)[:10]}"
 
 
 def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:

@@ -52,6 +52,7 @@ REASONS = {
     "DISK_FULL": "no space left for the run directory",
     "STORAGE_ERROR": "the run directory could not be written",
     "NO_VALID_CHECKPOINT": "checkpoints exist but none verifies",
+    "CONFIG_CHANGED": "the settings that make the science are not the checkpoint's",
     "RUN_LOCKED": "another process owns the run",
     "NO_PROGRESS": "three attempts in a row made no step",
     "SUBMIT_FAILED": "the scheduler refused the job",

@@ -42,7 +42,8 @@ FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows
 DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
 WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
 PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
-READ_PATIENCE_S = (0.5, 2.0, 0.0)  # pauses between tries where the storage gives an error
+RETRY_S = 30.0  # a failed save is tried again so soon, whatever the settings say
+READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries where the storage gives an error
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,27 @@ class Checkpointer:
     def overdue(self) -> bool:
         """Whether the clock asks for one. Differs between ranks: ask on rank 0 and tell the others."""
         s, waited_s = self._settings, time.monotonic() - self._saved_at
+        if self._failures and waited_s >= RETRY_S:
+            return True
         if s.every == "auto":
             cost_s = self.stall_s + self.write_s
             if waited_s >= (young_daly_s(cost_s, self._mtbf_s) if cost_s else FIRST_SAVE_S):
                 return True
         return s.every_min is not None and waited_s >= 60 * s.every_min
+
+    def reserve(self, snapshot: Snapshot) -> None:
+        """Allocate the host buffer for snapshots like this one, so that no save waits for it.
+
+        Raises RunFailed for a tensor that safetensors cannot hold.
+        """
+        parts = self._divide(snapshot.tensors)
+        if self._rank < len(parts):
+            self._buffer.lay_out(parts[self._rank])
+
+    def report(self) -> None:
+        """At every step: a write that has failed is told of now. Raises RunFailed at the second in a row."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
 
     def save(self, snapshot: Snapshot, metric: float | None = None) -> None:
         """Copy the snapshot, then write it in the background; the last write is waited for first.
@@ -106,8 +123,7 @@ class Checkpointer:
         began = time.monotonic()
         self.wait()
         self._saves += 1
-        divided = self._size > 1 and sum(t.nbytes for t in snapshot.tensors.values()) >= DIVIDE_BYTES
-        parts = divide(snapshot.tensors, self._size) if divided else [snapshot.tensors]
+        parts = self._divide(snapshot.tensors)
         if self._rank < len(parts):
             self._buffer.fill(parts[self._rank])
             meta = snapshot.meta | {"metric": metric, "attempt": self._attempt}
@@ -162,23 +178,36 @@ class Checkpointer:
         """
         assert self._term is not None
         refuse_if_shared(self._folder)
+        refuse_if_shared(self._folder.parent)
         store.sweep(self._folder, self._files)
-        wrong = []
-        snapshot = None
-        for entry in reversed(store.entries(self._folder)):
-            try:
-                snapshot = read_patiently(self._folder, entry)
-                break
-            except CorruptCheckpoint as error:
-                wrong.append(str(error))
-                if not isinstance(error, Unreadable):
-                    store.put_aside(self._folder, entry, self._files)
-                print(f"checkpoint {error}: going back to the one before", flush=True)
+        snapshot, wrong = self._newest()
         if snapshot is None and (wrong or store.had_some(self._folder)):
             what = "; ".join(wrong) or "all were put aside or removed before"
             raise RunFailed("NO_VALID_CHECKPOINT", f"{what}; to begin anew, remove {self._folder}")
         self._term.begin(snapshot.meta["step"] if snapshot else 0)
         return snapshot
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint that verifies, once nothing is being written. Rank 0 only."""
+        self.wait()
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[Snapshot | None, list[str]]:
+        """And what is wrong with those after it, which are put aside."""
+        wrong: list[str] = []
+        for entry in reversed(store.entries(self._folder)):
+            try:
+                return read_patiently(self._folder, entry), wrong
+            except CorruptCheckpoint as error:
+                wrong.append(str(error))
+                if not isinstance(error, Unreadable):
+                    store.put_aside(self._folder, entry, self._files)
+                print(f"checkpoint {error}: going back to the one before", flush=True)
+        return None, wrong
+
+    def _divide(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        divided = self._size > 1 and sum(t.nbytes for t in tensors.values()) >= DIVIDE_BYTES
+        return divide(tensors, self._size) if divided else [tensors]
 
     def _start(self, job: _Job) -> None:
         self._job = job
@@ -200,8 +229,12 @@ class Checkpointer:
                 self._prune()
         except BaseException as error:
             self._error = error
-            with contextlib.suppress(OSError):  # leave no half of it on a full disk
-                remove_tree(draft, self._files)
+            with contextlib.suppress(OSError):
+                if job.rank > 0:  # rank 0 need not wait for this part
+                    trouble = {"errno": getattr(error, "errno", None) or errno.EIO, "error": str(error)}
+                    replace_file(_receipt(draft, job.rank), seal(trouble), self._files)
+                else:  # leave no half of it on a full disk
+                    remove_tree(draft, self._files)
         self.write_s = time.monotonic() - began
 
     def _write_part(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
@@ -210,11 +243,12 @@ class Checkpointer:
         part = FileRecord(*write_file(draft / name, data, self._files))
         self.written_bytes = part.bytes
         if job.rank > 0:  # the receipt, beside the draft
+            self._files.sync_folder(draft)
             replace_file(_receipt(draft, job.rank), seal(asdict(part)), self._files)
         return {name: part}
 
     def _other_parts(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
-        """Wait for the receipts of the other ranks. Raises TimeoutError naming a rank without one."""
+        """Wait for the receipts of the other ranks. Raises OSError naming the rank that has failed."""
         parts: dict[str, FileRecord] = {}
         end_s = time.monotonic() + PARTS_PATIENCE_S
         for rank in range(1, job.parts):
@@ -223,8 +257,11 @@ class Checkpointer:
                 if time.monotonic() > end_s:
                     raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} did not write its part")
                 time.sleep(0.02)
-            parts[_part_name(rank, job.parts)] = FileRecord(**unseal(receipt.read_bytes()))
+            said = unseal(receipt.read_bytes())
             self._files.remove(receipt)
+            if "error" in said:
+                raise OSError(said["errno"], f"rank {rank}: {said['error']}")
+            parts[_part_name(rank, job.parts)] = FileRecord(**said)
         return parts
 
     def _prune(self) -> None:

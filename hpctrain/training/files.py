@@ -96,8 +96,13 @@ def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[
 def replace_file(path: Path, content: bytes, files: Files) -> None:
     """A file's content changes from old to new at once, and stays so through a power failure."""
     draft = path.parent / f".draft.{path.name}.{uuid.uuid4().hex[:8]}"
-    write_file(draft, [memoryview(content)], files)
-    files.rename(draft, path)
+    try:
+        write_file(draft, [memoryview(content)], files)
+        files.rename(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(draft)
+        raise
     files.sync_folder(path.parent)
 
 

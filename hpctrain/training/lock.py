@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import re
 import socket
 import time
 import uuid
@@ -166,10 +168,11 @@ def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | N
             return True
     if owner.boot == mine.boot:
         return _start_time(owner.pid) != owner.started
-    if owner.machine and (owner.host, owner.machine) == (mine.host, mine.machine):
-        same_kernel = owner.boot.split()[0] == mine.boot.split()[0]
-        return None if same_kernel else True  # another container's processes, or before a restart
-    return None
+    same_machine = owner.machine and (owner.host, owner.machine) == (mine.host, mine.machine)
+    if same_machine and owner.boot.split()[0] != mine.boot.split()[0]:
+        # Images and containers may share name and id, so: our kernel must have started after the owner.
+        return True if _boot_time_s() > owner.since else None
+    return None  # another machine's processes, or another container's
 
 
 def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
@@ -184,6 +187,12 @@ def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
 def _boot() -> str:
     """This start of the kernel, and the set of processes that this process can see."""
     return f"{_text('/proc/sys/kernel/random/boot_id')} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _boot_time_s() -> float:
+    """When this kernel started, in seconds since the epoch; infinitely early where it does not say."""
+    found = re.search(r"^btime (\d+)$", _text("/proc/stat"), re.MULTILINE)
+    return float(found[1]) if found else -math.inf
 
 
 def _start_time(pid: int) -> str | None:
@@ -218,4 +227,7 @@ def _read(folder: Path, number: int) -> Owner:
     try:
         return _OWNER.validate_python(unseal(path.read_bytes()))
     except (ValueError, ValidationError) as error:
-        raise RunFailed("STORAGE_ERROR", f"{path} is damaged ({str(error).splitlines()[0]})") from None
+        why = str(error).splitlines()[0]
+        raise RunFailed(
+            "STORAGE_ERROR", f"{path} is damaged ({why}); once no attempt of the run lives, remove it"
+        ) from None

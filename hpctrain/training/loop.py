@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,28 +19,20 @@ from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
 from hpctrain.run_dir import RunDir
 from hpctrain.tasks import TASKS, Carry
-from hpctrain.training import state
-from hpctrain.training.checkpoint import Checkpointer
+from hpctrain.training import progress, state
+from hpctrain.training.checkpoint import Checkpointer, Snapshot
 from hpctrain.training.clock import PARTS, Clock
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.costs import Costs
 from hpctrain.training.exchange import GradientExchange
 from hpctrain.training.metrics import Reporter, shown
 from hpctrain.training.optimizers import make_optimizer
+from hpctrain.training.progress import Ledger, Progress, Window
 from hpctrain.training.schedule import Schedule
 from hpctrain.training.step import FLAGS, Trainer, evaluate
 from hpctrain.training.stop import STOP_REASONS, StopFlag
 
-
-@dataclass
-class Progress:
-    """Where the run is: what a checkpoint holds beside tensors."""
-
-    step: int = 0
-    samples: int = 0
-    elapsed_s: float = 0.0
-    validation_losses: list[float] = field(default_factory=list)
-    carry: Carry = None
+PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before on_nan=skip gives up
 
 
 def train(
@@ -84,91 +75,168 @@ def train(
     )
     costs = Costs(config, model, train_set, device)
     report = Reporter(run, attempt, comm.rank == 0, settings.tensorboard)
+    live = state.Live(model, optimizer, settings.ema_decay)
+    undo = state.make_undo(model, device)
+
+    def order_of(epoch: int) -> sampler.Indices:
+        return sampler.epoch_order(len(train_set), config.seed, epoch, train_set.shuffle, batch)
 
     # --- Resume: the newest good checkpoint, or the beginning.
-    at = Progress()
-    snapshot = comm.broadcast_object(checkpointer.restore() if comm.rank == 0 else None)
-    if snapshot is not None:
-        at = Progress(**{key: snapshot.meta[key] for key in ("step", "samples", "elapsed_s")})
-        at.validation_losses = list(snapshot.meta["validation_losses"])
-        at.carry = state.apply(snapshot, model, optimizer, comm)
-        saved_ranks = snapshot.meta["world_size"]
-        if saved_ranks != comm.size:
+    at, ledger = Progress(window=Window(sums=[0.0] * task.width)), Ledger()
+    carry: Carry = None
+    snapshot = checkpointer.restore() if comm.rank == 0 else None
+    meta, tensors = comm.broadcast_object(
+        (snapshot.meta, state.of_ranks(snapshot)) if snapshot else (None, {})
+    )
+    if meta is not None:
+        at, ledger = progress.continued(meta, config, order_of)
+        live.load(snapshot, comm)
+        if meta["world_size"] == comm.size:
+            state.restore_random(tensors, comm, device)
+        else:
+            torch.manual_seed(_step_seed(config.seed, at.step, comm.rank))
             report.say(
-                f"resuming on {comm.size} ranks what {saved_ranks} saved: the same global batches, but random"
-                " numbers (dropout, augmentation) and the order of sums differ, so not bitwise the same run"
+                f"resuming on {comm.size} ranks what {meta['world_size']} saved: the same global batches, each"
+                " sample once an epoch; random numbers (dropout, augmentation), batch norm's groups and the"
+                " order of sums differ, so it is not bitwise the same run"
             )
-    report.resume_at(at.step)
+        carry = state.carry_of(tensors, meta["world_size"], comm, device)
+        if comm.rank > 0:  # what the ranks took is rank 0's to begin with
+            ledger.taken = ledger.fingerprint = 0
+    del snapshot, tensors
+    report.resume_at(at.step, at.validated_at)
     report.check_progress(at.step)
     report.say(costs.headline(comm, device, at.step, total_steps))
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
-    began = time.perf_counter() - at.elapsed_s
-    order = _epoch_order(config, train_set, at.step // steps_per_epoch)
-    sums = torch.zeros(task.width, dtype=torch.float64, device=device)
-    window_step, window_samples, window_s = at.step, at.samples, time.perf_counter()
+    window = at.window
+    sums = torch.tensor(window.sums, dtype=torch.float64, device=device)
+    began, window_began = time.perf_counter() - at.elapsed_s, time.perf_counter()
+    order = order_of(at.step // steps_per_epoch)
     figures: dict[str, float] = {}
-    reason = "DONE"
-    clock.take()
+    reason, saved_at, wanted, diverged = "DONE", at.step, False, False
+
+    def gather_window() -> None:
+        """Everything since the last record, earlier attempts' part included, into `at.window`."""
+        nonlocal window_began
+        now = time.perf_counter()
+        window.seconds, window_began = window.seconds + now - window_began, now
+        for part, part_s in clock.take().items():
+            window.parts_s[part] = window.parts_s.get(part, 0.0) + part_s
+        window.sums = sums.tolist()
+
+    def capture() -> Snapshot:
+        at.elapsed_s = time.perf_counter() - began
+        gather_window()
+        total = ledger.total(comm.gather_objects(ledger.share))
+        next_lr = schedule.lr(at.step, at.validation_losses)
+        document = progress.document(at, total, config, steps_per_epoch, next_lr)
+        return state.capture(live, carry, comm, device, document)
+
+    def save(metric: float | None = None) -> None:
+        nonlocal saved_at
+        checkpointer.save(capture(), metric)
+        saved_at = at.step
+        clock.mark("checkpoint")
+
+    def leave_out() -> None:
+        """The time since the last record is no part of the next steps' figures."""
+        nonlocal window_began
+        clock.take()
+        window_began = time.perf_counter()
+
+    checkpointer.reserve(capture())
+    leave_out()
 
     # --- Loop: one optimiser step a turn; reports, validation and checkpoints stand around it.
-    while at.step < total_steps:
+    while True:
+        whole_epoch = at.step > 0 and (at.step % steps_per_epoch == 0 or at.step == total_steps)
+        if whole_epoch and at.validated_at < at.step:  # also what a stop at this very step has left over
+            if at.step % steps_per_epoch == 0:
+                ledger.close(comm.gather_objects(ledger.share), len(train_set))
+            comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
+            with live.averaged():
+                totals = evaluate(
+                    model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
+                )
+            scores = task.summarise(totals)
+            at.validation_losses.append(scores["loss"])
+            at.validated_at = at.step
+            report.record("validation", step=at.step, epoch=at.step / steps_per_epoch, **scores)
+            report.say(f"epoch {at.step / steps_per_epoch:g}: validation {shown(scores)}")
+            best = config.checkpoint.keep_best and scores["loss"] <= min(at.validation_losses)
+            leave_out()
+            if wanted or best or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
+                save(metric=scores["loss"])
+                leave_out()
+        if at.step >= total_steps:
+            break
+
         epoch, place = divmod(at.step, steps_per_epoch)
         if place == 0:
-            order = _epoch_order(config, train_set, epoch)
+            order = order_of(epoch)
         share = sampler.share(order, place, batch, comm.rank, comm.size)
         lr = schedule.lr(at.step, at.validation_losses)
         generator = torch.Generator().manual_seed(_step_seed(config.seed, at.step, comm.rank))
-        save = comm.rank == 0 and checkpointer.overdue()
-        extras, at.carry = trainer.step(share, generator, at.carry, lr, save=save, stop=stop.poll())
+        undo.note()
+        before = carry
+        overdue = comm.rank == 0 and checkpointer.overdue()
+        extras, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+        bad, wanted, *stops = extras[task.width :].tolist()
+        if bad:
+            undo.undo()
+            carry = before
+            report.say(f"loss or gradient is not finite at step {at.step + 1}: no rank applies the update")
+            diverged = settings.on_nan == "stop" or at.bad_in_a_row + 1 >= PATIENT_NANS
+            if diverged:
+                break
+            at.bad_in_a_row += 1
+            skipped_from = at.step
+            if settings.on_nan == "rollback":
+                skipped_from = _roll_back(checkpointer, live, comm)
+            at.skipped.append((skipped_from, at.step + 1))
+        else:
+            live.average()
+            at.bad_in_a_row = 0
+            sums += extras[: task.width]
+            window.good_steps += 1
         at.step += 1
         at.samples += share.global_count
-        sums += extras[: task.width]
-        bad, save, *stops = extras[task.width :].tolist()
-        if bad and settings.on_nan == "stop":
-            raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step}")
+        ledger.take(share.indices)
+        checkpointer.report()
         stopping = next((r for r, votes in zip(STOP_REASONS, stops, strict=True) if votes), None)
         whole_epoch = at.step % steps_per_epoch == 0 or at.step == total_steps
 
-        if at.step % settings.log_every == 0 or whole_epoch or stopping:
-            now = time.perf_counter()
-            steps, parts = at.step - window_step, clock.take()
-            figures = task.summarise(sums.tolist())
-            figures |= costs.rates(steps, at.samples - window_samples, now - window_s)
+        record_due = at.step % settings.log_every == 0 or whole_epoch
+        if record_due or stopping:
+            gather_window()
+            steps = at.step - window.step
+            figures = task.summarise(window.sums) if window.good_steps else {}
+            figures |= costs.rates(steps, at.samples - window.samples, window.seconds)
             report.record(
                 "train", step=at.step, epoch=at.step / steps_per_epoch, samples=at.samples, lr=lr, **figures,
-                window_s=now - window_s, window_steps=steps,
-                step_ms={part: 1e3 * parts[part] / steps for part in PARTS},
+                window_s=window.seconds, window_steps=steps,
+                step_ms={part: 1e3 * window.parts_s.get(part, 0.0) / steps for part in PARTS},
+                **({} if record_due else {"cut": True}),
             )  # fmt: skip
             report.say(
                 f"step {at.step}/{total_steps} epoch {at.step / steps_per_epoch:.2f}: {shown(figures)}"
             )
+        if record_due:
             sums.zero_()
-            window_step, window_samples, window_s = at.step, at.samples, now
+            window = at.window = Window(at.step, at.samples)
         report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
-
-        if whole_epoch and not stopping:
-            totals = evaluate(
-                model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
-            )
-            scores = task.summarise(totals)
-            at.validation_losses.append(scores["loss"])
-            report.record("validation", step=at.step, epoch=at.step / steps_per_epoch, **scores)
-            report.say(f"epoch {at.step / steps_per_epoch:g}: validation {shown(scores)}")
-        if stopping or save or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
-            at.elapsed_s = time.perf_counter() - began
-            captured = state.capture(
-                model, optimizer, at.carry, comm, _meta(at, attempt, config, steps_per_epoch)
-            )
-            checkpointer.save(captured, metric=min(at.validation_losses, default=None))
-        if whole_epoch:  # validation and the save are not part of the next steps' figures
-            clock.take()
-            window_s = time.perf_counter()
         if stopping:
             reason = stopping
             break
+        if not whole_epoch and (wanted or checkpointer.due(at.step, whole_epoch)):
+            save()
 
     # --- Finish: the last checkpoint is on disk before the state says so.
+    if saved_at < at.step:
+        save()
     checkpointer.finish()
+    if diverged:
+        raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, time.perf_counter() - began)
         report.record("summary", step=at.step, reason=reason, **summary)
@@ -177,23 +245,17 @@ def train(
     return reason
 
 
-def _meta(at: Progress, attempt: int, config: Config, steps_per_epoch: int) -> dict[str, Any]:
-    """What a checkpoint holds beside tensors. The order of samples follows from seed and step alone."""
-    return {
-        "step": at.step,
-        "epoch": at.step / steps_per_epoch,
-        "samples": at.samples,
-        "elapsed_s": at.elapsed_s,
-        "validation_losses": at.validation_losses,
-        "steps_per_epoch": steps_per_epoch,
-        "effective_batch": config.effective_batch,
-        "seed": config.seed,
-        "attempt": attempt,
-    }
+def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
+    """The last checkpoint's weights and optimiser on every rank; gives the step that they are of.
 
-
-def _epoch_order(config: Config, dataset: Any, epoch: int) -> sampler.Indices:
-    return sampler.epoch_order(len(dataset), config.seed, epoch, dataset.shuffle, config.effective_batch)
+    The data goes on behind the step that was not finite. Raises NAN_PERSISTENT where there is none yet.
+    """
+    snapshot = checkpointer.newest() if comm.rank == 0 else None
+    step = comm.broadcast_object(snapshot.meta["step"] if snapshot else None)
+    if step is None:
+        raise RunFailed("NAN_PERSISTENT", "loss or gradient is not finite, and there is no checkpoint yet")
+    live.load(snapshot, comm)
+    return int(step)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

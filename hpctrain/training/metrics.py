@@ -25,12 +25,19 @@ class Reporter:
         self._board = _tensorboard(run) if tensorboard and enabled else None
         self._file: Any = None
 
-    def resume_at(self, step: int) -> None:
-        """Keep the records up to `step`; those beyond belong to work that is done again."""
+    def resume_at(self, step: int, validated_at: int) -> None:
+        """Keep the records up to `step`; those beyond belong to work that is done again.
+
+        So do validations after `validated_at`, and records of windows that a stop cut short.
+        """
         if not self._enabled:
             return
+        last = {"validation": validated_at}
         if self._run.metrics_file.exists():
-            kept = [r for r in read_json_lines(self._run.metrics_file) if r.get("step", 0) <= step]
+            found = read_json_lines(self._run.metrics_file)
+            kept = [
+                r for r in found if r.get("step", 0) <= last.get(r.get("kind", ""), step) and "cut" not in r
+            ]
             replace_text(self._run.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._run.metrics_file.open("a", buffering=1)
 

@@ -18,6 +18,26 @@ from hpctrain.config import AdamConfig, LarsConfig, OptimizerConfig, SgdConfig
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
     """One optimiser over all trainable parameters; vectors (norms, biases) undecayed where asked."""
     trainable = [p for _, p in parameters if p.requires_grad]
+    optimizer = _make(config, trainable)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            optimizer.state[p] = _first_state(config, p)
+    return optimizer
+
+
+def _first_state(config: OptimizerConfig, p: nn.Parameter) -> dict[str, Tensor]:
+    """What torch makes at the first step, at once: a checkpoint of any step has the same tensors.
+
+    And torch's fused SGD, told at its first step that the gradient is not finite, leaves memory that it
+    has not set as its momentum.
+    """
+    if isinstance(config, AdamConfig):
+        step = torch.zeros((), dtype=torch.float32, device=p.device)
+        return {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return {"momentum_buffer": torch.zeros_like(p)} if config.momentum else {}
+
+
+def _make(config: OptimizerConfig, trainable: list[nn.Parameter]) -> Any:
     groups: list[dict[str, Any]] = [{"params": trainable}]
     if not config.decay_norm_and_bias and config.weight_decay > 0:
         groups = [
@@ -88,6 +108,6 @@ class Lars(torch.optim.Optimizer):
             # A layer of zeros, or without gradient, takes the plain step.
             update.mul_(torch.where((w_norm > 0) & (g_norm > 0), rate, torch.ones_like(rate)))
         state = self.state[p]
-        velocity = state.setdefault("momentum_buffer", torch.zeros_like(p))
+        velocity = state.get("momentum_buffer", torch.zeros_like(p))  # none without momentum
         velocity.mul_(m).add_(update, alpha=lr)
         p.sub_(velocity.mul(m).add_(update, alpha=lr) if group["nesterov"] else velocity)

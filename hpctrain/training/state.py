@@ -1,11 +1,14 @@
 """A training state as one flat, named set of tensors and JSON, and back.
 
-Takes model, optimiser, carry and random generators; gives a `Snapshot` (training/checkpoint.py writes it).
-Names: model/<name>, optimizer/<parameter name>/<key>, rng/<rank>/<device>, carry/<rank>/<i>.
+Takes what lives on the ranks, gives a `Snapshot` (training/checkpoint.py writes it). Names:
+model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,90 +16,155 @@ from torch import Tensor, nn
 
 from hpctrain.data.sampler import part
 from hpctrain.errors import RunFailed
+from hpctrain.tasks import Carry
 from hpctrain.training.checkpoint import Snapshot
 from hpctrain.training.comm import Comm
 
+_RANKS = ("rng/", "carry/")  # of one rank each; everything else is the same on all
 
-def capture(
-    model: nn.Module, optimizer: Any, carry: tuple[Tensor, ...] | None, comm: Comm, meta: dict[str, Any]
-) -> Snapshot:
+
+class Live:
+    """The tensors that training changes: model, optimiser and, where asked for, the average of the weights.
+
+    The average (EMA) is ē ← d ē + (1 − d) θ after each update, from ē = θ at the start.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Any, ema_decay: float | None = None) -> None:
+        self.model, self.optimizer, self._decay = model, optimizer, ema_decay
+        self._weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+        kept = self._weights if ema_decay is not None else {}
+        self.ema = {name: weight.clone() for name, weight in kept.items()}
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """After an update."""
+        if self.ema and self._decay is not None:
+            torch._foreach_lerp_(list(self.ema.values()), list(self._weights.values()), 1 - self._decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, if there are any."""
+        own = {name: self._weights[name].clone() for name in self.ema}
+        try:
+            for name, value in self.ema.items():
+                self._weights[name].copy_(value)
+            yield
+        finally:
+            for name, value in own.items():
+                self._weights[name].copy_(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live tensors by name: a change to them is a change to the run."""
+        found: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            found |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+        found |= {f"ema/{name}": value for name, value in self.ema.items()}
+        for name, value in found.items():
+            if not isinstance(value, Tensor):
+                raise RunFailed("ERROR", f"{name} is no tensor ({type(value).__name__}): cannot be saved")
+        return found
+
+    @torch.no_grad()
+    def load(self, snapshot: Snapshot | None, comm: Comm) -> None:
+        """Rank 0's snapshot into every rank's tensors. Collective; raises RunFailed for the first misfit."""
+        live = self.tensors()
+        if comm.rank == 0:
+            assert snapshot is not None
+            saved = {k: v for k, v in snapshot.tensors.items() if not k.startswith(_RANKS)}
+            compare(live, saved)
+            for name, value in saved.items():
+                live[name].copy_(value)
+        comm.broadcast(live)
+
+
+@dataclass
+class Undo:
+    """What a forward pass changes beside gradients: buffers (running means) and random numbers."""
+
+    buffers: list[Tensor]
+    copies: list[Tensor]
+    random: dict[str, Tensor]
+
+    def note(self) -> None:
+        """Before a step."""
+        if self.buffers:
+            torch._foreach_copy_(self.copies, self.buffers)
+        self.random = rng_states(self.random.keys())
+
+    def undo(self) -> None:
+        """As if the forward passes since `note` had not been."""
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.copies)
+        set_rng_states(self.random)
+
+
+def make_undo(model: nn.Module, device: torch.device) -> Undo:
+    buffers = [buffer.detach() for buffer in model.buffers()]
+    return Undo(buffers, [buffer.clone() for buffer in buffers], rng_states(generators(device)))
+
+
+def generators(device: torch.device) -> tuple[str, ...]:
+    """The random generators that a rank on `device` draws from."""
+    return ("cpu", "cuda") if device.type == "cuda" else ("cpu",)
+
+
+def capture(live: Live, carry: Carry, comm: Comm, device: torch.device, meta: dict[str, Any]) -> Snapshot:
     """Everything a bitwise resume needs. Collective; every rank names the same tensors."""
-    own = {f"rng/{comm.rank}/{name}": state for name, state in _rng_states(model).items()}
+    own = {f"rng/{comm.rank}/{name}": state for name, state in rng_states(generators(device)).items()}
     own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(carry or ())}
-    of_ranks = comm.gather_objects(own)
-    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
-    for name, values in _optimizer_state(model, optimizer).items():
-        tensors |= {f"optimizer/{name}/{key}": value for key, value in values.items()}
-    for states in of_ranks:
+    tensors = live.tensors()
+    for states in comm.gather_objects(own):
         tensors |= states
     return Snapshot(tensors, meta | {"world_size": comm.size})
 
 
-def apply(snapshot: Snapshot, model: nn.Module, optimizer: Any, comm: Comm) -> tuple[Tensor, ...] | None:
-    """Set model, optimiser and this rank's random generators in place; gives this rank's carry."""
-    tensors = snapshot.tensors
-    saved = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-    _compare(model.state_dict(), saved)
-    model.load_state_dict(saved)
-    device = next(model.parameters()).device
-    for name, parameter in model.named_parameters():
-        prefix = f"optimizer/{name}/"
-        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if found:
-            # torch keeps the step counter of fused optimisers where the parameter is, others' buffers too.
-            optimizer.state[parameter] = {
-                k: torch.empty_like(parameter).copy_(v)
-                if v.shape == parameter.shape
-                else v.to(device).clone()
-                for k, v in found.items()
-            }
-    if snapshot.meta["world_size"] == comm.size:
-        _set_rng_states({k.split("/")[2]: v for k, v in tensors.items() if k.startswith(f"rng/{comm.rank}/")})
-    return _carry_of(snapshot, comm, device)
+def of_ranks(snapshot: Snapshot) -> dict[str, Tensor]:
+    """What is one rank's only, of all ranks."""
+    return {name: value for name, value in snapshot.tensors.items() if name.startswith(_RANKS)}
 
 
-def _carry_of(snapshot: Snapshot, comm: Comm, device: torch.device) -> tuple[Tensor, ...] | None:
+def restore_random(tensors: Mapping[str, Tensor], comm: Comm, device: torch.device) -> None:
+    """Set this rank's random generators as saved. Raises RunFailed."""
+    prefix = f"rng/{comm.rank}/"
+    saved = {name: state for name, state in tensors.items() if name.startswith(prefix)}
+    wanted = {f"{prefix}{name}": state for name, state in rng_states(generators(device)).items()}
+    if f"{prefix}cuda" not in saved or f"{prefix}cuda" not in wanted:  # saved, or to go on, without a GPU
+        wanted.pop(f"{prefix}cuda", None), saved.pop(f"{prefix}cuda", None)
+    compare(wanted, saved)
+    set_rng_states({name.removeprefix(prefix): state for name, state in saved.items()})
+
+
+def carry_of(tensors: Mapping[str, Tensor], saved_ranks: int, comm: Comm, device: torch.device) -> Carry:
     """This rank's part of the state of all samples (dimension 1), which the saved ranks held in order."""
-    ranks, tensors = range(snapshot.meta["world_size"]), snapshot.tensors
     parts: list[Tensor] = []
-    while all(f"carry/{rank}/{len(parts)}" in tensors for rank in ranks):
-        whole = torch.cat([tensors[f"carry/{rank}/{len(parts)}"] for rank in ranks], dim=1)
+    while all(f"carry/{rank}/{len(parts)}" in tensors for rank in range(saved_ranks)):
+        whole = torch.cat([tensors[f"carry/{rank}/{len(parts)}"] for rank in range(saved_ranks)], dim=1)
         parts.append(whole[:, part(whole.shape[1], comm.rank, comm.size)].contiguous().to(device))
     return tuple(parts) or None
 
 
-def _optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Tensor]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        names[p]: {k: v for k, v in state.items() if isinstance(v, Tensor)}
-        for p, state in optimizer.state.items()
-    }
+def rng_states(names: Iterable[str]) -> dict[str, Tensor]:
+    read: dict[str, Callable[[], Tensor]] = {"cpu": torch.get_rng_state, "cuda": torch.cuda.get_rng_state}
+    return {name: read[name]() for name in names}
 
 
-def _rng_states(model: nn.Module) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if next(model.parameters()).is_cuda:
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+def set_rng_states(states: Mapping[str, Tensor]) -> None:
+    write = {"cpu": torch.set_rng_state, "cuda": torch.cuda.set_rng_state}
+    for name, state in states.items():
+        write[name](state.cpu())
 
 
-def _set_rng_states(states: dict[str, Tensor]) -> None:
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
-
-
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Raise for the first leaf that is missing, extra, or of another shape or dtype."""
     for name in [*expected, *found]:
         here, there = expected.get(name), found.get(name)
         if here is None or there is None:
             side = "has no" if there is None else "has an unknown"
-            raise RunFailed("NO_VALID_CHECKPOINT", f"the checkpoint {side} tensor model/{name}")
+            raise RunFailed("NO_VALID_CHECKPOINT", f"the checkpoint {side} tensor {name}")
         if here.shape != there.shape or here.dtype != there.dtype:
             raise RunFailed(
                 "NO_VALID_CHECKPOINT",
-                f"model/{name} is {tuple(there.shape)} {there.dtype} in the checkpoint, "
-                f"{tuple(here.shape)} {here.dtype} in the model",
+                f"{name} is {tuple(there.shape)} {there.dtype} in the checkpoint, "
+                f"{tuple(here.shape)} {here.dtype} in this run",
             )

@@ -30,6 +30,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,7 +51,9 @@ from hpctrain.training.files import (
 
 _NAME = re.compile(r"step_(\d{9,18})\.t(\d{1,9})-(\d{1,9})")
 _TENSORS = re.compile(r"tensors(-\d{5}-of-\d{5})?\.safetensors")
-_MAX_MANIFEST_BYTES = 2**20
+_MAX_MANIFEST_BYTES = 4 * 2**20  # about 20,000 ranks' parts
+_MAX_META_BYTES = 64 * 2**20
+_MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 _Count = Annotated[int, Ge(0)]
 
 
@@ -110,10 +113,20 @@ _META = TypeAdapter(Meta)
 
 def entries(folder: Path) -> list[Entry]:
     """Committed checkpoints, the newest last; what zombies wrote is left out."""
+    return _split(folder)[0]
+
+
+def superseded(folder: Path) -> list[Entry]:
+    """What an attempt committed beyond the step at which a later one had begun already: no reader takes it."""
+    return _split(folder)[1]
+
+
+def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = [Entry(*map(int, m.groups())) for m in map(_NAME.fullmatch, names) if m]
+    found = sorted(Entry(*map(int, m.groups())) for m in map(_NAME.fullmatch, names) if m)
     begun = {n: owner.step for n, owner in lock.owners(folder).items() if owner.step is not None}
-    return sorted(e for e in found if all(e.step <= step for term, step in begun.items() if term > e.term))
+    stands = [all(e.step <= step for term, step in begun.items() if term > e.term) for e in found]
+    return list(compress(found, stands)), [e for e, good in zip(found, stands, strict=True) if not good]
 
 
 def had_some(folder: Path) -> bool:
@@ -126,8 +139,8 @@ def publish(
 ) -> None:
     """Steps 2 to 7 of the protocol, for a draft that holds `parts` already."""
     files = term.files
-    _META.validate_python(dict(meta))
     content = json.dumps(meta, indent=1).encode()
+    _META.validate_json(content, strict=True)
     written = FileRecord(*write_file(draft / "meta.json", pieces(content), files))
     manifest = Manifest(1, entry.step, entry.term, entry.save, {**parts, "meta.json": written})
     write_file(draft / "manifest.json", pieces(seal(dataclasses.asdict(manifest))), files)
@@ -165,6 +178,10 @@ def read_manifest(folder: Path, entry: Entry) -> Manifest:
             raise CorruptCheckpoint(f"{entry.name}/{name!r} is not a file of a checkpoint")
     if "meta.json" not in manifest.files:
         raise CorruptCheckpoint(f"{entry.name}/meta.json is missing")
+    if manifest.files["meta.json"].bytes > _MAX_META_BYTES:
+        raise CorruptCheckpoint(f"{entry.name}/meta.json has more than {_MAX_META_BYTES} bytes")
+    if (size := sum(record.bytes for record in manifest.files.values())) > _MEMORY_BYTES:
+        raise Unreadable(f"{entry.name} has {size} bytes, more than this machine's memory")
     return manifest
 
 
@@ -199,8 +216,9 @@ def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: b
 def read_meta(folder: Path, entry: Entry, manifest: Manifest) -> dict[str, Any]:
     """meta.json, checked against its schema. Raises CorruptCheckpoint."""
     try:
-        meta = json.loads(read_file(folder, entry, "meta.json", manifest.files["meta.json"]))
-        checked = _META.validate_python(meta)
+        content = read_file(folder, entry, "meta.json", manifest.files["meta.json"])
+        meta = json.loads(content)
+        checked = _META.validate_json(content, strict=True)
     except (ValueError, RecursionError, ValidationError) as error:
         raise CorruptCheckpoint(f"{entry.name}/meta.json: {_first_line(error)}") from None
     if checked.step != entry.step:
@@ -257,10 +275,13 @@ def _read_whole(path: Path) -> bytes:
 
 
 def _trouble(where: str, error: OSError) -> CorruptCheckpoint:
-    if error.errno in (errno.EIO, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT, errno.ENOMEM):
-        return Unreadable(f"{where} cannot be read: {error.strerror}")
-    return CorruptCheckpoint(f"{where}: {error.strerror or error}")
+    if error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        return CorruptCheckpoint(f"{where}: {error.strerror or error}")
+    return Unreadable(f"{where} cannot be read: {error.strerror}")
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error).splitlines()[0]

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpctrain.errors import RunFailed
+
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # as in the reference implementation
@@ -44,28 +46,36 @@ class HostBuffer:
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy; the tensors may change as soon as this returns. Pinned memory for what is on a GPU."""
+        self.lay_out(tensors)
+        for (name, *_), view in zip(self._key, self._views, strict=True):
+            view.copy_(tensors[name].detach(), non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
+
+    def lay_out(self, tensors: Mapping[str, Tensor]) -> None:
+        """Allocate memory for these names, shapes and dtypes, unless it is there.
+
+        Raises RunFailed for a dtype that the format does not know.
+        """
         # Widest elements first: then every tensor is aligned.
         order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
         key = [(name, tensors[name].shape, tensors[name].dtype) for name in order]
-        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        if key != self._key:
-            self._lay_out(key, pinned=on_gpu)
-        for name, view in zip(order, self._views, strict=True):
-            view.copy_(tensors[name].detach(), non_blocking=True)
-        if on_gpu:
-            torch.cuda.synchronize()
-
-    def _lay_out(self, key: list[tuple[str, torch.Size, torch.dtype]], pinned: bool) -> None:
+        if key == self._key:
+            return
         header: dict[str, Any] = {}
         begin = 0
         for name, shape, dtype in key:
+            if dtype not in _NAMES:
+                raise RunFailed("ERROR", f"tensor {name} is {dtype}, which a checkpoint cannot hold")
             end = begin + shape.numel() * dtype.itemsize
             header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
             begin = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self.header = len(text).to_bytes(8, "little") + text
-        self._flat = torch.empty(begin, dtype=torch.uint8, pin_memory=pinned)
+        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        # Zeroed, so that the pages are there before the first save.
+        self._flat = torch.zeros(begin, dtype=torch.uint8, pin_memory=on_gpu)
         self._views = [
             self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
             for name, shape, dtype in key

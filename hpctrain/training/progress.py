@@ -1,0 +1,168 @@
+"""Where a run is: what a checkpoint holds beside tensors, and whether it fits the run that wants it.
+
+Takes counts and settings, gives JSON-able dictionaries and back, checked. Pure, no I/O. The ledger proves
+that each sample is taken once an epoch: a count and a fingerprint of what the ranks took, which do not
+depend on the order or on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge
+from pydantic import TypeAdapter, ValidationError
+
+from hpctrain.config import Config, science, science_hash
+from hpctrain.data.sampler import Indices
+from hpctrain.errors import RunFailed
+
+_Count = Annotated[int, Ge(0)]
+# Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
+FIXED = ("data", "effective_batch", "seed")
+
+
+@dataclass
+class Ledger:
+    """What was taken of one epoch: how many samples, and the sum of their hashes mod 2^64.
+
+    A rank counts what it takes; sums over ranks are whole. `epochs`: the same of each finished epoch.
+    """
+
+    epoch: _Count = 0
+    taken: _Count = 0
+    fingerprint: _Count = 0
+    epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
+
+    def take(self, indices: Indices) -> None:
+        self.taken += len(indices)
+        self.fingerprint = (self.fingerprint + fingerprint(indices)) % 2**64
+
+    def total(self, of_ranks: list[tuple[int, int]]) -> Ledger:
+        """The ranks' counts and fingerprints (`share`), together."""
+        taken, prints = (sum(column) for column in zip(*of_ranks, strict=True))
+        return Ledger(self.epoch, taken, prints % 2**64, self.epochs)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        return self.taken, self.fingerprint
+
+    def close(self, of_ranks: list[tuple[int, int]], samples: int) -> None:
+        """The epoch is over. Raises RunFailed unless each of `samples` samples was taken exactly once."""
+        total = self.total(of_ranks)
+        if total.share != (samples, fingerprint(np.arange(samples, dtype=np.int64))):
+            raise RunFailed("DATA_ERROR", f"epoch {self.epoch} did not take each of {samples} samples once")
+        self.epochs.append(total.share)
+        self.epoch, self.taken, self.fingerprint = self.epoch + 1, 0, 0
+
+
+@dataclass
+class Window:
+    """What was gathered since the last training record: task sums, seconds in all and by part of a step."""
+
+    step: _Count = 0
+    samples: _Count = 0
+    good_steps: _Count = 0
+    seconds: float = 0.0
+    sums: list[float] = field(default_factory=list)
+    parts_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Progress:
+    """`validated_at`: the step of the last validation. `skipped`: spans [from, to) of steps without effect."""
+
+    step: _Count = 0
+    samples: _Count = 0
+    elapsed_s: float = 0.0
+    validation_losses: list[float] = field(default_factory=list)
+    validated_at: _Count = 0
+    bad_in_a_row: _Count = 0
+    skipped: list[tuple[_Count, _Count]] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The part of meta.json that a run adds to store.Meta."""
+
+    progress: Progress
+    ledger: Ledger
+    sampler: dict[str, int]
+    schedule: dict[str, float]
+    config: dict[str, Any]
+    config_hash: str
+
+
+_DOCUMENT = TypeAdapter(Document)
+
+
+def document(
+    at: Progress, ledger: Ledger, config: Config, steps_per_epoch: int, next_lr: float
+) -> dict[str, Any]:
+    """meta.json: store.Meta's keys first, then `Document`'s."""
+    place = {"epoch": at.step // steps_per_epoch, "place": at.step % steps_per_epoch}
+    place |= {"steps_per_epoch": steps_per_epoch, "effective_batch": config.effective_batch}
+    rest = Document(
+        at, ledger, place | {"seed": config.seed}, {"lr": next_lr}, science(config), science_hash(config)
+    )
+    head = {"step": at.step, "epoch": at.step / steps_per_epoch, "samples": at.samples}
+    return head | asdict(rest)
+
+
+def continued(
+    meta: Mapping[str, Any], config: Config, order_of: Callable[[int], Indices]
+) -> tuple[Progress, Ledger]:
+    """Where the checkpoint with this meta was, for a run of `config` whose epochs have `order_of(epoch)`.
+
+    Raises RunFailed: CONFIG_CHANGED where the settings that make the science differ, DATA_ERROR where the
+    samples that the checkpoint took are not those that this run's order begins with.
+    """
+    try:
+        found = _DOCUMENT.validate_python({k: meta.get(k) for k in Document.__dataclass_fields__})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunFailed("NO_VALID_CHECKPOINT", f"meta.json: {where}: {first['msg']}") from None
+    _compare(found.config, science(config), config.checkpoint.allow_change)
+    begun = order_of(found.ledger.epoch)[: found.ledger.taken]
+    if found.ledger.share != (len(begun), fingerprint(begun)):
+        raise RunFailed(
+            "DATA_ERROR",
+            f"the {found.ledger.taken} samples that the checkpoint took of epoch {found.ledger.epoch} are not"
+            " the first of this run's order: the data, or NumPy's permutation, has changed",
+        )
+    return found.progress, found.ledger
+
+
+def fingerprint(indices: Indices) -> int:
+    """Sum of the samples' hashes mod 2^64 (SplitMix64, Steele, Lea and Flood 2014): order does not matter."""
+    z = (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
+
+
+def _compare(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: bool) -> None:
+    """Raises CONFIG_CHANGED, naming the first setting that differs."""
+    before, now = dict(_flat(saved)), dict(_flat(asked))
+    for key in [*now, *before]:
+        if before.get(key) == now.get(key):
+            continue
+        said = f"{key} is {now.get(key)}, but the checkpoint was made with {before.get(key)}"
+        if key.split(".")[0] in FIXED:
+            raise RunFailed(
+                "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"
+            )
+        if not allowed:
+            raise RunFailed("CONFIG_CHANGED", f"{said}; if that is meant: checkpoint.allow_change=true")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
