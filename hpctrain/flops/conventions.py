@@ -8,21 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from hpctrain.errors import choose
-from hpctrain.flops.rules import Cost, Work
+from hpctrain.flops.result import Layer
+from hpctrain.flops.rules import Cost
 
-
-class LayerWork(Protocol):
-    """As count.Layer."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def work(self) -> tuple[Work, ...]: ...
+OTHER = "bias, activations, normalisation, pooling, loss and other elementwise arithmetic"
 
 
 @dataclass(frozen=True)
@@ -37,6 +28,16 @@ class Convention:
     padding: bool = True
     connections: bool = False
     without: str | None = None  # layers left out, a regular expression
+
+    @property
+    def left_out(self) -> str:
+        """In words, what the figure does not hold."""
+        parts = [] if self.other or self.connections else [OTHER]
+        if not self.padding:
+            parts.append("MACs on padding")
+        if self.without:
+            parts.append("attention and gates")
+        return ", ".join(parts)
 
     def of(self, cost: Cost) -> int:
         macs = cost.macs if self.padding else cost.macs - cost.padding_macs
@@ -79,11 +80,11 @@ def find(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def included(layers: Iterable[LayerWork], without: str | None) -> list[LayerWork]:
+def included(layers: Iterable[Layer], without: str | None) -> list[Layer]:
     return [layer for layer in layers if not (without and re.search(without, layer.name))]
 
 
-def connections(layer: LayerWork) -> int:
+def connections(layer: Layer) -> int:
     """Inputs of a layer's units: weights times positions, biases, the windows of subsampling.
 
     A radial basis unit is connected to each of its inputs.

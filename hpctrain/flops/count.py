@@ -7,8 +7,7 @@ on the meta device, without data: the module, its gradients and torch's global s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,54 +16,12 @@ from torch import Tensor, nn
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.flops.calls import SAMPLE
 from hpctrain.flops.modules import Where
-from hpctrain.flops.rules import Cost, Work
+from hpctrain.flops.result import LOSS, Count, Layer
+from hpctrain.flops.rules import Cost
 from hpctrain.flops.trace import FORWARD, INPUTS, RECOMPUTED, WEIGHTS, Trace, tensors
 from hpctrain.flops.walk import Walk
 
-LOSS = "(loss)"
 Loss = Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer's work over all its calls, in order of first use; `params` are its own, shared ones once."""
-
-    name: str
-    type: str
-    params: int
-    work: tuple[Work, ...]
-
-    @property
-    def forward(self) -> Cost:
-        return sum((w.forward for w in self.work), Cost())
-
-    @property
-    def weight_grad(self) -> Cost:
-        return sum((w.weight_grad for w in self.work), Cost())
-
-    @property
-    def input_grad(self) -> Cost:
-        return sum((w.input_grad for w in self.work), Cost())
-
-
-@dataclass(frozen=True)
-class Count:
-    """The work of one training step over the inputs given; `unknown` operators are not in it."""
-
-    layers: tuple[Layer, ...]
-    params: int
-    recomputed_macs: int = 0
-    recomputed_other: int = 0
-    unknown: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    parameter_sizes: tuple[tuple[int, int], ...] = ()  # (elements, dimensions) of those trained
-
-    @property
-    def forward(self) -> Cost:
-        return sum((layer.forward for layer in self.layers), Cost())
-
-    @property
-    def backward(self) -> Cost:
-        return sum((layer.weight_grad + layer.input_grad for layer in self.layers), Cost())
 
 
 def count(

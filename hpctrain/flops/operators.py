@@ -190,7 +190,7 @@ OPERATORS: dict[Any, Operator] = {
     aten.addcdiv: each(3),
     **dict.fromkeys(
         (aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.exp, aten.log, aten.sqrt,
-         aten.rsqrt, aten.reciprocal, aten.abs, aten.sgn, aten.sigmoid, aten.tanh, aten.relu,
+         aten.rsqrt, aten.reciprocal, aten.erf, aten.abs, aten.sgn, aten.sigmoid, aten.tanh, aten.relu,
          aten.threshold_backward, aten.maximum, aten.minimum, aten.clamp_min), each(1),
     ),
     **dict.fromkeys((aten.sigmoid_backward, aten.tanh_backward), each(3)),
@@ -211,7 +211,7 @@ _FREE = """
     embedding empty empty_like empty_strided eq expand_copy fill flip full full_like gather ge gt index
     index_add index_copy index_put index_select index_select_backward isfinite le lift_fresh logical_and
     logical_not logical_or lt masked_fill masked_select max min native_dropout ne new_empty
-    new_empty_strided new_full new_ones new_zeros normal one_hot ones ones_like rand rand_like randn
+    new_empty_strided new_full new_ones new_zeros normal one_hot ones ones_like rand rand_like randn randn_like
     reflection_pad1d reflection_pad1d_backward reflection_pad2d reflection_pad2d_backward repeat
     replication_pad2d replication_pad2d_backward resize resolve_conj roll scalar_tensor scatter
     scatter_add select_backward slice_backward sort split_with_sizes squeeze stack topk transpose tril

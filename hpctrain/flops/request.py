@@ -1,36 +1,135 @@
 """What a `hpctrain flops` command line asks for. Imports neither torch nor, for plain requests, Hydra.
 
-Takes overrides (`model=resnet50 input=3x224x224 batch=256`), gives the resolved plain configuration of
-conf/flops.yaml. Reads conf/.
+Takes overrides (`model=resnet50 input=3x224x224 batch=256`), gives the checked settings of conf/flops.yaml.
+Reads conf/; no other side effects.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt
+from pydantic import Field
+
+from hpctrain.config import ModelConfig, OptimizerConfig, Positive, PositiveFloat, model_config, validate
 from hpctrain.errors import UserError
+from hpctrain.flops.conventions import Convention, find
+from hpctrain.flops.units import unit
 
-# What needs no composition: a group's option, or a value of the primary configuration.
-_PLAIN = re.compile(r"(model|optimizer|input|batch|convention)=([A-Za-z0-9_]+)")
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
+
+# What needs no composition: a group's option, or a plain value of a setting that exists.
+_PLAIN = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]+)")
 _SELECT = re.compile(r"\$\{oc\.select:[^,]+,(\$\{oc\.create:(?P<made>.*)\}|(?P<plain>.*))\}")
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run: `lengths` maps words or frames of a sample to the share of samples that have them."""
+
+    dataset: str | None = None
+    samples: Positive | None = None
+    epochs: PositiveFloat | None = None
+    lengths: Mapping[Positive, Annotated[float, Gt(0)]] | None = None
+    batch: Positive = 256
+    accumulate: Positive = 1
+    ranks: Positive = 1
+    expected_exaflops: PositiveFloat | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """conf/flops.yaml without the model."""
+
+    optimizer: Annotated[OptimizerConfig, Field(discriminator="name")]
+    batch: Positive | None = None
+    mode: Literal["training", "inference"] = "training"
+    convention: str = "flops"
+    dtype: Precision = "fp32"
+    device: str | None = None
+    measured_step_s: PositiveFloat | None = None
+    run: RunPlan = field(default_factory=RunPlan)
+
+
+@dataclass(frozen=True)
+class Request:
+    """`input_shape` is for a `model.target` alone: the other networks have theirs among their settings."""
+
+    model: ModelConfig
+    settings: Settings
+    convention: Convention
+    batch: int
+    input_shape: tuple[int, ...] | None = None
+
+
+def request(overrides: Sequence[str]) -> Request:
+    """Raises UserError."""
+    values = resolve(overrides)
+    shape = _sizes(values.pop("input", None))
+    model = values.pop("model")
+    if shape is not None and model.get("target") is None:
+        model |= _as_setting(shape, model)
+    config = model_config(model)
+    if config.target is not None:
+        _check_target(config.target, shape)
+    plan = values.pop("run")
+    settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
+    batch = settings.batch or unit(config.name).batch
+    return Request(
+        config, settings, find(settings.convention), batch, shape if config.target is not None else None
+    )
+
+
+def _check_target(target: str, shape: tuple[int, ...] | None) -> None:
+    """What can be said of a user's module before torch is imported."""
+    module, _, kind = target.partition(":")
+    if not module or not kind:
+        raise UserError("model.target", target, "must be package.module:Class")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UserError("model.target", target, f"there is no module {module.partition('.')[0]} here")
+    if shape is None:
+        raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
+
+
+def _sizes(text: Any) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    sizes = str(text).replace(",", "x").strip("[]() ").split("x")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise UserError("input", text, "must be sizes above 0 joined by x, as in 3x224x224")
+    return tuple(int(size) for size in sizes)
+
+
+def _as_setting(shape: tuple[int, ...], model: Mapping[str, Any]) -> dict[str, Any]:
+    """`input` as the settings of the network: an image's shape, a spectrogram's, or a number of words."""
+    text, name = "x".join(map(str, shape)), model["name"]
+    forms = {3: "input_shape", 2: "frequency_bins", 1: "example_length"}
+    wanted = next((n for n, key in forms.items() if key in model), None)
+    if wanted is None or len(shape) != wanted:
+        example = {3: "3x224x224 (channels, height, width)", 2: "161x100 (frequencies, frames)"}
+        says = example.get(wanted or 0, "35, a number of words")
+        raise UserError("input", text, f"model={name} takes {says}")
+    if wanted == 2:
+        return {"frequency_bins": shape[0], "example_length": shape[1]}
+    return {forms[wanted]: list(shape) if wanted == 3 else shape[0]}
+
+
 def resolve(overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration; `input` as (channels, height, width) lies in `model.input_shape`."""
+    """The plain configuration."""
     values = _quickly(overrides)
     if values is None:
         from hpctrain.compose import compose
 
         values = compose([f"input='{o[6:]}'" if o.startswith("input=") else o for o in overrides], "flops")
-    shape = values.pop("input", None)
-    if shape is not None:
-        sizes = str(shape).replace(",", "x").split("x")
-        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-            raise UserError("input", shape, "must be sizes joined by x, as in 3x224x224")
-        values["model"]["input_shape"] = [int(size) for size in sizes]
     return values
 
 
@@ -39,7 +138,7 @@ def _quickly(overrides: Sequence[str]) -> dict[str, Any] | None:
     chosen = {}
     for override in overrides:
         found = _PLAIN.fullmatch(override)
-        if not found:
+        if not found or found[1] in chosen:
             return None
         chosen[found[1]] = found[2]
     conf = _conf_dir()
@@ -57,9 +156,17 @@ def _quickly(overrides: Sequence[str]) -> dict[str, Any] | None:
                 "${" in str(v) or v == "???" for v in values[group].values()
             ):
                 return None
-    import yaml
-
-    return values | {key: yaml.safe_load(text) for key, text in chosen.items()}
+    for key, text in chosen.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent, {})
+            if not isinstance(place, dict):
+                return None
+        if last not in place or isinstance(place[last], dict):
+            return None
+        place[last] = _load(text)
+    return values
 
 
 def _conf_dir() -> Path:
@@ -69,11 +176,14 @@ def _conf_dir() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file; settings taken from a data set, of which there is none here, have their defaults."""
+    text = path.read_text(encoding="utf-8")
+    values: dict[str, Any] = _load(_SELECT.sub(lambda m: m["made"] or m["plain"], text))
+    return values
+
+
+def _load(text: str) -> Any:
+    """As Hydra reads it: 1e-3 is a number."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = path.read_text(encoding="utf-8")
-    text = _SELECT.sub(lambda m: m["made"] or m["plain"], text)
-    text = re.sub(r"(\d)[eE]-(\d)", r"\1e-\2", text)
-    values: dict[str, Any] = yaml.load(text, Loader=loader)
-    return values
+    text = re.sub(r"(^|\s)(\d+)[eE]-(\d)", r"\1\2.0e-\3", text)
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -36,7 +36,7 @@ def bound(cost: Cost, device: Device, precision: str) -> Bound:
     """The bound of one pass; multiply-adds at the device's peak. Raises UserError where that is unknown."""
     if precision not in device.flops:
         raise UserError(
-            "precision", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
+            "dtype", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
         )
     flops = 2 * cost.macs
     moved = (cost.read + cost.written) * BYTES[precision]

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from hpctrain.errors import RunFailed
-from hpctrain.flops import rules
-from hpctrain.flops.count import Count, Loss, count
+from hpctrain.flops.count import Loss, count
+from hpctrain.flops.totals import optimizer_flops
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,4 @@ def step_work(
         optimizer_flops(found, optimizer),
         (moved.read + moved.written) / samples,
         agreed and not found.unknown,
-    )
-
-
-def optimizer_flops(found: Count, optimizer: Any) -> int:
-    """Operations of one update of all trained parameters; vectors undecayed where the settings say so."""
-    name = optimizer if isinstance(optimizer, str) else optimizer.name
-    decay, vectors_too = (
-        getattr(optimizer, "weight_decay", 0.0) > 0,
-        getattr(optimizer, "decay_norm_and_bias", True),
-    )
-    return sum(
-        size
-        * rules.optimizer_ops(
-            name,
-            momentum=getattr(optimizer, "momentum", 0.0) > 0,
-            nesterov=getattr(optimizer, "nesterov", False),
-            weight_decay=decay and (vectors_too or dims > 1),
-            matrix=dims > 1,
-        )
-        for size, dims in found.parameter_sizes
     )

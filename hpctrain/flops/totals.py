@@ -1,4 +1,4 @@
-"""What a whole run costs: samples, lengths, epochs, accumulation and ranks to operations.
+"""What a whole run costs: samples, epochs, accumulation and ranks to operations.
 
 Takes costs of one sample and one optimiser step, gives totals. Pure arithmetic; imports no torch.
 """
@@ -6,9 +6,12 @@ Takes costs of one sample and one optimiser step, gives totals. Pure arithmetic;
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from hpctrain.flops import rules
+from hpctrain.flops.result import Count
 
 EXA = 10**18
 
@@ -17,7 +20,6 @@ EXA = 10**18
 class RunTotal:
     """Operations of a run: `useful` is forward and backward passes; each rank updates all parameters."""
 
-    units: int
     steps: int
     useful: int
     optimizer: int
@@ -27,15 +29,8 @@ class RunTotal:
         return (self.useful + self.optimizer) / EXA
 
 
-def units_of(samples: int, epochs: float, lengths: Mapping[int, float] | None = None) -> int:
-    """Units (images, words, steps) seen: `lengths` maps units a sample to the share of samples; default 1 each."""
-    shares = {int(length): Fraction(str(share)) for length, share in (lengths or {1: 1.0}).items()}
-    mean = sum(length * share for length, share in shares.items()) / sum(shares.values())
-    return round(samples * Fraction(str(epochs)) * mean)
-
-
 def run_total(
-    per_unit: Fraction,
+    per_sample: Fraction,
     optimizer: int,
     *,
     samples: int,
@@ -43,9 +38,35 @@ def run_total(
     batch: int,
     accumulate: int = 1,
     ranks: int = 1,
-    lengths: Mapping[int, float] | None = None,
 ) -> RunTotal:
-    """`per_unit`: forward and backward operations a unit; `batch` is a rank's; a last, smaller step counts."""
-    units = units_of(samples, epochs, lengths)
-    steps = math.ceil(samples * Fraction(str(epochs)) / (batch * accumulate * ranks))
-    return RunTotal(units, steps, round(units * per_unit), steps * optimizer * ranks)
+    """`per_sample`: forward and backward operations; `batch` is a rank's; each epoch's last, smaller step counts."""
+    whole, part = divmod(Fraction(str(epochs)), 1)
+    effective = batch * accumulate * ranks
+    steps = int(whole) * -(-samples // effective) + math.ceil(samples * part / effective)
+    return RunTotal(steps, round(samples * Fraction(str(epochs)) * per_sample), steps * optimizer * ranks)
+
+
+def optimizer_flops(found: Count, optimizer: Any) -> int:
+    """Operations of one update of all trained parameters; vectors undecayed where the settings say so."""
+    name = optimizer if isinstance(optimizer, str) else optimizer.name
+    decay, vectors_too = (
+        getattr(optimizer, "weight_decay", 0.0) > 0,
+        getattr(optimizer, "decay_norm_and_bias", True),
+    )
+    return sum(
+        size
+        * rules.optimizer_ops(
+            name,
+            momentum=getattr(optimizer, "momentum", 0.0) > 0,
+            nesterov=getattr(optimizer, "nesterov", False),
+            weight_decay=decay and (vectors_too or dims > 1),
+            matrix=dims > 1,
+        )
+        for size, dims in found.parameter_sizes
+    )
+
+
+def optimizer_elements(found: Count, optimizer: Any) -> int:
+    """Elements that one update moves: weight, gradient and state read, weight and state written."""
+    states = 2 if optimizer.name in ("adam", "adamw") else int(getattr(optimizer, "momentum", 0.0) > 0)
+    return sum(size for size, _ in found.parameter_sizes) * (3 + 2 * states)

@@ -16,34 +16,45 @@ LANGUAGE_MODELS = ("rnn", "birnn", "gru", "lstm")
 
 @dataclass(frozen=True)
 class Unit:
-    """`without`: layers whose cost grows with the square of the length, or that the reference leaves out."""
+    """What headline figures are for, and layers that the published figures leave out (regular expressions).
+
+    `without` are left out of the work, `params_without` of the parameters; `left_out` says so in words.
+    """
 
     name: str
     without: str | None = None
-    left_out: str = "optimiser"
+    params_without: str | None = None
+    left_out: str | None = None
     batch: int = 1  # of the count
 
 
 UNITS = {
-    **dict.fromkeys(LANGUAGE_MODELS, Unit("token")),
-    "deep_speech2": Unit("step of the recurrent layers (20 ms)"),
+    **dict.fromkeys(LANGUAGE_MODELS, Unit("word")),
+    "deep_speech2": Unit(
+        "step of the recurrent layers (20 ms)", r"^lookahead", r"^lookahead", "the look-ahead convolution"
+    ),
     "gnmt": Unit(
         "pair of a source and a target word",
         ATTENTION_SCORES,
+        None,
         "attention's scores and sums, which grow with the length",
     ),
     # 16 sentences of 32 words fill each of 2,048 experts exactly once.
     "gnmt_moe": Unit(
-        "pair of a source and a target word", ATTENTION_AND_GATES, "attention and the experts' gates", 16
+        "pair of a source and a target word",
+        ATTENTION_AND_GATES,
+        r"(^|\.)(attention|primary)(\.|$)",
+        "attention and the experts' gates; of the parameters, attention and the choice of groups",
+        16,
     ),
 }
 
 
 def unit(name: str) -> Unit:
-    return UNITS.get(name, Unit("image" if name != "custom" else "sample", left_out=""))
+    return UNITS.get(name, Unit("sample" if name == "custom" else "image"))
 
 
-def samples(name: str, settings: Any, batch: int) -> int:
+def units_in(name: str, settings: Any, batch: int) -> int:
     """Units in a batch of sequences of the settings' example length."""
     if name not in UNITS:
         return batch

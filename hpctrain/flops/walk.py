@@ -69,6 +69,7 @@ RULES: dict[str, Rule] = {
     "log": elementwise(1, 1),
     "sqrt": elementwise(1, 2),
     "abs": elementwise(1, 2),
+    "special_ndtr": elementwise(4, 7),  # ½(1+erf(x/√2)); ½, x², −, exp, ·2/√π, ·g, ·1/√2
     "pow": elementwise(1, 3),
     "square": elementwise(1, 3),
     "clamp": elementwise(2, 1),
@@ -101,7 +102,7 @@ _FREE = """
     is_floating_point is_tensor isfinite isnan item iter le len logical_and logical_not logical_or lt
     manual_seed movedim narrow ne nelement new_empty new_full new_ones new_tensor new_zeros nonzero
     normal not numel one_hot ones ones_like or pack_padded_sequence pad_packed_sequence permute
-    promote_types rand rand_like randint randn real register_hook requires_grad reshape reshape_as
+    promote_types rand rand_like randint randn randn_like real register_hook requires_grad reshape reshape_as
     resolve_conj result_type retain_grad select set setitem shape size slice sort split squeeze storage
     stride swapaxes t tensor tensor_split to tolist topk transpose tril triu type type_as unbind
     unflatten unfold uniform unsqueeze untyped_storage view view_as zero zeros zeros_like

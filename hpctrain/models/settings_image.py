@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import BeforeValidator
 
 Positive = Annotated[int, Ge(1)]
 Shape = tuple[Positive, Positive, Positive]
@@ -66,7 +67,9 @@ class MLPSettings:
 class LeNetSettings:
     """LeNet-5 (LeCun et al. 1998). `padding` is the first convolution's: 2 for 28x28 images."""
 
-    variant: Literal["modern", "1998"] = "modern"
+    variant: Annotated[Literal["modern", "1998"], BeforeValidator(str)] = (
+        "modern"  # YAML reads 1998 as a number
+    )
     input_shape: Shape = (1, 32, 32)
     num_classes: Positive = 10
     padding: Annotated[int, Ge(0)] = 0

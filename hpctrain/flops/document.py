@@ -1,0 +1,198 @@
+"""A count as `hpctrain flops` gives it: one dictionary, the same for --json, the table, --csv and plots.
+
+Takes a request and its `Count`, gives JSON-able figures with units in their names. Pure; imports no torch.
+The figures at the top are for one unit (an image, a word, ...), under the convention named beside them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+from hpctrain.flops import conventions, roofline
+from hpctrain.flops.conventions import Convention
+from hpctrain.flops.peaks import Device
+from hpctrain.flops.request import Request
+from hpctrain.flops.result import Count, Layer, forward_only
+from hpctrain.flops.rules import Cost
+from hpctrain.flops.totals import optimizer_elements, optimizer_flops
+from hpctrain.flops.units import unit, units_in
+
+PASSES: dict[str, Callable[[Layer], Cost]] = {
+    "forward": lambda layer: layer.forward,
+    "weight_grad": lambda layer: layer.weight_grad,
+    "input_grad": lambda layer: layer.input_grad,
+}
+
+
+def document(request: Request, found: Count, device: Device | None = None) -> dict[str, Any]:
+    """Everything that one count says. Raises UserError where the device's peak is not known."""
+    if request.settings.mode == "inference":
+        found = forward_only(found)
+    name, settings, convention = request.model.name, request.settings, request.convention
+    kind, units = unit(name), units_in(name, request.model.settings, request.batch)
+    layers = conventions.included(found.layers, convention.without or kind.without)
+    headline = {layer.name for layer in layers}
+    figures = _figures(layers, convention, units)
+    update = optimizer_flops(found, settings.optimizer) if settings.mode == "training" else 0
+    whole = _figures(found.layers, convention, units)
+    left_out = [part for part in (convention.left_out, kind.left_out) if part]
+    params = found.params - sum(
+        layer.params for layer in found.layers if kind.params_without and _in(kind.params_without, layer)
+    )
+    result = {
+        "model": name if request.model.target is None else request.model.target,
+        "unit": kind.name,
+        "params": params,
+        "forward_macs": figures["forward_macs"],
+        "forward_flops": figures["forward_flops"],
+        "backward_flops": figures["weight_grad_flops"] + figures["input_grad_flops"],
+        "weight_grad_flops": figures["weight_grad_flops"],
+        "input_grad_flops": figures["input_grad_flops"],
+        "optimizer_flops": update,
+        "recomputed_flops": _number(Fraction(convention.mac * found.recomputed_macs, units)),
+        "convention": f"{convention.name}: {convention.says}; left out: {'; '.join(left_out) or 'nothing'}",
+        "source": convention.source,
+        "mode": settings.mode,
+        "batch": request.batch,
+        "units": units,
+        "whole": {"params": found.params, **whole, "optimizer_flops": update},
+        "by_kind": _by_kind(found.layers, units),
+        "dtype": settings.dtype,
+        "optimizer": settings.optimizer.name,
+        "layers": [_layer(layer, request, units, layer.name in headline) for layer in found.layers],
+        "unknown_operators": [f"{operator} in {layer}" for layer, operator in found.unknown],
+    }
+    if found.unknown:
+        result["covered"] = _covered(found)
+    if name == "gnmt_moe":
+        result["mixture"] = _mixture(request, found, units)
+    if device is not None:
+        result["lower_bound"] = _lower_bound(request, found, device, result["layers"], update)
+    return result
+
+
+def _figures(layers: Iterable[Layer], convention: Convention, units: int) -> dict[str, Any]:
+    layers = list(layers)
+    costs = {key: sum((of(layer) for layer in layers), Cost()) for key, of in PASSES.items()}
+    figures: dict[str, Any] = {"forward_macs": _number(Fraction(costs["forward"].macs, units))}
+    for key, cost in costs.items():
+        made = convention.of(cost)
+        if convention.connections:
+            made = sum(map(conventions.connections, layers)) if key == "forward" else 0
+        figures[f"{key}_flops"] = _number(Fraction(made, units))
+    return figures
+
+
+def _number(value: Fraction) -> int | float:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def _in(pattern: str, layer: Layer) -> bool:
+    return re.search(pattern, layer.name) is not None
+
+
+def _by_kind(layers: Iterable[Layer], units: int) -> dict[str, dict[str, Any]]:
+    """Arithmetic that is no MAC, by what it is for: forward and backward, a unit."""
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for layer in layers:
+        for work in layer.work:
+            for side, cost in enumerate((work.forward, work.backward)):
+                sums["bias"][side] += cost.bias
+                sums[work.kind][side] += cost.other
+    return {
+        key: {
+            "forward_ops": _number(Fraction(forward, units)),
+            "backward_ops": _number(Fraction(backward, units)),
+        }
+        for key, (forward, backward) in sums.items()
+        if forward or backward
+    }
+
+
+def _layer(layer: Layer, request: Request, units: int, included: bool) -> dict[str, Any]:
+    convention, size = request.convention, roofline.BYTES[request.settings.dtype]
+    row: dict[str, Any] = {"name": layer.name, "type": layer.type, "params": layer.params}
+    row["forward_macs"] = _number(Fraction(layer.forward.macs, units))
+    row["padding_macs"] = _number(Fraction(layer.forward.padding_macs, units))
+    for key, of in PASSES.items():
+        made = convention.of(of(layer))
+        if convention.connections:
+            made = conventions.connections(layer) if key == "forward" else 0
+        row[f"{key}_flops"] = _number(Fraction(made, units))
+    moved = layer.forward + layer.weight_grad + layer.input_grad
+    row["read_bytes"] = _number(Fraction(moved.read * size, units))
+    row["written_bytes"] = _number(Fraction(moved.written * size, units))
+    row["in_headline"] = included
+    return row
+
+
+def _covered(found: Count) -> dict[str, Any]:
+    """How much of the network the count covers where operators have no rule."""
+    dark = {layer for layer, _ in found.unknown}
+    known = [layer for layer in found.layers if layer.name not in dark]
+    return {
+        "layers_counted": len(known),
+        "layers_with_unknown": len(dark),
+        "params_share": sum(layer.params for layer in known) / found.params if found.params else 1.0,
+    }
+
+
+def _mixture(request: Request, found: Count, units: int) -> dict[str, Any]:
+    """Experts: total and active parameters, their capacity, what gates and dispatch cost (Shazeer 2017)."""
+    settings = request.model.settings
+    experts, layers, active = settings.groups * settings.experts_per_group, 2, settings.active**2
+    expert_params = 2 * settings.width * settings.expert_hidden
+    capacity = max(1, math.ceil(settings.capacity_factor * (units * active / experts)))
+    gates = sum(layer.forward.macs for layer in found.layers if _in(r"\.(primary|secondary)", layer))
+    size = roofline.BYTES[request.settings.dtype]
+    return {
+        "mixtures": layers,
+        "experts": experts,
+        "active_experts": active,
+        "params_total": found.params,
+        "params_active": found.params - layers * (experts - active) * expert_params,
+        "capacity_vectors": capacity,
+        "expert_slots_per_vector": capacity * experts / units,
+        "gate_macs": _number(Fraction(gates, units)),
+        # A vector goes to its experts and their answers come back.
+        "dispatch_bytes": 2 * layers * active * settings.width * size,
+    }
+
+
+def _lower_bound(
+    request: Request, found: Count, device: Device, rows: list[dict[str, Any]], update: int
+) -> dict[str, Any]:
+    """Least time of a step on `device`, pass by pass; marks each row with what binds its layer."""
+    precision, total = request.settings.dtype, 0.0
+    for layer, row in zip(found.layers, rows, strict=True):
+        bound = roofline.joined(roofline.bound(of(layer), device, precision) for of in PASSES.values())
+        row |= {"bound_s": bound.seconds, "bound_by": bound.by, "flops_per_byte": bound.intensity}
+        total += bound.seconds
+    result: dict[str, Any] = {
+        "device": device.name,
+        "device_source": device.source,
+        "peak_flops_per_s": device.flops[precision],
+        "bytes_per_s": device.bytes_per_s,
+        "passes_s": total,
+    }
+    if request.settings.mode == "training":
+        moved = optimizer_elements(found, request.settings.optimizer) * 4  # kept in fp32
+        result["optimizer_s"] = max(
+            update / device.flops.get("fp32", float("inf")), moved / device.bytes_per_s
+        )
+        total += result["optimizer_s"]
+    flops = 2 * (found.forward.macs + found.backward.macs)
+    result |= {"step_s": total, "step_flops": flops}
+    if request.settings.measured_step_s:
+        mfu, share = roofline.utilisation(flops, total, request.settings.measured_step_s, device, precision)
+        result |= {
+            "measured_step_s": request.settings.measured_step_s,
+            "mfu": mfu,
+            "roofline_share": share,
+        }
+    return result

@@ -1,0 +1,89 @@
+"""Counts that need no torch: those that come with hpctrain, and those that this user has made before.
+
+Takes a network's name, settings and batch, gives its `Count`. Reads known.json.gz beside this file (every
+network at its default settings, the scenarios), then the user's cache; where neither knows, torch counts on
+the meta device and the cache is written. `python -m hpctrain.flops.known` makes known.json.gz anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hpctrain.flops.result import Count, from_plain, to_plain
+from hpctrain.flops.units import loss_of, unit
+from hpctrain.models.settings import SETTINGS
+from hpctrain.run_dir import read_json, replace_text
+
+SHIPPED = Path(__file__).with_name("known.json.gz")
+SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths give all (runs.py)
+
+
+def counted(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
+    """The count of one step of a network of hpctrain. Raises UserError and RunFailed, as `count`."""
+    key = _key(name, settings, batch, training)
+    if key in _shipped():
+        return from_plain(_shipped()[key])
+    path = _cache_dir() / f"{hashlib.sha256((_made_by() + key).encode()).hexdigest()[:32]}.json"
+    known = read_json(path)
+    if known is not None:
+        return from_plain(known)
+    found = fresh(name, settings, batch, training=training)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(to_plain(found)))
+    except OSError:  # a full or read-only home: the count itself is good
+        pass
+    return found
+
+
+def fresh(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
+    """Counted now, with torch, both ways."""
+    from hpctrain import models
+    from hpctrain.flops.count import count
+
+    network = models.build(name, settings, device="meta")
+    loss = loss_of(name, settings) if training else None
+    return count(network, models.example_inputs(name, settings, batch), loss=loss, training=training)
+
+
+def _key(name: str, settings: Any, batch: int, training: bool) -> str:
+    return json.dumps([name, dataclasses.asdict(settings), batch, training], sort_keys=True)
+
+
+@cache
+def _shipped() -> Mapping[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(SHIPPED.read_bytes())) if SHIPPED.exists() else {}
+    return found
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hpctrain" / "flops"
+
+
+@cache
+def _made_by() -> str:
+    """Changes with the rules and the networks: what older code has counted is not taken."""
+    package = Path(__file__).parents[1]
+    files = sorted(path for part in ("flops", "models") for path in (package / part).glob("*.py"))
+    return json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+
+
+def shipped() -> dict[str, dict[str, Any]]:
+    """What is shipped: every network as it is by default, and what the scenarios of conf/scenario ask for."""
+    cases = [(name, kind(), unit(name).batch) for name, kind in SETTINGS.items()]
+    cases.append(("resnet152", SETTINGS["resnet152"](version="v1"), 1))
+    for name in ("gnmt", "deep_speech2"):
+        cases += [(name, SETTINGS[name](example_length=length), 1) for length in SHORT]
+    return {_key(*case, True): to_plain(fresh(*case)) for case in cases}
+
+
+if __name__ == "__main__":
+    SHIPPED.write_bytes(gzip.compress(json.dumps(shipped(), separators=(",", ":")).encode(), mtime=0))

@@ -1,0 +1,101 @@
+"""Pictures of a count's document: bars a layer, and the roofline of a device. Takes a document, writes a file.
+
+PNG, SVG or PDF by the file's ending; replaced atomically. Side effects: the file only (no display).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import UserError
+from hpctrain.flops.show import short
+
+SUFFIXES = (".png", ".svg", ".pdf")
+MOST_BARS = 60
+PASSES = {
+    "forward_flops": "forward",
+    "weight_grad_flops": "weights' gradient",
+    "input_grad_flops": "inputs' gradient",
+}
+
+
+def check(path: Path) -> None:
+    """Raises UserError where no picture can be written to `path`."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError("--plot", path, f"the name must end in {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UserError("--plot", path, "its folder does not exist")
+
+
+def draw(document: dict[str, Any], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bounded = "lower_bound" in document
+    rows = [row for row in document["layers"] if any(row[key] for key in PASSES)]
+    bars = _merged(rows)
+    height = 1.6 + 0.17 * max(8, len(bars))
+    figure = Figure(figsize=(14 if bounded else 8, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 1 + bounded, squeeze=False)[0]
+    _bars(panels[0], bars)
+    if bounded:
+        _roofline(panels[1], rows, document["lower_bound"])
+    figure.suptitle(
+        f"{document['model']}, one {document['unit']} ({document['convention'].split(':')[0]})", fontsize=10
+    )
+    draft = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    figure.savefig(draft, dpi=120)
+    draft.replace(path)
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most MOST_BARS bars: neighbours of deep networks are added up by their outermost names."""
+    depth = max((row["name"].count(".") for row in rows), default=0)
+    while len(rows) > MOST_BARS and depth > 0:
+        merged: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            name = ".".join(row["name"].split(".")[:depth])
+            into = merged.setdefault(name, {"name": name, **dict.fromkeys(PASSES, 0)})
+            for key in PASSES:
+                into[key] += row[key]
+        rows, depth = list(merged.values()), depth - 1
+    return rows
+
+
+def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
+    left = [0.0] * len(rows)
+    for key, label in PASSES.items():
+        widths = [row[key] for row in rows]
+        axes.barh(range(len(rows)), widths, left=left, label=label)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("operations")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.legend(fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _roofline(axes: Any, rows: list[dict[str, Any]], bound: dict[str, Any]) -> None:
+    """Each layer at its intensity, at the rate that the bound allows it."""
+    peak, bandwidth = bound["peak_flops_per_s"], bound["bytes_per_s"]
+    points = [row for row in rows if row["flops_per_byte"] > 0]
+    ridge = peak / bandwidth
+    reach = [row["flops_per_byte"] for row in points] + [ridge / 100, ridge * 10]
+    ends = [min(reach), ridge, max(reach)]
+    axes.plot(ends, [min(peak, x * bandwidth) for x in ends], color="black", lw=1)
+    for kind, colour in (("compute", "tab:red"), ("memory", "tab:blue")):
+        own = [row for row in points if row["bound_by"] == kind]
+        xs = [row["flops_per_byte"] for row in own]
+        axes.scatter(
+            xs, [min(peak, x * bandwidth) for x in xs], s=18, color=colour, label=f"{kind}-bound: {len(own)}"
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("FLOPs a byte")
+    axes.set_ylabel("attainable FLOP/s")
+    axes.set_title(bound["device"], fontsize=9)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)

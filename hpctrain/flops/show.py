@@ -1,0 +1,178 @@
+"""A count's document for people and other programs: rich tables, CSV. Takes dictionaries, prints; no torch."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from typing import Any, TextIO
+
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def short(value: float, unit: str = "") -> str:
+    """1234567 -> 1.23 M."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.4g} {prefix}{unit}".rstrip()
+    return f"{value:,.4g} {unit}".rstrip()
+
+
+def seconds(value: float) -> str:
+    for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def write_csv(document: dict[str, Any], out: TextIO) -> None:
+    """A line a layer, under the document's own names."""
+    rows = document["layers"]
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["name"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def wide_console() -> Any:
+    """A terminal as wide as it is; a file or pipe, wide enough for the tables here."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def print_document(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console, bounded = wide_console(), "lower_bound" in document
+    table = Table(title=f"{document['model']}, one {document['unit']}", title_justify="left", box=None)
+    table.add_column("layer", overflow="fold")
+    table.add_column("type")
+    columns = ["params", "MACs", "forward", "weights' grad", "inputs' grad", "bytes"]
+    for column in columns + ["bound"] * bounded:
+        table.add_column(column, justify="right")
+    for row in document["layers"]:
+        cells = [short(row[key]) for key in ("params", "forward_macs", "forward_flops")]
+        cells += [short(row["weight_grad_flops"]), short(row["input_grad_flops"])]
+        cells.append(short(row["read_bytes"] + row["written_bytes"], "B"))
+        if bounded:
+            cells.append(f"{seconds(row['bound_s'])} {row['bound_by']}")
+        mark = "" if row["in_headline"] else " (left out)"
+        table.add_row(row["name"] + mark, row["type"], *cells)
+    table.add_section()
+    totals = [document[k] for k in ("params", "forward_macs", "forward_flops")]
+    totals += [document["weight_grad_flops"], document["input_grad_flops"]]
+    moved = sum(row["read_bytes"] + row["written_bytes"] for row in document["layers"])
+    bound = [seconds(document["lower_bound"]["passes_s"])] if bounded else []
+    table.add_row("total", "", *map(short, totals), short(moved, "B"), *bound, style="bold")
+    console.print(table)
+    for line in lines(document):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """What the table does not say."""
+    d = document
+    said = [
+        "",
+        f"convention   {d['convention']}",
+        f"unit         {d['unit']}; counted: {d['units']:,} in a batch of {d['batch']}, {d['mode']}",
+        f"parameters   {d['params']:,}",
+        f"forward      {d['forward_macs']:,} MACs = {d['forward_flops']:,} FLOPs",
+        f"backward     {d['backward_flops']:,} FLOPs: weights' gradients {d['weight_grad_flops']:,}, "
+        f"inputs' {d['input_grad_flops']:,}",
+        f"optimizer    {d['optimizer_flops']:,} FLOPs a step ({d['optimizer']})",
+    ]
+    if d["recomputed_flops"]:
+        said.append(f"recomputed   {d['recomputed_flops']:,} FLOPs, not among the others")
+    whole = d["whole"]
+    if (whole["params"], whole["forward_macs"]) != (d["params"], d["forward_macs"]):
+        said.append(
+            f"with all     {whole['params']:,} parameters, {whole['forward_macs']:,} MACs forward, "
+            f"{whole['weight_grad_flops'] + whole['input_grad_flops']:,} FLOPs backward"
+        )
+    others = ", ".join(
+        f"{kind} {short(ops['forward_ops'])} + {short(ops['backward_ops'])}"
+        for kind, ops in d["by_kind"].items()
+    )
+    said.append(f"beside MACs  {others} (forward + backward operations)")
+    said += _mixture(d["mixture"]) if "mixture" in d else []
+    said += _bound(d["lower_bound"]) if "lower_bound" in d else []
+    said += _run(d["run"]) if "run" in d else []
+    if d["unknown_operators"]:
+        covered = d["covered"]
+        said.append(f"NOT COUNTED  {', '.join(d['unknown_operators'])}")
+        said.append(f"covered      {covered['params_share']:.1%} of the parameters' layers")
+    return said
+
+
+def _mixture(m: dict[str, Any]) -> list[str]:
+    return [
+        f"experts      {m['mixtures']} x {m['experts']:,}, {m['active_experts']} active a word: "
+        f"{m['params_active']:,} of {m['params_total']:,} parameters; capacity {m['capacity_vectors']}, "
+        f"gates {short(m['gate_macs'])}MACs, dispatch {short(m['dispatch_bytes'], 'B')} a word",
+    ]
+
+
+def _bound(b: dict[str, Any]) -> list[str]:
+    said = [
+        f"lower bound  {seconds(b['step_s'])} a step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
+        f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']})",
+    ]
+    if "mfu" in b:
+        said.append(
+            f"measured     {seconds(b['measured_step_s'])} a step: MFU {b['mfu']:.1%}, "
+            f"{b['roofline_share']:.1%} of the roofline"
+        )
+    return said
+
+
+def _run(run: dict[str, Any]) -> list[str]:
+    said = [
+        f"run          {run['samples']:,} samples x {run['epochs']:g} epochs "
+        f"({run['dataset'] or 'data set not named'}), {run['steps']:,} steps on {run['ranks']} ranks",
+        f"run total    {run['exaflops']:.4g} exaFLOPs"
+        + (f" (the document says {run['expected_exaflops']:g})" if run["expected_exaflops"] else "")
+        + (f"; {seconds(run['lower_bound_s'])} at least" if run.get("lower_bound_s") else ""),
+        f"arithmetic   {run['arithmetic']}",
+    ]
+    return said + ([f"note         {' '.join(run['note'].split())}"] if run["note"] else [])
+
+
+def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two documents side by side: totals, and MACs and parameters by type of layer."""
+    keys = ("params", "forward_macs", "forward_flops", "backward_flops", "optimizer_flops")
+    totals = {key: {"a": a[key], "b": b[key], "ratio": b[key] / a[key] if a[key] else None} for key in keys}
+    return {"a": a, "b": b, "totals": totals, "by_type": {"a": _by_type(a), "b": _by_type(b)}}
+
+
+def _by_type(document: dict[str, Any]) -> dict[str, dict[str, float]]:
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: {"layers": 0, "params": 0, "forward_macs": 0})
+    for row in document["layers"]:
+        for key in ("params", "forward_macs"):
+            sums[row["type"]][key] += row[key]
+        sums[row["type"]]["layers"] += 1
+    return dict(sums)
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    a, b = comparison["a"], comparison["b"]
+    table = Table(box=None)
+    for column in ("", f"{a['model']}, one {a['unit']}", f"{b['model']}, one {b['unit']}", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+    for key, row in comparison["totals"].items():
+        ratio = f"{row['ratio']:.3f}" if row["ratio"] is not None else "-"
+        table.add_row(key.replace("_", " "), f"{row['a']:,}", f"{row['b']:,}", ratio)
+    table.add_section()
+    types = comparison["by_type"]
+    for kind in dict.fromkeys([*types["a"], *types["b"]]):
+        cells = []
+        for side in ("a", "b"):
+            found = types[side].get(kind)
+            cells.append(f"{found['layers']} layers, {short(found['forward_macs'])} MACs" if found else "-")
+        table.add_row(kind, *cells, "")
+    console = wide_console()
+    console.print(table)
+    for side in (a, b):
+        console.print(f"{side['model']}: {side['convention']}", soft_wrap=True, highlight=False)
