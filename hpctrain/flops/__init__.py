@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpctrain.flops.count import count
-    from hpctrain.flops.peaks import peak_flops
     from hpctrain.flops.result import Count
     from hpctrain.flops.step import StepWork, step_work
 
-_HOMES = {"Count": "result", "count": "count", "peak_flops": "peaks", "StepWork": "step", "step_work": "step"}
-__all__ = ["Count", "StepWork", "count", "peak_flops", "step_work"]
+_HOMES = {"Count": "result", "count": "count", "StepWork": "step", "step_work": "step"}
+__all__ = ["Count", "StepWork", "count", "step_work"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -55,36 +55,42 @@ def find(name: str) -> Device | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def peak_flops(name: str, precision: str) -> float | None:
-    """Dense peak in operations a second for fp32, tf32, bf16, fp16 or fp64; None where unknown."""
-    device = find(name)
-    return device.flops.get(precision) if device else None
-
-
-def measure(seconds: float = 1.0) -> Device:
+def measure(
+    seconds: float = 1.0,
+    *,
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    width: int | None = None,
+    copied: int | None = None,
+) -> Device:
     """This machine's own peak: the best of repeated square products and of copies beyond the caches.
 
-    Takes about `seconds` for each figure; uses the GPU where there is one, with TF32 off for fp32.
+    Takes about `seconds` for each figure; uses the GPU where there is one, with TF32 off for fp32. Products are
+    of `width` x `width` elements, copies of `copied` elements in fp32.
     """
     import torch
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    size = 8192 if cuda else 2048
+    width, copied = width or (8192 if cuda else 2048), copied or (2**28 if cuda else 2**26)
     synchronize: Callable[[], None] = torch.cuda.synchronize if cuda else (lambda: None)
     flops = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    for name in dtypes:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        a = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         product = partial(torch.mm, a, a, out=torch.empty_like(a))
-        flops[name] = 2 * size**3 / _best_s(product, synchronize, seconds)
-    source = torch.ones(2**28 if cuda else 2**26, device=device)
+        flops[name] = 2 * width**3 / _best_s(product, synchronize, seconds)
+    source = torch.ones(copied, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(partial(target.copy_, source), synchronize, seconds)
     moved_bytes = 2 * source.numel() * source.element_size()
     label = torch.cuda.get_device_name(device) if cuda else _processor()
-    threads = torch.get_num_threads()
-    note = f"measured: {size}-wide torch.mm, a copy of {moved_bytes // 2:,} bytes, {threads} threads"
+    note = f"measured: {width}-wide torch.mm, a copy of {moved_bytes // 2:,} bytes, {torch.get_num_threads()} threads"
     return Device(label, flops, moved_bytes / copy_s, note)
+
+
+def measure_quickly(dtype: str) -> Device:
+    """In about a quarter of a second, of the threads of this process: what a rank on a CPU can do at most."""
+    return measure(0.05, dtypes=(dtype,), width=768, copied=2**23)
 
 
 def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:

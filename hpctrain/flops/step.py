@@ -1,62 +1,80 @@
-"""What one training step costs, for the training loop.
+"""What one training step costs, for the training loop and for estimates.
 
-Takes the module, one sample's inputs and the optimiser's settings; gives operations a sample. A MAC is two
-operations (the `flops` convention); other arithmetic is not in it. No side effects.
+Takes a count, or a module, a batch's inputs and the optimiser's settings; gives operations a sample. A MAC is
+two operations (the `flops` convention); other arithmetic is not in it. Imports torch only to count a module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from hpctrain.errors import RunFailed
-from hpctrain.flops.count import Loss, count
-from hpctrain.flops.totals import optimizer_flops
+from hpctrain.flops import roofline
+from hpctrain.flops.peaks import Device
+from hpctrain.flops.result import Count
+from hpctrain.flops.rules import Cost
+from hpctrain.flops.totals import optimizer_elements, optimizer_flops
 
 
 @dataclass(frozen=True)
 class StepWork:
-    """Operations a sample; of the optimiser, a step. `elements` are moved by forward and backward pass."""
+    """Operations a sample; of the optimiser, a step. `passes` are those of each layer over all `samples`."""
 
     params: int
+    samples: int
     forward_flops: float
     backward_flops: float
     recomputed_flops: float
     optimizer_flops: int
-    elements: float
+    optimizer_elements: int
+    passes: tuple[Cost, ...]
     agreed: bool  # whether both counts gave the same
+
+    def least_s(self, device: Device, dtype: str) -> tuple[float, float]:
+        """Seconds that `device` needs at least for one sample of such a batch, and for one update (in fp32)."""
+        passes = roofline.joined(roofline.bound(cost, device, dtype) for cost in self.passes)
+        return passes.seconds / self.samples, self.optimizer_elements * 4 / device.bytes_per_s
+
+
+def work_of(found: Count, optimizer: Any, samples: int, *, agreed: bool = True) -> StepWork:
+    """`optimizer` is a settings object with `name`; the count is of `samples` samples."""
+    return StepWork(
+        found.params,
+        samples,
+        2 * found.forward.macs / samples,
+        2 * found.backward.macs / samples,
+        2 * found.recomputed_macs / samples,
+        optimizer_flops(found, optimizer),
+        optimizer_elements(found, optimizer),
+        tuple(
+            cost for layer in found.layers for cost in (layer.forward, layer.weight_grad, layer.input_grad)
+        ),
+        agreed and not found.unknown,
+    )
 
 
 def step_work(
-    model: nn.Module,
+    model: Any,
     inputs: Sequence[Any],
     optimizer: Any,
     *,
-    loss: Loss | None = None,
+    loss: Callable[[Any], Any] | None = None,
     samples: int = 1,
     allow_unknown: bool = True,
 ) -> StepWork:
-    """The work of one step over `inputs`, which hold `samples` samples.
+    """The work of one step of a torch.nn.Module over `inputs`, which hold `samples` samples.
 
-    `optimizer` is a settings object with `name`, or a name. A run does not stop over a difference between
-    the two counts: the closed form is taken, and `agreed` is false.
+    A run does not stop over a difference between the two counts: the closed form is taken, and `agreed` is
+    false.
     """
+    from hpctrain.flops.count import count
+
     agreed = True
     try:
         found = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown)
     except RunFailed:
         agreed = False
         found = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown, check=False)
-    moved = found.forward + found.backward
-    return StepWork(
-        found.params,
-        2 * found.forward.macs / samples,
-        2 * found.backward.macs / samples,
-        2 * found.recomputed_macs / samples,
-        optimizer_flops(found, optimizer),
-        (moved.read + moved.written) / samples,
-        agreed and not found.unknown,
-    )
+    return work_of(found, optimizer, samples, agreed=agreed)

@@ -48,7 +48,7 @@ def run_total(
 
 def optimizer_flops(found: Count, optimizer: Any) -> int:
     """Operations of one update of all trained parameters; vectors undecayed where the settings say so."""
-    name = optimizer if isinstance(optimizer, str) else optimizer.name
+    name = optimizer.name
     decay, vectors_too = (
         getattr(optimizer, "weight_decay", 0.0) > 0,
         getattr(optimizer, "decay_norm_and_bias", True),

@@ -7,29 +7,31 @@ network needs no torch.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from pathlib import Path
+import dataclasses
 from typing import Any
 
-import hpctrain
-from hpctrain.config import Config, to_dict
+from hpctrain.config import Config
 from hpctrain.data import count_samples, sampler
+from hpctrain.flops import peaks
+from hpctrain.flops.known import counted
+from hpctrain.flops.step import StepWork, work_of
 from hpctrain.launch import slurm
-from hpctrain.run_dir import read_json, replace_text
 
 
 def estimate(config: Config) -> dict[str, Any]:
-    """FLOPs of the whole run; the time that its devices need at their peak, where that is known."""
-    work = step_flops(config)
+    """FLOPs of the whole run; the time that its devices need at least, where their peak is known."""
+    work = step_work(config)
     steps, samples = length(config)
-    total = samples * work["sample"] + steps * work["optimizer"] * config.ranks
+    total = samples * (work.forward_flops + work.backward_flops) + steps * work.optimizer_flops * config.ranks
     facts: dict[str, Any] = {"steps": steps, "samples": samples, "flops_total": total}
     if config.cluster.kind == "slurm":
         facts["node_hours_max"] = slurm.node_hours(config)
-    peak = _peak_flops_per_s(config)
-    facts["lower_bound_s"] = total / (peak * config.ranks) if peak else None
+    device = peaks.find(config.cluster.device) if config.cluster.device else None
+    dtype = "fp32" if config.precision.name == "fp32" else "bf16"
+    facts["lower_bound_s"] = None
+    if device is not None and dtype in device.flops:
+        sample_s, update_s = work.least_s(device, dtype)
+        facts["lower_bound_s"] = samples / config.ranks * sample_s + steps * update_s
     return facts
 
 
@@ -44,47 +46,20 @@ def length(config: Config) -> tuple[int, int]:
     return train.steps, epochs * samples + rest * config.effective_batch
 
 
-def step_flops(config: Config) -> dict[str, float]:
-    """FLOPs of forward and backward pass for one sample, and of the optimiser for one step."""
-    whole = to_dict(config)
-    key = json.dumps(
-        [hpctrain.__version__, whole["model"], whole["data"], whole["optimizer"]], sort_keys=True
-    )
-    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hpctrain" / "flops"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    known = read_json(path)
-    if known is None:
-        known = _count(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(known))
-    return known
+def step_work(config: Config) -> StepWork:
+    """The work of one forward and backward pass over a rank's batch, and of one update."""
+    model, batch = config.model, config.train.batch_size
+    if model.target is not None:
+        from hpctrain import flops, models
 
-
-def _count(config: Config) -> dict[str, float]:
-    from hpctrain import flops, models
-
-    model = config.model
-    network = models.build(model.name, model.settings, device="meta", target=model.target)
-    inputs = models.example_inputs(
-        model.name,
-        model.settings,
-        1,
-        input_shape=config.data.shape or None,
-        length=config.data.sequence_length,
-    )
-    work = flops.step_work(network, inputs, config.optimizer)
-    return {
-        "sample": float(work.forward_flops + work.backward_flops),
-        "optimizer": float(work.optimizer_flops),
-        "params": work.params,
-    }
-
-
-def _peak_flops_per_s(config: Config) -> float | None:
-    from hpctrain.flops.peaks import peak_flops
-
-    device = config.cluster.device
-    return peak_flops(device, "fp32" if config.precision.name == "fp32" else "bf16") if device else None
+        network = models.build(model.name, model.settings, device="meta", target=model.target)
+        shape = config.data.shape or None
+        inputs = models.example_inputs(model.name, model.settings, batch, input_shape=shape)
+        return flops.step_work(network, inputs, config.optimizer, samples=batch)
+    settings = model.settings
+    if hasattr(settings, "example_length") and config.data.sequence_length:
+        settings = dataclasses.replace(settings, example_length=config.data.sequence_length)
+    return work_of(counted(model.name, settings, batch), config.optimizer, batch)
 
 
 def shown(facts: dict[str, Any]) -> str:
@@ -94,7 +69,7 @@ def shown(facts: dict[str, Any]) -> str:
         f"{facts['steps']:,} steps over {facts['samples']:,} samples, {facts['flops_total']:.3g} FLOPs",
         "no lower bound on the time: the device's peak is not known"
         if bound is None
-        else f"at least {bound / 60:.1f} min at the devices' peak",
+        else f"at least {bound / 60:.1f} min on these devices",
     ]
     if "node_hours_max" in facts:
         parts.append(f"asks for {facts['node_hours_max']:.2f} node-hours at most")

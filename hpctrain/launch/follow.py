@@ -139,7 +139,13 @@ def summary_text(run: RunDir, state: dict[str, Any]) -> str:
         ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.get('ranks', 1)}"),
         ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
+        *([("shares", _shares(s))] if s.get("mfu") is not None else []),
         ("directory", str(run.path)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
+
+
+def _shares(s: dict[str, Any]) -> str:
+    peak = s["device_peak"]
+    return f"{s['mfu']:.1%} of peak (MFU), {s['roofline_share']:.1%} of the roofline; {peak['device']}"

@@ -12,7 +12,16 @@ from typing import Any
 # Figures of a record that are no scores of the task.
 NOT_SCORES = {
     *("kind", "attempt", "time", "step", "epoch", "samples", "lr", "reason"),
-    *("samples_per_s", "gflop_per_s", "mfu", "window_s", "window_steps", "step_ms"),
+    *(
+        "samples_per_s",
+        "gflop_per_s",
+        "flops",
+        "mfu",
+        "roofline_share",
+        "window_s",
+        "window_steps",
+        "step_ms",
+    ),
 }
 
 

@@ -21,12 +21,13 @@ class Task(Protocol):
 
     It is made from its settings and the training data. `loss` gives the sum over the samples of the batch
     of each sample's loss, and `sums`, a float32 vector of length `width` that adds up over batches and ranks;
-    `summarise` makes named figures of it.
+    `summarise` makes named figures of it. The last `targets` tensors of a batch are not the model's inputs.
     """
 
     metric: str
     higher_is_better: bool
     width: int
+    targets: int
 
     def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]: ...
 

@@ -20,6 +20,7 @@ class Classification:
     metric = "accuracy"
     higher_is_better = True
     width = 3
+    targets = 1
 
     def __init__(self, config: TaskConfig, dataset: Any = None) -> None:
         del dataset

@@ -26,6 +26,7 @@ class LanguageModelling:
     metric = "perplexity"
     higher_is_better = False
     width = 3
+    targets = 1
 
     def __init__(self, config: TaskConfig, dataset: Any) -> None:
         self._config = config

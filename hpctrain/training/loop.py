@@ -73,7 +73,7 @@ def train(
     trainer = Trainer(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
-    costs = Costs(config, model, train_set, device)
+    costs = Costs(config, model, train_set, device, task.targets)
     report = Reporter(run, attempt, comm.rank == 0, settings.tensorboard)
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
@@ -112,7 +112,7 @@ def train(
     sums = torch.tensor(window.sums, dtype=torch.float64, device=device)
     began, window_began = time.perf_counter() - at.elapsed_s, time.perf_counter()
     order = order_of(at.step // steps_per_epoch)
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
     reason, saved_at, wanted, diverged = "DONE", at.step, False, False
 
     def gather_window() -> None:

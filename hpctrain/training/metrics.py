@@ -86,7 +86,9 @@ _FORMATS = {
     "samples_per_s": "{:,.0f} samples/s",
     "gflop_per_s": "{:,.1f} GFLOP/s",
     "mfu": "{:.1%} of peak",
+    "roofline_share": "{:.1%} of the roofline",
 }
+_UNSAID = ("flops",)
 
 
 def shown(figures: Mapping[str, float | None]) -> str:
@@ -94,7 +96,7 @@ def shown(figures: Mapping[str, float | None]) -> str:
     return ", ".join(
         _FORMATS.get(key, key + " {:.4g}").format(value)
         for key, value in figures.items()
-        if value is not None
+        if value is not None and key not in _UNSAID
     )
 
 

@@ -42,6 +42,12 @@ def test_a_run_leaves_what_the_design_says(cli):
     train = cli.records("train")
     assert train[-1]["samples"] == 400
     assert sum(r["window_steps"] for r in train) == 14
+    for record in (*train, summary):
+        assert record["flops"] > 0
+        assert record["gflop_per_s"] > 0
+        assert 0 < record["mfu"] < record["roofline_share"]  # LeNet moves more than it computes
+    assert sum(r["flops"] for r in train) == pytest.approx(summary["flops_total"])
+    assert summary["device_peak"]["source"].startswith("measured")
     assert {"data", "forward", "backward", "allreduce", "optimizer"} <= train[0]["step_ms"].keys()
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["packages"]["horovod"]
