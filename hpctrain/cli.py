@@ -18,6 +18,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "hpctrain.launch.commands:submit",
         "run it as a job: on Slurm, or in the background here",
     ),
+    "sweep": ("hpctrain.studies.sweep:sweep", "many runs as one study: grid, random or adaptive search"),
+    "report": (
+        "hpctrain.studies.report:report",
+        "what a study found: leaderboard, plots, costs, one HTML page",
+    ),
     "flops": ("hpctrain.flops.command:flops", "count floating-point operations, per layer and per run"),
     "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),
     "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home"),

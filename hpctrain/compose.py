@@ -1,7 +1,8 @@
-"""Hydra's side: overrides in, plain dictionaries out. The only file that sees Hydra and OmegaConf.
+"""Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
 
 Takes command-line overrides (`model=lenet optimizer.lr=0.1`), gives resolved configurations. Hydra's
-own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects.
+own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects. Sweeps, the one
+other use of Hydra, are in compose_sweep.py.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, 
     """The composed and resolved configuration as plain containers; Hydra's own settings left out."""
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return _plain(hydra_compose(config_name, list(_experiments(overrides))))
+            return plain(hydra_compose(config_name, list(experiments(overrides))))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise _explain(error, overrides, config_name) from None
+        raise explain(error, overrides, config_name) from None
 
 
 def load(overrides: Sequence[str]) -> Config:
@@ -72,11 +73,11 @@ def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int
 
         # Kept for our own one line: Hydra would print its own before it, and end a multirun.
         try:
-            codes.append(job(from_dict(_plain(values)), list(HydraConfig.get().overrides.task)))
+            codes.append(job(from_dict(plain(values)), list(HydraConfig.get().overrides.task)))
         except (UserError, RunFailed) as error:
             errors.append(error)
 
-    argv = list(_experiments(argv))
+    argv = list(experiments(argv))
     # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
     argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
@@ -84,7 +85,7 @@ def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise _explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+        raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
     if errors:
         raise errors[0]
     return max(codes)
@@ -99,7 +100,7 @@ def groups() -> dict[str, list[str]]:
     }
 
 
-def _experiments(argv: Sequence[str]) -> Iterator[str]:
+def experiments(argv: Sequence[str]) -> Iterator[str]:
     """A bare word is the name of an experiment."""
     taken = False
     for word in argv:
@@ -108,14 +109,15 @@ def _experiments(argv: Sequence[str]) -> Iterator[str]:
         yield f"experiment={word}" if bare else word
 
 
-def _plain(values: DictConfig) -> dict[str, Any]:
+def plain(values: DictConfig) -> dict[str, Any]:
+    """A composed configuration, resolved, as plain containers; Hydra's own settings left out."""
     OmegaConf.resolve(values)
-    plain: Any = OmegaConf.to_container(values)
-    plain.pop("hydra", None)
-    return plain  # type: ignore[no-any-return]
+    container: Any = OmegaConf.to_container(values)
+    container.pop("hydra", None)
+    return container  # type: ignore[no-any-return]
 
 
-def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
+def explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
     """One line for whatever Hydra or OmegaConf complains of."""
     if isinstance(error.__cause__, UserError):  # from a resolver of our own
         return error.__cause__

@@ -3,7 +3,8 @@
     config.yaml          the resolved configuration                         whoever makes the run
     provenance.json      commit, versions, command line, hardware           rank 0, each attempt
     state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
-    submission.json      token, job ids, what was asked for                 submit
+    submission.json      token, job ids, what was asked for                 submit, or the job of a sweep
+    pause.json           the epoch at which to stop in good order           the job of a sweep
     metrics.jsonl        one line a record                                  rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
@@ -42,6 +43,7 @@ REASONS = {
     "PREEMPTED": "the scheduler took the nodes; a checkpoint was saved",
     "TERMINATED": "ended by SIGTERM (preemption or scancel); a checkpoint was saved",
     "TIME_LIMIT": "the job's time limit came; a checkpoint was saved",
+    "PAUSED": "stopped at a rung of its sweep; a checkpoint was saved",
     "OUT_OF_MEMORY": "a rank ran out of memory",
     "NAN_PERSISTENT": "loss or gradient was not finite",
     "DATA_ERROR": "the data could not be read",
@@ -128,6 +130,20 @@ class RunDir:
     def cancel_file(self) -> Path:
         """There while a cancel was asked for and the run has not been started again since."""
         return self.path / "cancel"
+
+    @property
+    def pause_file(self) -> Path:
+        return self.path / "pause.json"
+
+    def pause_at(self, epochs: int | None) -> None:
+        """From its next start on the run stops after so many epochs; None: at its end."""
+        if epochs is None:
+            self.pause_file.unlink(missing_ok=True)
+        else:
+            replace_text(self.pause_file, json.dumps({"epochs": epochs}))
+
+    def read_pause(self) -> int | None:
+        return (read_json(self.pause_file) or {}).get("epochs")
 
     def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
         """Publish why this attempt failed, unless another rank was first. True where we were."""

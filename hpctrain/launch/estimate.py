@@ -18,9 +18,12 @@ from hpctrain.flops.step import StepWork, work_of
 from hpctrain.launch import slurm
 
 
-def estimate(config: Config) -> dict[str, Any]:
-    """FLOPs of the whole run; the time that its devices need at least, where their peak is known."""
-    work = step_work(config)
+def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
+    """FLOPs of the whole run; the time that its devices need at least, where their peak is known.
+
+    `work`: the run's step_work, where the caller has it already.
+    """
+    work = work or step_work(config)
     steps, samples = length(config)
     total = samples * (work.forward_flops + work.backward_flops) + steps * work.optimizer_flops * config.ranks
     facts: dict[str, Any] = {"steps": steps, "samples": samples, "flops_total": total}

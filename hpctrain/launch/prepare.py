@@ -16,14 +16,19 @@ from hpctrain.run_dir import RunDir, locate, refuse_secrets
 
 def prepare(config: Config) -> RunDir:
     """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
-    refuse_secrets(config.cluster.environment, config.cluster.setup)
-    if config.cluster.kind == "local":
-        local.check(config)
-        check_data(config.data)
+    check(config)
     run = locate(config.run.root, config.run.study, run_id(config))
     os.umask(0o077)
     run.create(to_dict(config))
     return run
+
+
+def check(config: Config) -> None:
+    """What can be known of a run before anything is written. Raises UserError."""
+    refuse_secrets(config.cluster.environment, config.cluster.setup)
+    if config.cluster.kind == "local":
+        local.check(config)
+        check_data(config.data)
 
 
 def refuse_if_running(run: RunDir) -> None:

@@ -7,6 +7,7 @@ about the jobs. Side effects: those of the commands.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,12 @@ def queue(env: dict[str, str] | None = None) -> dict[str, Job]:
     return {job.job_id: job for job in slurm.parse_squeue(run(command, env))}
 
 
+def max_array_size() -> int:
+    """One more than the tasks that a job array may have. Raises Unreachable."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]))
+    return int(found[1]) if found else 1001
+
+
 def history(job_ids: Iterable[str], env: dict[str, str] | None = None) -> dict[str, Job]:
     """What accounting remembers of jobs that have left the queue; {} where there is none."""
     ids = ",".join(job_ids)
@@ -72,18 +79,37 @@ def find_by_comment(comment: str, env: dict[str, str] | None = None) -> str | No
 
 
 def has_ended(job_id: str) -> bool | None:
-    """Whether a job of this user's holds no node any more; None: Slurm does not answer."""
+    """Whether a job of this user's holds no node any more; None: Slurm does not answer.
+
+    `job_id` as the job itself sees it (SLURM_JOB_ID), which for a task of an array is not 12_3.
+    """
+    active = active_jobs()
+    return None if active is None else job_id not in active
+
+
+def active_jobs() -> set[str] | None:
+    """This user's jobs that hold nodes, by SLURM_JOB_ID; None: Slurm does not answer."""
+    command = ["squeue", "--noheader", "--array", f"--user={os.geteuid()}", "--states=all", "--format=%A|%T"]
     try:
-        job = queue().get(job_id)
+        lines = run(command).splitlines()
     except Unreachable:
         return None
-    return job is None or job.state not in slurm.ACTIVE
+    states = (line.strip().partition("|") for line in lines)
+    return {job_id for job_id, _, state in states if state in slurm.ACTIVE}
 
 
 def cancel(job_ids: Sequence[str], env: dict[str, str] | None = None) -> None:
     """scancel; jobs that have ended are no error."""
     if job_ids:
         run(["scancel", "--quiet", *job_ids], env)
+
+
+def in_grace(job_id: str) -> bool:
+    """Whether a job of ours that got a SIGTERM is being preempted, with time to end by itself."""
+    try:
+        return slurm.in_grace(run(["scontrol", "show", "job", job_id]))
+    except Unreachable:
+        return False
 
 
 def requeue(job_id: str) -> None:

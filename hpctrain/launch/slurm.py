@@ -192,6 +192,14 @@ def parse_scontrol(text: str) -> list[Job]:
     return jobs
 
 
+def in_grace(text: str) -> bool:
+    """From `scontrol show job ID`: the job is being preempted and has until GraceTime to end by itself.
+
+    Slurm counts a job that does so as completed and does not requeue it.
+    """
+    return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
+
+
 def parse_sacct(text: str) -> list[Job]:
     """The answer to `sacct --noheader --parsable2 --format=JobID,State,Comment`; steps are left out."""
     jobs = []

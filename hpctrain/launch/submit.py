@@ -18,7 +18,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +71,7 @@ def script(run: RunDir, config: Config, comment: str = "") -> str:
 
 def _submit_local(run: RunDir, config: Config) -> str:
     """Start the run in the background of this machine; the id is submitit's, a process id."""
-    import submitit
-
-    executor = submitit.LocalExecutor(run.submitit)
-    gpus = list(range(local.gpu_count()))
-    executor.update_parameters(
-        timeout_min=config.resources.timeout_min or LOCAL_LIMIT_MIN,
-        **({"gpus_per_node": len(gpus), "visible_gpus": gpus} if gpus else {}),
-    )
-    # The job outlives the terminal it was started from.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _stdio_elsewhere(run):
-        job = executor.submit(jobs.local_job, str(run.path))
-    job_id = str(job.job_id)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
-        del job
-    return job_id
+    return submit_here(run.submitit, config, jobs.local_job, str(run.path))
 
 
 def _submit_slurm(run: RunDir, config: Config, token: str) -> str:
@@ -110,6 +94,59 @@ def _submit_slurm(run: RunDir, config: Config, token: str) -> str:
         said = [x for x in str(error).splitlines() if "sbatch:" in x] or [str(error)]
         raise RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split())) from None
     return ids[0]
+
+
+def submit_array(
+    folder: Path,
+    config: Config,
+    parameters: dict[str, Any],
+    pickle: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> str:
+    """One sbatch call for an array of jobs that all call the same; gives the array's job id.
+
+    `folder` takes submitit's files, `parameters` are submitit's and link `pickle`, the file there that says
+    what to call, to each task's name: the array needs nothing of us once sbatch has it. Raises RunFailed.
+    """
+    import submitit
+    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
+
+    os.environ.update({k: v for k, v in scheduler.environment(config.cluster).items() if k == "SLURM_CONF"})
+    try:
+        executor = submitit.SlurmExecutor(folder, python=slurm.python_command(config, sys.executable))
+    except RuntimeError:
+        raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
+    executor.update_parameters(**parameters)
+    delayed = DelayedSubmission(function, *arguments)
+    delayed.set_timeout(slurm.timeout_min(config), executor.max_num_timeout)
+    delayed.dump(folder / pickle)
+    try:
+        return str(executor.submit(function, *arguments).job_id)
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        said = [x for x in str(error).splitlines() if "sbatch:" in x] or [str(error)]
+        raise RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split())) from None
+
+
+def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
+    """A process in the background of this machine that calls `function`; gives its id."""
+    import submitit
+
+    executor = submitit.LocalExecutor(folder)
+    gpus = list(range(local.gpu_count()))
+    executor.update_parameters(
+        timeout_min=config.resources.timeout_min or LOCAL_LIMIT_MIN,
+        **({"gpus_per_node": len(gpus), "visible_gpus": gpus} if gpus else {}),
+    )
+    # The job outlives the terminal it was started from.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _stdio_elsewhere(folder):
+        job = executor.submit(function, *arguments)
+    job_id = str(job.job_id)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
+        del job
+    return job_id
 
 
 def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
@@ -144,12 +181,12 @@ def _note_job(run: RunDir, job_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _stdio_elsewhere(run: RunDir) -> Iterator[None]:
+def _stdio_elsewhere(folder: Path) -> Iterator[None]:
     """The job's controller inherits our standard streams: a pipe of ours would stay open with it."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(number) for number in range(3)]
-    with Path(os.devnull).open() as nothing, (run.submitit / "controller.log").open("a") as log:
+    with Path(os.devnull).open() as nothing, (folder / "controller.log").open("a") as log:
         for number, target in enumerate((nothing, log, log)):
             os.dup2(target.fileno(), number)
     try:

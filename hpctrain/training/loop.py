@@ -41,7 +41,8 @@ def train(
     # --- Set up: device, data, model, optimiser. Order matters to Horovod: device, model, then state.
     settings = config.train
     device = bind_device(config.resources.device, comm.local_rank)
-    torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda", warn_only=True)
+    if settings.deterministic and device.type == "cuda":  # the call alone costs seconds of imports
+        torch.use_deterministic_algorithms(True, warn_only=True)
     splits = data.load(config.data)
     if comm.rank == 0:
         run.keep(splits.files)
@@ -49,6 +50,8 @@ def train(
     batch = config.effective_batch
     steps_per_epoch = sampler.steps_per_epoch(len(train_set), batch)
     total_steps = settings.steps if settings.steps is not None else (settings.epochs or 0) * steps_per_epoch
+    pause_epochs = comm.broadcast_object(run.read_pause() if comm.rank == 0 else None)
+    end_step = total_steps if pause_epochs is None else min(total_steps, pause_epochs * steps_per_epoch)
 
     torch.manual_seed(config.seed)
     network = config.model
@@ -168,7 +171,7 @@ def train(
             if wanted or best or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
                 save(metric=scores["loss"])
                 leave_out()
-        if at.step >= total_steps:
+        if at.step >= end_step:
             break
 
         epoch, place = divmod(at.step, steps_per_epoch)
@@ -230,6 +233,8 @@ def train(
             break
         if not whole_epoch and (wanted or checkpointer.due(at.step, whole_epoch)):
             save()
+    if reason == "DONE" and at.step < total_steps:
+        reason = "PAUSED"
 
     # --- Finish: the last checkpoint is on disk before the state says so.
     if saved_at < at.step:

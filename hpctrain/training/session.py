@@ -57,7 +57,7 @@ def _train(
         draw_curves(
             [*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id
         )
-        if run.cancel_file.exists() and reason != "DONE":
+        if run.cancel_file.exists() and reason not in ("DONE", "PAUSED"):
             reason = "CANCELLED"
         run.write_state(phase=phase_after(reason, "SLURM_JOB_ID" in os.environ), reason=reason)
     comm.shutdown()
@@ -69,7 +69,9 @@ def phase_after(reason: str, in_slurm: bool) -> str:
 
     Under Slurm a job that was warned or terminated may come back; the launcher sees to it, or Slurm does.
     """
-    fixed = {"DONE": "done", "CANCELLED": "cancelled", "INTERRUPTED": "interrupted"}
+    fixed = {
+        "DONE": "done", "CANCELLED": "cancelled", "INTERRUPTED": "interrupted", "PAUSED": "interrupted"
+    }  # fmt: skip
     return fixed.get(reason, "requeued" if in_slurm else "interrupted")
 
 

@@ -1,0 +1,248 @@
+"""A job of a study: it takes one piece of work after another, `runs_at_once` at a time, until none is left.
+
+Takes a study's folder. Runs of one rank are forked from this process, which has torch in memory already; runs
+of several ranks are a Slurm step (or mpirun) each. Side effects: the runs' own files, claims, how each ended.
+Whatever is killed at whatever point, the study goes on: a claim whose owner has ended is taken by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import Config, from_dict
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch import scheduler
+from hpctrain.launch.explain import settle
+from hpctrain.run_dir import FINAL, RunDir, replace_text
+from hpctrain.studies import results
+from hpctrain.studies.agenda import Agenda
+from hpctrain.studies.axes import Swept
+from hpctrain.studies.claims import Claim
+from hpctrain.studies.processes import Process, start
+from hpctrain.studies.settings import SweepConfig, objective, sweep_config
+from hpctrain.studies.space import from_json
+from hpctrain.study_dir import StudyDir, Trial
+from hpctrain.training.lock import this_process
+from hpctrain.training.stop import StopFlag, slurm_end_s
+
+POLL_S = 0.1
+WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
+RELAY_S = 2.0  # a run that was asked to stop is asked again this often
+# Ends that say nothing of the run itself: it is tried again.
+PASSING = frozenset({"RANK_KILLED", "LOST", "NODE_FAILURE", "COLLECTIVE_TIMEOUT", "STORAGE_ERROR"})
+
+
+@dataclass
+class Lane:
+    """One of the places at which runs are going at the same time."""
+
+    number: int
+    claim: Claim | None = None
+    process: Process | None = None
+    began: float = 0.0
+    asked_at: float = 0.0
+
+
+@dataclass
+class Job:
+    """What a job knows of its study."""
+
+    study: StudyDir
+    settings: SweepConfig
+    metric: str
+    agenda: Agenda
+    lanes: list[Lane]
+    job_id: str | None
+    stop: StopFlag
+    quota: int | None
+    taken: int = 0
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    began: float = field(default_factory=time.time)
+
+    @property
+    def busy(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.process is not None]
+
+
+def work_on(path: str, quota: int | None = None) -> None:
+    """The whole job: what submitit calls. `quota`: so many runs at most; None: until nothing is left.
+
+    Exits with 1 where it cannot go on.
+    """
+    os.umask(0o077)
+    study = StudyDir(Path(path))
+    try:
+        job = _join(study, quota)
+        _work(job)
+    except (RunFailed, UserError, OSError) as error:
+        print(f"hpctrain: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if job.stop.reason:
+        _come_back(job)
+
+
+def _join(study: StudyDir, quota: int | None) -> Job:
+    part = study.parts()[-1]
+    settings = sweep_config(part["sweep"])
+    metric, more = objective(settings, part["task"])
+    space: list[Swept] = from_json(part["space"])
+    stop = StopFlag(slurm_end_s(), float(part["signal_s"]))
+    stop.install()
+    suggest = None
+    if settings.adaptive:
+        from hpctrain.studies.search import Search
+
+        suggest = Search(study, settings, space, part["fixed"], more).suggest
+    lanes = [Lane(n) for n in range(settings.runs_at_once)]
+    agenda = Agenda(study, settings, more, suggest)
+    return Job(study, settings, metric, agenda, lanes, os.environ.get("SLURM_JOB_ID"), stop, quota)
+
+
+def _work(job: Job) -> None:
+    """Until nothing is left to take and every lane is empty, or the job is told to stop."""
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    patience_s, look_at = WAIT_S[0], 0.0
+    _note(job)
+    try:
+        while True:
+            for lane in job.busy:
+                _attend(job, lane)
+            stopping = job.stop.poll() is not None
+            free = [lane for lane in job.lanes if lane.process is None]
+            over = job.quota is not None and job.taken >= job.quota
+            if free and not stopping and not over and time.monotonic() >= look_at:
+                claim = job.agenda.take(index, leftovers_first=restarted)
+                if claim:
+                    restarted = False
+                    _begin(job, free[0], claim)
+                    patience_s, look_at = WAIT_S[0], 0.0
+                    continue
+                if not job.busy and not job.agenda.waits:
+                    return
+                look_at = time.monotonic() + patience_s * random.uniform(0.7, 1.3)
+                patience_s = min(patience_s * 1.5, WAIT_S[1])
+            elif not job.busy and (stopping or over):
+                return
+            time.sleep(POLL_S)
+    finally:
+        for lane in job.busy:
+            lane.process.kill() if lane.process else None
+        _note(job, until=time.time())
+
+
+def _begin(job: Job, lane: Lane, claim: Claim) -> None:
+    """Start the run of a claim, or find that it has nothing left to do."""
+    trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
+    lane.claim, lane.began, lane.asked_at = claim, time.time(), 0.0
+    job.taken += claim.work.rung == 0
+    config = _prepare(job, run, trial, claim)
+    if run.read_state().get("phase") == "done":
+        return _end(job, lane)
+    lane.process = start(run, config, claim.number, lane.number, len(job.lanes))
+    return None
+
+
+def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
+    """The run's folder, as the run needs it for this piece of work."""
+    config = from_dict(trial.config)
+    run.create(trial.config)
+    run.cancel_file.unlink(missing_ok=True)
+    run.pause_at(claim.work.epochs)
+    submission = {
+        "cluster": config.cluster.name,
+        "job_ids": [_queue_id()] if job.job_id else [],
+        "study": True,
+    }
+    replace_text(run.submission_file, _json(submission))
+    if run.read_state().get("phase") != "done":
+        fresh: dict[str, Any] = {} if claim.earlier else {"starts": []}
+        run.write_state(phase="starting", reason=None, detail=None, rank=None, job_id=job.job_id, **fresh)
+    return config
+
+
+def _attend(job: Job, lane: Lane) -> None:
+    """Pass on what the run should know; see whether it has ended."""
+    assert lane.process is not None
+    assert lane.claim is not None
+    if lane.process.poll() is not None:
+        return _end(job, lane)
+    run = job.study.run(lane.claim.work.run_id)
+    cancelled = run.cancel_file.exists()
+    if (job.stop.reason or cancelled) and time.monotonic() - lane.asked_at > RELAY_S:
+        lane.asked_at = time.monotonic()
+        lane.process.ask_to_stop("INTERRUPTED" if cancelled else str(job.stop.reason))
+    return None
+
+
+def _end(job: Job, lane: Lane) -> None:
+    """Note how a piece of work ended, and free the lane."""
+    claim = lane.claim
+    assert claim is not None
+    lane.claim = lane.process = None
+    run = job.study.run(claim.work.run_id)
+    state = run.read_state()
+    if state.get("phase") not in (*FINAL, "requeued"):
+        attempts = run.attempts()
+        failure = run.failure(attempts[-1]) if attempts else None
+        if failure and failure["reason"] == "RUN_LOCKED":  # another process is at it: not ours to judge
+            claim.close("locked")
+            return
+        log = run.path / "launcher.log"
+        state = settle(run, log.read_text(errors="replace") if log.exists() else "")
+    facts = results.facts(run, job.metric, claim.work.epochs)
+    phase, reason = state.get("phase"), state.get("reason")
+    spent = {"seconds": time.time() - lane.began, "job": job.token}
+    if phase == "done" or reason == "PAUSED":
+        facts["phase"] = "done" if claim.work.epochs is None else "paused"
+        job.study.write_ended(claim.work, facts | spent)
+        claim.close(facts["phase"], **spent)
+    elif phase == "failed" and not (reason in PASSING and claim.number < 3):
+        job.study.write_ended(claim.work, facts | spent)
+        claim.close("failed", **spent)
+        print(f"{run.run_id} failed: {reason}: {state.get('detail')}", flush=True)
+    elif phase == "cancelled" and not job.stop.reason:
+        job.study.write_ended(claim.work, facts | spent)
+        claim.close("cancelled", **spent)
+    else:  # it goes on later: here, in this job when it comes back, or in another
+        claim.close("stopped", reason=reason, **spent)
+
+
+def _come_back(job: Job) -> None:
+    """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
+    if job.job_id is None or job.study.cancel_file.exists():
+        return
+    if job.stop.reason == "TERMINATED" and not scheduler.in_grace(job.job_id):
+        return  # scancel, or Slurm puts it back itself
+    with contextlib.suppress(scheduler.Unreachable):
+        scheduler.requeue(job.job_id)
+
+
+def _note(job: Job, until: float | None = None) -> None:
+    """The job's own record: the slots that it holds, from when to when."""
+    with contextlib.suppress(OSError):
+        facts: dict[str, Any] = {
+            "job_id": job.job_id, "lanes": len(job.lanes), "began": job.began, "until": until,
+            "owner": asdict(this_process(0)),
+        }  # fmt: skip
+        job.study.write_job(job.token, facts)
+
+
+def _queue_id() -> str:
+    """This job's id as squeue shows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _json(values: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(values | {"open": False, "time": time.time()})
