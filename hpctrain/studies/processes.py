@@ -66,7 +66,6 @@ class Forked:
     """One rank, forked from this process: imports cost each job once, not each run."""
 
     def __init__(self, run: RunDir, token: str, lane: int, lanes: int) -> None:
-        _preload()
         sys.stdout.flush()
         sys.stderr.flush()
         self._code: int | None = None
@@ -92,8 +91,8 @@ class Forked:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-def _preload() -> None:
-    """What the children then have in memory."""
+def preload() -> None:
+    """Import what every run needs, before the first is forked."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 

@@ -182,6 +182,36 @@ def distributions(space: Sequence[Swept]) -> dict[str, Any]:
     return found
 
 
+def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], more: bool) -> dict[str, float]:
+    """How much each setting matters to the better runs; {} where Optuna is not there or cannot say."""
+    try:
+        library = optuna()
+    except UserError:
+        return {}
+    kinds = library.distributions
+    space: dict[str, Any] = {}
+    for key, given in params.items():
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
+        if numbers and len(set(given)) > 8:
+            space[key] = kinds.FloatDistribution(
+                min(given), max(given), log=min(given) > 0 and max(given) > 30 * min(given)
+            )
+        else:
+            space[key] = kinds.CategoricalDistribution(sorted({str(v) for v in given}))
+    study = library.create_study(direction="maximize" if more else "minimize")
+    for n, value in enumerate(values):
+        chosen = {
+            key: float(given[n]) if isinstance(space[key], kinds.FloatDistribution) else str(given[n])
+            for key, given in params.items()
+        }
+        study.add_trial(library.trial.create_trial(params=chosen, distributions=space, value=value))
+    try:
+        evaluator = library.importance.PedAnovaImportanceEvaluator()
+        return dict(library.importance.get_param_importances(study, evaluator=evaluator))
+    except (ValueError, RuntimeError):
+        return {}
+
+
 def written(space: Sequence[Swept], params: Mapping[str, Any]) -> tuple[str, ...]:
     """Optuna's parameters as overrides."""
     return tuple(

@@ -178,7 +178,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     part = {
         "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
-        "task": request.config.task.name, "signal_s": request.config.cluster.signal_s,
+        "task": request.config.task.name, "ranks": request.config.ranks, "signal_s": request.config.cluster.signal_s,
         "trials": [asdict(t) for t in request.trials if t.run_id not in known],
     }  # fmt: skip
     study.add_part(part)

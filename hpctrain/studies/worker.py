@@ -26,7 +26,7 @@ from hpctrain.studies import results
 from hpctrain.studies.agenda import Agenda
 from hpctrain.studies.axes import Swept
 from hpctrain.studies.claims import Claim
-from hpctrain.studies.processes import Process, start
+from hpctrain.studies.processes import Process, preload, start
 from hpctrain.studies.settings import SweepConfig, objective, sweep_config
 from hpctrain.studies.space import from_json
 from hpctrain.study_dir import StudyDir, Trial
@@ -65,7 +65,7 @@ class Job:
     quota: int | None
     taken: int = 0
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=lambda: began_at())
 
     @property
     def busy(self) -> list[Lane]:
@@ -101,6 +101,8 @@ def _join(study: StudyDir, quota: int | None) -> Job:
         from hpctrain.studies.search import Search
 
         suggest = Search(study, settings, space, part["fixed"], more).suggest
+    if part["ranks"] == 1:
+        preload()
     lanes = [Lane(n) for n in range(settings.runs_at_once)]
     agenda = Agenda(study, settings, more, suggest)
     return Job(study, settings, metric, agenda, lanes, os.environ.get("SLURM_JOB_ID"), stop, quota)
@@ -231,9 +233,16 @@ def _note(job: Job, until: float | None = None) -> None:
     with contextlib.suppress(OSError):
         facts: dict[str, Any] = {
             "job_id": job.job_id, "lanes": len(job.lanes), "began": job.began, "until": until,
-            "owner": asdict(this_process(0)),
+            "owner": asdict(this_process(0)), "seen": time.time(),
         }  # fmt: skip
         job.study.write_job(job.token, facts)
+
+
+def began_at() -> float:
+    """When this process began: its imports are part of the time that the job holds its slots."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _queue_id() -> str:

@@ -50,8 +50,8 @@ def test_data_flows_one_way(path):
         ("horovod", {"training/comm.py"}),
         ("mpi4py", {"training/comm.py"}),
         ("submitit", {"launch/submit.py"}),
-        ("omegaconf", {"compose.py"}),
-        ("hydra", {"compose.py"}),
+        ("omegaconf", {"compose.py", "compose_sweep.py"}),
+        ("hydra", {"compose.py", "compose_sweep.py"}),
     ],
 )
 def test_a_library_has_one_home(library, homes):

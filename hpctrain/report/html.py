@@ -1,0 +1,151 @@
+"""One HTML page that needs nothing else: opened from a disk without a network, on a desktop or a phone.
+
+Takes sections of blocks (text, code, facts, tables, pictures as PNG bytes); gives the page as text. All that is
+shown is escaped. Pure; no other file of the project is needed to read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """A line to copy."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Named figures, the most important first."""
+
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are shown as they are, numbers to four digits; a click on a head sorts. `marked`: rows that stand out."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    marked: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Picture:
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+Block = Text | Code | Facts | Table | Picture
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+
+
+def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The whole page. Sections without a block are left out."""
+    shown = [s for s in sections if s.blocks]
+    links = "".join(f'<a href="#s{n}">{_safe(s.title)}</a>' for n, s in enumerate(shown))
+    body = "".join(
+        f'<section id="s{n}"><h2>{_safe(s.title)}</h2>{"".join(map(_block, s.blocks))}</section>'
+        for n, s in enumerate(shown)
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<header><h1>{_safe(title)}</h1><p>{_safe(subtitle)}</p><nav>{links}</nav></header>"
+        f"<main>{body}</main><script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def number(value: Any) -> str:
+    """A cell's text: four digits are enough to compare by eye."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"
+    return str(value)
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Text():
+            return f"<p>{_safe(block.text)}</p>"
+        case Code():
+            return f"<pre><code>{_safe(block.text)}</code></pre>"
+        case Facts():
+            return f"<dl>{''.join(f'<div><dt>{_safe(k)}</dt><dd>{_safe(v)}</dd></div>' for k, v in block.items)}</dl>"
+        case Picture():
+            data = base64.b64encode(block.png).decode()
+            caption = f"<figcaption>{_safe(block.caption)}</figcaption>" if block.caption else ""
+            return (
+                f'<figure><img alt="{_safe(block.alt)}" src="data:image/png;base64,{data}">{caption}</figure>'
+            )
+        case Table():
+            head = "".join(f"<th scope='col'><button>{_safe(c)}</button></th>" for c in block.columns)
+            rows = "".join(
+                f"<tr{' class=marked' if n in block.marked else ''}>{''.join(map(_cell, row))}</tr>"
+                for n, row in enumerate(block.rows)
+            )
+            return (
+                f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f'<td class=n data-v="{value}">{number(value)}</td>'
+    return f"<td>{_safe(number(value))}</td>"
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text))
+
+
+_STYLE = """
+:root{--ink:#1a1d21;--soft:#5c6670;--paper:#fff;--panel:#f5f6f8;--line:#dfe3e8;--accent:#0b63c5;--mark:#e8f3e6}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#a0a8b2;--paper:#15181c;--panel:#1e2228;--line:#333a43;
+--accent:#6cb0ff;--mark:#1f3324}figure img{background:#fff;border-radius:4px}}
+*{box-sizing:border-box}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
+header,main{max-width:70rem;margin:0 auto;padding:1rem}h1{margin:.2em 0 0;font-size:1.6rem;overflow-wrap:anywhere}
+header p{margin:.2em 0;color:var(--soft)}h2{font-size:1.2rem;margin:1.6em 0 .6em;border-bottom:1px solid var(--line)}
+nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem}a{color:var(--accent)}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.6rem;margin:1em 0}
+dl div{background:var(--panel);border-radius:6px;padding:.5rem .8rem}dt{color:var(--soft);font-size:.85rem}
+dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
+pre{background:var(--panel);border-radius:6px;padding:.7rem .9rem;margin:.6em 0;white-space:pre-wrap;
+overflow-wrap:anywhere;font-size:.9rem}
+.wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px;max-height:34rem}
+table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{padding:.3rem .7rem;text-align:left;white-space:nowrap}
+tbody tr:nth-child(even){background:var(--panel)}tbody tr.marked{background:var(--mark)}
+thead th{position:sticky;top:0;background:var(--paper);border-bottom:1px solid var(--line)}
+th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+figure{margin:1em 0}figure img{max-width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:.9rem}
+"""
+
+_SCRIPT = """
+document.querySelectorAll('th button').forEach(function(button){button.onclick=function(){
+var th=button.parentNode,i=th.cellIndex,body=th.closest('table').tBodies[0],up=th.dataset.up!=='1';
+th.dataset.up=up?'1':'0';
+var key=function(r){var c=r.cells[i];return c.dataset.v===undefined?c.textContent:parseFloat(c.dataset.v)};
+Array.from(body.rows).sort(function(a,b){var x=key(a),y=key(b);
+var d=typeof x===typeof y?(x<y?-1:x>y?1:0):typeof x==='number'?-1:1;return up?d:-d})
+.forEach(function(r){body.appendChild(r)})}});
+"""

@@ -1,0 +1,51 @@
+"""Settings swept over seeds: mean, confidence interval, and which of them cannot be told from the best.
+
+Pure. Student's t for intervals; Welch's t-test for differences from the best, at a family-wise error of 5 % by
+Holm's step-down procedure (Holm 1979). Student's distribution is scipy's (the extra `sweep`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+LEVEL = 0.95
+
+
+def interval(values: Sequence[float]) -> float | None:
+    """Half the width of the mean's 95 % confidence interval; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * spread
+
+
+def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """The two-sided p-value for equal means of unequally spread samples; None for fewer than two values."""
+    if min(len(a), len(b)) < 2:
+        return None
+    from scipy.special import stdtr
+
+    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
+    difference = statistics.fmean(a) - statistics.fmean(b)
+    if va + vb == 0:
+        return 1.0 if difference == 0 else 0.0
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    return float(2 * stdtr(freedom, -abs(difference) / math.sqrt(va + vb)))
+
+
+def like_the_best(groups: Sequence[Sequence[float]]) -> list[bool | None]:
+    """For each group whether it cannot be told from the first; None where one of the two has a single value."""
+    p = [welch_p(groups[0], g) for g in groups[1:]]
+    known = sorted((value, n) for n, value in enumerate(p) if value is not None)
+    different: set[int] = set()
+    for place, (value, n) in enumerate(known):
+        if value > (1 - LEVEL) / (len(known) - place):
+            break
+        different.add(n)
+    return [None, *(None if value is None else n not in different for n, value in enumerate(p))][
+        : len(groups)
+    ]
