@@ -43,12 +43,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
+    """`wide`: shown at a legible size on a phone too, to be moved sideways."""
+
     png: bytes
     alt: str
     caption: str = ""
+    wide: bool = True
 
 
-Block = Text | Code | Facts | Table | Picture
+@dataclass(frozen=True)
+class Grid:
+    """Small pictures side by side, as many as there is room for."""
+
+    pictures: Sequence[Picture]
+
+
+Block = Text | Code | Facts | Table | Picture | Grid
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,11 @@ def _block(block: Block) -> str:
         case Picture():
             data = base64.b64encode(block.png).decode()
             caption = f"<figcaption>{_safe(block.caption)}</figcaption>" if block.caption else ""
-            return (
-                f'<figure><img alt="{_safe(block.alt)}" src="data:image/png;base64,{data}">{caption}</figure>'
-            )
+            kind = " class=wide-img" if block.wide else ""
+            image = f'<img{kind} alt="{_safe(block.alt)}" src="data:image/png;base64,{data}">'
+            return f"<figure>{image}{caption}</figure>"
+        case Grid():
+            return f"<div class=grid>{''.join(map(_block, block.pictures))}</div>"
         case Table():
             head = "".join(f"<th scope='col'><button>{_safe(c)}</button></th>" for c in block.columns)
             rows = "".join(
@@ -137,7 +149,10 @@ tbody tr:nth-child(even){background:var(--panel)}tbody tr.marked{background:var(
 thead th{position:sticky;top:0;background:var(--paper);border-bottom:1px solid var(--line)}
 th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
-figure{margin:1em 0}figure img{max-width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:.9rem}
+figure{margin:1em 0;overflow-x:auto}figure img{max-width:100%;height:auto;display:block}
+@media(max-width:40rem){figure img.wide-img{max-width:none;width:38rem}}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:0 1rem}
+figcaption{color:var(--soft);font-size:.9rem}
 """
 
 _SCRIPT = """

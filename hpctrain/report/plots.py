@@ -15,13 +15,13 @@ DPI = 110
 GREY = "#8a949e"
 
 
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.add_subplot()
 
 
 def _png(figure: Any) -> bytes:
@@ -48,19 +48,23 @@ def learning_curves(
     """One line a run, coloured by what it reached; the best on top."""
     from matplotlib.collections import LineCollection
 
-    figure, axes = _figure(8, 4)
-    ax = axes[0][0]
+    figure, ax = _figure(8, 4)
     colours, scale = _colours(values)
     order = [i for i in range(len(curves)) if curves[i] and i != best]
     ax.add_collection(
         LineCollection([curves[i] for i in order], colors=[colours[i] for i in order], lw=0.8, alpha=0.6)
     )
-    ax.plot(
-        *zip(*(curves[i][-1] for i in order if len(curves[i]) == 1), strict=True), ".", color=GREY
-    ) if any(len(curves[i]) == 1 for i in order) else None
+    alone = [curves[i][0] for i in order if len(curves[i]) == 1]
+    if alone:
+        ax.plot(*zip(*alone, strict=True), ".", color=GREY)
     if curves[best]:
         ax.plot(
-            *zip(*curves[best], strict=True), color="#d1495b", lw=2, marker="o", ms=3, label="the best run"
+            *zip(*curves[best], strict=True),
+            color="#d1495b",
+            lw=2,
+            marker="o",
+            ms=3,
+            label="the best setting",
         )
         ax.legend(loc="best")
     ax.autoscale_view()
@@ -94,13 +98,12 @@ def parallel_coordinates(
         placed = np.log(places) if wide else places
         low, high = placed.min(), placed.max()
         scaled.append((placed - low) / (high - low) if high > low else np.full_like(placed, 0.5))
-    figure, axes = _figure(max(6.0, 1.8 * len(axes_names)), 4)
-    ax = axes[0][0]
+    figure, ax = _figure(min(11.0, max(6.0, 1.8 * len(axes_names))), 4)
     colours, scale = _colours(values)
     order = np.argsort(values)
-    for i in order if more_is_better else order[::-1]:
-        points = [(x, column[i]) for x, column in enumerate(scaled)]
-        ax.add_collection(LineCollection([points], colors=[colours[i]], lw=1, alpha=0.6))
+    order = order if more_is_better else order[::-1]
+    lines = [[(x, column[i]) for x, column in enumerate(scaled)] for i in order]
+    ax.add_collection(LineCollection(lines, colors=[colours[i] for i in order], lw=1, alpha=0.6))
     for x, (places, names, wide) in enumerate(columns):
         ax.axvline(x, color="#444", lw=0.8)
         ticks = _ticks(places, names, wide)
@@ -128,32 +131,25 @@ def _ticks(places: np.ndarray[Any, Any], names: list[str] | None, wide: bool) ->
     return [(float(h), f"{v:.3g}") for h, v in zip(heights, np.exp(at) if wide else at, strict=True)]
 
 
-def slices(params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str) -> bytes:
-    """The metric over each swept setting, one panel each."""
-    columns = min(3, len(params))
-    rows = -(-len(params) // columns)
-    figure, axes = _figure(3.4 * columns, 2.8 * rows, columns, rows)
-    panels = [ax for row in axes for ax in row]
-    for ax, (key, given) in zip(panels, params.items(), strict=False):
-        places, names, wide = _places(given)
-        jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(places)) if names else 0.0
-        ax.scatter(places + jitter, values, s=12, alpha=0.6, color="#0b63c5", edgecolors="none")
-        if names:
-            ax.set_xticks(range(len(names)), names, fontsize=8, rotation=30 if len(names) > 4 else 0)
-        if wide:
-            ax.set_xscale("log")
-        ax.set_xlabel(key, fontsize=9)
-        ax.set_ylabel(name, fontsize=9)
-        ax.grid(alpha=0.3)
-    for ax in panels[len(params) :]:
-        ax.set_visible(False)
+def slice_of(key: str, given: Sequence[Any], values: Sequence[float], name: str) -> bytes:
+    """The metric over one swept setting."""
+    figure, ax = _figure(3.6, 2.8)
+    places, names, wide = _places(given)
+    jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(places)) if names else 0.0
+    ax.scatter(places + jitter, values, s=12, alpha=0.6, color="#0b63c5", edgecolors="none")
+    if names:
+        ax.set_xticks(range(len(names)), names, fontsize=8, rotation=30 if len(names) > 4 else 0)
+    if wide:
+        ax.set_xscale("log")
+    ax.set_xlabel(key, fontsize=9)
+    ax.set_ylabel(name, fontsize=9)
+    ax.grid(alpha=0.3)
     return _png(figure)
 
 
 def bars(shares: Mapping[str, float], label: str) -> bytes:
     """Named shares, the largest on top."""
-    figure, axes = _figure(7, 0.7 + 0.4 * len(shares))
-    ax = axes[0][0]
+    figure, ax = _figure(7, 0.7 + 0.4 * len(shares))
     ordered = sorted(shares.items(), key=lambda item: item[1])
     drawn = ax.barh([k for k, _ in ordered], [v for _, v in ordered], color="#0b63c5", height=0.6)
     ax.bar_label(drawn, fmt="{:.2f}", padding=3, fontsize=8)

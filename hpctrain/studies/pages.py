@@ -56,7 +56,8 @@ def _leaderboard(found: Found) -> list[html.Block]:
     if any(s.half_width is not None for s in found.settings):
         blocks.append(
             html.Text(
-                "Marked settings (≈ best) are not distinguishable from the best: Welch's t-test over the seeds, 5 % family-wise (Holm)."
+                "Marked settings (≈ best) are not distinguishable from the best: "
+                "Welch's t-test over the seeds, 5 % family-wise (Holm)."
             )
         )
     if len(found.settings) > MOST_ROWS:
@@ -84,9 +85,13 @@ def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
     if shares:
         caption = "Share of the variation among the better runs (PED-ANOVA, Watanabe et al. 2023, by Optuna)."
         blocks.append(html.Picture(plots.bars(shares, "importance"), "importance of each setting", caption))
-    blocks.append(
-        html.Picture(plots.slices(params, values, found.metric), f"{found.metric} over each setting")
-    )
+    slices = [
+        html.Picture(
+            plots.slice_of(key, given, values, found.metric), f"{found.metric} over {key}", wide=False
+        )
+        for key, given in params.items()
+    ]
+    blocks.append(html.Grid(slices))
     if len(keys) > 1:
         png = plots.parallel_coordinates(params, values, found.metric, found.more)
         blocks.append(html.Picture(png, "one line a run through all settings to the metric"))

@@ -92,7 +92,9 @@ class Found:
         seeds = f"95 % interval, {len(best.results)} seeds"
         text = f"Best: {self.metric} {best.mean:.4g} ± {best.half_width:.2g} ({seeds})."
         return (
-            f"{text} {alike} other settings are not distinguishable from it (≈ best)." if alike else f"{text} It stands alone."
+            f"{text} {alike} other settings are not distinguishable from it (≈ best)."
+            if alike
+            else f"{text} It stands alone."
         )
 
 
