@@ -127,7 +127,7 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
         known = {k for r in rows[:50] for v in results.validations(study.run(r.run_id))[-1:] for k in v}
         names = sorted(known & {m for metrics in METRICS.values() for m in metrics}) or list(METRICS[task])
         raise choose("--metric", metric, names)
-    use = results.usage(study, results.seconds(study)) if parts else None
+    use = results.usage(study) if parts else None
     return Found(study, name, more, rows, use, parts[-1]["fixed"] if parts else [], searched)
 
 

@@ -153,12 +153,17 @@ def seconds(study: StudyDir) -> dict[str, float]:
     return spent
 
 
-def usage(study: StudyDir, spent: Mapping[str, float]) -> Usage:
-    """How the slots of the study's jobs were used, from a job's first moment to its last."""
+def usage(study: StudyDir) -> Usage:
+    """How the slots of the study's jobs were used, from a job's first moment to its last sign of life.
+
+    What is going on now counts once it has ended.
+    """
     jobs = study.jobs()
-    now = time.time()
-    slots = 0.0
-    for job in jobs:
-        until = job["until"] or max(job["began"], min(now, job.get("seen", now)))
-        slots += (until - job["began"]) * job["lanes"]
-    return Usage(slots, math.fsum(spent.values()), len(jobs))
+    slots_s = math.fsum(
+        (job["until"] or job["seen"]) - job["began"] for job in jobs for _ in range(job["lanes"])
+    )
+    busy_s = 0.0
+    for key, last in claims.newest(study.claims).items():
+        records = (claims.read(study.claims, key, n) for n in range(1, last + 1))
+        busy_s += math.fsum(r["until"] - r["began"] for r in records if r.get("until"))
+    return Usage(slots_s, busy_s, len(jobs))

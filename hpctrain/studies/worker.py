@@ -190,6 +190,7 @@ def _end(job: Job, lane: Lane) -> None:
     claim = lane.claim
     assert claim is not None
     lane.claim = lane.process = None
+    _note(job)
     run = job.study.run(claim.work.run_id)
     state = run.read_state()
     if state.get("phase") not in (*FINAL, "requeued"):

@@ -1,5 +1,6 @@
 """Successive halving without a barrier: its rule by hand, and its promise on many simulated studies."""
 
+import itertools
 import random
 
 from hypothesis import given, settings
@@ -63,7 +64,7 @@ def test_any_order_of_ends_keeps_the_share_and_finds_the_best(seed, slots, reduc
             break
         run, rung = busy.pop(generator.randrange(len(busy)))
         results[rung][run] = quality[run]
-    for below, above in zip(results, results[1:], strict=False):
+    for below, above in itertools.pairwise(results):
         assert set(above) <= set(below)
     # In the end the best of each rung has gone on, wherever there were enough to compare it with.
     for rung in range(rungs - 1):
