@@ -22,6 +22,7 @@ from typing import Any
 from hpctrain import compose_sweep
 from hpctrain.config import Config, from_dict
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate, scheduler, slurm
 from hpctrain.launch.prepare import check as check_machine
 from hpctrain.studies import space as spaces
@@ -122,7 +123,7 @@ def understand(argv: Sequence[str]) -> Request:
         [] if settings.adaptive else [spaces.trial(composer, o) for o in spaces.combinations(settings, space)]
     )
     trials = {trial.run_id: trial for trial, _ in reversed(made)}
-    costs = _costs(settings, [c for _, c in made] or [config] * count_runs(settings, space))
+    costs = _costs([c for _, c in made] or [config] * count_runs(settings, space))
     jobs = _plan_of(settings, config, len(trials) or count_runs(settings, space), 10**9, None, 0)
     costs["node_hours_max"] = (
         node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
@@ -145,20 +146,19 @@ def _try_bounds(composer: compose_sweep.Composer, space: Sequence[Swept], first:
             spaces.trial(composer, (*first[:place], f"{swept.key}={value}", *first[place + 1 :]))
 
 
-def _costs(settings: SweepConfig, configs: Iterable[Config]) -> dict[str, Any]:
-    """FLOPs and lower bounds of all runs to their ends; one look at each different network."""
-    known: dict[str, dict[str, float]] = {}
-    flops, steps, bounds_s, peak = 0.0, 0, [], None
+def _costs(configs: Iterable[Config]) -> dict[str, Any]:
+    """FLOPs and lower bounds of all runs to their ends; one look at each different step."""
+    known: dict[str, StepWork] = {}
+    flops, steps, bounds_s = 0.0, 0, []
     for config in configs:
-        key = repr((config.model, config.data.shape, config.data.num_classes, type(config.optimizer)))
-        work = known.get(key) or known.setdefault(key, estimate.step_flops(config))
-        run_steps, samples = estimate.length(config)
-        total = samples * work["sample"] + run_steps * work["optimizer"] * config.ranks
-        flops, steps = flops + total, steps + run_steps
-        peak = estimate.peak_flops_per_s(config)
-        if peak:
-            bounds_s.append(total / (peak * config.ranks))
-    return {"steps": steps, "flops_total": flops, "bounds_s": bounds_s if peak else None}
+        optimizer = {k: v for k, v in vars(config.optimizer).items() if k != "lr"}
+        key = repr((config.model, config.data.sequence_length, config.train.batch_size, optimizer))
+        if key not in known:
+            known[key] = estimate.step_work(config)
+        facts = estimate.estimate(config, known[key])
+        flops, steps = flops + facts["flops_total"], steps + facts["steps"]
+        bounds_s.append(facts["lower_bound_s"])
+    return {"steps": steps, "flops_total": flops, "bounds_s": None if None in bounds_s else bounds_s}
 
 
 def _agree(study: StudyDir, settings: SweepConfig) -> None:
@@ -301,7 +301,7 @@ def _show(
     print(f"study {study.name}: {runs:,} runs, of which {max(0, runs - left):,} are done already")
     most = "at most " if request.settings.pruner != "none" else ""
     bound = (
-        f"at least {facts['lower_bound_s'] / 60:.1f} min at the devices' peak"
+        f"at least {facts['lower_bound_s'] / 60:.1f} min on these devices"
         if facts["lower_bound_s"] else "no lower bound on the time: the device's peak is not known"
     )  # fmt: skip
     print(f"{most}{costs['steps']:,} steps, {costs['flops_total']:.3g} FLOPs; {bound}")

@@ -11,12 +11,9 @@ from hpctrain.studies.axes import Choice, Interval
 
 
 def test_the_whole_grammar():
-    fixed, swept = parse(
-        [
-            "lenet_digits", "train.batch_size=16", "optimizer.lr=0.01,0.1", "seed=range(3)",
-            "model=choice(lenet,alexnet)", "schedule=glob(co*)", "optimizer.momentum=tag(log,interval(0.1,0.9))", "train.epochs=int(interval(1,9))",
-        ]
-    )  # fmt: skip
+    words = "lenet_digits train.batch_size=16 optimizer.lr=0.01,0.1 seed=range(3) model=choice(lenet,alexnet)"
+    more = "schedule=glob(co*) optimizer.momentum=tag(log,interval(0.1,0.9)) train.epochs=int(interval(1,9))"
+    fixed, swept = parse([*words.split(), *more.split()])
     assert fixed == ["experiment=lenet_digits", "train.batch_size=16"]
     assert swept == [
         Choice("optimizer.lr", ("0.01", "0.1")),
