@@ -14,6 +14,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, read_json, runs
+from hpctrain.study_dir import StudyDir
 
 SUBMIT_USAGE = """usage: hpctrain submit [--dry-run] [--json] [EXPERIMENT] [settings]
 
@@ -141,6 +142,12 @@ def logs(argv: list[str]) -> int:
 def cancel(argv: list[str]) -> int:
     """`hpctrain cancel [RUN] [--study S]`: the ranks save and stop; the run can be resumed."""
     args = _parser("cancel", "stop a run, or all of a study, after saving a checkpoint").parse_args(argv)
+    study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+    if args.run is None and args.study and study.exists():
+        from hpctrain.launch import study as of_study
+
+        print(f"study {study.name}: {of_study.cancel(study)}")
+        return 0
     if args.run is None and args.study:
         chosen = list(runs(Path(args.root), args.study))
     else:
@@ -159,6 +166,8 @@ def _cancel(run: RunDir) -> str:
         return f"has ended already ({state['phase']})"
     run.cancel_file.touch()
     facts = read_json(run.submission_file) or {}
+    if facts.get("study"):  # its job has others to do as well, and passes the request on
+        return "asked to save and stop"
     if facts.get("cluster", "local") != "local" and facts.get("job_ids"):
         try:
             scheduler.cancel(facts["job_ids"])
@@ -176,6 +185,7 @@ def _cancel(run: RunDir) -> str:
 def status(argv: list[str]) -> int:
     """`hpctrain status [NAME] [--study S] [--phase P] [--json] [--watch]`."""
     from hpctrain.launch import status as look
+    from hpctrain.launch import study as of_study
 
     parser = _parser("status", "what became of the runs")
     parser.add_argument("--phase", choices=PHASES, help="only runs in this phase")
@@ -184,9 +194,14 @@ def status(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     while True:
         found = look.rows(Path(args.root), args.study, args.phase, args.run)
+        if args.phase in (None, "submitted"):
+            found += of_study.waiting(Path(args.root), args.study, args.run)
         if args.json:
             print(json.dumps(look.as_json(found)))
         else:
+            study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+            if args.study and study.exists() and not args.watch:
+                print(of_study.summary(study, found))
             _print_table(look.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)
         if not args.watch or all(r.phase in FINAL for r in found):
             return 0

@@ -20,6 +20,7 @@ def prepare(config: Config) -> RunDir:
     run = locate(config.run.root, config.run.study, run_id(config))
     os.umask(0o077)
     run.create(to_dict(config))
+    run.pause_at(None)
     return run
 
 

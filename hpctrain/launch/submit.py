@@ -48,6 +48,7 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
         facts = {"cluster": config.cluster.name, "token": token, "job_ids": earlier, "open": True}
         replace_text(run.submission_file, json.dumps(facts | {"time": time.time()}))
         run.cancel_file.unlink(missing_ok=True)
+        run.pause_at(None)
         before = run.read_state()
         if not goes_on:
             run.write_state(phase="submitted", reason=None, detail=None, rank=None, starts=[])

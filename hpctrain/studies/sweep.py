@@ -174,11 +174,12 @@ def _agree(study: StudyDir, settings: SweepConfig) -> None:
 
 def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     """Add the runs that the study does not have yet; open again what should be done again."""
-    known = study.trials()
+    known, config = study.trials(), request.config
     part = {
         "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
-        "task": request.config.task.name, "ranks": request.config.ranks, "signal_s": request.config.cluster.signal_s,
+        "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
+        "signal_s": config.cluster.signal_s,
         "trials": [asdict(t) for t in request.trials if t.run_id not in known],
     }  # fmt: skip
     study.add_part(part)
