@@ -59,23 +59,32 @@ def load(overrides: Sequence[str]) -> Config:
     return from_dict(compose(overrides))
 
 
-def run_app(argv: Sequence[str], job: Callable[[Config, list[str]], int]) -> int:
+def run_app(
+    argv: Sequence[str],
+    job: Callable[[Config, list[str]], int],
+    result: Callable[[Config], float | None] = lambda config: None,
+) -> int:
     """Run `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
 
     `job` gets the checked configuration and the overrides that made it, and returns an exit code;
-    a multirun's code is the largest.
+    a multirun's code is the largest. `result` is asked afterwards what Hydra's sweepers should minimise.
     """
-    codes = [0]
+    codes, here = [0], os.getpid()
     errors: list[UserError | RunFailed] = []
 
-    def task(values: DictConfig) -> None:
+    def task(values: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
         # Kept for our own one line: Hydra would print its own before it, and end a multirun.
         try:
-            codes.append(job(from_dict(plain(values)), list(HydraConfig.get().overrides.task)))
+            config = from_dict(plain(values))
+            codes.append(job(config, list(HydraConfig.get().overrides.task)))
+            return result(config)
         except (UserError, RunFailed) as error:
+            if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
+                raise
             errors.append(error)
+            return None
 
     argv = list(experiments(argv))
     # Hydra's parser takes settings in one piece: a flag among them would cut them in two.

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from hpctrain.config import Config, from_dict
+from hpctrain.config import Config, from_dict, run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
@@ -32,7 +32,14 @@ def train(argv: list[str]) -> int:
     """`hpctrain train`: a Hydra application that runs in the foreground."""
     from hpctrain.compose import run_app
 
-    return run_app(argv, lambda config, overrides: train_here(config))
+    return run_app(argv, lambda config, overrides: train_here(config), result=_validation_loss)
+
+
+def _validation_loss(config: Config) -> float | None:
+    """What a sweeper of Hydra's gets from a run."""
+    state = locate(config.run.root, config.run.study, run_id(config)).read_state()
+    loss = ((state.get("summary") or {}).get("validation") or {}).get("loss")
+    return None if loss is None else float(loss)
 
 
 def train_here(config: Config) -> int:
@@ -77,7 +84,6 @@ def watch(run: RunDir, config: Config) -> int:
 def submit(argv: list[str]) -> int:
     """`hpctrain submit [--dry-run] [--json] SETTINGS`: returns at once; the job goes on."""
     from hpctrain.compose import load
-    from hpctrain.config import run_id
     from hpctrain.launch import estimate, slurm, submit
 
     argv, flags = _take_flags(argv, "--dry-run", "--json", "--help", "-h")
