@@ -1,0 +1,350 @@
+"""What one synchronous step costs on p ranks: allreduce under α-β-γ, overlap with the backward pass, stragglers.
+
+Pure: takes a network's parameters, gradients with the times at which they are ready, the exchange's settings;
+gives seconds. n is bytes a rank, p ranks, N nodes, m ranks a node (p = N m); α seconds a message, β seconds a
+byte on the wire, γ seconds a byte of reduction. No I/O, no torch. docs/scaling.md derives each formula.
+
+Sources: α-β model, Hockney, Parallel Computing 20 (1994); allreduce costs, Thakur, Rabenseifner, Gropp, IJHPCA
+19 (2005), and Chan et al., Concurrency and Computation 19 (2007); the ring is optimal in bandwidth, Patarasuk,
+Yuan, JPDC 69 (2009); two trees at once, Sanders, Speck, Träff, Parallel Computing 35 (2009); cycles and tensor
+fusion, Sergeev, Del Balso, arXiv:1802.05799 (2018); the slowest of p, David, Nagaraja, Order Statistics (2003).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link. `host_s_per_byte` is what a core spends on each byte (copies, protocol), beside the wire's time."""
+
+    latency_s: float
+    wire_s_per_byte: float
+    host_s_per_byte: float = 0.0
+
+    def s(self, size: float, flows: int = 1, load: float = 1.0) -> float:
+        """Seconds for `size` bytes while `flows` messages share the wire and `load` ranks share a core."""
+        return self.latency_s + size * (flows * self.wire_s_per_byte + load * self.host_s_per_byte)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links inside and between nodes, and γ. `load`: ranks that share a core, where there are more than cores."""
+
+    inside: Link
+    between: Link
+    reduce_s_per_byte: float = 0.0
+    load: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """p = nodes × ranks_per_node, numbered node by node."""
+
+    nodes: int
+    ranks_per_node: int
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
+def ring_s(network: Network, shape: Shape, size: float) -> float:
+    """2(p-1) rounds of n/p bytes to the neighbour, p-1 of them with a sum: 2(p-1)(α + βn/p) + (p-1)γn/p.
+
+    The ring enters and leaves each node once; a round takes as long as its slowest link.
+    """
+    p = shape.ranks
+    if p == 1:
+        return 0.0
+    return 2 * (p - 1) * _slowest_s(network, shape, size / p) + (p - 1) * _sum_s(network, size / p)
+
+
+def double_tree_s(network: Network, shape: Shape, size: float) -> float:
+    """Two pipelined binary trees, each with half of the bytes: 2⌈log₂p⌉α + 2βn + γn.
+
+    A node's ranks form a chain inside it, so that the tree between nodes has depth ⌈log₂N⌉.
+    """
+    nodes, m = shape.nodes, shape.ranks_per_node
+    if shape.ranks == 1:
+        return 0.0
+    depth_s = math.ceil(math.log2(nodes)) * network.between.latency_s + (m - 1) * network.inside.latency_s
+    each_s = [_bytes_s(network, network.between, size)] if nodes > 1 else []
+    each_s += [_bytes_s(network, network.inside, size)] if m > 1 else []
+    return 2 * depth_s + 2 * max(each_s) + _sum_s(network, size)
+
+
+def recursive_doubling_s(network: Network, shape: Shape, size: float) -> float:
+    """⌈log₂p⌉ rounds, all bytes in each: ⌈log₂p⌉(α + βn + γn). Best for short messages."""
+    rounds = _distances(shape.ranks)
+    whole_s = sum(_exchange_s(network, shape, distance, size) + _sum_s(network, size) for distance in rounds)
+    return whole_s + _fold_s(network, shape, size)
+
+
+def halving_s(network: Network, shape: Shape, size: float) -> float:
+    """Rabenseifner's: halve to reduce-scatter, double to gather: 2log₂p α + 2(p-1)/p βn + (p-1)/p γn.
+
+    Near ranks first with the larger halves; a node's ranks share its wire in the rounds between nodes.
+    """
+    total_s, part = _fold_s(network, shape, size), size
+    for distance in _distances(shape.ranks):
+        part /= 2
+        total_s += 2 * _exchange_s(network, shape, distance, part) + _sum_s(network, part)
+    return total_s
+
+
+def hierarchical_s(network: Network, shape: Shape, size: float) -> float:
+    """Horovod's: reduce-scatter inside nodes, allreduce of n/m between them on m rings, gather inside nodes."""
+    nodes, m = shape.nodes, shape.ranks_per_node
+    inside_s = (m - 1) * (2 * network.inside.s(size / m, load=network.load) + _sum_s(network, size / m))
+    if nodes == 1:
+        return inside_s
+    part = size / m / nodes
+    round_s = network.between.s(part, flows=m, load=network.load)
+    return inside_s + (nodes - 1) * (2 * round_s + _sum_s(network, part))
+
+
+Cost = Callable[[Network, Shape, float], float]
+ALGORITHMS: dict[str, Cost] = {
+    "ring": ring_s,
+    "double_tree": double_tree_s,
+    "recursive_doubling": recursive_doubling_s,
+    "halving": halving_s,
+    "hierarchical": hierarchical_s,
+}
+# What a library chooses from, by size: NCCL's tuner (GPU), Open MPI's table (CPU).
+CHOICES = {"nccl": ("ring", "double_tree"), "mpi": ("recursive_doubling", "halving", "ring")}
+
+
+def allreduce_s(network: Network, shape: Shape, size: float, algorithm: str) -> float:
+    """Seconds to sum `size` bytes over all ranks by a named algorithm, or by the best of a library's (`CHOICES`)."""
+    names = CHOICES.get(algorithm, (algorithm,))
+    return min(ALGORITHMS[name](network, shape, size) for name in names)
+
+
+def _slowest_s(network: Network, shape: Shape, size: float) -> float:
+    links = [network.between] if shape.nodes > 1 else []
+    links += [network.inside] if shape.ranks_per_node > 1 else []
+    return max(link.s(size, load=network.load) for link in links)
+
+
+def _exchange_s(network: Network, shape: Shape, distance: int, size: float) -> float:
+    """A round in which each rank exchanges `size` bytes with the one `distance` ranks away."""
+    if shape.nodes == 1 or distance < shape.ranks_per_node:
+        return network.inside.s(size, load=network.load)
+    return network.between.s(size, flows=shape.ranks_per_node, load=network.load)
+
+
+def _bytes_s(network: Network, link: Link, size: float) -> float:
+    return link.s(size, load=network.load) - link.latency_s
+
+
+def _sum_s(network: Network, size: float) -> float:
+    return size * network.reduce_s_per_byte * network.load
+
+
+def _distances(p: int) -> list[int]:
+    return [2**k for k in range(int(math.log2(p)))]
+
+
+def _fold_s(network: Network, shape: Shape, size: float) -> float:
+    """Where p is no power of two, the ranks beyond one hand their bytes to a neighbour, and get the sum back."""
+    if shape.ranks & (shape.ranks - 1) == 0:
+        return 0.0
+    return 2 * _slowest_s(network, shape, size) + _sum_s(network, size)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One parameter's (or layer's) gradient: when the backward pass has it, in seconds of its own, and its size."""
+
+    ready_s: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How gradients travel: hpctrain's buckets, Horovod's cycle and fusion, and what communication takes from
+    computing while it runs (0: nothing, as with a network card that works alone; 1: everything)."""
+
+    bucket_bytes: float = 25 * 2**20
+    cycle_s: float = 0.5e-3
+    fusion_bytes: float = 128 * 2**20
+    negotiation_s: float = 0.0
+    compression: float = 1.0  # bytes on the wire to bytes of gradient
+
+
+@dataclass(frozen=True)
+class Overlapped:
+    """A backward pass with its exchange. `end_s`: both are over; `transfers`: start, end and bytes of each."""
+
+    end_s: float
+    backward_s: float
+    transfers: tuple[tuple[float, float, float], ...]
+
+    @property
+    def communication_s(self) -> float:
+        return math.fsum(end - start for start, end, _ in self.transfers)
+
+    @property
+    def exposed_s(self) -> float:
+        """What the exchange adds to the step."""
+        return self.end_s - self.backward_s
+
+    @property
+    def hidden_s(self) -> float:
+        return max(0.0, self.communication_s - self.exposed_s)
+
+
+def bucketed(gradients: Sequence[Gradient], bucket_bytes: float) -> list[Gradient]:
+    """Consecutive gradients to at most `bucket_bytes` (or one alone), ready when the last of them is."""
+    buckets: list[Gradient] = []
+    for gradient in gradients:
+        if buckets and buckets[-1].bytes + gradient.bytes <= bucket_bytes:
+            last = buckets[-1]
+            buckets[-1] = Gradient(max(last.ready_s, gradient.ready_s), last.bytes + gradient.bytes)
+        else:
+            buckets.append(gradient)
+    return sorted(buckets, key=lambda bucket: bucket.ready_s)
+
+
+def overlap(
+    gradients: Sequence[Gradient],
+    backward_s: float,
+    exchange: Exchange,
+    cost_s: Callable[[float], float],
+    stolen: float = 0.0,
+    phase: float = 0.5,
+) -> Overlapped:
+    """Event by event: the backward pass fills buckets; a background thread looks each cycle for full ones.
+
+    It sums what it finds, neighbours fused to at most `fusion_bytes`, one after the other, before it looks
+    again. `cost_s` gives the seconds of an allreduce of so many bytes; while it runs, the backward pass goes
+    on at the rate 1 - `stolen`. `phase`: where in its first cycle the thread is at the beginning.
+    """
+    waiting = bucketed(gradients, exchange.bucket_bytes)
+    now_s = done_s = 0.0  # wall time; how much of the backward pass is done
+    tick_s = -phase * exchange.cycle_s
+    transfers: list[tuple[float, float, float]] = []
+    while waiting:
+        ready_s = now_s + max(0.0, waiting[0].ready_s - done_s)
+        looks = max(1, math.ceil((ready_s - tick_s) / exchange.cycle_s)) if exchange.cycle_s else 0
+        tick_s = max(ready_s, tick_s + looks * exchange.cycle_s)
+        done_s += tick_s + exchange.negotiation_s - now_s
+        now_s = tick_s + exchange.negotiation_s
+        full = [bucket for bucket in waiting if bucket.ready_s <= done_s + 1e-12]
+        waiting = waiting[len(full) :]
+        for message in bucketed(full, exchange.fusion_bytes):
+            took_s = cost_s(message.bytes * exchange.compression)
+            transfers.append((now_s, now_s + took_s, message.bytes))
+            # At the rate 1 - stolen, or faster at the end, where nothing is left to slow down.
+            done_s += took_s * (1 - stolen)
+            now_s += took_s
+    return Overlapped(now_s + max(0.0, backward_s - done_s), backward_s, tuple(transfers))
+
+
+@dataclass(frozen=True)
+class Stragglers:
+    """Ranks' computing times scatter by a log-normal of mean 1 and this coefficient of variation."""
+
+    variation: float = 0.0
+
+    def quantile(self, share: float) -> float:
+        """The factor that `share` of the ranks do not exceed."""
+        if self.variation == 0.0:
+            return 1.0
+        sigma = math.sqrt(math.log1p(self.variation**2))
+        return math.exp(sigma * NormalDist().inv_cdf(share) - sigma**2 / 2)
+
+    def slowest(self, ranks: int, parts: int = 200) -> float:
+        """The mean of the largest of `ranks` factors: ∫ F⁻¹(u^(1/p)) du over 0..1, by midpoints."""
+        if self.variation == 0.0 or ranks == 1:
+            return 1.0
+        return math.fsum(self.quantile(((k + 0.5) / parts) ** (1 / ranks)) for k in range(parts)) / parts
+
+    def slowest_quantile(self, ranks: int, share: float) -> float:
+        """The factor that the slowest of `ranks` does not exceed in `share` of the steps."""
+        return self.quantile(share ** (1 / ranks))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A rank's own part of a step at its batch, in seconds, and when its gradients are ready."""
+
+    data_s: float
+    forward_s: float
+    backward_s: float
+    optimizer_s: float
+    gradients: tuple[Gradient, ...]
+
+    @property
+    def total_s(self) -> float:
+        return self.data_s + self.forward_s + self.backward_s + self.optimizer_s
+
+    def slowed(self, factor: float) -> Work:
+        """The same work, each part `factor` times as long."""
+        return Work(
+            self.data_s * factor,
+            self.forward_s * factor,
+            self.backward_s * factor,
+            self.optimizer_s * factor,
+            tuple(replace(g, ready_s=g.ready_s * factor) for g in self.gradients),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A predicted step's split, in seconds. `exposed_s + compute_s + data_s + straggler_s` is the step."""
+
+    data_s: float
+    compute_s: float
+    exposed_s: float
+    hidden_s: float
+    straggler_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.data_s + self.compute_s + self.exposed_s + self.straggler_s
+
+
+def step(
+    work: Work,
+    network: Network,
+    shape: Shape,
+    exchange: Exchange,
+    algorithm: str,
+    stragglers: Stragglers,
+    shares_cores: bool = False,
+) -> Step:
+    """One step on `shape`. Every rank waits for the slowest one, whose gradients complete the sums.
+
+    `shares_cores`: the communication thread runs on the cores that compute (CPU ranks), and takes from them
+    the host's part of each byte.
+    """
+    factor = stragglers.slowest(shape.ranks)
+    slow = work.slowed(factor)
+    stolen = _host_share(network, shape) if shares_cores else 0.0
+    if shape.ranks == 1:
+        return Step(work.data_s, work.total_s - work.data_s, 0.0, 0.0, 0.0)
+    both = overlap(
+        slow.gradients,
+        slow.backward_s,
+        exchange,
+        lambda size: allreduce_s(network, shape, size, algorithm),
+        stolen,
+    )
+    return Step(
+        work.data_s, work.total_s - work.data_s, both.exposed_s, both.hidden_s, work.total_s * (factor - 1)
+    )
+
+
+def _host_share(network: Network, shape: Shape) -> float:
+    """The part of a transfer that a core works on, on the link that holds the others up."""
+    link = network.between if shape.nodes > 1 else network.inside
+    host = (link.host_s_per_byte + network.reduce_s_per_byte / 2) * network.load
+    whole = host + link.wire_s_per_byte
+    return min(1.0, host / whole) if whole else 0.0
