@@ -90,6 +90,7 @@ class TrainConfig:
     ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
     tensorboard: bool = False
     deterministic: bool = True
+    profile: Count = 0
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ class ClusterConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
     slurm_conf: str | None = None
+    # For scaling studies: a node's link as it is sold, and nodes that are one machine in truth.
+    link_gbit_per_s: PositiveFloat | None = None
+    nodes_per_host: Positive = 1
     source: str | None = None
     source_date: str | None = None
 

@@ -7,6 +7,7 @@
     pause.json           the epoch at which to stop in good order           the job of a sweep
     metrics.jsonl        one line a record                                  rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
+    profile.json         a step taken apart (train.profile)                 rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
     attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), job.sbatch
     checkpoints/         training/checkpoint.py
@@ -207,6 +208,13 @@ class RunDir:
         state = self.read_state() | changes | {"heartbeat": time.time()}
         replace_text(self.state_file, json.dumps(state))
         return state
+
+    def write_profile(self, values: Mapping[str, Any]) -> None:
+        replace_text(self.path / "profile.json", json.dumps(values))
+
+    def read_profile(self) -> dict[str, Any] | None:
+        """A step taken apart (training/profile.py), where the run was asked for it and is done."""
+        return read_json(self.path / "profile.json")
 
     def read_metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; a torn last line is left out."""

@@ -28,6 +28,8 @@ from hpctrain.training.exchange import GradientExchange
 from hpctrain.training.metrics import Reporter, shown
 from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.progress import Ledger, Progress, Window
+=======
+from hpctrain.training.profile import profile
 from hpctrain.training.schedule import Schedule
 from hpctrain.training.step import FLAGS, Trainer, evaluate
 from hpctrain.training.stop import STOP_REASONS, StopFlag
@@ -242,6 +244,10 @@ def train(
     checkpointer.finish()
     if diverged:
         raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
+    if settings.profile and reason == "DONE":
+        measured = profile(trainer, comm, settings.profile)
+        if comm.rank == 0:
+            run.write_profile(measured)
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, time.perf_counter() - began)
         report.record("summary", step=at.step, reason=reason, **summary)

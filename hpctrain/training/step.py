@@ -78,11 +78,12 @@ class Trainer:
             clock.mark("backward")
         exchange.finish()
         clock.mark("allreduce")
-        self._update(lr)
+        self.update(lr)
         clock.mark("optimizer")
         return exchange.extras, carried.whole()
 
-    def _update(self, lr: float) -> None:
+    def update(self, lr: float) -> None:
+        """Clip, look for what is not finite, move the weights: what follows the sum of the gradients."""
         norm = self.exchange.norm()
         loss = self.exchange.extras[0]
         bad = (~torch.isfinite(norm + loss)).float()

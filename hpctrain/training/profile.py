@@ -1,0 +1,174 @@
+"""What one step is made of, measured at the end of a run: `train.profile=N` steps of each kind.
+
+Takes the run's own trainer; gives plain values (profile.json): the step without exchange at several batch sizes,
+when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective: every rank
+runs it. Seconds and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpctrain.training.comm import Comm
+from hpctrain.training.step import Trainer
+
+SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
+SWEEP_S = 1.5  # at most so long for one size
+BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes a rank's batch smaller
+
+
+def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
+    """The whole profile; the same on every rank."""
+    sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
+    hooks = _Arrivals(trainer)
+    computing = {str(size): _compute(trainer, comm, size, steps, hooks) for size in sizes}
+    hooks.remove()
+    largest = computing[str(sizes[0])]
+    return {
+        "ranks": comm.size,
+        "ranks_per_node": comm.local_size,
+        "batch_size": sizes[0],
+        "device": next(trainer.model.parameters()).device.type,
+        "cores": os.cpu_count(),
+        "gradients": largest.pop("gradients"),
+        "computing": {k: {n: v for n, v in c.items() if n != "gradients"} for k, c in computing.items()},
+        "optimizer_s": _optimizer(trainer, steps),
+        "exchange_s": _exchange(trainer, comm, steps),
+        "sums": _sums(trainer, comm),
+    }
+
+
+class _Arrivals:
+    """When the backward pass has each gradient: one mark a parameter."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.parameters = [p for bucket in trainer.exchange.buckets for p in bucket.parameters]
+        self.names = {id(p): name for name, p in trainer.model.named_parameters()}
+        self.marks: dict[int, Any] = {}
+        self._gpu = self.parameters[0].is_cuda
+        self._handles = [p.register_post_accumulate_grad_hook(self._mark) for p in self.parameters]
+
+    def _mark(self, parameter: torch.Tensor) -> None:
+        self.marks[id(parameter)] = self.now()
+
+    def now(self) -> Any:
+        """A moment: on the stream of a GPU, else of the clock."""
+        if not self._gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def s(self, before: Any, after: Any) -> float:
+        if not self._gpu:
+            return float(after - before)
+        after.synchronize()
+        return float(before.elapsed_time(after) / 1e3)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals) -> dict[str, Any]:
+    """Steps without exchange on `size` samples a rank; all ranks begin each together. The first is not counted."""
+    parts: list[tuple[float, float, float]] = []
+    ready_s: dict[int, list[float]] = {}
+    indices = np.arange(size, dtype=np.int64) % len(trainer.dataset)
+    for _ in range(steps + 1):
+        trainer.exchange.begin()
+        comm.barrier()
+        start = at.now()
+        batch = trainer.dataset.batch(indices, torch.Generator().manual_seed(0))
+        loaded = at.now()
+        with trainer.autocast():
+            total, _, _ = trainer.task.loss(trainer.model, batch, None)
+        forward = at.now()
+        at.marks.clear()
+        (total / size).backward()
+        backward = at.now()
+        parts.append((at.s(start, loaded), at.s(loaded, forward), at.s(forward, backward)))
+        for key, mark in at.marks.items():
+            ready_s.setdefault(key, []).append(at.s(forward, mark))
+    parts = parts[1:]
+    data_s, forward_s, backward_s = (statistics.median(part) for part in zip(*parts, strict=True))
+    unused = [backward_s]
+    return {
+        "data_s": data_s,
+        "forward_s": forward_s,
+        "backward_s": backward_s,
+        # One list a rank: how unequal ranks and steps are.
+        "step_s": comm.gather_objects([sum(part) for part in parts]),
+        "gradients": [
+            {
+                "name": at.names[id(p)],
+                "bytes": p.numel() * p.element_size(),
+                "ready_s": statistics.median(ready_s.get(id(p), unused)[1:] or unused),
+            }
+            for p in at.parameters
+        ],
+    }
+
+
+def _optimizer(trainer: Trainer, steps: int) -> float:
+    """Seconds of an update that changes nothing: of zero gradients at a learning rate of zero."""
+    trainer.exchange.begin()
+    taken = []
+    for _ in range(steps + 1):
+        _wait(trainer)
+        start = time.perf_counter()
+        trainer.update(0.0)
+        _wait(trainer)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:
+    """Seconds of the whole exchange with nothing to hide behind."""
+    if comm.size == 1:
+        return []
+    taken = []
+    for _ in range(steps + 1):
+        trainer.exchange.begin()
+        trainer.exchange.arm()
+        _wait(trainer)
+        comm.barrier()
+        start = time.perf_counter()
+        trainer.exchange.finish()
+        _wait(trainer)
+        taken.append(time.perf_counter() - start)
+    return taken[1:]
+
+
+def _sums(trainer: Trainer, comm: Comm) -> list[dict[str, Any]]:
+    """Seconds of one allreduce, by size: the slowest rank's, as the others wait for it."""
+    if comm.size == 1:
+        return []
+    device = next(trainer.model.parameters()).device
+    found = []
+    for size in SWEEP_BYTES:
+        tensor = torch.zeros(size // 4, device=device)
+        taken: list[float] = []
+        spent_s = 0.0
+        while len(taken) < 4 or (spent_s < SWEEP_S and len(taken) < 30):
+            comm.barrier()
+            _wait(trainer)
+            start = time.perf_counter()
+            comm.sum(tensor, f"profile.{size}")
+            _wait(trainer)
+            slowest_s = max(comm.gather_objects(time.perf_counter() - start))
+            taken.append(slowest_s)
+            spent_s += slowest_s
+        found.append({"bytes": size, "s": taken[1:]})
+    return found
+
+
+def _wait(trainer: Trainer) -> None:
+    if next(trainer.model.parameters()).is_cuda:
+        torch.cuda.synchronize()
