@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "what a study found: leaderboard, plots, costs, one HTML page",
     ),
     "flops": ("hpctrain.flops.command:flops", "count floating-point operations, per layer and per run"),
+    "scale": ("hpctrain.studies.scale:scale", "measure how a training job scales over GPUs"),
+    "predict": ("hpctrain.studies.predict_command:predict_command", "how it would scale, from a calibration"),
     "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),
     "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home"),
     "status": ("hpctrain.launch.commands:status", "what became of the runs"),

@@ -25,6 +25,7 @@ PARTS = {
     "compute": "computing",
     "exposed": "communication that nothing hides",
     "straggler": "waiting for the slowest rank",
+    "checkpoint": "saving checkpoints",
     "other": "work around the step",
 }
 
@@ -53,7 +54,6 @@ class Repeat:
     samples_per_s: float
     parts_s: Mapping[str, float]
     hidden_s: float | None = None
-    checkpoint_s: float | None = None
     gflop_per_s: float | None = None
     mfu: float | None = None
 
@@ -81,7 +81,6 @@ class Row:
     step_s: Value
     parts_s: Mapping[str, float]
     hidden_s: float | None
-    checkpoint_s: float | None
     speedup: Value
     efficiency: Value
     karp_flatt: Value | None
@@ -157,7 +156,6 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
         mean([r.step_s for r in point.repeats]),
         parts,
         _known([r.hidden_s for r in point.repeats]),
-        _known([r.checkpoint_s for r in point.repeats]),
         speedup,
         _scaled(speedup, 1 / p),
         karp_flatt(gain, p / p0) if p > p0 else None,

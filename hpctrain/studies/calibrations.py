@@ -1,0 +1,108 @@
+"""Calibrations on disk: find the profiled runs of an experiment and a cluster, and predict with them.
+
+Takes configurations; reads runs/calibration-<cluster>/. Seconds. No torch, no Slurm, nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import Config, run_id
+from hpctrain.errors import UserError
+from hpctrain.run_dir import RunDir, locate, runs
+from hpctrain.studies import predict, scale_plan
+from hpctrain.studies.network import Exchange
+from hpctrain.studies.predict import Calibration, Predicted
+from hpctrain.studies.scale_plan import Planned, ScalingConfig
+
+START_S = 20.0  # from a job's start to its first step: imports, joining, the first batches
+
+
+def find(config: Config, settings: ScalingConfig) -> Calibration | None:
+    """The calibration of this experiment on this cluster; None where there is none (yet).
+
+    The links are the cluster's: where this experiment has no profile of two ranks, another one's serves.
+    """
+    wanted = scale_plan.calibration(config, settings)
+    profiles: dict[str, Any] = {}
+    links_of: float | None = None
+    for name, one in wanted.items():
+        run = locate(one.run.root, one.run.study, run_id(one))
+        if run.read_profile() is None and name in ("1x2", "2x1"):
+            run = _any(one, name) or run
+        if profile := run.read_profile():
+            profiles[name] = profile
+            if name == "2x1":
+                links_of = _link(run)
+    if "1x1" not in profiles or not profiles.keys() & {"1x2", "2x1"}:
+        return None
+    cluster = config.cluster
+    per_node = config.resources.gpus_per_node or cluster.gpus_per_node or 1
+    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of)
+
+
+def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
+    """The same, or a UserError that says what to run."""
+    found = find(config, settings)
+    if found is None:
+        raise UserError(
+            "cluster", config.cluster.name,
+            f"is not calibrated for {config.model.name} at this batch and precision: run "
+            f"hpctrain scale --calibrate {words}",
+        )  # fmt: skip
+    return found
+
+
+def _any(config: Config, name: str) -> RunDir | None:
+    """A profiled run of this shape by any experiment: its sums are of the same links."""
+    found = runs(Path(config.run.root), config.run.study)
+    return next((r for r in found if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
+
+
+def _link(run: RunDir) -> float | None:
+    """The nominal rate of the links while they were measured."""
+    rate = run.read_config()["cluster"].get("link_gbit_per_s")
+    return float(rate) if rate else None
+
+
+def exchange_of(config: Config) -> Exchange:
+    """The model's exchange, with the settings that the run would have."""
+    comm = config.comm
+    return Exchange(
+        bucket_bytes=comm.bucket_mb * 2**20,
+        cycle_s=1e-3 * (comm.cycle_time_ms if comm.cycle_time_ms is not None else 0.5),
+        fusion_bytes=2**20 * (comm.fusion_threshold_mb if comm.fusion_threshold_mb is not None else 128.0),
+        compression=0.5 if comm.compression == "fp16" else 1.0,
+    )
+
+
+def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[Predicted]:
+    """The model's answer for every count of the settings. Raises UserError as a study would."""
+    points = [
+        (scale_plan.shape(config, gpus), scale_plan.rank_batch(config, settings, gpus))
+        for gpus in settings.gpus
+    ]
+    whole = settings.batch or config.train.batch_size * config.train.accumulate
+    single = whole // config.train.accumulate if settings.mode == "strong" else config.train.batch_size
+    device = str(calibration.one["device"])
+    name = "hierarchical" if config.comm.hierarchical else scale_plan.algorithm(settings, device)
+    return predict.predict(
+        calibration,
+        points,
+        exchange_of(config),
+        name,
+        single,
+        config.train.accumulate,
+        config.cluster.link_gbit_per_s,
+    )
+
+
+def expected(config: Config, settings: ScalingConfig, planned: Sequence[Planned]) -> dict[str, float]:
+    """Node-seconds that one run of each count will take, where the cluster is calibrated; {} where it is not."""
+    calibration = find(config, settings)
+    if calibration is None:
+        return {}
+    found = curve(config, settings, calibration)
+    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in found}

@@ -1,0 +1,261 @@
+"""Step times on machines that nobody has asked for yet: a calibration fitted, and the model run forward.
+
+Pure: takes profiles (training/profile.py) as plain values, gives seconds with 95 % intervals. No I/O, no torch.
+What is fitted: α and β of each kind of link from sums over two ranks, the time of a step's parts over the
+batch and over the ranks that share a node, the scatter of ranks. docs/scaling.md says how, and what is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpctrain.studies import network
+from hpctrain.studies.network import Exchange, Gradient, Link, Network, Shape, Step, Stragglers, Work
+
+LARGE_BYTES = 256 * 1024  # from here on the bytes' time outweighs the latency
+DRAWS = 200
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class LinkFit:
+    """α, β and how far the sums were from them: the root mean square of the relative errors of large ones."""
+
+    latency_s: float
+    s_per_byte: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Profiles by shape ("1x1", "1x2", "2x1"): what was measured, and the facts of the cluster it was measured on."""
+
+    profiles: Mapping[str, Mapping[str, Any]]
+    ranks_per_node: int
+    nodes_per_host: int = 1
+    link_gbit_per_s: float | None = None
+
+    @property
+    def one(self) -> Mapping[str, Any]:
+        return self.profiles["1x1"]
+
+    @property
+    def on_cpu(self) -> bool:
+        return bool(self.one["device"] == "cpu")
+
+    def load(self, on: Shape) -> float:
+        """Ranks that share a core of one machine; 1 where each has its own."""
+        if not self.on_cpu:
+            return 1.0
+        return max(1.0, self.neighbours(on) / int(self.one["cores"]))
+
+    def neighbours(self, on: Shape) -> int:
+        """Ranks on one machine."""
+        return on.ranks_per_node * min(on.nodes, self.nodes_per_host)
+
+
+def fit_link(sums: Sequence[Mapping[str, Any]], cycle_s: float = 0.0) -> LinkFit:
+    """From sums over two ranks, which take 2α + nβ: α from the shortest, β from the large ones.
+
+    A sum waits for half a cycle of Horovod's on average, which is not the link's. β minimises relative errors.
+    """
+    times = [(float(s["bytes"]), statistics.median(s["s"])) for s in sums]
+    latency_s = max(1e-7, (min(times)[1] - cycle_s / 2) / 2)
+    large = [(n, t - cycle_s / 2 - 2 * latency_s) for n, t in times if n >= LARGE_BYTES]
+    beta = math.fsum(n / t for n, t in large if t > 0) / math.fsum((n / t) ** 2 for n, t in large if t > 0)
+    errors = [(2 * latency_s + n * beta) / (t + 2 * latency_s) - 1 for n, t in large]
+    return LinkFit(latency_s, beta, math.sqrt(statistics.fmean([e * e for e in errors])))
+
+
+@dataclass(frozen=True)
+class Links:
+    inside: LinkFit
+    between: LinkFit
+
+
+def fit_links(calibration: Calibration, cycle_s: float) -> Links:
+    """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind."""
+    found = {
+        name: fit_link(calibration.profiles[name]["sums"], cycle_s)
+        for name in ("1x2", "2x1")
+        if name in calibration.profiles
+    }
+    one = next(iter(found.values()), LinkFit(0.0, 0.0, 0.0))
+    return Links(found.get("1x2", one), found.get("2x1", one))
+
+
+def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: float | None) -> Network:
+    """The network that a job of this shape sees.
+
+    Between nodes, β is the wire's time, known from its rate, and the hosts' work on each byte, the rest; with
+    another rate (`gbit_per_s`) only the wire's part changes. GPUs' hosts have no part in it.
+    """
+    fitted = links.between.s_per_byte
+    wire = fitted
+    if calibration.link_gbit_per_s and calibration.on_cpu:
+        wire = min(fitted, 8e-9 / calibration.link_gbit_per_s)
+    host = fitted - wire
+    if gbit_per_s and calibration.link_gbit_per_s:
+        wire *= calibration.link_gbit_per_s / gbit_per_s
+    inside = links.inside.s_per_byte
+    shares = calibration.on_cpu  # memory copies are a core's work
+    return Network(
+        Link(links.inside.latency_s, 0.0 if shares else inside, inside if shares else 0.0),
+        Link(links.between.latency_s, wire, host),
+        load=calibration.load(on) / calibration.load(Shape(1, 2)),
+    )
+
+
+def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
+    """A rank's own part of a step with `batch` samples, among as many neighbours as `on` gives it."""
+    wanted = calibration.neighbours(on)
+    known = {
+        int(name[2:]): profile for name, profile in calibration.profiles.items() if name.startswith("1x")
+    }
+    below = max((c for c in known if c <= wanted), default=min(known))
+    above = min((c for c in known if c >= wanted), default=max(known))
+    first, second = _at_batch(known[below], batch), _at_batch(known[above], batch)
+    share = (wanted - below) / (above - below) if above > below else 0.0
+    mixed = _mix(first, second, share)
+    # More neighbours than were measured: where they outnumber the cores, they take turns.
+    crowded = calibration.load(on) / max(1.0, above / calibration.one["cores"]) if wanted > above else 1.0
+    return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
+
+
+def _at_batch(profile: Mapping[str, Any], batch: float) -> Work:
+    """Each part by straight lines between the batches that were measured, the outer ones going on."""
+    sizes = sorted(int(size) for size in profile["computing"])
+    parts = [
+        _line([(size, profile["computing"][str(size)][part]) for size in sizes], batch)
+        for part in ("data_s", "forward_s", "backward_s")
+    ]
+    whole_s = profile["computing"][str(profile["batch_size"])]["backward_s"]
+    gradients = tuple(
+        Gradient(min(1.0, g["ready_s"] / whole_s) * parts[2], g["bytes"]) for g in profile["gradients"]
+    )
+    return Work(parts[0], parts[1], parts[2], profile["optimizer_s"], gradients)
+
+
+def _line(pairs: Sequence[tuple[float, float]], at: float) -> float:
+    if len(pairs) == 1:
+        return pairs[0][1] * at / pairs[0][0]
+    place = next((k for k in range(1, len(pairs) - 1) if at <= pairs[k][0]), len(pairs) - 1)
+    (x0, y0), (x1, y1) = pairs[place - 1], pairs[place]
+    return max(0.0, y0 + (y1 - y0) * (at - x0) / (x1 - x0))
+
+
+def _mix(a: Work, b: Work, share: float) -> Work:
+    def between(x: float, y: float) -> float:
+        return x + (y - x) * share
+
+    return Work(
+        between(a.data_s, b.data_s),
+        between(a.forward_s, b.forward_s),
+        between(a.backward_s, b.backward_s),
+        between(a.optimizer_s, b.optimizer_s),
+        tuple(
+            replace(g, ready_s=between(g.ready_s, h.ready_s))
+            for g, h in zip(a.gradients, b.gradients, strict=True)
+        ),
+    )
+
+
+def variation(calibration: Calibration) -> float:
+    """How much ranks scatter in one step: the coefficient of variation over ranks, its median over steps."""
+    spreads = []
+    for profile in calibration.profiles.values():
+        ranks = profile["computing"][str(profile["batch_size"])]["step_s"]
+        if len(ranks) > 1:
+            spreads += [statistics.stdev(step) / statistics.fmean(step) for step in zip(*ranks, strict=True)]
+    return statistics.median(spreads) if spreads else 0.0
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One count of GPUs: the step, its interval, the throughput and the efficiency against one GPU."""
+
+    gpus: int
+    nodes: int
+    batch: int
+    step: Step
+    low_s: float
+    high_s: float
+    samples_per_s: float
+    efficiency: float
+    efficiency_low: float
+    efficiency_high: float
+
+
+def predict(
+    calibration: Calibration,
+    points: Sequence[tuple[Shape, int]],
+    exchange: Exchange,
+    algorithm: str,
+    single_batch: int,
+    accumulate: int = 1,
+    gbit_per_s: float | None = None,
+    draws: int = DRAWS,
+) -> list[Predicted]:
+    """`points`: shapes, and the samples of a rank's forward pass on each; `single_batch`: those of one GPU alone,
+    against which efficiency is. Every point has the same draws.
+
+    The interval is that of the parameters: the profile's scatter over its steps, and the links' misfit.
+    """
+    links = fit_links(calibration, exchange.cycle_s)
+    scatter = Stragglers(variation(calibration))
+    steps_s = calibration.one["computing"][str(calibration.one["batch_size"])]["step_s"][0]
+    unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)
+    draw = random.Random(0)
+    factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]
+
+    def one(on: Shape, batch: int, work: float = 1.0, wire: float = 0.0) -> Step:
+        seen = network_of(calibration, links, on, gbit_per_s)
+        seen = replace(
+            seen,
+            inside=_slower(seen.inside, 1 + wire * links.inside.error),
+            between=_slower(seen.between, 1 + wire * links.between.error),
+        )
+        mine = work_of(calibration, on, batch).slowed(max(0.1, work))
+        found = network.step(mine, seen, on, exchange, algorithm, scatter, calibration.on_cpu)
+        # Forward and backward passes before the last of a step exchange nothing.
+        again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
+        return replace(found, compute_s=found.compute_s + again)
+
+    base = accumulate * single_batch / one(Shape(1, 1), single_batch).total_s
+    alone = [one(Shape(1, 1), single_batch, work).total_s for work, _ in factors]
+    found = []
+    for on, batch in points:
+        step = one(on, batch)
+        samples = accumulate * batch * on.ranks
+        drawn = [one(on, batch, work, wire).total_s for work, wire in factors]
+        low_s, high_s = _interval(drawn)
+        shares = [
+            samples / t / (accumulate * single_batch / t1) / on.ranks
+            for t, t1 in zip(drawn, alone, strict=True)
+        ]
+        low, high = _interval(shares)
+        rate = samples / step.total_s
+        found.append(
+            Predicted(
+                on.ranks, on.nodes, samples, step, low_s, high_s, rate, rate / base / on.ranks, low, high
+            )
+        )
+    return found
+
+
+def _slower(link: Link, factor: float) -> Link:
+    factor = max(0.2, factor)
+    return replace(
+        link, wire_s_per_byte=link.wire_s_per_byte * factor, host_s_per_byte=link.host_s_per_byte * factor
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    edge = (1 - LEVEL) / 2
+    return ordered[int(edge * (len(ordered) - 1))], ordered[math.ceil((1 - edge) * (len(ordered) - 1))]
