@@ -10,12 +10,12 @@ import json
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hpctrain import compose
-from hpctrain.config import Config, from_dict, run_id
+from hpctrain.config import Config, from_dict, run_id, to_dict
 from hpctrain.errors import UserError
 from hpctrain.launch import slurm, status
 from hpctrain.launch.prepare import prepare
@@ -46,8 +46,7 @@ def scale(argv: list[str]) -> int:
     if flags & {"--help", "-h"}:
         print(HELP, end="")
         return 0
-    words = [word for word in argv if word not in flags]
-    config, settings = load(words)
+    config, settings = load([word for word in argv if word not in flags])
     if config.cluster.kind != "slurm":
         raise UserError(
             "cluster", config.cluster.name, "scaling is measured by Slurm's jobs: give a cluster of Slurm's"
@@ -58,7 +57,7 @@ def scale(argv: list[str]) -> int:
     planned = scale_plan.plan(config, settings)
     for one in planned:
         slurm.check(one.config)
-    return _measure(config, settings, planned, flags, words)
+    return _measure(config, settings, planned, flags)
 
 
 def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
@@ -69,9 +68,7 @@ def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
     return from_dict(values), scale_plan.scaling_config(values["scaling"])
 
 
-def _measure(
-    config: Config, settings: ScalingConfig, planned: list[Planned], flags: set[str], words: Sequence[str]
-) -> int:
+def _measure(config: Config, settings: ScalingConfig, planned: list[Planned], flags: set[str]) -> int:
     study = Path(config.run.root).resolve() / config.run.study
     configs = {one.run_id: one.config for one in planned}
     facts = _costs(settings, list(configs.values()))
@@ -87,7 +84,7 @@ def _measure(
         plan = {
             "mode": settings.mode, "warmup_windows": settings.warmup_windows, "cluster": config.cluster.name,
             "epochs": settings.epochs or config.train.epochs, "train_samples": config.data.train_samples,
-            "command": os.environ.get("HPCTRAIN_COMMAND", ""), "words": list(words),
+            "command": os.environ.get("HPCTRAIN_COMMAND", ""), "config": to_dict(config), "settings": asdict(settings),
             "experiment": f"{config.model.name} on {config.data.name}",
         }  # fmt: skip
         if left or not measured.is_scaling(study):

@@ -1,0 +1,222 @@
+"""What a scaling study found, from its files alone: table, laws, finding, prediction beside measurement.
+
+Takes a study's folder; gives text, CSV, JSON, LaTeX and the sections of its page. Works while the study runs.
+Seconds, GPUs. No torch, no Slurm.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import from_dict
+from hpctrain.errors import UserError
+from hpctrain.launch.estimate import step_flops
+from hpctrain.studies import calibrations, measured, scaling
+from hpctrain.studies.predict import Predicted
+from hpctrain.studies.scale_plan import ScalingConfig, scaling_config
+from hpctrain.studies.scaling import PARTS, Fit, Point, Row, Value
+
+
+@dataclass(frozen=True)
+class Found:
+    """One kind of data's figures; a study has one or two."""
+
+    data: str
+    points: list[Point]
+    table: list[Row]
+    law: Fit | None
+    predicted: list[Predicted]
+    finding: list[str]
+    exaflops: float | None
+
+    @property
+    def missing(self) -> list[str]:
+        return [text for point in self.points for text in point.missing]
+
+
+def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
+    """The study's plan and what was found so far. Raises UserError where nothing was."""
+    plan = measured.read_plan(study)
+    mode = plan["mode"]
+    samples = (plan["epochs"] or 0) * (plan["train_samples"] or 0)
+    found = []
+    for data in ("own", "synthetic"):
+        points = measured.points(study, plan, data)
+        if not points:
+            continue
+        table = scaling.rows(points, samples or None)
+        predicted = _predicted(study, plan, sorted({p.gpus for p in points})) if data == "own" else []
+        curve = [(p.gpus, p.efficiency) for p in predicted]
+        law = scaling.fit(points, mode)
+        said = scaling.finding(table, mode, curve)
+        found.append(Found(data, points, table, law, predicted, said, _exaflops(plan, samples)))
+    if not any(f.table for f in found):
+        gaps = "; ".join(f.missing[0] for f in found if f.missing)
+        raise UserError(
+            "study", study.name, f"has no result yet ({gaps}); hpctrain status --study {study.name}"
+        )
+    return plan, found
+
+
+def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[Predicted]:
+    """The model at the measured counts and four times as many; [] where the cluster is not calibrated."""
+    config = from_dict(plan["config"])
+    settings: ScalingConfig = scaling_config(plan["settings"])
+    config = replace(config, run=replace(config.run, root=str(study.parent)))
+    calibration = calibrations.find(config, settings)
+    if calibration is None:
+        return []
+    counts = [*gpus, 2 * gpus[-1], 4 * gpus[-1]]
+    found = []
+    for count in counts:
+        try:  # a fixed batch may not divide further
+            found += calibrations.curve(config, replace(settings, gpus=(count,)), calibration)
+        except UserError:
+            break
+    return found
+
+
+def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
+    """Of the target's forward and backward passes."""
+    try:
+        return step_flops(from_dict(plan["config"]))["sample"] * samples / 1e18 if samples else None
+    except ImportError:  # the count is not in the cache, and there is no torch here
+        return None
+
+
+COLUMNS = (
+    "gpus", "nodes", "batch", "repeats", "samples_per_s", "samples_per_s_half", "step_ms", "step_ms_half",
+    *(f"{part}_ms" for part in PARTS), "hidden_ms", "speedup", "speedup_half", "efficiency", "efficiency_half",
+    "karp_flatt", "karp_flatt_half", "gflop_per_s", "mfu", "node_hours", "predicted_step_ms", "predicted_efficiency",
+)  # fmt: skip
+
+
+def flat(found: Found) -> list[dict[str, Any]]:
+    """One flat row a count, for programs; halves are of 95 % intervals."""
+    predicted = {p.gpus: p for p in found.predicted}
+    rows = []
+    for r in found.table:
+        model = predicted.get(r.gpus)
+        values: dict[str, Any] = {
+            "gpus": r.gpus, "nodes": r.nodes, "batch": r.batch, "repeats": r.repeats,
+            **_pair("samples_per_s", r.samples_per_s), **_pair("step_ms", r.step_s, 1e3),
+            **{f"{part}_ms": 1e3 * s for part, s in r.parts_s.items()},
+            "hidden_ms": None if r.hidden_s is None else 1e3 * r.hidden_s,
+            **_pair("speedup", r.speedup), **_pair("efficiency", r.efficiency),
+            **(_pair("karp_flatt", r.karp_flatt) if r.karp_flatt else {}),
+            "gflop_per_s": r.gflop_per_s, "mfu": r.mfu, "node_hours": r.node_hours,
+            "predicted_step_ms": 1e3 * model.step.total_s if model else None,
+            "predicted_efficiency": model.efficiency if model else None,
+        }  # fmt: skip
+        rows.append({column: values.get(column) for column in COLUMNS})
+    return rows
+
+
+def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, float | None]:
+    return {name: value.mean * factor, f"{name}_half": None if value.half is None else value.half * factor}
+
+
+def as_json(plan: dict[str, Any], found: Sequence[Found]) -> dict[str, Any]:
+    return {
+        "mode": plan["mode"], "cluster": plan["cluster"], "experiment": plan["experiment"], "epochs": plan["epochs"],
+        "data": {
+            f.data: {
+                "rows": flat(f), "law": None if f.law is None else asdict(f.law) | {"limit": f.law.limit},
+                "finding": f.finding, "missing": f.missing, "exaflops": f.exaflops,
+                "predicted": [asdict(p) for p in f.predicted],
+            }
+            for f in found
+        },
+    }  # fmt: skip
+
+
+def as_csv(found: Sequence[Found]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["data", *COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    for f in found:
+        writer.writerows({"data": f.data, **row} for row in flat(f))
+    return out.getvalue()
+
+
+def as_latex(plan: dict[str, Any], found: Sequence[Found]) -> str:
+    """A table for a proposal: needs the package booktabs."""
+    kept = "effective batch" if plan["mode"] == "strong" else "batch a GPU"
+    lines = [
+        r"\begin{tabular}{rrrrrr}",
+        r"\toprule",
+        r"GPUs & Nodes & Batch & Samples/s & Speed-up & Efficiency \\",
+    ]
+    for f in found:
+        lines.append(r"\midrule")
+        lines += [
+            f"{r.gpus} & {r.nodes} & {r.batch} & {_tex(r.samples_per_s)} & {_tex(r.speedup)} & "
+            f"{_tex(Value(100 * r.efficiency.mean, _times(r.efficiency.half, 100)))}\\,\\% \\\\"
+            for r in f.table
+        ]
+    name = str(plan["experiment"]).replace("_", r"\_")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return f"% {plan['mode']} scaling (fixed {kept}) of {name}, 95 % intervals\n" + "\n".join(lines) + "\n"
+
+
+def _tex(value: Value) -> str:
+    return (
+        f"${number(value.mean)}$" if value.half is None else f"${number(value.mean)} \\pm {value.half:.2g}$"
+    )
+
+
+def number(value: float) -> str:
+    """Four digits, never with an exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+HEADS = (
+    "GPUs",
+    "nodes",
+    "batch",
+    "samples/s",
+    "ms a step",
+    "speed-up",
+    "efficiency",
+    "Karp-Flatt",
+    "node-hours",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A line of the table for people."""
+    return [
+        str(row.gpus), str(row.nodes), f"{row.batch:,}", shown(row.samples_per_s), shown(row.step_s, 1e3),
+        shown(row.speedup), f"{shown(row.efficiency, 100)} %", shown(row.karp_flatt) if row.karp_flatt else "",
+        "" if row.node_hours is None else f"{row.node_hours:.3g}",
+    ]  # fmt: skip
+
+
+def shown(value: Value, factor: float = 1.0) -> str:
+    half = "" if value.half is None else f" ± {value.half * factor:.2g}"
+    return f"{value.mean * factor:,.4g}{half}"
+
+
+def law_line(law: Fit) -> str:
+    """The fitted law in a sentence."""
+    half = "" if law.serial.half is None else f" ± {100 * law.serial.half:.2g}"
+    text = f"{law.law}'s law: serial fraction {100 * law.serial.mean:.3g}{half} %"
+    return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
+
+
+def errors_line(found: Found) -> str | None:
+    """How far the prediction is from the measurement, where there are both."""
+    predicted = {p.gpus: p.step.total_s for p in found.predicted}
+    pairs = [(r.gpus, predicted[r.gpus] / r.step_s.mean - 1) for r in found.table if r.gpus in predicted]
+    if not pairs:
+        return None
+    return "predicted step time against measured: " + ", ".join(f"{gpus} GPUs {e:+.0%}" for gpus, e in pairs)
