@@ -17,6 +17,7 @@ from hpctrain.studies.network import Exchange
 from hpctrain.studies.predict import Calibration, Predicted
 from hpctrain.studies.scale_plan import Planned, ScalingConfig
 
+CYCLE_MS = 0.5  # training/comm.py: where nothing else is set
 START_S = 20.0  # from a job's start to its first step: imports, joining, the first batches
 
 
@@ -28,19 +29,20 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
     wanted = scale_plan.calibration(config, settings)
     profiles: dict[str, Any] = {}
     links_of: float | None = None
+    cycle_s = 0.0
     for name, one in wanted.items():
         run = locate(one.run.root, one.run.study, run_id(one))
         if run.read_profile() is None and name in ("1x2", "2x1"):
             run = _any(one, name) or run
         if profile := run.read_profile():
             profiles[name] = profile
-            if name == "2x1":
-                links_of = _link(run)
+            if name in ("1x2", "2x1"):
+                links_of, cycle_s = _settings(run)
     if "1x1" not in profiles or not profiles.keys() & {"1x2", "2x1"}:
         return None
     cluster = config.cluster
     per_node = config.resources.gpus_per_node or cluster.gpus_per_node or 1
-    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of)
+    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of, cycle_s)
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
@@ -61,10 +63,15 @@ def _any(config: Config, name: str) -> RunDir | None:
     return next((r for r in found if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
 
 
-def _link(run: RunDir) -> float | None:
-    """The nominal rate of the links while they were measured."""
-    rate = run.read_config()["cluster"].get("link_gbit_per_s")
-    return float(rate) if rate else None
+def _settings(run: RunDir) -> tuple[float | None, float]:
+    """The nominal rate of the links, and Horovod's cycle, while they were measured."""
+    values = run.read_config()
+    rate, cycle_ms = values["cluster"].get("link_gbit_per_s"), values["comm"]["cycle_time_ms"]
+    return float(rate) if rate else None, _cycle_s(cycle_ms)
+
+
+def _cycle_s(cycle_time_ms: float | None) -> float:
+    return 1e-3 * (cycle_time_ms if cycle_time_ms is not None else CYCLE_MS)
 
 
 def exchange_of(config: Config) -> Exchange:
@@ -72,7 +79,7 @@ def exchange_of(config: Config) -> Exchange:
     comm = config.comm
     return Exchange(
         bucket_bytes=comm.bucket_mb * 2**20,
-        cycle_s=1e-3 * (comm.cycle_time_ms if comm.cycle_time_ms is not None else 0.5),
+        cycle_s=_cycle_s(comm.cycle_time_ms),
         fusion_bytes=2**20 * (comm.fusion_threshold_mb if comm.fusion_threshold_mb is not None else 128.0),
         compression=0.5 if comm.compression == "fp16" else 1.0,
     )

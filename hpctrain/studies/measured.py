@@ -81,7 +81,8 @@ def repeat(run: RunDir) -> Repeat | None:
     """One run's figures, without its warm-up; None where it has none."""
     values = run.read_config()
     window = values["train"]["log_every"]
-    records = [r for r in run.read_metrics("train") if r["step"] > window * warmup_windows(run.path.parent)]
+    warm = window * warmup_windows(run.path.parent)
+    records = [r for r in run.read_metrics("train") if r["step"] > warm and not r.get("cut")]
     steps = sum(r["window_steps"] for r in records)
     if not steps:
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 
 
@@ -262,13 +263,18 @@ class Stragglers:
 
     def slowest(self, ranks: int, parts: int = 200) -> float:
         """The mean of the largest of `ranks` factors: ∫ F⁻¹(u^(1/p)) du over 0..1, by midpoints."""
-        if self.variation == 0.0 or ranks == 1:
-            return 1.0
-        return math.fsum(self.quantile(((k + 0.5) / parts) ** (1 / ranks)) for k in range(parts)) / parts
+        return _slowest(self, ranks, parts)
 
     def slowest_quantile(self, ranks: int, share: float) -> float:
         """The factor that the slowest of `ranks` does not exceed in `share` of the steps."""
         return self.quantile(share ** (1 / ranks))
+
+
+@lru_cache(maxsize=1024)  # a prediction asks the same for each of its draws
+def _slowest(stragglers: Stragglers, ranks: int, parts: int) -> float:
+    if stragglers.variation == 0.0 or ranks == 1:
+        return 1.0
+    return math.fsum(stragglers.quantile(((k + 0.5) / parts) ** (1 / ranks)) for k in range(parts)) / parts
 
 
 @dataclass(frozen=True)
@@ -330,16 +336,22 @@ def step(
     stolen = _host_share(network, shape) if shares_cores else 0.0
     if shape.ranks == 1:
         return Step(work.data_s, work.total_s - work.data_s, 0.0, 0.0, 0.0)
-    both = overlap(
-        slow.gradients,
-        slow.backward_s,
-        exchange,
-        lambda size: allreduce_s(network, shape, size, algorithm),
-        stolen,
+    # Where in its cycle the thread is when a backward pass begins is chance: two of them stand for all.
+    found = [
+        overlap(
+            slow.gradients,
+            slow.backward_s,
+            exchange,
+            lambda size: allreduce_s(network, shape, size, algorithm),
+            stolen,
+            phase,
+        )
+        for phase in ((0.25, 0.75) if exchange.cycle_s else (0.5,))
+    ]
+    exposed_s, hidden_s = (
+        math.fsum(v) / len(found) for v in zip(*((f.exposed_s, f.hidden_s) for f in found), strict=True)
     )
-    return Step(
-        work.data_s, work.total_s - work.data_s, both.exposed_s, both.hidden_s, work.total_s * (factor - 1)
-    )
+    return Step(work.data_s, work.total_s - work.data_s, exposed_s, hidden_s, work.total_s * (factor - 1))
 
 
 def _host_share(network: Network, shape: Shape) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ class Calibration:
     ranks_per_node: int
     nodes_per_host: int = 1
     link_gbit_per_s: float | None = None
+    cycle_s: float = 0.0  # Horovod's, while it was measured
 
     @property
     def one(self) -> Mapping[str, Any]:
@@ -78,10 +79,10 @@ class Links:
     between: LinkFit
 
 
-def fit_links(calibration: Calibration, cycle_s: float) -> Links:
+def fit_links(calibration: Calibration) -> Links:
     """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind."""
     found = {
-        name: fit_link(calibration.profiles[name]["sums"], cycle_s)
+        name: fit_link(calibration.profiles[name]["sums"], calibration.cycle_s)
         for name in ("1x2", "2x1")
         if name in calibration.profiles
     }
@@ -206,33 +207,40 @@ def predict(
 
     The interval is that of the parameters: the profile's scatter over its steps, and the links' misfit.
     """
-    links = fit_links(calibration, exchange.cycle_s)
+    links = fit_links(calibration)
     scatter = Stragglers(variation(calibration))
     steps_s = calibration.one["computing"][str(calibration.one["batch_size"])]["step_s"][0]
     unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)
     draw = random.Random(0)
     factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]
 
-    def one(on: Shape, batch: int, work: float = 1.0, wire: float = 0.0) -> Step:
-        seen = network_of(calibration, links, on, gbit_per_s)
-        seen = replace(
-            seen,
-            inside=_slower(seen.inside, 1 + wire * links.inside.error),
-            between=_slower(seen.between, 1 + wire * links.between.error),
-        )
-        mine = work_of(calibration, on, batch).slowed(max(0.1, work))
-        found = network.step(mine, seen, on, exchange, algorithm, scatter, calibration.on_cpu)
-        # Forward and backward passes before the last of a step exchange nothing.
-        again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
-        return replace(found, compute_s=found.compute_s + again)
+    def stepper(on: Shape, batch: int) -> Callable[[float, float], Step]:
+        """A step as a function of how far off work and links are, in their own uncertainty."""
+        seen, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
 
-    base = accumulate * single_batch / one(Shape(1, 1), single_batch).total_s
-    alone = [one(Shape(1, 1), single_batch, work).total_s for work, _ in factors]
+        def one(work: float, wire: float) -> Step:
+            mine, off = own.slowed(max(0.1, work)), seen
+            if wire:
+                inside, between = 1 + wire * links.inside.error, 1 + wire * links.between.error
+                off = replace(
+                    seen, inside=_slower(seen.inside, inside), between=_slower(seen.between, between)
+                )
+            found = network.step(mine, off, on, exchange, algorithm, scatter, calibration.on_cpu)
+            # Forward and backward passes before the last of a step exchange nothing.
+            again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
+            return replace(found, compute_s=found.compute_s + again)
+
+        return one
+
+    single = stepper(Shape(1, 1), single_batch)
+    base = accumulate * single_batch / single(1.0, 0.0).total_s
+    alone = [single(work, 0.0).total_s for work, _ in factors]
     found = []
     for on, batch in points:
-        step = one(on, batch)
+        one = stepper(on, batch)
+        step = one(1.0, 0.0)
         samples = accumulate * batch * on.ranks
-        drawn = [one(on, batch, work, wire).total_s for work, wire in factors]
+        drawn = [one(work, wire).total_s for work, wire in factors]
         low_s, high_s = _interval(drawn)
         shares = [
             samples / t / (accumulate * single_batch / t1) / on.ranks

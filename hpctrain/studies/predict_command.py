@@ -47,7 +47,7 @@ def predict_command(argv: list[str]) -> int:
     if plot:
         _draw(found, Path(plot))
     if "--json" in flags:
-        print(json.dumps(_facts(calibration, config, found) | {"knobs": knobs}))
+        print(json.dumps(_facts(calibration, found) | {"knobs": knobs}))
         return 0
     _show(found)
     for knob in knobs:
@@ -72,8 +72,8 @@ def _flags(argv: list[str]) -> tuple[list[str], set[str], str | None]:
     return words, flags, plot
 
 
-def _facts(calibration: Calibration, config: Config, found: Sequence[Predicted]) -> dict[str, Any]:
-    links = predict.fit_links(calibration, calibrations.exchange_of(config).cycle_s)
+def _facts(calibration: Calibration, found: Sequence[Predicted]) -> dict[str, Any]:
+    links = predict.fit_links(calibration)
     points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
     return {
         "links": asdict(links), "link_gbit_per_s": calibration.link_gbit_per_s,
@@ -86,32 +86,19 @@ def _advice(found: Sequence[Predicted]) -> int | None:
 
 
 def _show(found: Sequence[Predicted]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = (
-        "GPUs",
-        "nodes",
-        "batch",
-        "ms a step",
-        "95 %",
-        "samples/s",
-        "efficiency",
-        "95 %",
-        "exposed",
-        "stragglers",
-    )
-    for name in columns:
-        table.add_column(name, justify="right")
-    for p in found:
-        step_ms = 1e3 * p.step.total_s
-        table.add_row(
-            str(p.gpus), str(p.nodes), f"{p.batch:,}", f"{step_ms:,.1f}", f"{1e3 * p.low_s:,.1f}-{1e3 * p.high_s:,.1f}",
-            f"{p.samples_per_s:,.0f}", f"{p.efficiency:.0%}", f"{p.efficiency_low:.0%}-{p.efficiency_high:.0%}",
+    heads = ("GPUs", "nodes", "batch", "ms a step", "samples/s", "efficiency", "exposed", "stragglers")
+    lines = [
+        (
+            str(p.gpus), str(p.nodes), f"{p.batch:,}",
+            f"{1e3 * p.step.total_s:,.4g} ({1e3 * p.low_s:,.4g} to {1e3 * p.high_s:,.4g})", f"{p.samples_per_s:,.0f}",
+            f"{p.efficiency:.0%} ({p.efficiency_low:.0%} to {p.efficiency_high:.0%})",
             f"{p.step.exposed_s / p.step.total_s:.0%}", f"{p.step.straggler_s / p.step.total_s:.0%}",
-        )  # fmt: skip
-    Console().print(table)
+        )
+        for p in found
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    for line in (heads, *lines):
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
     most = _advice(found)
     print(
         f"a prediction, not a measurement; efficiency stays at {WORTH:.0%} or more up to {most} GPUs"

@@ -27,9 +27,8 @@ from hpctrain.training.costs import Costs
 from hpctrain.training.exchange import GradientExchange
 from hpctrain.training.metrics import Reporter, shown
 from hpctrain.training.optimizers import make_optimizer
-from hpctrain.training.progress import Ledger, Progress, Window
-=======
 from hpctrain.training.profile import profile
+from hpctrain.training.progress import Ledger, Progress, Window
 from hpctrain.training.schedule import Schedule
 from hpctrain.training.step import FLAGS, Trainer, evaluate
 from hpctrain.training.stop import STOP_REASONS, StopFlag

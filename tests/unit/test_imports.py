@@ -69,6 +69,7 @@ def test_a_library_has_one_home(library, homes):
         "hpctrain.cli", "hpctrain.config", "hpctrain.compose", "hpctrain.run_dir", "hpctrain.launch.commands",
         "hpctrain.launch.slurm", "hpctrain.launch.submit", "hpctrain.launch.status", "hpctrain.launch.follow",
         "hpctrain.data", "hpctrain.data.sampler", "hpctrain.training.schedule", "hpctrain.training.interval",
+        "hpctrain.studies.scale", "hpctrain.studies.predict_command", "hpctrain.studies.scale_report",
     ],
 )  # fmt: skip
 def test_a_login_node_needs_no_torch(module):
