@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpctrain.flops.result import Count
 from hpctrain.studies import network
 from hpctrain.studies.network import Exchange, Gradient, Link, Network, Shape, Step, Stragglers, Work
 
@@ -164,6 +165,22 @@ def _mix(a: Work, b: Work, share: float) -> Work:
             for g, h in zip(a.gradients, b.gradients, strict=True)
         ),
     )
+
+
+def work_from_flops(count: Count, step_s: float) -> Work:
+    """A step whose time alone is known, taken apart by the operations of its layers: no profile is needed.
+
+    `count`: of the training step (hpctrain.flops). A layer's gradients are ready when its backward pass is.
+    """
+    forward = sum(layer.forward.macs for layer in count.layers)
+    backward = [layer.weight_grad.macs + layer.input_grad.macs for layer in count.layers]
+    a_mac_s = step_s / (forward + sum(backward))
+    gradients, passed_s = [], 0.0
+    for layer, macs in zip(reversed(count.layers), reversed(backward), strict=True):
+        passed_s += macs * a_mac_s
+        if layer.params:
+            gradients.append(Gradient(passed_s, 4.0 * layer.params))
+    return Work(0.0, forward * a_mac_s, passed_s, 0.0, tuple(gradients))
 
 
 def variation(calibration: Calibration) -> float:

@@ -18,6 +18,7 @@ from hpctrain.errors import UserError, choose, nearest
 from hpctrain.run_dir import replace_text
 from hpctrain.studies import leaderboard, results
 from hpctrain.studies.leaderboard import Setting
+from hpctrain.studies.measured import is_scaling
 from hpctrain.studies.results import Result, Usage
 from hpctrain.study_dir import StudyDir
 
@@ -26,6 +27,12 @@ def report(argv: list[str]) -> int:
     """The command."""
     args = _parser().parse_args(argv)
     study = find(args.root, args.study)
+    if is_scaling(study.path):
+        from hpctrain.studies.scale_page import report_scaling
+
+        return report_scaling(study.path, args)
+    if args.latex:
+        raise UserError("--latex", args.latex, "is for scaling studies")
     found = look(study, args.metric)
     if args.csv:
         write_table(found, Path(args.csv), "csv")
@@ -233,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--csv", metavar="FILE", help="write one row a run")
     parser.add_argument("--parquet", metavar="FILE", help="the same as Parquet")
+    parser.add_argument("--latex", metavar="FILE", help="a scaling study's table for a proposal")
     parser.add_argument("--html", metavar="FILE", help="the page's place (default: runs/STUDY/report.html)")
     parser.add_argument("--no-html", action="store_true", help="do not write the page")
     return parser

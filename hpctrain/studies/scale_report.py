@@ -15,7 +15,7 @@ from typing import Any
 
 from hpctrain.config import from_dict
 from hpctrain.errors import UserError
-from hpctrain.launch.estimate import step_flops
+from hpctrain.launch.estimate import step_work
 from hpctrain.studies import calibrations, measured, scaling
 from hpctrain.studies.predict import Predicted
 from hpctrain.studies.scale_plan import ScalingConfig, scaling_config
@@ -44,9 +44,14 @@ def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
     plan = measured.read_plan(study)
     mode = plan["mode"]
     samples = (plan["epochs"] or 0) * (plan["train_samples"] or 0)
+    all_points = {data: measured.points(study, plan, data) for data in ("own", "synthetic")}
+    if not any(point.repeats for points in all_points.values() for point in points):
+        gaps = [gap for points in all_points.values() for point in points for gap in point.missing]
+        raise UserError(
+            "study", study.name, f"has no result yet ({gaps[0]}); hpctrain status --study {study.name}"
+        )
     found = []
-    for data in ("own", "synthetic"):
-        points = measured.points(study, plan, data)
+    for data, points in all_points.items():
         if not points:
             continue
         table = scaling.rows(points, samples or None)
@@ -55,11 +60,6 @@ def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
         law = scaling.fit(points, mode)
         said = scaling.finding(table, mode, curve)
         found.append(Found(data, points, table, law, predicted, said, _exaflops(plan, samples)))
-    if not any(f.table for f in found):
-        gaps = "; ".join(f.missing[0] for f in found if f.missing)
-        raise UserError(
-            "study", study.name, f"has no result yet ({gaps}); hpctrain status --study {study.name}"
-        )
     return plan, found
 
 
@@ -82,11 +82,12 @@ def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[P
 
 
 def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
-    """Of the target's forward and backward passes."""
-    try:
-        return step_flops(from_dict(plan["config"]))["sample"] * samples / 1e18 if samples else None
-    except ImportError:  # the count is not in the cache, and there is no torch here
+    """Of the target's forward and backward passes; None where the network is one of the user's own."""
+    config = from_dict(plan["config"])
+    if not samples or config.model.target is not None:
         return None
+    work = step_work(config)
+    return (work.forward_flops + work.backward_flops) * samples / 1e18
 
 
 COLUMNS = (

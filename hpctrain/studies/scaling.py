@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hpctrain.studies.statistics import interval
+
 LEVEL = 0.95
 WORTH = 0.70  # the efficiency below which GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
@@ -107,10 +109,7 @@ class Fit:
 
 def mean(values: Sequence[float]) -> Value:
     """The mean with Student's interval."""
-    if len(values) < 2:
-        return Value(values[0])
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return Value(statistics.fmean(values), _t(len(values) - 1) * error)
+    return Value(statistics.fmean(values), interval(values))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
