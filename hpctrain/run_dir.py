@@ -216,6 +216,17 @@ class RunDir:
         """A step taken apart (training/profile.py), where the run was asked for it and is done."""
         return read_json(self.path / "profile.json")
 
+    def read_submission(self) -> dict[str, Any]:
+        """submission.json, or {} where the run was never a job."""
+        return read_json(self.submission_file) or {}
+
+    def discard(self) -> None:
+        """Remove a run that never began, and the folders that were made for it alone."""
+        shutil.rmtree(self.path)
+        for folder in (self.path.parent, self.path.parent.parent):
+            with contextlib.suppress(OSError):  # not empty: others' runs
+                folder.rmdir()
+
     def read_metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; a torn last line is left out."""
         return [r for r in read_json_lines(self.metrics_file) if kind is None or r.get("kind") == kind]

@@ -93,6 +93,8 @@ def submit(argv: list[str]) -> int:
     config = load(argv)
     if config.cluster.kind == "slurm":
         slurm.check(config)
+        if "--dry-run" not in flags:
+            submit.check_here(config)
     if "--dry-run" in flags:
         if config.cluster.kind == "local":
             raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
@@ -139,7 +141,10 @@ def logs(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     run = find(args.root, args.run, args.study)
     if args.follow:
-        follow.follow(run, lambda: follow.is_final(run), rank=args.rank)
+        from hpctrain.launch.status import Watch
+
+        watched = Watch(run, lambda text: print(f"hpctrain: {text}", file=sys.stderr, flush=True))
+        follow.follow(run, watched.ended, rank=args.rank)
         return follow.show_end(run, run.read_state())
     follow.follow(run, lambda: True, rank=args.rank, bar=False)
     return 0
@@ -171,12 +176,12 @@ def _cancel(run: RunDir) -> str:
     if state.get("phase") in FINAL:
         return f"has ended already ({state['phase']})"
     run.cancel_file.touch()
-    facts = read_json(run.submission_file) or {}
+    facts = run.read_submission()
     if facts.get("study"):  # its job has others to do as well, and passes the request on
         return "asked to save and stop"
     if facts.get("cluster", "local") != "local" and facts.get("job_ids"):
         try:
-            scheduler.cancel(facts["job_ids"])
+            scheduler.cancel(facts["job_ids"], facts.get("slurm_conf"))
         except scheduler.Unreachable as error:
             return f"Slurm did not take the request: {error}; try again"
         if state.get("phase") in ("submitted", "requeued"):
@@ -194,7 +199,7 @@ def status(argv: list[str]) -> int:
     from hpctrain.launch import study as of_study
 
     parser = _parser("status", "what became of the runs")
-    parser.add_argument("--phase", choices=PHASES, help="only runs in this phase")
+    parser.add_argument("--state", "--phase", dest="phase", choices=PHASES, help="only runs in this state")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--watch", action="store_true", help="go on until every run has ended")
     args = parser.parse_args(argv)
@@ -234,11 +239,10 @@ def _under_way(run: RunDir) -> str | None:
     """The job that this run has in a queue or running, if any."""
     from hpctrain.launch import status as look
 
-    facts = read_json(run.submission_file) or {}
-    if not facts.get("job_ids") or run.read_state().get("phase") in FINAL:
+    if not run.read_submission().get("job_ids") or run.read_state().get("phase") in FINAL:
         return None
-    row = next((r for r in look.rows(run.path.parent.parent, run.study, None, run.run_id)), None)
-    return row.job_id if row is not None and row.phase not in FINAL else None
+    row = look.row_of(run)
+    return None if row.phase in FINAL else row.job_id
 
 
 def _take_flags(argv: list[str], *names: str) -> tuple[list[str], set[str]]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hpctrain.launch.slurm import START_MARK
 from hpctrain.run_dir import RunDir
 
-# A task that a signal ended: as mpirun says it, and as srun does ("node2: task 1: Killed").
-_KILLED = (
-    re.compile(r"process rank (?P<rank>\d+) .*exited on signal (?P<signal>\d+)"),
-    re.compile(
-        r"srun: error: \S+: tasks? (?P<rank>\d+)\S*: (?P<signal>Killed|Aborted|Segmentation fault|Bus error)"
-    ),
+# The first task that ended badly: as mpirun says it, and as srun does ("node2: task 1: Killed").
+_ENDED = re.compile(
+    r"process rank (?P<rank>\d+) .*exited on signal (?P<number>\d+)"
+    r"|srun: error: \S+: tasks? (?P<task>\d+)\S*: "
+    r"(?:(?P<name>Killed|Aborted|Segmentation fault|Bus error|Terminated)|Exited with exit code)"
 )
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
@@ -30,6 +30,7 @@ def settle(run: RunDir, launcher_text: str) -> dict[str, Any]:
 
 def explain(run: RunDir, launcher_text: str) -> tuple[str, str, int | None]:
     """Reason, detail, and the rank at fault. The first rank that failed counts, not those it took along."""
+    launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
         return "CANCELLED", "cancelled by the user", None
     attempts = run.attempts()
@@ -38,20 +39,17 @@ def explain(run: RunDir, launcher_text: str) -> tuple[str, str, int | None]:
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
     if failure and (failure["reason"] != "COLLECTIVE_TIMEOUT" or not silent):
         return failure["reason"], failure["detail"], failure["rank"]
-    killed = next((found for pattern in _KILLED if (found := pattern.search(launcher_text))), None)
+    first = _ENDED.search(launcher_text)
+    how = (first["name"] or _SIGNAL_NAMES.get(first["number"], first["number"])) if first else None
     if re.search(r"(?i)oom.?kill|out of memory", launcher_text):
         return (
             "OUT_OF_MEMORY",
             "the kernel or Slurm ended a rank for its memory",
             silent[0] if silent else None,
         )
-    if killed:
-        how = _SIGNAL_NAMES.get(killed["signal"], killed["signal"])
-        return (
-            "RANK_KILLED",
-            f"rank {killed['rank']}: {how}, from outside or by the kernel",
-            int(killed["rank"]),
-        )
+    if first and how:
+        rank = int(first["rank"] or first["task"])
+        return "RANK_KILLED", f"rank {rank}: {how}, from outside or by the kernel", rank
     if failure:
         return failure["reason"], failure["detail"], failure["rank"]
     if silent:

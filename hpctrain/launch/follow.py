@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from hpctrain.run_dir import FINAL, RunDir
+from hpctrain.run_dir import RunDir
 from hpctrain.training.metrics import shown
 
 POLL_S = 0.15
@@ -122,10 +122,6 @@ def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> 
         f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on", file=sys.stderr
     )
     return 130 if phase in ("interrupted", "cancelled") else 0
-
-
-def is_final(run: RunDir) -> bool:
-    return run.read_state().get("phase") in FINAL
 
 
 def summary_text(run: RunDir, state: dict[str, Any]) -> str:

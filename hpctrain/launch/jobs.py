@@ -5,6 +5,7 @@ submitit pickles a reference to them and the path of the run directory, nothing 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from hpctrain.config import from_dict
 from hpctrain.launch import local
-from hpctrain.run_dir import RunDir, read_json
+from hpctrain.run_dir import RunDir
 
 
 def local_job(path: str) -> str:
@@ -49,21 +50,28 @@ def slurm_rank(path: str) -> int:
     job_id = os.environ["SLURM_JOB_ID"]
     token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     code = work(run, token, scheduler.has_ended)
-    if launched_rank() == 0 and run.read_state().get("phase") == "requeued":
-        _go_on(run, job_id)
+    if launched_rank() == 0:
+        _after(run, job_id)
     return code
 
 
-def _go_on(run: RunDir, job_id: str) -> None:
-    """After an orderly stop: see that the run comes back, unless Slurm or the chain does so already."""
+def _after(run: RunDir, job_id: str) -> None:
+    """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
     from hpctrain.launch import scheduler
     from hpctrain.launch.submit import submit
 
     config = from_dict(run.read_config())
-    reason = run.read_state()["reason"]
-    job_ids = (read_json(run.submission_file) or {}).get("job_ids", [])
-    if reason == "TERMINATED" or job_id in job_ids[:-1]:
-        return  # Slurm alone knows whether it was scancel; or the next job of the chain takes over
+    state, job_ids = run.read_state(), run.read_submission().get("job_ids", [])
+    later = job_ids[job_ids.index(job_id) + 1 :] if job_id in job_ids else []
+    if state.get("phase") in ("done", "cancelled"):
+        with contextlib.suppress(scheduler.Unreachable):
+            scheduler.cancel(later)  # of the chain: nothing is left for them to do
+    if state.get("phase") != "requeued" or later:
+        return
+    if state["reason"] == "TERMINATED":
+        if not scheduler.in_grace(job_id):
+            return  # scancel, or Slurm puts it back itself
+        run.write_state(reason="PREEMPTED")
     if config.resources.chain > 1:
         run.write_state(phase="interrupted", detail="the last job of the chain has ended; resume goes on")
         return

@@ -11,9 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from hpctrain.config import ClusterConfig
 from hpctrain.launch import slurm
 from hpctrain.launch.slurm import Job
 
@@ -24,16 +22,12 @@ class Unreachable(Exception):
     """Slurm did not answer (controller down, command missing or hanging)."""
 
 
-def environment(cluster: ClusterConfig | None = None) -> dict[str, str]:
-    """The environment for Slurm's commands: the cluster's own slurm.conf where the preset names one."""
-    env = dict(os.environ)
-    if cluster is not None and cluster.slurm_conf and "SLURM_CONF" not in env:
-        env["SLURM_CONF"] = str(Path(cluster.slurm_conf).expanduser())
-    return env
+def run(command: Sequence[str], slurm_conf: str | None = None) -> str:
+    """Standard output of a Slurm command; `slurm_conf` where the default cluster is not meant.
 
-
-def run(command: Sequence[str], env: dict[str, str] | None = None) -> str:
-    """Standard output of a Slurm command. Raises Unreachable."""
+    Raises Unreachable.
+    """
+    env = os.environ | {"LC_ALL": "C"} | ({"SLURM_CONF": slurm_conf} if slurm_conf else {})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
     except FileNotFoundError:
@@ -45,11 +39,11 @@ def run(command: Sequence[str], env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def queue(env: dict[str, str] | None = None) -> dict[str, Job]:
+def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs."""
-    user = str(os.geteuid())
-    command = ["squeue", "--noheader", f"--user={user}", "--states=all", f"--format={slurm.SQUEUE_FORMAT}"]
-    return {job.job_id: job for job in slurm.parse_squeue(run(command, env))}
+    whose = [f"--user={os.geteuid()}", "--states=all", "--array"]
+    command = ["squeue", "--noheader", *whose, f"--format={slurm.SQUEUE_FORMAT}"]
+    return {job.job_id: job for job in slurm.parse_squeue(run(command, slurm_conf))}
 
 
 def max_array_size() -> int:
@@ -58,24 +52,23 @@ def max_array_size() -> int:
     return int(found[1]) if found else 1001
 
 
-def history(job_ids: Iterable[str], env: dict[str, str] | None = None) -> dict[str, Job]:
+def history(job_ids: Iterable[str], slurm_conf: str | None = None) -> dict[str, Job]:
     """What accounting remembers of jobs that have left the queue; {} where there is none."""
     ids = ",".join(job_ids)
     if not ids or shutil.which("sacct") is None:
         return {}
     try:
-        text = run(
-            ["sacct", "--noheader", "--parsable2", "--format=JobID,State,Comment", f"--jobs={ids}"], env
-        )
+        what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
+        text = run(["sacct", *what, f"--jobs={ids}"], slurm_conf)
     except Unreachable:
         return {}  # accounting is a help, never needed
     return {job.job_id: job for job in slurm.parse_sacct(text)}
 
 
-def find_by_comment(comment: str, env: dict[str, str] | None = None) -> str | None:
-    """The newest job with this comment, if any: a submission whose answer was lost."""
-    found = [job.job_id for job in queue(env).values() if job.comment == comment]
-    return max(found, key=lambda job_id: int(job_id.split("_")[0]), default=None)
+def find_by_comment(comment: str, slurm_conf: str | None = None) -> list[str]:
+    """The jobs with this comment, oldest first: a submission whose answer was lost."""
+    found = [job.job_id for job in queue(slurm_conf).values() if job.comment == comment]
+    return sorted(found, key=lambda job_id: int(job_id.split("_")[0]))
 
 
 def has_ended(job_id: str) -> bool | None:
@@ -98,10 +91,10 @@ def active_jobs() -> set[str] | None:
     return {job_id for job_id, _, state in states if state in slurm.ACTIVE}
 
 
-def cancel(job_ids: Sequence[str], env: dict[str, str] | None = None) -> None:
+def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
     """scancel; jobs that have ended are no error."""
     if job_ids:
-        run(["scancel", "--quiet", *job_ids], env)
+        run(["scancel", "--quiet", *job_ids], slurm_conf)
 
 
 def in_grace(job_id: str) -> bool:

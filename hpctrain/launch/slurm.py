@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -34,6 +35,9 @@ ENDED = {
     "FAILED": "ERROR",
     "REVOKED": "CANCELLED",
 }
+
+PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
+START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 
 _MEMORY_SHARE = 0.97  # of a node's memory: what the system itself needs is not for jobs
 
@@ -114,7 +118,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         "mem": _memory(config),
         "signal_delay_s": cluster.signal_s,
         "stderr_to_stdout": True,
-        "setup": _setup(config),
+        "setup": _setup(config, run),
         # Where no rank was left to say how the run ended, the batch shell finds out.
         "teardown": [f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))}"],
         "srun_args": [
@@ -160,14 +164,26 @@ def _memory(config: Config) -> str | None:
     return None
 
 
-def _setup(config: Config) -> list[str]:
+def _setup(config: Config, run: PurePath) -> list[str]:
     """Shell lines before srun: modules, the site's own lines, variables."""
-    cluster = config.cluster
+    cluster, folder = config.cluster, shlex.quote(str(run / "submitit"))
     return [
+        f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"',
+        # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
+        f"ln -s {PICKLE} {folder}/${{SLURM_JOB_ID}}_submitted.pkl 2>/dev/null || true",
         *([f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []),
         *cluster.setup,
         *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
     ]
+
+
+def current(jobs: Sequence[Job]) -> Job | None:
+    """The one of a run's jobs, oldest first, that stands for it: on nodes, else next to come, else the last."""
+    for states in (ACTIVE, WAITING):
+        for job in jobs:
+            if job.state in states:
+                return job
+    return jobs[-1] if jobs else None
 
 
 def parse_squeue(text: str) -> list[Job]:
@@ -177,18 +193,6 @@ def parse_squeue(text: str) -> list[Job]:
         fields = line.strip().split("|", 5)
         if len(fields) == 6:
             jobs.append(Job(fields[0], fields[1], fields[2], fields[5]))
-    return jobs
-
-
-def parse_scontrol(text: str) -> list[Job]:
-    """The answer to `scontrol --oneliner show job ID`."""
-    jobs = []
-    for line in text.splitlines():
-        found = dict(re.findall(r"(JobId|JobState|Reason|Comment)=(\S+)", line))
-        if "JobId" in found and "JobState" in found:
-            jobs.append(
-                Job(found["JobId"], found["JobState"], found.get("Reason", ""), found.get("Comment", ""))
-            )
     return jobs
 
 

@@ -6,17 +6,20 @@ knows better (preempted, lost a node, cancelled), and a scheduler that does not 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hpctrain.launch import local, scheduler, slurm
-from hpctrain.run_dir import FINAL, RunDir, read_json, runs
+from hpctrain.run_dir import FINAL, RunDir, runs
 
 # A rank 0 that has not written its heartbeat for this long is asked after.
 SILENCE_S = 30.0
+HEARTBEAT_DUE_S = 3.0  # it comes once a second; who waits looks elsewhere after this long
+_RESUMES = "hpctrain resume goes on from its last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -43,51 +46,103 @@ class Row:
 def rows(
     root: Path, study: str | None = None, phase: str | None = None, name: str | None = None
 ) -> list[Row]:
-    """One row for each run that fits the filters, with at most one squeue and one sacct call in all."""
+    """One row for each run that fits the filters: one squeue and at most one sacct call for all of them.
+
+    Where runs are on several clusters, for all of each. An end that Slurm alone knew of is written down.
+    """
     now_s = time.time()
-    found = [(run, _own_word(run, now_s)) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask_slurm([(run, row) for run, row in found if row.phase not in FINAL])
-    settled = [told.get(run.path, row) for run, row in found]
+    found = [(run, *_own_word(run, now_s)) for run in runs(root, study) if name is None or name in run.run_id]
+    told = _ask_slurm([entry for entry in found if entry[1].phase not in FINAL])
+    settled = [told.get(run.path, row) for run, row, _ in found]
     return [row for row in settled if phase is None or row.phase == phase]
 
 
-def _own_word(run: RunDir, now_s: float) -> Row:
-    """What the run's own files say."""
+def row_of(run: RunDir) -> Row:
+    """The row of one run."""
+    row, submission = _own_word(run, time.time())
+    return row if row.phase in FINAL else _ask_slurm([(run, row, submission)])[run.path]
+
+
+def _own_word(run: RunDir, now_s: float) -> tuple[Row, dict[str, Any]]:
+    """What the run's own files say, and its submission where it has not ended."""
     state = run.read_state()
     steps, step = state.get("total_steps"), state.get("step")
     scores = (state.get("summary") or {}).get("validation") or state.get("figures") or {}
     phase = state.get("phase", "new")
-    job_ids = () if phase in FINAL else (read_json(run.submission_file) or {}).get("job_ids", ())
-    return Row(
+    submission = {} if phase in FINAL else run.read_submission()
+    job_ids = submission.get("job_ids") or [state.get("job_id")]
+    row = Row(
         run.study, run.run_id, phase, state.get("reason"), state.get("detail"), state.get("attempt"), step,
-        step / steps if steps and step is not None else None, scores,
-        job_ids[-1] if job_ids else state.get("job_id"), None,
+        step / steps if steps and step is not None else None, scores, job_ids[-1], None,
         now_s - state["heartbeat"] if "heartbeat" in state else None,
     )  # fmt: skip
+    return row, submission
 
 
-def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row]]) -> dict[Path, Row]:
-    """The rows of runs that have not ended, settled."""
+def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, dict[str, Any]]]) -> dict[Path, Row]:
+    """The rows of runs that have not ended, settled; an end is written into the run."""
     settled = {}
-    remote = []
-    for run, row in open_runs:
-        cluster = (read_json(run.submission_file) or {}).get("cluster", "local")
-        if cluster == "local" or row.job_id is None:
+    clusters: dict[str | None, list[tuple[RunDir, Row, list[str]]]] = {}
+    for run, row, submission in open_runs:
+        if submission.get("cluster", "local") == "local" or not submission.get("job_ids"):
             settled[run.path] = _settle_local(run, row)
         else:
-            remote.append((run, row))
-    if not remote:
-        return settled
-    try:
-        queue = scheduler.queue()
-    except scheduler.Unreachable:
-        return settled | {run.path: replace(row, scheduler="unreachable") for run, row in remote}
-    gone = [row.job_id for _, row in remote if row.job_id and row.job_id not in queue]
-    past = scheduler.history(gone)
-    for run, row in remote:
-        job = queue.get(row.job_id or "") or past.get(row.job_id or "")
-        settled[run.path] = settle(row, job)
+            conf = submission.get("slurm_conf")
+            clusters.setdefault(conf, []).append((run, row, submission["job_ids"]))
+    for conf, members in clusters.items():
+        settled |= _ask_cluster(conf, members)
+    for run, row, _ in open_runs:
+        if settled[run.path].phase in FINAL:
+            _note_end(run, row, settled[run.path])
     return settled
+
+
+def _ask_cluster(slurm_conf: str | None, members: Sequence[tuple[RunDir, Row, list[str]]]) -> dict[Path, Row]:
+    """The rows of one cluster's open runs, each with its job ids, settled."""
+    try:
+        queue = scheduler.queue(slurm_conf)
+    except scheduler.Unreachable:
+        return {run.path: replace(row, scheduler="unreachable") for run, row, _ in members}
+    gone = [ids[-1] for _, _, ids in members if not any(job_id in queue for job_id in ids)]
+    known = queue | scheduler.history(gone, slurm_conf)
+    settled = {}
+    for run, row, ids in members:
+        job = slurm.current([known[job_id] for job_id in ids if job_id in known])
+        settled[run.path] = settle(replace(row, job_id=job.job_id) if job else row, job)
+    return settled
+
+
+def _note_end(run: RunDir, seen: Row, settled: Row) -> None:
+    """Keep what Slurm forgets after a while; unless the run has said something meanwhile, or is not ours."""
+    now, _ = _own_word(run, time.time())
+    if (now.phase, now.attempt, now.step) == (seen.phase, seen.attempt, seen.step):
+        with contextlib.suppress(OSError):
+            run.write_state(phase=settled.phase, reason=settled.reason, detail=settled.detail)
+
+
+class Watch:
+    """Whether a run has ended, for those who wait: from its own word, and Slurm's where it is silent."""
+
+    ASK_S = 5.0
+
+    def __init__(self, run: RunDir, say: Callable[[str], None]) -> None:
+        self._run, self._say = run, say
+        self._asked_s, self._said = 0.0, ""
+
+    def ended(self) -> bool:
+        state = self._run.read_state()
+        if state.get("phase") in FINAL:
+            return True
+        silent = time.time() - state.get("heartbeat", 0.0) > HEARTBEAT_DUE_S
+        if not silent or time.monotonic() - self._asked_s < self.ASK_S:
+            return False
+        self._asked_s = time.monotonic()
+        row = row_of(self._run)
+        word = "Slurm does not answer" if row.scheduler == "unreachable" else row.detail
+        if word and word != self._said and row.phase not in FINAL:
+            self._said = word
+            self._say(f"{self._run.run_id}: {row.phase}: {word}")
+        return row.phase in FINAL
 
 
 def settle(row: Row, job: slurm.Job | None) -> Row:
@@ -97,7 +152,7 @@ def settle(row: Row, job: slurm.Job | None) -> Row:
         if not silent:
             return row
         if row.phase == "requeued":  # stopped in good order, but nobody has put it back
-            return replace(row, phase="interrupted", detail="a checkpoint was saved; hpctrain resume goes on")
+            return replace(row, phase="interrupted", detail=_RESUMES)
         detail = "its job has left the queue and its ranks said nothing of an end"
         return replace(row, phase="failed", reason="LOST", detail=detail)
     row = replace(row, scheduler=job.state)
@@ -112,6 +167,10 @@ def settle(row: Row, job: slurm.Job | None) -> Row:
         return replace(row, phase="cancelled", reason=reason, detail="cancelled in Slurm")
     if reason == "DONE" and not silent:
         return row  # its last word is on the way
+    if reason == "PREEMPTED":
+        return replace(row, phase="interrupted", reason=reason, detail=_RESUMES)
+    if row.phase == "requeued":
+        return replace(row, phase="interrupted", detail=_RESUMES)
     detail = row.detail or f"Slurm says {job.state}; the ranks said nothing of an end"
     return replace(row, phase="failed", reason="LOST" if reason == "DONE" else reason, detail=detail)
 

@@ -13,6 +13,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -23,12 +26,37 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config import Config
-from hpctrain.errors import RunFailed
+from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import jobs, local, scheduler, slurm
-from hpctrain.run_dir import RunDir, make_private, read_json, replace_text
+from hpctrain.run_dir import FINAL, RunDir, make_private, replace_text
 
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
+_JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "PMIX_", "PMI_", "OMPI_", "HOROVOD_", "SUBMITIT_")
+# sbatch's words where the controller may have taken the job, and only its answer is missing.
+_NO_ANSWER = r"(?i)timed out|unable to contact|zero bytes|connection|communication"
+
+
+def check_here(config: Config) -> None:
+    """That this machine can submit to the cluster. Raises UserError."""
+    cluster, conf = config.cluster, slurm_conf(config)
+    if cluster.kind != "slurm":
+        return
+    missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+    if missing:
+        raise UserError(
+            "cluster", cluster.name, f"{missing[0]} is not on the PATH: this is no login node of a Slurm cluster; "
+            "here cluster=local trains, and --dry-run shows the job"
+        )  # fmt: skip
+    if conf and not Path(conf).exists():
+        hint = f" ({cluster.source} up)" if cluster.source == "slurm/devcluster" else ""
+        raise UserError("cluster", cluster.name, f"is not up: there is no {conf}{hint}")
+
+
+def slurm_conf(config: Config) -> str | None:
+    """The slurm.conf that names the cluster's controller, where Slurm's own default is not meant."""
+    given = os.environ.get("SLURM_CONF") or config.cluster.slurm_conf
+    return str(Path(given).expanduser()) if given else None
 
 
 def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
@@ -41,11 +69,15 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
     with _only_submitter(run):
         lost = _lost_submission(run, config)
         if lost:
-            _note_job(run, lost)
-            return lost
+            _note_jobs(run, lost)
+            if run.read_state().get("phase", "failed") in FINAL:
+                run.write_state(phase="submitted", reason=None, detail=None, rank=None)
+            return lost[0]
         token = uuid.uuid4().hex
-        earlier = (read_json(run.submission_file) or {}).get("job_ids", [])
+        earlier = run.read_submission().get("job_ids", [])
         facts = {"cluster": config.cluster.name, "token": token, "job_ids": earlier, "open": True}
+        if config.cluster.kind == "slurm":
+            facts["slurm_conf"] = slurm_conf(config)
         replace_text(run.submission_file, json.dumps(facts | {"time": time.time()}))
         run.cancel_file.unlink(missing_ok=True)
         run.pause_at(None)
@@ -54,19 +86,27 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
             run.write_state(phase="submitted", reason=None, detail=None, rank=None, starts=[])
         try:
             local_job = config.cluster.kind == "local"
-            job_id = _submit_local(run, config) if local_job else _submit_slurm(run, config, token)
+            job_ids = [_submit_local(run, config)] if local_job else _submit_slurm(run, config, token)
         except RunFailed as error:
+            refused = not re.search(_NO_ANSWER, error.detail)
+            if refused and not before:
+                run.discard()
+                raise
             run.write_state(phase=before.get("phase", "failed"), reason=error.reason, detail=error.detail)
-            replace_text(run.submission_file, json.dumps(facts | {"open": False}))
+            replace_text(run.submission_file, json.dumps(facts | {"open": not refused}))
             raise
-        _note_job(run, job_id)
-        return job_id
+        _note_jobs(run, job_ids)
+        return job_ids[0]
 
 
 def script(run: RunDir, config: Config, comment: str = "") -> str:
-    """The sbatch script, exactly as it would be submitted."""
-    executor = _slurm_executor(run, config, comment or _comment(run, "TOKEN"))
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    """The sbatch script, exactly as it would be submitted. Pure: no Slurm is needed."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    python = slurm.python_command(config, sys.executable)
+    parameters = slurm.sbatch_parameters(config, run.path, python, comment or _comment(run, "TOKEN"))
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(run.submitit))}"
+    text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
     return text
 
 
@@ -75,26 +115,32 @@ def _submit_local(run: RunDir, config: Config) -> str:
     return submit_here(run.submitit, config, jobs.local_job, str(run.path))
 
 
-def _submit_slurm(run: RunDir, config: Config, token: str) -> str:
-    """One sbatch call for each job of the chain; gives the first job's id."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
+    """One sbatch call for each job of the chain; gives the ids in the order in which they run."""
+    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
-    os.environ.update({k: v for k, v in scheduler.environment(config.cluster).items() if k == "SLURM_CONF"})
+    conf = slurm_conf(config)
+    if "SLURM_JOB_ID" in os.environ:  # from inside a job, whose variables are not the new one's
+        for key in [k for k in os.environ if k.startswith(_JOB_VARIABLES)]:
+            del os.environ[key]
+    if conf:
+        os.environ["SLURM_CONF"] = conf  # submitit's sbatch, and the job itself, inherit it
     executor = _slurm_executor(run, config, _comment(run, token))
+    delayed = DelayedSubmission(jobs.slurm_rank, str(run.path))
+    delayed.set_timeout(slurm.timeout_min(config), executor.max_num_timeout)
+    delayed.dump(run.submitit / slurm.PICKLE)
     ids: list[str] = []
     try:
         for _ in range(config.resources.chain):
             if ids:
                 executor.update_parameters(dependency=f"afterany:{ids[-1]}")
             ids.append(str(executor.submit(jobs.slurm_rank, str(run.path)).job_id))
-            for later in ids[1:]:
-                _note_job(run, later)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         with contextlib.suppress(scheduler.Unreachable):
             scheduler.cancel(ids)
         said = [x for x in str(error).splitlines() if "sbatch:" in x] or [str(error)]
         raise RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split())) from None
-    return ids[0]
+    return ids
 
 
 def submit_array(
@@ -166,18 +212,22 @@ def _comment(run: RunDir, token: str) -> str:
     return f"hpctrain:{run.run_id}:{token}"
 
 
-def _lost_submission(run: RunDir, config: Config) -> str | None:
-    """The job of a submission whose submitter died before it could note the id."""
-    facts = read_json(run.submission_file) or {}
+def _lost_submission(run: RunDir, config: Config) -> list[str]:
+    """The jobs of a submission whose submitter died before it could note their ids."""
+    facts = run.read_submission()
     if not facts.get("open") or config.cluster.kind == "local":
-        return None
-    return scheduler.find_by_comment(_comment(run, facts["token"]), scheduler.environment(config.cluster))
+        return []
+    try:
+        return scheduler.find_by_comment(_comment(run, facts["token"]), facts.get("slurm_conf"))
+    except scheduler.Unreachable as error:
+        detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
+        raise RunFailed("SUBMIT_FAILED", detail) from None
 
 
-def _note_job(run: RunDir, job_id: str) -> None:
-    """Add a job to submission.json, the newest last: the submission is complete."""
-    facts = read_json(run.submission_file) or {"job_ids": []}
-    ids = [*(i for i in facts["job_ids"] if i != job_id), job_id]
+def _note_jobs(run: RunDir, job_ids: list[str]) -> None:
+    """Add jobs to submission.json, the newest last: the submission is complete."""
+    facts = {"job_ids": []} | run.read_submission()
+    ids = [*(i for i in facts["job_ids"] if i not in job_ids), *job_ids]
     replace_text(run.submission_file, json.dumps(facts | {"job_ids": ids, "open": False}))
 
 

@@ -7,7 +7,11 @@ Side effects: environment variables that Horovod reads at its start, and its bac
 
 from __future__ import annotations
 
+import math
 import os
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +19,8 @@ from torch import Tensor
 
 from hpctrain.config import CommConfig
 from hpctrain.errors import RunFailed
+
+Stuck = Callable[[str], None]
 
 
 class Comm:
@@ -59,8 +65,9 @@ class Comm:
 class HorovodComm(Comm):
     """Horovod for tensors; MPI (mpi4py) for objects, or Horovod's own object calls over Gloo."""
 
-    def __init__(self, settings: CommConfig, ranks: int) -> None:
+    def __init__(self, settings: CommConfig, ranks: int, stuck: Stuck) -> None:
         _set_environment(settings)
+        self._watch = Watchdog(settings.timeout_s, stuck)
         self._hvd = hvd = _import_horovod(ranks)
         hvd.init()
         if hvd.size() != ranks:
@@ -79,22 +86,26 @@ class HorovodComm(Comm):
 
     def finish_sum(self, handle: Any) -> None:
         try:
-            self._hvd.synchronize(handle)
+            with self._watch:
+                self._hvd.synchronize(handle)
         except self._hvd.HorovodInternalError as error:
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        self._hvd.broadcast_parameters(tensors, root_rank=0)
+        with self._watch:
+            self._hvd.broadcast_parameters(tensors, root_rank=0)
 
     def broadcast_object(self, value: Any) -> Any:
-        if self._mpi is not None:
-            return self._mpi.bcast(value, root=0)
-        return self._hvd.broadcast_object(value, root_rank=0)
+        with self._watch:
+            if self._mpi is not None:
+                return self._mpi.bcast(value, root=0)
+            return self._hvd.broadcast_object(value, root_rank=0)
 
     def gather_objects(self, value: Any) -> list[Any]:
-        if self._mpi is not None:
-            return list(self._mpi.allgather(value))
-        return list(self._hvd.allgather_object(value))
+        with self._watch:
+            if self._mpi is not None:
+                return list(self._mpi.allgather(value))
+            return list(self._hvd.allgather_object(value))
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any, accumulate: int) -> Any:
         """Horovod's own optimiser wrapper, summing (our losses are already divided by the global batch)."""
@@ -103,12 +114,41 @@ class HorovodComm(Comm):
         )
 
     def shutdown(self) -> None:
-        self._hvd.shutdown()
+        with self._watch:
+            self._hvd.shutdown()
 
 
-def connect(settings: CommConfig, ranks: int) -> Comm:
-    """Join the group of `ranks` ranks that the launcher started. Collective."""
-    return Comm() if ranks == 1 else HorovodComm(settings, ranks)
+class Watchdog:
+    """`with watchdog:` around a collective that waits for other ranks; calls `stuck` where it lasts too long.
+
+    Horovod's own stall check is rank 0's and waits for every rank's word itself: a rank that is stopped,
+    or whose node hangs, would keep all others waiting for ever. `stuck` is called in a thread of its own
+    and must end the process: the main thread cannot be woken.
+    """
+
+    def __init__(self, timeout_s: float, stuck: Stuck) -> None:
+        self._timeout_s, self._stuck = timeout_s, stuck
+        self._deadline_s = math.inf
+        threading.Thread(target=self._look, name="watchdog", daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._deadline_s = time.monotonic() + self._timeout_s
+
+    def __exit__(self, *_: object) -> None:
+        self._deadline_s = math.inf
+
+    def _look(self) -> None:
+        while time.monotonic() < self._deadline_s:
+            time.sleep(min(1.0, self._timeout_s / 10))
+        self._stuck(f"no answer from the other ranks in {self._timeout_s:g} s (comm.timeout_s)")
+
+
+def connect(settings: CommConfig, ranks: int, stuck: Stuck) -> Comm:
+    """Join the group of `ranks` ranks that the launcher started. Collective.
+
+    `stuck` is called, with what to say, where the other ranks do not answer for comm.timeout_s seconds.
+    """
+    return Comm() if ranks == 1 else HorovodComm(settings, ranks, stuck)
 
 
 def bind_device(device: str, local_rank: int) -> torch.device:

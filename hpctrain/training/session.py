@@ -12,7 +12,7 @@ from hpctrain.report.curves import draw_curves
 from hpctrain.run_dir import RunDir
 from hpctrain.training import lock
 from hpctrain.training.checkpoint import Checkpointer
-from hpctrain.training.comm import Comm, connect
+from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
 from hpctrain.training.stop import StopFlag, slurm_end_s
@@ -20,11 +20,16 @@ from hpctrain.training.stop import StopFlag, slurm_end_s
 LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended
 
 
-def session(config: Config, run: RunDir, attempt: int, job_ended: lock.JobEnded | None = None) -> str:
-    """Train on this rank; gives the reason of the end. Exceptions pass through."""
+def session(
+    config: Config, run: RunDir, attempt: int, stuck: Stuck, job_ended: lock.JobEnded | None = None
+) -> str:
+    """Train on this rank; gives the reason of the end. Exceptions pass through.
+
+    `stuck` ends this process where the other ranks no longer answer (training/comm.py).
+    """
     stop = StopFlag(slurm_end_s(), config.cluster.signal_s)
     stop.install()
-    comm = connect(config.comm, config.ranks)
+    comm = connect(config.comm, config.ranks, stuck)
     torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
     if comm.rank != 0:
         return _train(config, run, attempt, comm, stop, None)

@@ -7,6 +7,7 @@ writes state.json. The exit code is 0 where the run is done or stopped in good o
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.run_dir import RunDir, claim_attempt, replace_text
@@ -34,29 +36,37 @@ def work(run: RunDir, token: str, job_ended: Callable[[str], bool | None] | None
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
     try:
-        reason = _train(run, attempt, job_ended)
+        reason = _train(run, attempt, rank, job_ended)
     except BaseException as error:
-        reason, detail = _reason_of(error)
         traceback.print_exc()
-        print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
-        _say_who(run, attempt, rank, reason, detail)
-        failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
-        # The state of a run that another attempt owns is not ours to write.
-        if run.claim_failure(attempt, failure) and reason != "RUN_LOCKED":
-            run.write_state(phase="failed", **failure)
-        # Leave at once: an orderly exit would wait for ranks that wait for us.
-        sys.stdout.flush()
-        os._exit(1)
+        _fail(run, attempt, rank, *_reason_of(error))
     _say_who(run, attempt, rank, reason)
     return 0
 
 
-def _train(run: RunDir, attempt: int, job_ended: Callable[[str], bool | None] | None) -> str:
+def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoReturn:
+    """Say why this rank ends, and end it."""
+    print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
+    _say_who(run, attempt, rank, reason, detail)
+    failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
+    # The state of a run that another attempt owns is not ours to write.
+    if run.claim_failure(attempt, failure) and reason != "RUN_LOCKED":
+        run.write_state(phase="failed", **failure)
+    # Leave at once: an orderly exit would wait for ranks that wait for us.
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _train(run: RunDir, attempt: int, rank: int, job_ended: Callable[[str], bool | None] | None) -> str:
     # Imported here so that an import that fails is a reason like any other.
     from hpctrain.config import from_dict
     from hpctrain.training.session import session
 
-    return session(from_dict(run.read_config()), run, attempt, job_ended)
+    def stuck(detail: str) -> None:
+        faulthandler.dump_traceback()  # where the ranks wait for each other
+        _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
+
+    return session(from_dict(run.read_config()), run, attempt, stuck, job_ended)
 
 
 def launched_rank() -> int:

@@ -132,7 +132,7 @@ def ours(name, model, optimizer, dataset):
             total = loss_of(name, model, batch) * BATCH[name]
             return total, total.detach().view(1), carry
 
-    comm = connect(CommConfig(transport="mpi"), 2)
+    comm = connect(CommConfig(transport="mpi"), 2, sys.exit)
     comm.broadcast(model.state_dict())
     exchange = GradientExchange(list(model.parameters()), comm, extras=Task.width + FLAGS)
     clock = Clock(torch.device("cpu"))
