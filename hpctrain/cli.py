@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("hpctrain.launch.commands:logs", "show a run's log; -f follows it"),
     "cancel": ("hpctrain.launch.commands:cancel", "stop runs; a checkpoint is saved first"),
     "resume": ("hpctrain.launch.commands:resume", "start a stopped or failed run again where it was"),
+    "doctor": ("hpctrain.launch.doctor:doctor", "is this cluster as its preset says? does a job run?"),
     "checkpoints": ("hpctrain.training.checkpoints_command:checkpoints", "list, verify, compare, prune"),
     "export": ("hpctrain.training.checkpoints_command:export", "a run's weights for other programs"),
 }

@@ -103,8 +103,9 @@ def submit(argv: list[str]) -> int:
     run = prepare(config)
     if run.read_state().get("phase") == "done":
         return _show_done(run)
-    refuse_if_running(run)
     known = _under_way(run)
+    if known is None:
+        refuse_if_running(run)
     job_id = known or submit.submit(run, config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     facts |= estimate.estimate(config)
@@ -123,10 +124,11 @@ def resume(argv: list[str]) -> int:
 
     args = _parser("resume", "start a stopped or failed run again where it was").parse_args(argv)
     run = find(args.root, args.run, args.study)
-    refuse_if_running(run)
     if run.read_state().get("phase") == "done":
         return _show_done(run)
     known = _under_way(run)
+    if known is None:
+        refuse_if_running(run)
     job_id = known or submit_run(run, from_dict(run.read_config()))
     print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
     print(f"follow it: hpctrain logs -f {run.run_id}")

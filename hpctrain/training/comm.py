@@ -69,7 +69,8 @@ class HorovodComm(Comm):
         _set_environment(settings)
         self._watch = Watchdog(settings.timeout_s, stuck)
         self._hvd = hvd = _import_horovod(ranks)
-        hvd.init()
+        with self._watch:
+            hvd.init()
         if hvd.size() != ranks:
             raise RunFailed(
                 "ERROR",

@@ -40,6 +40,7 @@ def add_options(up: argparse.ArgumentParser) -> None:
     number("max-time-min", 60, "time limit of both partitions", 1)
     number("max-array-size", 1001, "MaxArraySize", 2)
     number("grace-s", 0, "GraceTime of partition low: from the signal to the end of a preempted job")
+    number("requeue-delay-s", 8, "how long a requeued job waits at least (Slurm's own: 120)", 5)
     number("kill-wait-s", 5, "KillWait: from SIGTERM to SIGKILL at the time limit")
     number("min-job-age-s", 300, "MinJobAge: how long slurmctld remembers a finished job", 2)
     number("slurmd-timeout-s", 30, "SlurmdTimeout: a node that is silent for so long is down", 2)
@@ -180,7 +181,7 @@ def slurm_conf(folder: Path, name: str, options: dict[str, Any], nodes: list[str
         "SlurmctldHost": f"head({address(options, 'head')})",
         "SlurmUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={folder}/munge/socket",
+        "AuthInfo": f"socket={folder}/munge/socket,cred_expire={options['requeue_delay_s']}",
         "StateSaveLocation": f"{folder}/state",
         "SlurmctldPidFile": f"{folder}/slurmctld.pid",
         "SlurmctldLogFile": f"{folder}/log/slurmctld-head.log",

@@ -1,0 +1,169 @@
+"""The real cluster of these tests: brought up once a session, under a name of its own, and taken down after it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "slurm" / "devcluster"
+PATIENCE_S = 120  # far more than anything takes: a test that waits so long has found a fault
+
+
+def until(ready, what="it"):
+    """The first true answer of `ready`."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not (answer := ready()):
+        assert time.monotonic() < end_s, f"waited {PATIENCE_S} s in vain for {what}"
+        time.sleep(0.1)
+    return answer
+
+
+class Cluster:
+    """A development cluster by name, and hpctrain as its client."""
+
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+        self.conf = folder / "slurm.conf"
+        self.environment = os.environ | {
+            "SLURM_CONF": str(self.conf),
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
+
+    def script(self, command, *args, code=0):
+        line = [sys.executable, SCRIPT, command, "--name", self.name, "--dir", self.folder, *args]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == code, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def call(self, *command):
+        """A Slurm client's output."""
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=self.environment
+        ).stdout.strip()
+
+    def hpctrain(self, *args, code=0, **environment):
+        line = [sys.executable, "-m", "hpctrain.cli", *map(str, args)]
+        done = subprocess.run(
+            line, capture_output=True, text=True, env=self.environment | environment, timeout=PATIENCE_S
+        )
+        assert done.returncode == code, f"exit {done.returncode}: {line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
+
+    def set(self, **settings):
+        """Change lines of slurm.conf on the running cluster."""
+        lines = [line for line in self.conf.read_text().splitlines() if line.split("=")[0] not in settings]
+        new = [f"{key}={value}" for key, value in settings.items() if value is not None]
+        self.conf.write_text("\n".join([*new, *lines]) + "\n")
+        self.call("scontrol", "reconfigure")
+
+
+class Run:
+    """One run on the cluster, in a root of its own."""
+
+    def __init__(self, cluster, root, *settings):
+        self.cluster, self.root = cluster, root
+        self.settings = (
+            "lenet_digits", "model=custom", "model.target=slow_network:SlowNetwork", "cluster=devcluster",
+            "resources.nodes=2", "resources.gpus_per_node=1", "train.batch_size=8", "train.steps=100",
+            "train.log_every=10", "checkpoint.every=10", "data.validation_limit=20", f"run.root={root}", *settings,
+        )  # fmt: skip
+
+    def submit(self, *args, code=0, **environment):
+        out = self.cluster.hpctrain("submit", *self.settings, *args, "--json", code=code, **environment)
+        return json.loads(out) if code == 0 else out
+
+    @property
+    def path(self):
+        (config,) = self.root.glob("*/*/config.yaml")
+        return config.parent
+
+    @property
+    def state(self):
+        return json.loads((self.path / "state.json").read_text())
+
+    @property
+    def job_ids(self):
+        return json.loads((self.path / "submission.json").read_text())["job_ids"]
+
+    def status(self, **environment):
+        (row,) = json.loads(self.cluster.hpctrain("status", "--root", self.root, "--json", **environment))
+        return row
+
+    def await_step(self, step, attempt=1):
+        """Until the given attempt has gone beyond a step, with its checkpoint on disk."""
+        until(
+            lambda: self.state.get("attempt") == attempt and self.state.get("step", 0) >= step,
+            f"step {step} of attempt {attempt}: {self.state}\n{self.logs()}",
+        )
+
+    def await_end(self, phase, reason):
+        """Until status says that the run has ended; asserts how."""
+        final = ("done", "failed", "cancelled", "interrupted")
+        row = until(lambda: (row := self.status())["phase"] in final and row, f"an end\n{self.logs()}")
+        assert (row["phase"], row["reason"]) == (phase, reason), f"{row}\n{self.logs()}"
+        return row
+
+    def logs(self):
+        files = [*self.root.glob("*/*/attempts/*/rank_*.log"), *self.root.glob("*/*/submitit/*.out")]
+        return "\n".join(f"== {file}\n{file.read_text()[-2000:]}" for file in files)
+
+    def hosts(self, attempt):
+        return {
+            json.loads(file.read_text())["host"]: json.loads(file.read_text())["pid"]
+            for file in self.path.glob(f"attempts/{attempt}/rank_*.json")
+        }
+
+    def tensors(self):
+        from safetensors.torch import load_file
+
+        (last,) = self.path.glob("checkpoints/step_*0100.*")
+        return load_file(last / "tensors.safetensors")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    if os.geteuid() != 0:
+        pytest.skip("the development cluster needs root: namespaces, links and mounts")
+    name = f"test{os.getpid()}"
+    made = Cluster(name, Path("/var/tmp") / f"hpctrain-{name}")
+    try:
+        made.script("up", "--slurmd-timeout-s", "5", "--kill-wait-s", "20")
+        yield made
+    finally:
+        made.script("down")
+
+
+@pytest.fixture
+def run(cluster, tmp_path):
+    """Makes a run; whatever is left of its jobs is cancelled after the test."""
+    yield lambda *settings: Run(cluster, tmp_path / "runs", *settings)
+    for how in (["--full", "--signal=KILL"], []):
+        subprocess.run(["scancel", "--user=root", *how], env=cluster.environment, check=False)
+    until(lambda: not cluster.call("squeue", "--noheader"), "the queue to empty")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster, tmp_path_factory):
+    """The weights of the run that nothing disturbs."""
+    calm = Run(cluster, tmp_path_factory.mktemp("calm") / "runs")
+    calm.submit()
+    calm.await_end("done", "DONE")
+    return calm.tensors()
+
+
+@pytest.fixture
+def same_weights(undisturbed):
+    import torch
+
+    def check(run):
+        tensors = run.tensors()
+        assert tensors.keys() == undisturbed.keys()
+        for name, value in undisturbed.items():
+            assert torch.equal(tensors[name], value), name
+
+    return check
