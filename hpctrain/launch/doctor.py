@@ -301,9 +301,8 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
     """Two ranks as a real job; what each of them saw."""
     folder = Path(tempfile.mkdtemp(dir=root, prefix=".doctor."))
     try:
-        job_id = scheduler.run(
-            ["sbatch", "--parsable", str(_write_script(config, folder, two_nodes))], conf
-        ).split(";")[0]
+        script = _write_script(config, folder, two_nodes)
+        job_id = scheduler.run(["sbatch", "--parsable", str(script)], conf).split(";")[0].strip()
     except scheduler.Unreachable as error:
         shutil.rmtree(folder)
         yield Finding(

@@ -1,11 +1,13 @@
 """sbatch parameters and the parsing of Slurm's answers: pure functions against known texts."""
 
+import re
 from pathlib import Path, PurePath
 
 import pytest
 
 from hpctrain import compose
 from hpctrain.errors import UserError
+from hpctrain.flops.peaks import peak_flops
 from hpctrain.launch import slurm, status, submit
 from hpctrain.launch.slurm import Job
 from hpctrain.launch.status import Row
@@ -47,18 +49,42 @@ def test_site_settings_reach_the_script():
     }  # fmt: skip
     assert p["gres"] == "gpu:a100:4"
     assert "gpus_per_node" not in p
-    assert p["setup"][:2] == ["module load OpenMPI/4.1.4", "source ~/env.sh"]
+    assert p["setup"][2:4] == ["module load OpenMPI/4.1.4", "source ~/env.sh"]
 
 
-def test_the_script_is_the_golden_one(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+SCRIPTS = {
+    "devcluster": ("resources.gpus_per_node=4", "resources.timeout_min=30"),
+    "karolina": ("cluster.container=/apps/hpctrain.sif", "+cluster.sbatch.mail-type=END"),
+    "leonardo": ("cluster.qos=boost_qos_dbg", "resources.timeout_min=30", "cluster.requeue=false"),
+    "lumi": ("cluster.setup=[source /projappl/env.sh]", "cluster.reservation=course"),
+    "perlmutter": ("resources.mem_gb_per_rank=50", "cluster.srun_args=['--cpu-bind=cores']"),
+}
+
+
+@pytest.mark.parametrize("cluster", SCRIPTS)
+def test_the_script_is_the_golden_one(cluster):
     config = load(
-        "resources.nodes=2", "resources.gpus_per_node=4", "resources.timeout_min=30",
-        "cluster.python=/opt/env/bin/python", "cluster.account=proj",
+        f"cluster={cluster}", "resources.nodes=2", "cluster.account=proj", "cluster.python=/opt/env/bin/python",
+        *SCRIPTS[cluster],
     )  # fmt: skip
     text = submit.script(RunDir(Path("/shared/runs/study/lenet-digits-0123456789")), config)
-    golden = GOLDEN / "devcluster.sbatch"
-    assert text == golden.read_text()
+    assert text == (GOLDEN / f"{cluster}.sbatch").read_text()
+
+
+@pytest.mark.parametrize("name", [n for n in compose.groups()["cluster"] if n != "local"])
+def test_presets_say_where_they_are_from_and_name_a_known_device(name):
+    cluster = compose.load(["lenet_digits", f"cluster={name}"]).cluster
+    assert cluster.name == name
+    assert cluster.source
+    assert cluster.gpus_per_node
+    assert cluster.cpus_per_gpu
+    assert cluster.cpus_per_gpu * cluster.gpus_per_node <= (cluster.cpus_per_node or 0)
+    assert cluster.max_time_min
+    if name != "devcluster":
+        assert cluster.source.startswith("https://")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", cluster.source_date or "")
+        assert cluster.device
+        assert peak_flops(cluster.device, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -84,9 +110,26 @@ def test_squeue_s_answer():
     ]  # fmt: skip
 
 
-def test_scontrol_s_answer():
-    text = "JobId=7 JobName=x UserId=root(0) JobState=NODE_FAIL Reason=NodeDown Comment=hpctrain:r:t\n"
-    assert slurm.parse_scontrol(text) == [Job("7", "NODE_FAIL", "NodeDown", "hpctrain:r:t")]
+@pytest.mark.parametrize(
+    ("state", "when", "grace"),
+    [
+        ("RUNNING", "2026-11-24T05:35:03", True),
+        ("RUNNING", "None", False),
+        ("COMPLETING", "2026-11-24T05:35:03", False),
+    ],
+)
+def test_a_job_in_its_grace_time_is_known(state, when, grace):
+    text = f"JobId=7 JobState={state} Reason=None\n   PreemptEligibleTime=2026-11-24T05:35:03 PreemptTime={when}\n"
+    assert slurm.in_grace(text) is grace
+
+
+@pytest.mark.parametrize(
+    ("states", "number"), [("RP", 0), ("PP", 0), ("CRP", 1), ("CPP", 1), ("CC", 1), ("C", 0)]
+)
+def test_of_a_chain_the_job_that_matters_is_chosen(states, number):
+    names = {"R": "RUNNING", "P": "PENDING", "C": "COMPLETED"}
+    chain = [Job(str(i), names[s]) for i, s in enumerate(states)]
+    assert slurm.current(chain) == chain[number]
 
 
 def test_sacct_s_answer_without_steps():
@@ -114,6 +157,9 @@ def row(phase, age_s=1.0, reason=None):
         (row("running", 99), None, "failed", "LOST"),
         (row("running", 2), None, "running", None),
         (row("requeued", 99, "TERMINATED"), None, "interrupted", "TERMINATED"),
+        (row("requeued", 99, "TIME_LIMIT"), Job("7", "COMPLETED"), "interrupted", "TIME_LIMIT"),
+        (row("requeued", 2, "TERMINATED"), Job("7", "COMPLETING"), "starting", "TERMINATED"),
+        (row("running"), Job("7", "PREEMPTED"), "interrupted", "PREEMPTED"),
     ],
 )
 def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
