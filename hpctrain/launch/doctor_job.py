@@ -79,16 +79,9 @@ def allreduce(ranks: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "transport": comm.transport,
+        "built": comm.built_with(),
         "torch": torch.__version__,
     }
-    if ranks > 1:
-        import horovod.torch as hvd
-
-        facts["horovod"] = {
-            "mpi": bool(hvd.mpi_built()),
-            "gloo": bool(hvd.gloo_built()),
-            "nccl": bool(hvd.nccl_built()),
-        }
     comm.shutdown()
     return facts
 

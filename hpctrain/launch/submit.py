@@ -99,13 +99,15 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
         return job_ids[0]
 
 
-def script(run: RunDir, config: Config, comment: str = "") -> str:
-    """The sbatch script, exactly as it would be submitted. Pure: no Slurm is needed."""
+def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> str:
+    """The sbatch script, exactly as it would be submitted; or of another module. Pure: no Slurm is needed."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     python = slurm.python_command(config, sys.executable)
     parameters = slurm.sbatch_parameters(config, run.path, python, comment or _comment(run, "TOKEN"))
-    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(run.submitit))}"
+    if module:
+        del parameters["teardown"]
+    command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
     text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
     return text
 

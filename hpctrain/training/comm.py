@@ -58,6 +58,10 @@ class Comm:
     def barrier(self) -> None:
         self.gather_objects(None)
 
+    def built_with(self) -> list[str]:
+        """What this Horovod can use, of mpi, gloo and nccl."""
+        return []
+
     def shutdown(self) -> None:
         """Leave the group. Collective; the other ranks do the same."""
 
@@ -113,6 +117,9 @@ class HorovodComm(Comm):
         return self._hvd.DistributedOptimizer(
             optimizer, named_parameters, op=self._hvd.Sum, backward_passes_per_step=accumulate
         )
+
+    def built_with(self) -> list[str]:
+        return [name for name in ("mpi", "gloo", "nccl") if getattr(self._hvd, f"{name}_built")()]
 
     def shutdown(self) -> None:
         with self._watch:

@@ -210,7 +210,7 @@ def slurm_conf(folder: Path, name: str, options: dict[str, Any], nodes: list[str
         "SlurmdTimeout": options["slurmd_timeout_s"],
     }
     if options["send_user_signal"]:
-        settings["PreemptParameters"] = "send_user_signal"
+        settings["SlurmctldParameters"] = "preempt_send_user_signal"
     if options["accounting"]:
         settings["AccountingStorageType"] = "accounting_storage/slurmdbd"
         settings["AccountingStorageHost"] = address(options, "head")

@@ -78,7 +78,7 @@ def test_preempted_at_once(cluster, run, same_weights):
 
 @pytest.mark.parametrize("user_signal", [False, True])
 def test_preempted_with_grace(cluster, run, same_weights, user_signal):
-    cluster.set(PreemptParameters="send_user_signal" if user_signal else None)
+    cluster.set(SlurmctldParameters="preempt_send_user_signal" if user_signal else None)
     cluster.call("scontrol", "update", "partition=low", "GraceTime=60")
     try:
         job = run()
@@ -88,7 +88,7 @@ def test_preempted_with_grace(cluster, run, same_weights, user_signal):
         job.await_end("done", "DONE")
     finally:
         cluster.call("scontrol", "update", "partition=low", "GraceTime=0")
-        cluster.set(PreemptParameters=None)
+        cluster.set(SlurmctldParameters=None)
     assert (job.job_ids, job.state["attempt"]) == ([job_id], 2)
     same_weights(job)
 
