@@ -201,6 +201,7 @@ def slurm_conf(folder: Path, name: str, options: dict[str, Any], nodes: list[str
         "SlurmdParameters": "config_overrides",  # the nodes have what is said here, not what the machine has
         "SchedulerParameters": "batch_sched_delay=0,sched_interval=2,bf_interval=1",
         "ReturnToService": 2,
+        "EnforcePartLimits": "ALL",  # what no partition allows is refused at once
         "JobRequeue": int(options["requeue"]),
         "PreemptType": "preempt/partition_prio",
         "PreemptMode": "REQUEUE",

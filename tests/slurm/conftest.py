@@ -46,13 +46,14 @@ class Cluster:
             command, capture_output=True, text=True, check=True, env=self.environment
         ).stdout.strip()
 
-    def hpctrain(self, *args, code=0, **environment):
+    def hpctrain(self, *args, code=0, stream=None, **environment):
+        """Its output: what it said on stdout, or on stderr where it failed or was silent on stdout."""
         line = [sys.executable, "-m", "hpctrain.cli", *map(str, args)]
         done = subprocess.run(
             line, capture_output=True, text=True, env=self.environment | environment, timeout=PATIENCE_S
         )
         assert done.returncode == code, f"exit {done.returncode}: {line}\n{done.stdout}\n{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
+        return done.stdout if stream == "stdout" or code == 0 else done.stderr
 
     def set(self, **settings):
         """Change lines of slurm.conf on the running cluster."""

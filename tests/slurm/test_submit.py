@@ -1,7 +1,16 @@
-"""A job over two nodes with two ranks each: submitted, followed, looked at, and the same science once only."""
+"""Submission: two nodes with two ranks each, the same science once only, and what Slurm refuses."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+from hpctrain import compose, config
+from hpctrain.run_dir import locate
 from tests.slurm.conftest import until
 
 
@@ -29,3 +38,93 @@ def test_four_ranks_on_two_nodes(cluster, run):
     err = cluster.hpctrain("submit", *job.settings)
     assert "validation" in err  # it is done: shown, not started again
     assert job.job_ids == [facts["job_id"]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("cluster.account=nobody", "Invalid account"),
+        ("cluster.partition=nowhere", "invalid partition"),
+        ("cluster.gpu_gres=gpu:h100", "nvalid generic resource|not available"),
+        ("cluster.qos=gold", "Invalid qos"),
+        ("resources.timeout_min=100", "time limit"),
+    ],
+)
+def test_what_slurm_refuses_leaves_nothing(cluster, run, setting, said):
+    job = run("cluster.max_time_min=null", setting)
+    err = job.submit(code=1)
+    assert len(err.splitlines()) == 1
+    assert "SUBMIT_FAILED: sbatch: error:" in err
+    assert any(word in err for word in said.split("|")), err
+    assert not job.root.exists()
+    assert not cluster.call("squeue", "--noheader")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_submitter_that_is_killed_orphans_no_job(cluster, run, tmp_path, when):
+    """sbatch answers to nobody; the second try finds the job, or submits where there is none."""
+    job = run("train.steps=5")
+    call = f'{shutil.which("sbatch")} "$@"\n' if when == "after" else ""
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{call}kill -9 $PPID\n")
+    fake.chmod(0o755)
+    killed = subprocess.run(
+        [sys.executable, "-m", "hpctrain.cli", "submit", *job.settings],
+        env=cluster.environment | {"PATH": f"{fake.parent}:{os.environ['PATH']}"}, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode == -9
+    there = cluster.call("squeue", "--noheader", "--format=%i").split()
+    assert len(there) == (when == "after")
+    job_id = job.submit()["job_id"]
+    assert there in ([], [job_id])
+    job.await_end("done", "DONE")
+    assert job.job_ids == [job_id]
+    comments = cluster.call("squeue", "--noheader", "--states=all", "--format=%k").split()
+    assert sum(job.path.name in comment for comment in comments) == 1
+
+
+def test_status_of_an_array(cluster, tmp_path):
+    """Each element is a run's job: one runs, one waits for it, one is cancelled."""
+    root = tmp_path / "runs"
+    line = ["sbatch", "--parsable", "--array=0-2%1", "--wrap=sleep 100", "-o/dev/null", "--partition=low"]
+    array = cluster.call(*line)
+    for i in range(3):
+        made = config.from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
+        element = locate(str(root), "default", f"run{i}")
+        element.create(config.to_dict(made))
+        element.write_state(phase="submitted")
+        facts = {"cluster": "devcluster", "slurm_conf": str(cluster.conf), "job_ids": [f"{array}_{i}"]}
+        element.submission_file.write_text(json.dumps(facts))
+
+    def phases():
+        rows = json.loads(cluster.hpctrain("status", "--root", root, "--json"))
+        return [(r["phase"], r["job_id"]) for r in rows]
+
+    cluster.call("scancel", f"{array}_2")
+    ids = [f"{array}_{i}" for i in range(3)]
+    until(lambda: cluster.call("squeue", "-h", "-t", "R", "-o%i"), "the array to run")
+    assert phases() == [("starting", ids[0]), ("submitted", ids[1]), ("cancelled", ids[2])]
+    cluster.hpctrain("cancel", "--root", root, "--study", "default")
+    until(lambda: not cluster.call("squeue", "-h"), "the array's end")
+    assert [phase for phase, _ in phases()] == ["cancelled"] * 3
+
+
+def test_without_accounting(cluster, run, tmp_path):
+    """slurmdbd down and sacct not installed: submission, status and the run's end are what they were."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
+        (tools / name).symlink_to(shutil.which(name))
+    path = {"PATH": f"{tools}:{Path(sys.executable).parent}"}
+    cluster.script("stop", "slurmdbd")
+    try:
+        job = run("train.steps=10")
+        job.submit(**path)
+        row = until(lambda: (row := job.status(**path))["phase"] == "done" and row, "the run's end")
+        assert row["reason"] == "DONE"
+        again = run("seed=1", "train.steps=10")
+        again.submit()
+        cluster.hpctrain("cancel", "--root", job.root, "--study", "default")
+    finally:
+        cluster.script("start", "slurmdbd")
