@@ -121,12 +121,7 @@ def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
     """One sbatch call for each job of the chain; gives the ids in the order in which they run."""
     from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
-    conf = slurm_conf(config)
-    if "SLURM_JOB_ID" in os.environ:  # from inside a job, whose variables are not the new one's
-        for key in [k for k in os.environ if k.startswith(_JOB_VARIABLES)]:
-            del os.environ[key]
-    if conf:
-        os.environ["SLURM_CONF"] = conf  # submitit's sbatch, and the job itself, inherit it
+    _turn_to(config)
     executor = _slurm_executor(run, config, _comment(run, token))
     delayed = DelayedSubmission(jobs.slurm_rank, str(run.path))
     delayed.set_timeout(slurm.timeout_min(config), executor.max_num_timeout)
@@ -140,8 +135,7 @@ def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         with contextlib.suppress(scheduler.Unreachable):
             scheduler.cancel(ids)
-        said = [x for x in str(error).splitlines() if "sbatch:" in x] or [str(error)]
-        raise RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split())) from None
+        raise _refusal(error) from None
     return ids
 
 
@@ -161,7 +155,7 @@ def submit_array(
     import submitit
     from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
-    os.environ.update({k: v for k, v in scheduler.environment(config.cluster).items() if k == "SLURM_CONF"})
+    _turn_to(config)
     try:
         executor = submitit.SlurmExecutor(folder, python=slurm.python_command(config, sys.executable))
     except RuntimeError:
@@ -173,8 +167,7 @@ def submit_array(
     try:
         return str(executor.submit(function, *arguments).job_id)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        said = [x for x in str(error).splitlines() if "sbatch:" in x] or [str(error)]
-        raise RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split())) from None
+        raise _refusal(error) from None
 
 
 def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
@@ -208,6 +201,22 @@ def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
         raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
     executor.update_parameters(**slurm.sbatch_parameters(config, run.path, python, comment))
     return executor
+
+
+def _turn_to(config: Config) -> None:
+    """Set this process's environment as sbatch, which submitit calls, and the new job are to have it."""
+    conf = slurm_conf(config)
+    if "SLURM_JOB_ID" in os.environ:  # we are in a job, whose variables are not the new one's
+        for key in [k for k in os.environ if k.startswith(_JOB_VARIABLES)]:
+            del os.environ[key]
+    if conf:
+        os.environ["SLURM_CONF"] = conf
+
+
+def _refusal(error: Exception) -> RunFailed:
+    """sbatch's own words, out of submitit's."""
+    said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error)]
+    return RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split()))
 
 
 def _comment(run: RunDir, token: str) -> str:
