@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -82,3 +83,7 @@ def _after(run: RunDir, job_id: str) -> None:
     except scheduler.Unreachable as error:
         print(f"not requeued ({error}); submitting a new job", flush=True)
         submit(run, config, goes_on=True)
+
+
+if __name__ == "__main__":  # a rank of slurm/train.sbatch
+    sys.exit(slurm_rank(sys.argv[1]))

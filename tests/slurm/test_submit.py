@@ -11,7 +11,7 @@ import pytest
 
 from hpctrain import compose, config
 from hpctrain.run_dir import locate
-from tests.slurm.conftest import until
+from tests.slurm.conftest import ROOT, until
 
 
 def test_four_ranks_on_two_nodes(cluster, run):
@@ -128,3 +128,19 @@ def test_without_accounting(cluster, run, tmp_path):
         cluster.hpctrain("cancel", "--root", job.root, "--study", "default")
     finally:
         cluster.script("start", "slurmdbd")
+
+
+def test_a_job_by_hand_is_the_same_run(cluster, run, same_weights):
+    """slurm/train.sbatch, without submitit: requeued by hand in the middle, it goes on and ends alike."""
+    job = run()
+    line = ["sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "-o/dev/null"]
+    job_id = subprocess.run(
+        [*line, ROOT / "slurm" / "train.sbatch", *job.settings], capture_output=True, text=True, check=True,
+        env=cluster.environment | {"HPCTRAIN_PYTHON": sys.executable}, cwd=job.root.parent,
+    ).stdout.strip()  # fmt: skip
+    until(lambda: [*job.root.glob("*/*/state.json")], "the run")
+    job.await_step(20)
+    cluster.call("scontrol", "requeue", job_id)
+    job.await_end("done", "DONE")
+    assert (job.job_ids, job.state["attempt"]) == ([job_id], 2)
+    same_weights(job)
