@@ -13,7 +13,7 @@ from hpctrain.config import Config, from_dict, run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
-from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, read_json, runs
+from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, runs
 from hpctrain.study_dir import StudyDir
 
 SUBMIT_USAGE = """usage: hpctrain submit [--dry-run] [--json] [EXPERIMENT] [settings]
