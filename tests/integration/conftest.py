@@ -29,7 +29,7 @@ class Cli:
             env=os.environ | {"OMP_NUM_THREADS": "1", "HPCTRAIN_DEBUG": "1"} | env,
         )
 
-    def run(self, *args, code=0, timeout=90, **env):
+    def run(self, *args, code=0, timeout=240, **env):
         process = self.start(*args, **env)
         out, err = process.communicate(timeout=timeout)
         assert process.returncode == code, (
