@@ -63,6 +63,9 @@ class DataConfig:
     source: str | None = None
     subset: str | None = None
     field: str = "text"
+    # Translation: source and target. Speech: frequency bins of 50 Hz; `sequence_length` is in frames.
+    languages: tuple[str, str] = ("en", "de")
+    frequency_bins: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -424,11 +427,15 @@ def _check_whole(config: Config) -> Config:
 
 
 _RECURRENT = ("rnn", "gru", "lstm")
-# The networks that know a task; a `target` is its user's affair.
-TASK_MODELS: dict[str, tuple[str, ...]] = {
-    "language_model": _RECURRENT,
-    "masked_language_model": (*_RECURRENT, "birnn"),
+_TEXT, _SPEECH, _PAIRS = "data=python_stdlib", "data=espeak", "data=gettext"
+# The networks that know a task, and a data set for it; a `target` is its user's affair.
+TASK_MODELS: dict[str, tuple[tuple[str, ...], str]] = {
+    "language_model": (_RECURRENT, _TEXT),
+    "masked_language_model": ((*_RECURRENT, "birnn"), _TEXT),
+    "speech_recognition": (("deep_speech2",), _SPEECH),
+    "translation": (("gnmt", "gnmt_moe"), _PAIRS),
 }
+SPEECH, PAIRS = ("espeak", "librispeech"), ("gettext", "parallel")
 
 
 def _check_task(config: Config) -> None:
@@ -436,12 +443,14 @@ def _check_task(config: Config) -> None:
     task, model, data = config.task.name, config.model, config.data
     if task not in TASK_MODELS:
         return
-    if model.target is None and model.name not in TASK_MODELS[task]:
+    models, example = TASK_MODELS[task]
+    if model.target is None and model.name not in models:
         why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
         also = "; task=masked_language_model suits it" if why else ""
-        raise UserError("model", model.name, f"{why}task={task} needs {', '.join(TASK_MODELS[task])}{also}")
-    if data.vocabulary_size is None or data.sequence_length is None:
-        raise UserError("data", data.name, f"task={task} needs text, such as data=python_stdlib")
+        raise UserError("model", model.name, f"{why}task={task} needs {', '.join(models)}{also}")
+    kind = _SPEECH if data.name in SPEECH else _PAIRS if data.name in PAIRS else _TEXT
+    if kind != example or data.vocabulary_size is None or data.sequence_length is None:
+        raise UserError("data", data.name, f"task={task} needs other data, such as {example}")
     size = getattr(model.settings, "vocabulary_size", data.vocabulary_size)
     if size != data.vocabulary_size:
         raise UserError("model.vocabulary_size", size, f"must be data.vocabulary_size={data.vocabulary_size}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpctrain.config import DataConfig
+from hpctrain.config import PAIRS, SPEECH, DataConfig
 from hpctrain.data.cifar import records
 from hpctrain.data.idx import read_shape
 from hpctrain.data.sources import CIFAR10_FOLDER, CIFAR10_TRAIN, CIFAR10_VALIDATION
@@ -35,18 +35,24 @@ def check(config: DataConfig) -> None:
     if config.name == "cifar10":
         for split, paths in cifar_paths(config).items():
             _compare(sum(map(records, paths)), split, config, paths[0].parent, "pictures")
-    if config.name in TEXTS:
-        from hpctrain.data import text_check
-
-        text_check.check(config)
+    if config.name in (*TEXTS, *SPEECH, *PAIRS):
+        count_samples(config)
 
 
 def count_samples(config: DataConfig) -> int:
-    """Training samples of one epoch. Text is counted when it is tokenised, which may be now."""
+    """Training samples of one epoch. Text is counted when it is tokenised, which may be now, or spoken."""
     if config.name in TEXTS:
         from hpctrain.data import text_check
 
         return text_check.check(config)
+    if config.name in SPEECH:
+        from hpctrain.data.speech_source import utterances
+
+        return len(utterances(config)["train"])
+    if config.name in PAIRS:
+        from hpctrain.data.parallel_source import pairs
+
+        return len(pairs(config).train)
     return min(config.train_samples, config.train_limit or config.train_samples)
 
 

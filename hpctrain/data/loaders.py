@@ -14,12 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain.config import DataConfig
+from hpctrain.config import PAIRS, SPEECH, DataConfig
 from hpctrain.data import text_check, tokens
 from hpctrain.data.cifar import read_cifar
 from hpctrain.data.files import TEXTS, cifar_paths, idx_paths
 from hpctrain.data.idx import read_idx
 from hpctrain.data.images import ImageDataset
+from hpctrain.data.parallel import TranslationDataset
+from hpctrain.data.parallel_source import pairs, vocabulary
+from hpctrain.data.speech import SpeechDataset
+from hpctrain.data.speech_source import utterances
 from hpctrain.data.text import TextDataset
 from hpctrain.errors import choose
 
@@ -99,6 +103,24 @@ def _text(config: DataConfig) -> Splits:
     return Splits(train, validation, {"vocabulary.json": json.dumps(found.vocabulary.to_json())})
 
 
+def _speech(config: DataConfig) -> Splits:
+    found = utterances(config)
+    frames, bins = config.sequence_length or 1, config.frequency_bins or 161
+    train, validation = (SpeechDataset(found[split], frames, bins) for split in ("train", "validation"))
+    return Splits(train, validation)
+
+
+def _parallel(config: DataConfig) -> Splits:
+    found, length = pairs(config), config.sequence_length or 1
+    numbers = vocabulary(found.train, config.vocabulary_size or 1)
+    train, validation = (
+        TranslationDataset(part, numbers, length) for part in (found.train, found.validation)
+    )
+    return Splits(
+        train, validation, {"vocabulary.json": json.dumps({"kind": "pairs", "tokens": list(numbers)})}
+    )
+
+
 def _splits(config: DataConfig, train: Any, validation: Any) -> Splits:
     return Splits(
         _dataset(config, *train, limit=config.train_limit, augment=True),
@@ -119,4 +141,6 @@ LOADERS: dict[str, Callable[[DataConfig], Splits]] = {
     "digits": _digits,
     "synthetic": _synthetic,
     **dict.fromkeys(TEXTS, _text),
+    **dict.fromkeys(SPEECH, _speech),
+    **dict.fromkeys(PAIRS, _parallel),
 }

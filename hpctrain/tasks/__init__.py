@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from hpctrain.config import TaskConfig
 from hpctrain.tasks.classification import Classification
 from hpctrain.tasks.language_model import LanguageModelling, MaskedLanguageModelling
+from hpctrain.tasks.speech_recognition import SpeechRecognition
+from hpctrain.tasks.translation import Translation
 
 # What a recurrent model hands from one batch to the next; the samples are dimension 1 of its tensors.
 Carry = tuple[Tensor, ...] | None
@@ -38,4 +40,6 @@ TASKS: dict[str, Callable[[TaskConfig, Any], Any]] = {
     "classification": Classification,
     "language_model": LanguageModelling,
     "masked_language_model": MaskedLanguageModelling,
+    "speech_recognition": SpeechRecognition,
+    "translation": Translation,
 }

@@ -1,0 +1,62 @@
+"""Speech recognition: connectionist temporal classification over characters (Graves et al. 2006).
+
+B utterances, T' steps, K characters (0 is the blank), L characters of a text. A batch is (spectrograms, their
+frames, characters (B, L), how many of those count). Sums are (loss in nats, wrong characters, characters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpctrain.config import TaskConfig
+
+
+class SpeechRecognition:
+    """A sample's loss is the negative log-likelihood of its text, a character."""
+
+    metric = "character_error_rate"
+    higher_is_better = False
+    width = 3
+    targets = 3  # lengths too: a count takes all frames, which is what runs
+
+    def __init__(self, config: TaskConfig, dataset: Any) -> None:
+        del config, dataset
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+        spectrogram, frames, labels, counts = batch
+        log_probabilities, steps = model(spectrogram, frames)
+        losses = functional.ctc_loss(
+            log_probabilities.float(), labels, steps, counts, reduction="none", zero_infinity=True
+        )
+        wrong = 0
+        best = log_probabilities.detach().argmax(-1).T.tolist()
+        for path, length, text, count in zip(
+            best, steps.tolist(), labels.tolist(), counts.tolist(), strict=True
+        ):
+            wrong += distance(collapse(path[:length]), text[:count])
+        sums = torch.stack([losses.detach().sum(), losses.new_tensor(wrong), counts.sum().to(losses.dtype)])
+        return (losses / counts.clamp(min=1)).sum(), sums, carry
+
+    def summarise(self, sums: list[float]) -> dict[str, float]:
+        loss, wrong, characters = sums
+        return {"loss": loss / max(characters, 1), "character_error_rate": wrong / max(characters, 1)}
+
+
+def collapse(path: Sequence[int]) -> list[int]:
+    """What a path of the most likely symbols says: repetitions joined, then blanks left out."""
+    return [s for i, s in enumerate(path) if s and (i == 0 or s != path[i - 1])]
+
+
+def distance(a: Sequence[int], b: Sequence[int]) -> int:
+    """Insertions, deletions and substitutions that make `b` of `a` (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]

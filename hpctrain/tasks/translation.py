@@ -1,0 +1,54 @@
+"""Translation: cross-entropy of each next word of the target, padding left out.
+
+B sentence pairs, S words, N words in the vocabulary. A batch is (source (B, S), its words (B,), target so far
+(B, S), the words that follow it (B, S)). Sums are (loss in nats, right words, words). A mixture of experts
+adds its balancing losses, one for each word of the batch as the main loss is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpctrain.config import TaskConfig
+from hpctrain.data.parallel_source import PADDING
+
+
+class Translation:
+    """A sample's loss is the mean over the words of its target."""
+
+    metric = "perplexity"
+    higher_is_better = False
+    width = 3
+    targets = 1
+
+    def __init__(self, config: TaskConfig, dataset: Any) -> None:
+        del dataset
+        self._smoothing = config.label_smoothing
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+        source, lengths, so_far, following = batch
+        output = model(source, lengths, so_far)
+        logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
+        smoothing = self._smoothing if model.training else 0.0
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none",
+            label_smoothing=smoothing,
+        ).view_as(following)  # fmt: skip
+        counted = following != PADDING
+        total = (losses.sum(1) / counted.sum(1).clamp(min=1)).sum()
+        with torch.no_grad():
+            right = ((logits.argmax(-1) == following) & counted).sum()
+            sums = torch.stack([losses.sum().float(), right.float(), counted.sum().float()])
+        for extra in auxiliary:
+            total = total + len(source) * extra
+        return total, sums, carry
+
+    def summarise(self, sums: list[float]) -> dict[str, float]:
+        loss, right, words = sums
+        mean = loss / max(words, 1)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / max(words, 1)}
