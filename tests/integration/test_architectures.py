@@ -135,7 +135,8 @@ def train(cases, folder, cache, monkeypatch):
     ]
     done = subprocess.run(
         [shutil.which("mpirun"), *as_root, "-np", "2", *flags, *worker],
-        cwd=folder, capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
+        cwd=folder, capture_output=True, text=True, timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return runs
