@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Found:
         """The best setting as a command to repeat it."""
         if not self.settings:
             return None
-        return " ".join(["hpctrain submit", *self._fixed, *self.settings[0].best_run.overrides])
+        return shlex.join(["hpctrain", "submit", *self._fixed, *self.settings[0].best_run.overrides])
 
     def verdict(self) -> str:
         """What can be said of the best setting, in a sentence."""

@@ -103,7 +103,7 @@ class Search:
 
     def suggest(self) -> Trial | None:
         """A new run, published for all; None where there are as many as were asked for."""
-        limit = self._settings.trials or 0
+        limit = int(self._study.parts()[-1]["sweep"]["trials"] or 0)  # a later `sweep` may ask for more
         try:
             for _ in range(TRIES):
                 self.tell()

@@ -136,8 +136,9 @@ def _work(job: Job) -> None:
                 return
             time.sleep(POLL_S)
     finally:
-        for lane in job.busy:
-            lane.process.kill() if lane.process else None
+        for lane in job.busy:  # only where something has gone wrong
+            assert lane.process is not None
+            lane.process.kill()
         _note(job, until=time.time())
 
 

@@ -50,6 +50,7 @@ def test_data_flows_one_way(path):
         ("horovod", {"training/comm.py"}),
         ("mpi4py", {"training/comm.py"}),
         ("submitit", {"launch/submit.py"}),
+        ("optuna", {"studies/search.py"}),
         ("omegaconf", {"compose.py", "compose_sweep.py"}),
         ("hydra", {"compose.py", "compose_sweep.py"}),
     ],
@@ -70,6 +71,7 @@ def test_a_library_has_one_home(library, homes):
         "hpctrain.launch.slurm", "hpctrain.launch.submit", "hpctrain.launch.status", "hpctrain.launch.follow",
         "hpctrain.data", "hpctrain.data.sampler", "hpctrain.training.schedule", "hpctrain.training.interval",
         "hpctrain.studies.scale", "hpctrain.studies.predict_command", "hpctrain.studies.scale_report",
+        "hpctrain.study_dir", "hpctrain.studies.sweep", "hpctrain.studies.report", "hpctrain.launch.study",
     ],
 )  # fmt: skip
 def test_a_login_node_needs_no_torch(module):

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from dataclasses import asdict
 
 import pytest
 
@@ -21,6 +22,7 @@ FIXED = ["experiment=lenet_digits"]
 
 def search(study, sampler="tpe", trials=12):
     settings = SweepConfig(sampler=sampler, trials=trials, metric="loss")
+    study.add_part({"sweep": asdict(settings), "trials": []})
     return Search(study, settings, SPACE, FIXED, more=False)
 
 
@@ -77,6 +79,14 @@ def test_many_jobs_together_make_as_many_as_were_asked_for(study):
         process.join()
     assert len(got) == 12
     assert len(list(study.suggestions())) == 12
+
+
+def test_a_later_sweep_may_ask_for_more(study):
+    one = search(study, trials=1)
+    assert one.suggest() is not None
+    assert one.suggest() is None
+    search(study, trials=2)
+    assert one.suggest() is not None
 
 
 def test_half_a_line_in_the_journal_is_cut(study):
