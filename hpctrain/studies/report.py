@@ -97,12 +97,11 @@ class Found:
                 return "Confidence intervals need scipy: pip install 'hpctrain[sweep]'."
             return "One seed each: no intervals. Sweep the seed too (seed=0,1,2) to tell settings apart."
         alike = sum(s.like_best is True for s in self.settings)
+        others = f"{alike} other settings are" if alike > 1 else "One other setting is"
         seeds = f"95 % interval, {len(best.results)} seeds"
         text = f"Best: {self.metric} {best.mean:.4g} ± {best.half_width:.2g} ({seeds})."
         return (
-            f"{text} {alike} other settings are not distinguishable from it (≈ best)."
-            if alike
-            else f"{text} It stands alone."
+            f"{text} {others} not distinguishable from it (≈ best)." if alike else f"{text} It stands alone."
         )
 
 
