@@ -17,6 +17,11 @@ def short(value: float, unit: str = "") -> str:
     return f"{value:,.4g} {unit}".rstrip()
 
 
+def exact(value: float) -> str:
+    """A count: whole where it is, as an average over units need not be."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
 def seconds(value: float) -> str:
     for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= size:
@@ -77,18 +82,18 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"convention   {d['convention']}",
         f"unit         {d['unit']}; counted: {d['units']:,} in a batch of {d['batch']}, {d['mode']}",
         f"parameters   {d['params']:,}",
-        f"forward      {d['forward_macs']:,} MACs = {d['forward_flops']:,} FLOPs",
-        f"backward     {d['backward_flops']:,} FLOPs: weights' gradients {d['weight_grad_flops']:,}, "
-        f"inputs' {d['input_grad_flops']:,}",
+        f"forward      {exact(d['forward_macs'])} MACs = {exact(d['forward_flops'])} FLOPs",
+        f"backward     {exact(d['backward_flops'])} FLOPs: weights' gradients {exact(d['weight_grad_flops'])}, "
+        f"inputs' {exact(d['input_grad_flops'])}",
         f"optimizer    {d['optimizer_flops']:,} FLOPs a step ({d['optimizer']})",
     ]
     if d["recomputed_flops"]:
-        said.append(f"recomputed   {d['recomputed_flops']:,} FLOPs, not among the others")
+        said.append(f"recomputed   {exact(d['recomputed_flops'])} FLOPs, not among the others")
     whole = d["whole"]
     if (whole["params"], whole["forward_macs"]) != (d["params"], d["forward_macs"]):
         said.append(
-            f"with all     {whole['params']:,} parameters, {whole['forward_macs']:,} MACs forward, "
-            f"{whole['weight_grad_flops'] + whole['input_grad_flops']:,} FLOPs backward"
+            f"with all     {whole['params']:,} parameters, {exact(whole['forward_macs'])} MACs forward, "
+            f"{exact(whole['weight_grad_flops'] + whole['input_grad_flops'])} FLOPs backward"
         )
     others = ", ".join(
         f"{kind} {short(ops['forward_ops'])} + {short(ops['backward_ops'])}"
@@ -163,7 +168,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for key, row in comparison["totals"].items():
         ratio = f"{row['ratio']:.3f}" if row["ratio"] is not None else "-"
-        table.add_row(key.replace("_", " "), f"{row['a']:,}", f"{row['b']:,}", ratio)
+        table.add_row(key.replace("_", " "), exact(row["a"]), exact(row["b"]), ratio)
     table.add_section()
     types = comparison["by_type"]
     for kind in dict.fromkeys([*types["a"], *types["b"]]):
