@@ -210,6 +210,10 @@ def shown(value: Value, factor: float = 1.0) -> str:
 def law_line(law: Fit) -> str:
     """The fitted law in a sentence."""
     half = "" if law.serial.half is None else f" ± {100 * law.serial.half:.2g}"
+    if law.serial.mean < 0:
+        return (
+            f"{law.law}'s law does not fit: its serial fraction would be {100 * law.serial.mean:.3g}{half} %"
+        )
     text = f"{law.law}'s law: serial fraction {100 * law.serial.mean:.3g}{half} %"
     return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
 

@@ -18,6 +18,7 @@ from typing import Literal
 from hpctrain.studies.statistics import interval
 
 LEVEL = 0.95
+NOISY = 0.25  # an interval of so much of the efficiency itself says nothing
 WORTH = 0.70  # the efficiency below which GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
 
@@ -240,11 +241,19 @@ def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, flo
         f"With {kept}, training on {last.gpus} GPUs is {_said(last.speedup)} times as fast {one}: "
         f"efficiency {_percent(last.efficiency)}."
     ]
+    if last.efficiency.half is not None and last.efficiency.half > NOISY * last.efficiency.mean:
+        return [
+            *said,
+            "The repeats differ too much to say more: measure again on nodes that nobody else uses.",
+        ]
     fastest = max(table, key=lambda r: r.samples_per_s.mean)
     if fastest is not last:
         said.append(f"It is fastest on {fastest.gpus} GPUs; more make it slower.")
-    if last.efficiency.mean < 1:
-        said.append(_why(table, mode))
+    said.append(
+        _why(table, mode)
+        if last.efficiency.mean < 1
+        else "That is more than ideal: smaller shares fit the caches better, or the smallest point was disturbed."
+    )
     if most == last.gpus:
         beyond = ask_for(predicted)
         more = f", and the model says up to {beyond}" if beyond and beyond > last.gpus else ""

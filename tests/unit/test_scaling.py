@@ -140,3 +140,15 @@ def test_the_finding_goes_on_with_the_model():
 def test_nothing_to_say_without_two_points():
     assert finding([], "strong") == ["No point has a result yet."]
     assert "second point" in finding(rows([point(4, 1.0)]), "weak")[0]
+
+
+def test_noise_is_no_finding():
+    table = rows([point(1, 1.0, 0.3), point(2, 0.6, 0.2)])
+    said = " ".join(finding(table, "strong"))
+    assert "differ too much" in said
+    assert "Ask for" not in said
+
+
+def test_more_than_ideal_is_said():
+    table = rows([point(1, 1.0, 1.0), point(2, 0.4, 0.4)])
+    assert "more than ideal" in " ".join(finding(table, "strong"))
