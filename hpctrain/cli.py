@@ -15,7 +15,7 @@ from hpctrain.errors import RunFailed, UserError, nearest
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hpctrain.launch.commands:train", "run here, in the foreground, on resources.ranks ranks"),
     "submit": (
-        "hpctrain.launch.commands:submit",
+        "hpctrain.studies.foresight:submit",
         "run it as a job: on Slurm, or in the background here",
     ),
     "sweep": ("hpctrain.studies.sweep:sweep", "many runs as one study: grid, random or adaptive search"),

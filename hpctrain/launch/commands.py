@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpctrain.config import Config, from_dict, run_id
@@ -81,8 +82,14 @@ def watch(run: RunDir, config: Config) -> int:
     return follow.show_end(run, local.finish(process, run))
 
 
-def submit(argv: list[str]) -> int:
-    """`hpctrain submit [--dry-run] [--json] SETTINGS`: returns at once; the job goes on."""
+Foresight = Callable[[Config], dict[str, float]]
+
+
+def submit(argv: list[str], foresee: Foresight | None = None) -> int:
+    """`hpctrain submit [--dry-run] [--json] SETTINGS`: returns at once; the job goes on.
+
+    `foresee`: gives `expected_s` and `expected_efficiency` of a run, where they are known.
+    """
     from hpctrain.compose import load
     from hpctrain.launch import estimate, slurm, submit
 
@@ -109,6 +116,8 @@ def submit(argv: list[str]) -> int:
     job_id = known or submit.submit(run, config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     facts |= estimate.estimate(config)
+    if foresee is not None:
+        facts |= foresee(config)
     if "--json" in flags:
         print(json.dumps(facts))
         return 0

@@ -17,6 +17,8 @@ from hpctrain.flops.known import counted
 from hpctrain.flops.step import StepWork, work_of
 from hpctrain.launch import slurm
 
+POOR = 0.5  # an efficiency below which a submission is warned about
+
 
 def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
     """FLOPs of the whole run; the time that its devices need at least, where their peak is known.
@@ -76,4 +78,14 @@ def shown(facts: dict[str, Any]) -> str:
     ]
     if "node_hours_max" in facts:
         parts.append(f"asks for {facts['node_hours_max']:.2f} node-hours at most")
-    return "; ".join(parts)
+    lines = ["; ".join(parts)]
+    if "expected_s" in facts:
+        lines.append(
+            f"expected from the cluster's calibration: {facts['expected_s'] / 60:.3g} min of training steps, at "
+            f"{facts['expected_efficiency']:.0%} of what as many single GPUs would do"
+        )
+        if facts["expected_efficiency"] < POOR:
+            lines.append(
+                f"warning: less than {POOR:.0%} efficient; hpctrain predict says where it would be more"
+            )
+    return "\n".join(lines)

@@ -223,7 +223,10 @@ def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
         seed=0,
         run=replace(config.run, study=calibration_study(config)),
     )
-    profiled = replace(settings, profile_steps=max(settings.profile_steps, 10), windows=1)
+    # Fixed lengths: what a calibration is called does not depend on how a study measures.
+    profiled = replace(
+        settings, windows=1, warmup_windows=1, window_steps=5, profile_steps=max(settings.profile_steps, 10)
+    )
     return {
         name: timed(plain, profiled, on, config.train.batch_size, name, "own")
         for on in shapes

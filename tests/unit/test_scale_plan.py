@@ -119,3 +119,9 @@ def test_calibration_does_not_depend_on_what_takes_no_time():
     assert list(one) == ["1x1", "1x2", "1x4", "2x1"]
     assert one == other
     assert one != {n: run_id(c) for n, c in calibration(*study("train.batch_size=32")).items()}
+
+
+def test_calibration_does_not_depend_on_how_a_study_measures():
+    one = {name: run_id(c) for name, c in calibration(*study()).items()}
+    longer = ("scaling.windows=9", "scaling.window_steps=50", "scaling.mode=weak", "train.steps=7")
+    assert one == {n: run_id(c) for n, c in calibration(*study(*longer)).items()}
