@@ -46,9 +46,9 @@ def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     return {job.job_id: job for job in slurm.parse_squeue(run(command, slurm_conf))}
 
 
-def max_array_size() -> int:
+def max_array_size(slurm_conf: str | None = None) -> int:
     """One more than the tasks that a job array may have. Raises Unreachable."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]))
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], slurm_conf))
     return int(found[1]) if found else 1001
 
 

@@ -50,9 +50,10 @@ def cancel(study: StudyDir) -> str:
         if run.config_file.exists() and run.read_state().get("phase") not in FINAL:
             run.cancel_file.touch()
             stopped += 1
-    if study.parts()[-1]["on_slurm"]:
+    part = study.parts()[-1]
+    if part["on_slurm"]:
         try:
-            scheduler.cancel(study.job_ids())
+            scheduler.cancel(study.job_ids(), part["slurm_conf"])
         except scheduler.Unreachable as error:
             return f"Slurm did not take the request: {error}; try again"
     else:

@@ -25,6 +25,7 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate, scheduler, slurm
 from hpctrain.launch.prepare import check as check_machine
+from hpctrain.launch.submit import check_here, slurm_conf
 from hpctrain.studies import space as spaces
 from hpctrain.studies.agenda import Agenda
 from hpctrain.studies.axes import Interval, Swept
@@ -77,6 +78,7 @@ def sweep(argv: list[str]) -> int:
         left = _left(study, request)
         jobs = _plan(request, left, None, 0)
         return _show(study, request, jobs, left, [], flags)
+    check_here(request.config)
     study.create()
     with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
         _publish(study, request, retry)
@@ -179,7 +181,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
         "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
         "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
-        "signal_s": config.cluster.signal_s,
+        "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),
         "trials": [asdict(t) for t in request.trials if t.run_id not in known],
     }  # fmt: skip
     study.add_part(part)
@@ -203,7 +205,7 @@ def _plan(request: Request, left: int, room: int | None, live: int) -> Plan:
     largest = 1000
     if request.config.cluster.kind == "slurm":
         with contextlib.suppress(scheduler.Unreachable):  # a plan can be made without the cluster
-            largest = scheduler.max_array_size() - 1
+            largest = scheduler.max_array_size(slurm_conf(request.config)) - 1
     return _plan_of(request.settings, request.config, left, largest, room, live)
 
 
@@ -223,7 +225,8 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
         return jobs, [_submit_one(study, request, 1, jobs) for _ in jobs.arrays]
     comment = _comment(study)
     try:
-        queue = [j for j in scheduler.queue().values() if j.state in slurm.WAITING | slurm.ACTIVE]
+        conf = slurm_conf(config)
+        queue = [j for j in scheduler.queue(conf).values() if j.state in slurm.WAITING | slurm.ACTIVE]
     except scheduler.Unreachable as error:
         raise RunFailed("SUBMIT_FAILED", str(error)) from None
     live = sum(job.comment == comment for job in queue)
@@ -242,7 +245,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
                 return Plan(jobs.arrays[: len(job_ids)], jobs.at_once, jobs.quota), job_ids
             # The user's submit limit: fewer jobs, each with more to do.
             with_more = jobs.arrays[len(job_ids)] // 2
-            scheduler.cancel(job_ids)
+            scheduler.cancel(job_ids, conf)
             room = done + with_more
 
 

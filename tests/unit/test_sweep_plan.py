@@ -71,3 +71,32 @@ def test_node_hours_are_shares_of_nodes():
 def test_no_schedule_is_shorter_than_its_longest_run_or_its_share():
     assert wall_bound_s([10, 1, 1], 4) == 10
     assert wall_bound_s([10] * 8, 4) == 20
+
+
+def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeypatch):
+    """sbatch as it answers beyond a submit limit of 60 jobs."""
+    from hpctrain.errors import RunFailed
+    from hpctrain.studies import sweep
+    from hpctrain.study_dir import StudyDir
+
+    request = sweep.understand(
+        ["lenet_digits", "cluster=devcluster", "resources.gpus_per_node=1", "seed=range(150)"]
+    )
+    taken, calls = [], []
+
+    def submit(study, request, tasks, jobs):
+        calls.append(tasks)
+        if sum(taken) + tasks > 60:
+            raise RunFailed("SUBMIT_FAILED", "sbatch: error: AssocMaxSubmitJobLimit")
+        taken.append(tasks)
+        return str(len(calls))
+
+    monkeypatch.setattr(sweep, "_submit_one", submit)
+    monkeypatch.setattr(sweep.scheduler, "queue", lambda conf: {})
+    monkeypatch.setattr(sweep.scheduler, "cancel", lambda ids, conf: taken.clear())
+    monkeypatch.setattr(sweep.scheduler, "max_array_size", lambda conf: 101)
+    jobs, job_ids = sweep._submit(StudyDir(tmp_path), request, 150)
+    assert sum(jobs.arrays) == sum(taken) <= 60
+    assert jobs.quota * jobs.jobs >= 150
+    assert len(job_ids) == len(jobs.arrays)
+    assert len(calls) < 10
