@@ -122,6 +122,8 @@ class HorovodComm(Comm):
         return [name for name in ("mpi", "gloo", "nccl") if getattr(self._hvd, f"{name}_built")()]
 
     def shutdown(self) -> None:
+        # One rank's call ends MPI on all of them, at once: none may still be in a call of ours to MPI.
+        self.sum(torch.zeros(1), "shutdown")
         with self._watch:
             self._hvd.shutdown()
 

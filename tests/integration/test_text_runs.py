@@ -1,0 +1,177 @@
+"""Language models from the command line: training, resuming in mid-stream, generating, bad input."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+VALUES = {
+    "model.hidden": 24, "model.embedding": 12, "model.layers": 2, "model.dropout_between": 0.1,
+    "model.weight_drop": 0.1, "model.init_range": "null", "optimizer.lr": 0.01, "schedule.warmup_epochs": 0,
+    "data.sequence_length": 20, "train.batch_size": 4, "train.steps": 60, "train.log_every": 20,
+    "checkpoint.every_min": "null", "resources.threads_per_rank": 1,
+}  # fmt: skip
+
+
+def text(words=6000):
+    draw = random.Random(0)
+    names = ["alpha", "beta", "gamma", "delta"]
+    return "".join(
+        f"def {draw.choice(names)}(x):\n    return {draw.choice(names)}(x)\n" for _ in range(words // 6)
+    )
+
+
+@pytest.fixture
+def lm(cli):
+    """The command line with a small text and a small recipe."""
+    (cli.folder / "text.txt").write_text(text())
+    os.environ["HPCTRAIN_CACHE"] = str(cli.folder / "cache")
+
+    def args(**changes):
+        values = VALUES | {"data.path": cli.folder / "text.txt"} | changes
+        return ["char_lstm_python", "data=text", *(f"{k}={v}" for k, v in values.items() if v is not None)]
+
+    cli.args = args
+    yield cli
+    del os.environ["HPCTRAIN_CACHE"]
+
+
+def same(first, second, close=False):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if close and name.startswith(("model/", "optimizer/", "carry/0")):
+            torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+        elif not close:
+            assert torch.equal(tensor, second[name]), name
+
+
+def test_two_ranks_read_the_streams_of_one(lm):
+    """Equal parameters and perplexity; without dropout, whose chance is each rank's own."""
+    plain = {"model.dropout_between": 0, "model.weight_drop": 0, "optimizer.eps": "1e-4"}
+    lm.run("train", *lm.args(**plain, **{"train.batch_size": 8}), "run.study=one")
+    lm.run("train", *lm.args(**plain), "run.study=two", "resources.ranks=2")
+    lm.run("train", *lm.args(**plain), "run.study=micro", "train.accumulate=2")
+    assert lm.the_run("one").name == lm.the_run("two").name == lm.the_run("micro").name
+    one, two, micro = (
+        {k: v for k, v in lm.tensors(study).items() if k.startswith(("model", "optimizer"))}
+        for study in ("one", "two", "micro")
+    )
+    same(one, two, close=True)
+    same(one, micro, close=True)
+    scores = [lm.records("validation", s)[-1] for s in ("one", "two", "micro")]
+    for score in scores[1:]:
+        assert score["perplexity"] == pytest.approx(scores[0]["perplexity"], rel=1e-3)
+    assert scores[0]["bits_per_character"] < 4
+    assert (lm.the_run("one") / "curves.png").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stopped_in_mid_stream_a_run_goes_on_to_the_last_bit(lm, ranks):
+    steps = {"train.steps": 900, "train.log_every": 10, "checkpoint.every": 1000}
+    long = [*lm.args(**steps), f"resources.ranks={ranks}"]
+    lm.run("train", *long, "run.study=whole")
+    process = lm.start("train", *long, "run.study=cut")
+    end = time.monotonic() + 60
+    while not (list(lm.folder.glob("runs/cut/*/metrics.jsonl")) and len(lm.records("train", "cut")) > 2):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    stopped = lm.state("cut")
+    assert 0 < stopped["step"] < 900
+    assert any(name.startswith("carry/") for name in lm.tensors("cut"))
+    lm.run("train", *long, "run.study=cut")
+    same(lm.tensors("whole"), lm.tensors("cut"))
+    losses = [[r["loss"] for r in lm.records("validation", s)] for s in ("whole", "cut")]
+    assert losses[0] == losses[1]
+
+
+def test_a_trained_model_writes_what_it_has_read(lm):
+    lm.run("train", *lm.args(**{"train.steps": 500, "train.batch_size": 8}))
+    arguments = ("--prompt", "def alpha", "--tokens", "60", "--temperature", "0.5", "--top-k", "5")
+    first, again, other = (lm.run("generate", *arguments, "--seed", s)[0] for s in ("1", "1", "2"))
+    assert first == again != other
+    assert first.startswith("def alpha(x):\n    return ")
+    assert len(first) == len("def alpha") + 60 + 1
+    greedy = {lm.run("generate", "--temperature", "0", "--tokens", "40", "--seed", s)[0] for s in ("1", "2")}
+    assert len(greedy) == 1
+    _, err = lm.run("generate", "--prompt", "señor", code=2)
+    assert "characters that the model has not seen: 's', 'ñ', 'o'" in err
+    for flag, value in (
+        ("--temperature", "-1"),
+        ("--tokens", "0"),
+        ("--top-k", "0"),
+        ("--temperature", "nan"),
+    ):
+        _, err = lm.run("generate", f"{flag}={value}", code=2)
+        assert f"{flag}={value}" in err
+        assert len(err.splitlines()) == 1
+
+
+def test_words_tied_weights_and_masks(lm):
+    words = {
+        "data.tokens": "word", "model.embedding": 24, "model.tied": "true", "task.time_reduction": "sum",
+        "optimizer.lr": 0.5, "train.clip_norm": 5,
+    }  # fmt: skip
+    lm.run("train", *lm.args(**words), "run.study=words", "optimizer=sgd", "schedule=plateau")
+    out, _ = lm.run("generate", "--study", "words", "--prompt", "def", "--tokens", "8")
+    assert out.startswith("def ")
+    _, err = lm.run("generate", "--study", "words", "--prompt", "def nobody", code=2)
+    assert "words that the model has not seen: 'nobody'" in err
+    masked = lm.args(**{"model.embedding": 12})
+    lm.run(
+        "train", *masked, "run.study=masked", "model=birnn", "task=masked_language_model", "resources.ranks=2"
+    )
+    assert lm.records("validation", "masked")[-1]["perplexity"] < 15
+    _, err = lm.run("generate", "--study", "masked", code=2)
+    assert "is bidirectional" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_byte_pair_pieces(lm):
+    lm.run("train", *lm.args(**{"data.vocabulary_size": 300, "data.tokens": "bpe"}))
+    assert lm.records("validation")[-1]["bits_per_character"] < 4
+    out, _ = lm.run("generate", "--prompt", "def ça", "--tokens", "20")
+    assert out.startswith("def ça")
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "words"),
+    [
+        (b"", {}, ["data.path=", "holds no text"]),
+        (b"short\n", {}, ["data.sequence_length=20", "must be"]),
+        (b"good\n" * 500 + b"\xff\n", {}, ["no UTF-8 text: byte 0xff at offset 2500"]),
+        (None, {"data.vocabulary_size": 500}, ["data.vocabulary_size=500", "different characters"]),
+        (None, {"data.sequence_length": 10**6}, ["data.sequence_length=1000000", "must be ≤"]),
+        (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "no file and no folder"]),
+        (None, {"model": "birnn"}, ["model=birnn", "cannot predict the next token", "masked_language_model"]),
+        (None, {"model": "lenet"}, ["model=lenet"]),
+        (
+            None,
+            {"data": "digits", "data.path": None, "data.sequence_length": None},
+            ["data=digits", "needs text"],
+        ),
+        (None, {"model.vocabulary_size": 7}, ["model.vocabulary_size=7", "must be data.vocabulary_size"]),
+    ],
+)
+def test_bad_text_is_one_line_and_starts_nothing(lm, content, changes, words):
+    if content is not None:
+        (lm.folder / "text.txt").write_bytes(content)
+    groups = [f"{key}={changes[key]}" for key in ("model", "data") if key in changes]
+    settings = [a for a in lm.args(**changes) if a.split("=")[0] not in ("model", "data") or a == "data=text"]
+    if changes.get("model") == "lenet":
+        settings = [a for a in settings if not a.startswith("model.")]
+    done = subprocess.run(
+        [sys.executable, "-m", "hpctrain.cli", "train", *settings, *groups],
+        cwd=lm.folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (lm.folder / "runs").exists()
