@@ -80,10 +80,11 @@ def run_app(
             config = from_dict(plain(values))
             codes.append(job(config, list(HydraConfig.get().overrides.task)))
             return result(config)
-        except (UserError, RunFailed) as error:
+        except (UserError, RunFailed, OmegaConfBaseException) as error:
             if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
                 raise
-            errors.append(error)
+            foreign = isinstance(error, OmegaConfBaseException)
+            errors.append(explain(error, argv, "config") if foreign else error)  # type: ignore[arg-type]
             return None
 
     argv = list(experiments(argv))
@@ -128,8 +129,11 @@ def plain(values: DictConfig) -> dict[str, Any]:
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
     """One line for whatever Hydra or OmegaConf complains of."""
-    if isinstance(error.__cause__, UserError):  # from a resolver of our own
-        return error.__cause__
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError):  # from a resolver of our own
+            return inner
+        inner = inner.__cause__ or inner.__context__
     text = str(error).strip() or str(error.__cause__ or error)
     if isinstance(error, OverrideParseException):
         return UserError(error.override, "", f"cannot be read as key=value: {text.splitlines()[0]}")

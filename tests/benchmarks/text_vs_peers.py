@@ -1,6 +1,6 @@
 """Language models beside their peers: tokens a second, bits per character, and how fast text is tokenised.
 
-    python tests/benchmarks/text_vs_peers.py [speed] [quality] [tokenise] [--rounds 5] [--steps 1200] [--json FILE]
+    python tests/benchmarks/text_vs_peers.py [speed] [quality] [tokenise] [--rounds 5] [--json FILE]
 
 speed: the network and settings of experiment=char_lstm_python, a thread a rank; hpctrain's own step beside a
 plain PyTorch loop (1 rank) and DistributedDataParallel over gloo (2 ranks), in turns; each a process of its
@@ -209,8 +209,8 @@ def speed(rounds):
     return found
 
 
-def quality(steps):
-    """Bits per character on the validation text after the same steps from the same text."""
+def quality(steps, keep):
+    """Bits per character on the validation text after the same steps. `keep`: where the run stays."""
     from hpctrain.training.schedule import Schedule
 
     config = recipe("resources.ranks=2", f"train.steps={steps}")
@@ -218,11 +218,11 @@ def quality(steps):
         subprocess.run(
             [
                 sys.executable, "-m", "hpctrain.cli", "train", "experiment=char_lstm_python",
-                "resources.ranks=2", f"train.steps={steps}", f"run.root={folder}",
+                "resources.ranks=2", f"train.steps={steps}", f"run.root={keep or folder}",
             ],
             check=True, capture_output=True,
         )  # fmt: skip
-        state = json.loads(next(Path(folder).glob("*/*/state.json")).read_text())
+        state = json.loads(next(Path(keep or folder).glob("*/*/state.json")).read_text())
     ours = state["summary"]["validation"]["bits_per_character"]
     batch = config.effective_batch
     plain = Plain(config, batch)
@@ -286,13 +286,14 @@ def main():
     parser.add_argument("what", nargs="*", default=["speed", "tokenise"], help="speed, quality, tokenise")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--keep", help="quality: keep the run in this folder")
     parser.add_argument("--json", help="write the raw figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker)
     parts = {
-        "speed": lambda: speed(args.rounds), "quality": lambda: quality(args.steps), "tokenise": tokenise
+        "speed": lambda: speed(args.rounds), "quality": lambda: quality(args.steps, args.keep), "tokenise": tokenise
     }  # fmt: skip
     if unknown := set(args.what) - parts.keys():
         parser.error(f"{', '.join(unknown)}: must be one of {', '.join(parts)}")

@@ -72,7 +72,7 @@ def test_two_ranks_read_the_streams_of_one(lm):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stopped_in_mid_stream_a_run_goes_on_to_the_last_bit(lm, ranks):
-    steps = {"train.steps": 900, "train.log_every": 10, "checkpoint.every": 1000}
+    steps = {"train.steps": 240, "train.log_every": 5, "checkpoint.every": 1000}
     long = [*lm.args(**steps), f"resources.ranks={ranks}"]
     lm.run("train", *long, "run.study=whole")
     process = lm.start("train", *long, "run.study=cut")
@@ -84,7 +84,7 @@ def test_stopped_in_mid_stream_a_run_goes_on_to_the_last_bit(lm, ranks):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     stopped = lm.state("cut")
-    assert 0 < stopped["step"] < 900
+    assert 0 < stopped["step"] < 240
     assert any(name.startswith("carry/") for name in lm.tensors("cut"))
     lm.run("train", *long, "run.study=cut")
     same(lm.tensors("whole"), lm.tensors("cut"))
@@ -92,53 +92,68 @@ def test_stopped_in_mid_stream_a_run_goes_on_to_the_last_bit(lm, ranks):
     assert losses[0] == losses[1]
 
 
-def test_a_trained_model_writes_what_it_has_read(lm):
-    lm.run("train", *lm.args(**{"train.steps": 500, "train.batch_size": 8}))
+@pytest.fixture
+def generate(lm, monkeypatch, capsys):
+    """The command, in this process: its output, or what it says of wrong input."""
+    from hpctrain import cli
+
+    monkeypatch.chdir(lm.folder)
+
+    def run(*args, code=0):
+        assert cli.main(["generate", *args]) == code
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == (1 if code else 0)
+        return err if code else out
+
+    return run
+
+
+def test_a_trained_model_writes_what_it_has_read(lm, generate):
+    lm.run("train", *lm.args(**{"train.steps": 250, "train.batch_size": 8}))
     arguments = ("--prompt", "def alpha", "--tokens", "60", "--temperature", "0.5", "--top-k", "5")
-    first, again, other = (lm.run("generate", *arguments, "--seed", s)[0] for s in ("1", "1", "2"))
+    first, again, other = (generate(*arguments, "--seed", s) for s in ("1", "1", "2"))
     assert first == again != other
     assert first.startswith("def alpha(x):\n    return ")
     assert len(first) == len("def alpha") + 60 + 1
-    greedy = {lm.run("generate", "--temperature", "0", "--tokens", "40", "--seed", s)[0] for s in ("1", "2")}
-    assert len(greedy) == 1
-    _, err = lm.run("generate", "--prompt", "señor", code=2)
-    assert "characters that the model has not seen: 's', 'ñ', 'o'" in err
-    for flag, value in (
-        ("--temperature", "-1"),
-        ("--tokens", "0"),
-        ("--top-k", "0"),
-        ("--temperature", "nan"),
-    ):
-        _, err = lm.run("generate", f"{flag}={value}", code=2)
-        assert f"{flag}={value}" in err
-        assert len(err.splitlines()) == 1
+    assert lm.run("generate", *arguments, "--seed", "1")[0] == first
+    assert len({generate("--temperature", "0", "--tokens", "40", "--seed", s) for s in ("1", "2")}) == 1
+    unknown = generate("--prompt", "señor", code=2)
+    assert "characters that the model has not seen: 's', 'ñ', 'o'" in unknown
+    for flag, value in (("temperature", -1), ("tokens", 0), ("top-k", 0), ("temperature", "nan")):
+        assert f"--{flag}={value}" in generate(f"--{flag}={value}", code=2)
+    assert "must hold at least one token" in generate("--prompt", "", code=2)
+    (lm.the_run() / "vocabulary.json").unlink()
+    assert "has no vocabulary.json yet" in generate(code=2)
 
 
-def test_words_tied_weights_and_masks(lm):
+def test_words_tied_weights_and_masks(lm, generate):
     words = {
         "data.tokens": "word", "model.embedding": 24, "model.tied": "true", "task.time_reduction": "sum",
         "optimizer.lr": 0.5, "train.clip_norm": 5,
     }  # fmt: skip
     lm.run("train", *lm.args(**words), "run.study=words", "optimizer=sgd", "schedule=plateau")
-    out, _ = lm.run("generate", "--study", "words", "--prompt", "def", "--tokens", "8")
-    assert out.startswith("def ")
-    _, err = lm.run("generate", "--study", "words", "--prompt", "def nobody", code=2)
-    assert "words that the model has not seen: 'nobody'" in err
-    masked = lm.args(**{"model.embedding": 12})
-    lm.run(
-        "train", *masked, "run.study=masked", "model=birnn", "task=masked_language_model", "resources.ranks=2"
-    )
+    assert generate("--study", "words", "--prompt", "def", "--tokens", "8").startswith("def ")
+    unknown = generate("--study", "words", "--prompt", "def nobody", code=2)
+    assert "words that the model has not seen: 'nobody'" in unknown
+    masked = ("run.study=masked", "model=birnn", "task=masked_language_model", "resources.ranks=2")
+    lm.run("train", *lm.args(), *masked)
     assert lm.records("validation", "masked")[-1]["perplexity"] < 15
-    _, err = lm.run("generate", "--study", "masked", code=2)
-    assert "is bidirectional" in err
-    assert len(err.splitlines()) == 1
+    assert "is bidirectional" in generate("--study", "masked", code=2)
 
 
-def test_byte_pair_pieces(lm):
-    lm.run("train", *lm.args(**{"data.vocabulary_size": 300, "data.tokens": "bpe"}))
+def test_byte_pair_pieces(lm, generate):
+    lm.run("train", *lm.args(**{"data.vocabulary_size": 280, "data.tokens": "bpe"}))
     assert lm.records("validation")[-1]["bits_per_character"] < 4
-    out, _ = lm.run("generate", "--prompt", "def ça", "--tokens", "20")
-    assert out.startswith("def ça")
+    assert generate("--prompt", "def ça", "--tokens", "20").startswith("def ça")
+
+
+def test_another_text_under_a_run_is_noticed(lm):
+    lm.run("train", *lm.args())
+    run = lm.the_run()
+    (run / "vocabulary.json").write_text('{"kind": "character", "tokens": ["a"]}')
+    (run / "state.json").unlink()
+    _, err = lm.run("train", *lm.args(), code=1)
+    assert "DATA_ERROR: vocabulary.json is not what it was" in err
 
 
 @pytest.mark.parametrize(
@@ -151,7 +166,7 @@ def test_byte_pair_pieces(lm):
         (None, {"data.sequence_length": 10**6}, ["data.sequence_length=1000000", "must be ≤"]),
         (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "no file and no folder"]),
         (None, {"model": "birnn"}, ["model=birnn", "cannot predict the next token", "masked_language_model"]),
-        (None, {"model": "lenet"}, ["model=lenet"]),
+        (None, {"model": "deep_speech2"}, ["model=deep_speech2", "needs rnn, gru, lstm"]),
         (
             None,
             {"data": "digits", "data.path": None, "data.sequence_length": None},
@@ -165,7 +180,7 @@ def test_bad_text_is_one_line_and_starts_nothing(lm, content, changes, words):
         (lm.folder / "text.txt").write_bytes(content)
     groups = [f"{key}={changes[key]}" for key in ("model", "data") if key in changes]
     settings = [a for a in lm.args(**changes) if a.split("=")[0] not in ("model", "data") or a == "data=text"]
-    if changes.get("model") == "lenet":
+    if changes.get("model") == "deep_speech2":
         settings = [a for a in settings if not a.startswith("model.")]
     done = subprocess.run(
         [sys.executable, "-m", "hpctrain.cli", "train", *settings, *groups],
