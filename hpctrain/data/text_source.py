@@ -60,7 +60,8 @@ def _files(config: DataConfig) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files."""
     if config.name == "python_stdlib" and config.path is None:
         folder = Path(sysconfig.get_paths()["stdlib"])
-        return folder, [p for p in sorted(folder.rglob("*.py")) if not _TEST_FOLDERS & {*p.parts}]
+        found = sorted(folder.rglob("*.py"))
+        return folder, [p for p in found if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
     if config.path is not None:
         path = Path(config.path).expanduser()
     else:

@@ -38,7 +38,7 @@ def network(name):
     settings = {
         "lenet": lambda: SETTINGS["lenet"](),
         "resnet18": lambda: SETTINGS["resnet18"](input_shape=(3, 32, 32), num_classes=CLASSES, stem="cifar"),
-        "lstm": lambda: SETTINGS["lstm"](vocabulary_size=100, embedding_size=256, hidden_size=256),
+        "lstm": lambda: SETTINGS["lstm"](vocabulary_size=100, embedding=256, hidden=256),
     }[name]()
     return models.build(name, settings)
 

@@ -135,7 +135,13 @@ def test_words_tied_weights_and_masks(lm, generate):
     assert generate("--study", "words", "--prompt", "def", "--tokens", "8").startswith("def ")
     unknown = generate("--study", "words", "--prompt", "def nobody", code=2)
     assert "words that the model has not seen: 'nobody'" in unknown
-    masked = ("run.study=masked", "model=birnn", "task=masked_language_model", "resources.ranks=2")
+    masked = (
+        "run.study=masked",
+        "model=birnn",
+        "model.input=one_hot",
+        "task=masked_language_model",
+        "resources.ranks=2",
+    )
     lm.run("train", *lm.args(), *masked)
     assert lm.records("validation", "masked")[-1]["perplexity"] < 15
     assert "is bidirectional" in generate("--study", "masked", code=2)
