@@ -13,7 +13,7 @@ from typing import Any
 
 from hpctrain.errors import UserError, nearest
 from hpctrain.flops import peaks, show
-from hpctrain.flops.document import document
+from hpctrain.flops.document import document, headline
 from hpctrain.flops.known import counted
 from hpctrain.flops.peaks import Device
 from hpctrain.flops.request import Request, request
@@ -62,7 +62,9 @@ def models(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args(argv)
     keys = ("model", "params", "forward_macs", "unit")
-    rows = [{key: made[key] for key in keys} for made in (_document([f"model={n}"]) for n in SETTINGS)]
+    asked = [request([f"model={name}"]) for name in SETTINGS]
+    tops = [headline(one, _count(one, False)) for one in asked]
+    rows = [{key: top[key] for key in keys} for top in tops]
     if args.json:
         print(json.dumps(rows))
         return 0

@@ -29,22 +29,17 @@ PASSES: dict[str, Callable[[Layer], Cost]] = {
 }
 
 
-def document(request: Request, found: Count, device: Device | None = None) -> dict[str, Any]:
-    """Everything that one count says. Raises UserError where the device's peak is not known."""
-    if request.settings.mode == "inference":
-        found = forward_only(found)
-    name, settings, convention = request.model.name, request.settings, request.convention
+def headline(request: Request, found: Count) -> dict[str, Any]:
+    """The figures at the top, a unit, without the layers that published ones leave out."""
+    name, convention = request.model.name, request.convention
     kind, units = unit(name), units_in(name, request.model.settings, request.batch)
     layers = conventions.included(found.layers, convention.without or kind.without)
-    headline = {layer.name for layer in layers}
     figures = _figures(layers, convention, units)
-    update = optimizer_flops(found, settings.optimizer) if settings.mode == "training" else 0
-    whole = _figures(found.layers, convention, units)
     left_out = [part for part in (convention.left_out, kind.left_out) if part]
     params = found.params - sum(
         layer.params for layer in found.layers if kind.params_without and _in(kind.params_without, layer)
     )
-    result = {
+    return {
         "model": name if request.model.target is None else request.model.target,
         "unit": kind.name,
         "params": params,
@@ -53,23 +48,37 @@ def document(request: Request, found: Count, device: Device | None = None) -> di
         "backward_flops": figures["weight_grad_flops"] + figures["input_grad_flops"],
         "weight_grad_flops": figures["weight_grad_flops"],
         "input_grad_flops": figures["input_grad_flops"],
-        "optimizer_flops": update,
         "recomputed_flops": _number(Fraction(convention.mac * found.recomputed_macs, units)),
         "convention": f"{convention.name}: {convention.says}; left out: {'; '.join(left_out) or 'nothing'}",
         "source": convention.source,
+        "units": units,
+        "layers_in_headline": {layer.name for layer in layers},
+    }
+
+
+def document(request: Request, found: Count, device: Device | None = None) -> dict[str, Any]:
+    """Everything that one count says. Raises UserError where the device's peak is not known."""
+    settings = request.settings
+    if settings.mode == "inference":
+        found = forward_only(found)
+    top = headline(request, found)
+    units, shown = top["units"], top.pop("layers_in_headline")
+    update = optimizer_flops(found, settings.optimizer) if settings.mode == "training" else 0
+    whole = _figures(found.layers, request.convention, units)
+    result = top | {
+        "optimizer_flops": update,
         "mode": settings.mode,
         "batch": request.batch,
-        "units": units,
         "whole": {"params": found.params, **whole, "optimizer_flops": update},
         "by_kind": _by_kind(found.layers, units),
         "dtype": settings.dtype,
         "optimizer": settings.optimizer.name,
-        "layers": [_layer(layer, request, units, layer.name in headline) for layer in found.layers],
+        "layers": [_layer(layer, request, units, layer.name in shown) for layer in found.layers],
         "unknown_operators": [f"{operator} in {layer}" for layer, operator in found.unknown],
     }
     if found.unknown:
         result["covered"] = _covered(found)
-    if name == "gnmt_moe":
+    if request.model.name == "gnmt_moe":
         result["mixture"] = _mixture(request, found, units)
     if device is not None:
         result["lower_bound"] = _lower_bound(request, found, device, result["layers"], update)

@@ -6,9 +6,7 @@ Reads conf/; no other side effects.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from hpctrain.config import ModelConfig, OptimizerConfig, Positive, PositiveFloa
 from hpctrain.errors import UserError
 from hpctrain.flops.conventions import Convention, find
 from hpctrain.flops.units import unit
+from hpctrain.models.settings import check_target
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 
@@ -78,26 +77,15 @@ def request(overrides: Sequence[str]) -> Request:
         model |= _as_setting(shape, model)
     config = model_config(model)
     if config.target is not None:
-        _check_target(config.target, shape)
+        check_target(config.target)
+        if shape is None:
+            raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
     plan = values.pop("run")
     settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
     batch = settings.batch or unit(config.name).batch
     return Request(
         config, settings, find(settings.convention), batch, shape if config.target is not None else None
     )
-
-
-def _check_target(target: str, shape: tuple[int, ...] | None) -> None:
-    """What can be said of a user's module before torch is imported."""
-    module, _, kind = target.partition(":")
-    if not module or not kind:
-        raise UserError("model.target", target, "must be package.module:Class")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise UserError("model.target", target, f"there is no module {module.partition('.')[0]} here")
-    if shape is None:
-        raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
 
 
 def _sizes(text: Any) -> tuple[int, ...] | None:

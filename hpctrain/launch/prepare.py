@@ -11,12 +11,14 @@ from hpctrain.config import Config, run_id, to_dict
 from hpctrain.data.files import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
+from hpctrain.models.settings import check_target, check_weights
 from hpctrain.run_dir import RunDir, locate, refuse_secrets
 
 
 def prepare(config: Config) -> RunDir:
     """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
     check(config)
+    _check_model(config)
     run = locate(config.run.root, config.run.study, run_id(config))
     os.umask(0o077)
     run.create(to_dict(config))
@@ -30,6 +32,20 @@ def check(config: Config) -> None:
     if config.cluster.kind == "local":
         local.check(config)
         check_data(config.data)
+
+
+def _check_model(config: Config) -> None:
+    """A weight file that does not fit, a target that is no module: the cases that only torch can judge."""
+    model = config.model
+    if model.weights is None and model.target is None:
+        return
+    if model.target is not None:
+        check_target(model.target)
+    if model.weights is not None:
+        check_weights(model.weights)
+    from hpctrain import models
+
+    models.build(model.name, model.settings, device="meta", weights=model.weights, target=model.target)
 
 
 def refuse_if_running(run: RunDir) -> None:

@@ -7,7 +7,6 @@ Takes a model's name and its settings dataclass, gives a torch.nn.Module. Reads 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.perceptron import MLP, Perceptron
 from hpctrain.models.recurrent import LanguageModel
 from hpctrain.models.resnet import ResNet
+from hpctrain.models.settings import check_target
 from hpctrain.models.vgg import VGG
 
 __all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
@@ -98,12 +98,9 @@ def example_inputs(
 
 
 def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """`package.module:Class`, with the settings as keyword arguments; the current folder is searched too."""
+    """`package.module:Class`, with the settings as keyword arguments."""
+    check_target(target)
     module_name, _, class_name = target.partition(":")
-    if not module_name or not class_name:
-        raise UserError("model.target", target, "must be package.module:Class")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:

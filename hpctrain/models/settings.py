@@ -1,7 +1,12 @@
-"""From a model's name to its settings dataclass. Imports no torch; no side effects."""
+"""From a model's name to its settings dataclass, and what can be checked of a model without torch."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
+from hpctrain.errors import UserError
 from hpctrain.models import settings_image as image
 from hpctrain.models import settings_sequence as sequence
 
@@ -28,3 +33,19 @@ SETTINGS: dict[str, type] = {
     "gnmt": sequence.GNMTSettings,
     "gnmt_moe": sequence.GNMTMoESettings,
 }
+
+
+def check_target(target: str) -> None:
+    """A user's `package.module:Class`, as far as its text says; the current folder is searched too."""
+    module, _, kind = target.partition(":")
+    if not module or not kind:
+        raise UserError("model.target", target, "must be package.module:Class")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UserError("model.target", target, f"there is no module {module.partition('.')[0]} here")
+
+
+def check_weights(weights: str) -> None:
+    if not Path(weights).is_file():
+        raise UserError("model.weights", weights, "no such file")

@@ -33,6 +33,12 @@ def test_help_names_every_command(tmp_path):
         (["train", "lenet_digits", "resources.ranks=2000"], ["resources.ranks=2000", "≤ 1437"]),
         (["train", "lenet_digits", "resources.device=cuda"], ["resources.device=cuda", "no NVIDIA GPU"]),
         (["train", "lenet_digits", "cluster=devcluster"], ["cluster=devcluster", "hpctrain submit"]),
+        (["train", "lenet_digits", "model.weights=nosuch.pt"], ["model.weights=nosuch.pt", "no such file"]),
+        (["train", "lenet_digits", "model=custom", "model.target=json"], ["package.module:Class"]),
+        (
+            ["train", "lenet_digits", "model=custom", "model.target=json:loads"],
+            ["subclass of torch.nn.Module"],
+        ),
         (["train", "data=mnist"], ["data.path", "hpctrain data fetch mnist"]),
         (["train", "data=fashion_mnist", "data.path=/nowhere"], ["data.path=/nowhere", "not a folder"]),
         (["train", "lenet_digits", "run.root=/proc/x"], ["run.root=/proc/x", "can write to"]),

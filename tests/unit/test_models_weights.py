@@ -109,7 +109,7 @@ def test_target_gets_the_settings(tmp_path, monkeypatch):
     ("target", "said"),
     [
         ("torch.nn", "must be package.module:Class"),
-        ("no_such_package:Net", "cannot be imported"),
+        ("no_such_package:Net", "there is no module no_such_package"),
         ("torch.nn:NoSuchClass", "cannot be imported"),
         ("math:sqrt", "must name a subclass of torch.nn.Module"),
         ("torch:Tensor", "must name a subclass of torch.nn.Module"),
@@ -139,3 +139,14 @@ def test_a_targets_input_shape_must_be_given():
     assert example_inputs("custom", {}, 2, input_shape=(3, 4, 5))[0].shape == (2, 3, 4, 5)
     with pytest.raises(UserError, match="input=3x224x224"):
         example_inputs("custom", {}, 2)
+
+
+def test_a_misfit_is_found_before_a_run_starts(tmp_path):
+    from hpctrain.compose import load
+    from hpctrain.launch.prepare import prepare
+
+    torch.save({"extra": torch.zeros(1)}, tmp_path / "bad.pt")
+    settings = ["experiment=lenet_digits", f"run.root={tmp_path}/runs", f"model.weights={tmp_path}/bad.pt"]
+    with pytest.raises(UserError, match=r"missing: c1\.weight.*unexpected: extra"):
+        prepare(load(settings))
+    assert not (tmp_path / "runs").exists()
