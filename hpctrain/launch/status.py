@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,4 +210,4 @@ def table(found: list[Row]) -> Any:
 
 
 def as_json(found: list[Row]) -> list[dict[str, Any]]:
-    return [asdict(r) for r in found]
+    return [dict(vars(r)) for r in found]

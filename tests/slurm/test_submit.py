@@ -11,6 +11,7 @@ import pytest
 
 from hpctrain import compose, config
 from hpctrain.run_dir import locate
+from tests.benchmarks.slurm_figures import counted_squeue, make_runs
 from tests.slurm.conftest import ROOT, until
 
 
@@ -108,6 +109,15 @@ def test_status_of_an_array(cluster, tmp_path):
     cluster.hpctrain("cancel", "--root", root, "--study", "default")
     until(lambda: not cluster.call("squeue", "-h"), "the array's end")
     assert [phase for phase, _ in phases()] == ["cancelled"] * 3
+
+
+def test_status_of_many_runs_asks_squeue_once(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    make_runs(tmp_path / "runs", 200)
+    calls, path = counted_squeue(tmp_path)
+    rows = json.loads(cluster.hpctrain("status", "--root", tmp_path / "runs", "--json", PATH=path))
+    assert [r["phase"] for r in rows].count("running") == 20
+    assert calls.read_text() == "x"
 
 
 def test_without_accounting(cluster, run, tmp_path):

@@ -1,0 +1,193 @@
+"""Figures of the Slurm side, on a real cluster: python tests/benchmarks/slurm_figures.py [--runs 10000] [--repeat 5]
+
+Brings a development cluster up for itself (root) and prints, each as a median with its range:
+  status of many runs, a tenth of them open, with the number of squeue calls and the memory it took;
+  submitit's own look at one of its jobs, which asks sacct for it;
+  submit of one job, by hpctrain and by submitit's executor;
+  from submit to the first training step on 2 nodes x 2 ranks of the idle cluster, beside from submit to the first
+  line of a function of as many submitit tasks, which imports nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hpctrain import compose
+from hpctrain.config import from_dict, to_dict
+from hpctrain.run_dir import locate
+
+ROOT = Path(__file__).parents[2]
+HPCTRAIN = [sys.executable, "-m", "hpctrain.cli"]
+JOB = (
+    "lenet_digits", "cluster=devcluster", "resources.nodes=2", "resources.gpus_per_node=2", "train.steps=20",
+    "train.log_every=1",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hpctrain-figures-", dir="/var/tmp") as scratch:
+        folder = Path(scratch)
+        script = [ROOT / "slurm" / "devcluster"]
+        named = ["--name", f"bench{os.getpid()}", "--dir", folder / "cluster"]
+        subprocess.run([*script, "up", *named], check=True, stdout=subprocess.DEVNULL)
+        os.environ["SLURM_CONF"] = str(folder / "cluster" / "slurm.conf")
+        try:
+            for line in figures(folder, args.runs, args.repeat):
+                print(line, flush=True)
+        finally:
+            subprocess.run([*script, "down", *named], check=True, stdout=subprocess.DEVNULL)
+
+
+def figures(folder: Path, runs: int, repeat: int) -> Iterator[str]:
+    make_runs(folder / "many", runs)
+    calls, path = counted_squeue(folder)
+    took = [
+        timed([*HPCTRAIN, "status", "--root", folder / "many", "--json"], PATH=path) for _ in range(repeat)
+    ]
+    most_mb = max(memory_mb for _, memory_mb in took)
+    yield (
+        f"status of {runs} runs: {spread([s for s, _ in took])} s, {calls.read_text().count('x') // repeat} squeue "
+        f"call, at most {most_mb:.0f} MB"
+    )
+    yield f"submitit: state of one job: {spread(submitit_state(folder, repeat))} s, 1 sacct call"
+    one = [
+        timed([*HPCTRAIN, "submit", *JOB, f"run.root={folder}/one", f"seed={i}"])[0]
+        for i in range(repeat + 1)
+    ]
+    subprocess.run(["scancel", "--user=root"], check=True)
+    yield f"submit of one job: {spread(one[1:])} s ({one[0]:.2f} s the first time, when its FLOPs are counted)"
+    yield f"submitit: submit of one job: {spread(submitit_submit(folder, repeat))} s"
+    wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]))
+    steps = [first_step(folder / "first", i) for i in range(repeat)]
+    yield f"submit to first training step, 4 ranks: {spread(steps)} s"
+    lines = [first_line(folder, i) for i in range(repeat)]
+    yield f"submitit: submit to first line, 4 tasks: {spread(lines)} s"
+
+
+def make_runs(root: Path, count: int) -> None:
+    """Run folders as they are in a large study: nine tenths done, the others at work."""
+    plain = to_dict(from_dict(compose.compose(["lenet_digits", "cluster=devcluster"])))
+    for i in range(count):
+        run = locate(str(root), f"study{i % 10}", f"lenet-digits-{i:010d}")
+        run.path.mkdir(parents=True)
+        if i == 0:
+            run.create(plain)
+            text = run.config_file.read_text()
+        run.config_file.write_text(text)
+        phase = "running" if i % 10 == 0 else "done"
+        state = {"phase": phase, "step": 50, "total_steps": 100, "attempt": 1, "reason": None}
+        state |= {"heartbeat": time.time() + 600, "figures": {"loss": 0.3, "accuracy": 0.9}}
+        run.state_file.write_text(json.dumps(state))
+        facts = {"cluster": "devcluster", "token": "t", "job_ids": [str(10**6 + i)], "open": False}
+        run.submission_file.write_text(json.dumps(facts | {"slurm_conf": os.environ["SLURM_CONF"]}))
+
+
+def counted_squeue(folder: Path) -> tuple[Path, str]:
+    """A squeue that leaves an x for each call, and the PATH on which it is the first."""
+    calls, fake = folder / "calls", folder / "bin" / "squeue"
+    fake.parent.mkdir()
+    calls.touch()
+    fake.write_text(f'#!/bin/sh\nprintf x >>{calls}\nexec {shutil.which("squeue")} "$@"\n')
+    fake.chmod(0o755)
+    return calls, f"{fake.parent}:{os.environ['PATH']}"
+
+
+def timed(command: list[Any], **environment: str) -> tuple[float, float]:
+    """Seconds and MB of memory that a command takes."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    process.returncode = code
+    assert code == 0, command
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
+
+
+def wait_for(ready: Callable[[], object]) -> None:
+    while not ready():
+        time.sleep(0.02)
+
+
+def executor(folder: Path, tasks: int) -> Any:
+    import submitit
+
+    made = submitit.SlurmExecutor(folder / "submitit")
+    half = tasks // 2
+    made.update_parameters(
+        nodes=2, ntasks_per_node=half, gpus_per_node=half, time=5, srun_args=["--mpi=pmix"]
+    )
+    return made
+
+
+def submitit_submit(folder: Path, repeat: int) -> list[float]:
+    took = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        code = "import submitit,time;e=submitit.SlurmExecutor(%r);e.update_parameters(time=5);e.submit(time.sleep,1)"
+        subprocess.run([sys.executable, "-c", code % str(folder / "submitit")], check=True)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def submitit_state(folder: Path, repeat: int) -> list[float]:
+    import submitit
+
+    job = executor(folder, 2).submit(time.sleep, 0)
+    took = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        submitit.SlurmJob(folder=folder / "submitit", job_id=job.job_id).get_info(mode="force")
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def first_step(root: Path, seed: int) -> float:
+    began = time.time()
+    line = [*HPCTRAIN, "submit", *JOB, f"run.root={root}", f"seed={seed}"]
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    (run,) = (path.parent for path in root.glob("*/*/config.yaml") if f"\nseed: {seed}\n" in path.read_text())
+    wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 0)
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    wait_for(lambda: json.loads((run / "state.json").read_text())["phase"] == "done")
+    wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]))
+    return float(first["time"]) - began
+
+
+def first_line(folder: Path, number: int) -> float:
+    file = folder / f"line{number}"
+    began = time.time()
+    executor(folder, 4).submit(write_time, str(file))
+    wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
+    wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]))
+    return float(file.read_text()) - began
+
+
+def write_time(path: str) -> None:
+    if os.environ["SLURM_PROCID"] == "0":
+        Path(path).write_text(f"{time.time()}\n")
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    main()
