@@ -183,7 +183,7 @@ class ResourcesConfig:
     mem_gb_per_rank: PositiveFloat | None = None
     timeout_min: Positive | None = None
     threads_per_rank: Positive | None = None
-    chain: Positive = 1
+    chain: Annotated[int, Ge(1), Le(100)] = 1
 
 
 @dataclass(frozen=True)
@@ -412,6 +412,17 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
+def _too_many_ranks(config: Config, samples: int) -> UserError:
+    """Said of the setting that makes them so many."""
+    if config.cluster.kind == "local":
+        key, value = "resources.ranks", config.ranks
+    elif config.ranks_per_node > samples:
+        key, value = "resources.gpus_per_node", config.ranks_per_node
+    else:
+        key, value = "resources.nodes", config.resources.nodes
+    return UserError(key, value, f"{config.ranks} ranks: must be ≤ {samples}, the number of training samples")
+
+
 def _check_whole(config: Config) -> Config:
     """What one field alone cannot know."""
     train, data, ranks = config.train, config.data, config.ranks
@@ -419,7 +430,7 @@ def _check_whole(config: Config) -> Config:
         raise UserError("train.epochs", "null", "give train.epochs or train.steps")
     samples = min(data.train_samples or 0, data.train_limit or data.train_samples)
     if samples and ranks > samples:
-        raise UserError("resources.ranks", ranks, f"must be ≤ {samples}, the number of training samples")
+        raise _too_many_ranks(config, samples)
     if config.cluster.kind == "local" and config.resources.nodes > 1:
         raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
     _check_task(config)
