@@ -111,7 +111,7 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
     if run.read_state().get("phase") == "done":
         return _show_done(run)
     known = _under_way(run)
-    if known is None:
+    if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
         refuse_if_running(run)
     job_id = known or submit.submit(run, config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}

@@ -153,6 +153,9 @@ def settle(row: Row, job: slurm.Job | None) -> Row:
             return row
         if row.phase == "requeued":  # stopped in good order, but nobody has put it back
             return replace(row, phase="interrupted", detail=_RESUMES)
+        if row.phase == "submitted":
+            detail = "its job left the queue before it began"
+            return replace(row, phase="cancelled", reason="CANCELLED", detail=detail)
         detail = "its job has left the queue and its ranks said nothing of an end"
         return replace(row, phase="failed", reason="LOST", detail=detail)
     row = replace(row, scheduler=job.state)

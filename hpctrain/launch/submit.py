@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -131,7 +132,8 @@ def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
         for _ in range(config.resources.chain):
             if ids:
                 executor.update_parameters(dependency=f"afterany:{ids[-1]}")
-            ids.append(str(executor.submit(jobs.slurm_rank, str(run.path)).job_id))
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises as well
+                ids.append(str(executor.submit(jobs.slurm_rank, str(run.path)).job_id))
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         with contextlib.suppress(scheduler.Unreachable):
             scheduler.cancel(ids)
@@ -165,7 +167,8 @@ def submit_array(
     delayed.set_timeout(slurm.timeout_min(config), executor.max_num_timeout)
     delayed.dump(folder / pickle)
     try:
-        return str(executor.submit(function, *arguments).job_id)
+        with contextlib.redirect_stderr(io.StringIO()):
+            return str(executor.submit(function, *arguments).job_id)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         raise _refusal(error) from None
 

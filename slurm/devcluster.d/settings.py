@@ -193,8 +193,6 @@ def slurm_conf(folder: Path, name: str, options: dict[str, Any], nodes: list[str
         "MpiDefault": "pmix",
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",
-        "JobAcctGatherType": "jobacct_gather/linux",
-        "JobAcctGatherFrequency": 5,
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_CPU_Memory",
         "DefMemPerCPU": options["memory_mb"] // options["cpus"],
@@ -217,10 +215,13 @@ def slurm_conf(folder: Path, name: str, options: dict[str, Any], nodes: list[str
         settings["AccountingStorageHost"] = address(options, "head")
         settings["AccountingStoragePass"] = f"socket={folder}/munge/socket"
         settings["AccountingStorageEnforce"] = "associations,limits,qos"
+        settings["JobAcctGatherType"] = "jobacct_gather/linux"
+        settings["JobAcctGatherFrequency"] = 5
+        if options["gpus"]:
+            settings["AccountingStorageTRES"] = "gres/gpu"
     node = f"CPUs={options['cpus']} RealMemory={options['memory_mb']}"
     if options["gpus"]:
         settings["GresTypes"] = "gpu"
-        settings["AccountingStorageTRES"] = "gres/gpu"
         node += f" Gres=gpu:{options['gpus']}"
     settings |= dict(line.split("=", 1) for line in options["conf"])
     limits = f"Nodes=ALL State=UP MaxTime={options['max_time_min']}"

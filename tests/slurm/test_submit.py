@@ -105,7 +105,8 @@ def test_status_of_an_array(cluster, tmp_path):
     cluster.call("scancel", f"{array}_2")
     ids = [f"{array}_{i}" for i in range(3)]
     until(lambda: cluster.call("squeue", "-h", "-t", "R", "-o%i"), "the array to run")
-    assert phases() == [("starting", ids[0]), ("submitted", ids[1]), ("cancelled", ids[2])]
+    expected = [("starting", ids[0]), ("submitted", ids[1]), ("cancelled", ids[2])]
+    until(lambda: phases() == expected, "accounting to say that the third is cancelled")
     cluster.hpctrain("cancel", "--root", root, "--study", "default")
     until(lambda: not cluster.call("squeue", "-h"), "the array's end")
     assert [phase for phase, _ in phases()] == ["cancelled"] * 3

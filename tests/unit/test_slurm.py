@@ -159,6 +159,7 @@ def row(phase, age_s=1.0, reason=None):
         (row("requeued", 99, "TERMINATED"), None, "interrupted", "TERMINATED"),
         (row("requeued", 99, "TIME_LIMIT"), Job("7", "COMPLETED"), "interrupted", "TIME_LIMIT"),
         (row("requeued", 2, "TERMINATED"), Job("7", "COMPLETING"), "starting", "TERMINATED"),
+        (row("submitted", 99), None, "cancelled", "CANCELLED"),
         (row("running"), Job("7", "PREEMPTED"), "interrupted", "PREEMPTED"),
     ],
 )
