@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpctrain.config import Config, from_dict, run_id
 from hpctrain.errors import UserError
@@ -16,6 +17,9 @@ from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, runs
 from hpctrain.study_dir import StudyDir
+
+if TYPE_CHECKING:
+    from hpctrain.launch.status import Row
 
 SUBMIT_USAGE = """usage: hpctrain submit [--dry-run] [--json] [EXPERIMENT] [settings]
 
@@ -225,9 +229,21 @@ def status(argv: list[str]) -> int:
             if args.study and study.exists() and not args.watch:
                 print(of_study.summary(study, found))
             _print_table(look.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)
+            if len(found) == 1 and not args.watch:
+                _explain(found[0], args.root)
         if not args.watch or all(r.phase in FINAL for r in found):
             return 0
         time.sleep(1)
+
+
+def _explain(row: Row, root: str) -> None:
+    """What the table of one run has no room for."""
+    if row.detail:
+        print(row.detail)
+    if row.phase == "failed":
+        run = locate(root, row.study, row.run)
+        for line in follow.last_words(run, run.read_state()):
+            print(f"  | {line}")
 
 
 def _print_table(shown: object, clear: bool) -> None:

@@ -114,6 +114,8 @@ def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> 
     if phase == "failed":
         where = f" on rank {state['rank']}" if state.get("rank") is not None else ""
         print(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.get('detail')}", file=sys.stderr)
+        for line in last_words(run, state):
+            print(f"  | {line}", file=sys.stderr)
         if state.get("attempt"):
             log = run.rank_log(state["attempt"], state.get("rank") or 0)
             print(f"hpctrain: its log: {log}", file=sys.stderr)
@@ -122,6 +124,17 @@ def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> 
         f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on", file=sys.stderr
     )
     return 130 if phase in ("interrupted", "cancelled") else 0
+
+
+def last_words(run: RunDir, state: dict[str, Any], count: int = 8) -> list[str]:
+    """The last lines of the log of the rank at fault (of rank 0 where none is named)."""
+    if not state.get("attempt"):
+        return []
+    try:
+        text = run.rank_log(state["attempt"], state.get("rank") or 0).read_text(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-count:]
 
 
 def summary_text(run: RunDir, state: dict[str, Any]) -> str:

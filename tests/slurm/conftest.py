@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,15 @@ def until(ready, what="it"):
         assert time.monotonic() < end_s, f"waited {PATIENCE_S} s in vain for {what}"
         time.sleep(0.1)
     return answer
+
+
+def without_sacct(folder):
+    """A PATH on which Slurm's other commands are."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
+        (tools / name).symlink_to(shutil.which(name))
+    return f"{tools}:{Path(sys.executable).parent}"
 
 
 class Cluster:

@@ -4,12 +4,14 @@ Each fault comes in the middle of training. Wherever the run goes on with as man
 end are bitwise those of the run that nothing disturbed.
 """
 
+import json
 import os
+import shutil
 import signal
 
 import pytest
 
-from tests.slurm.conftest import until
+from tests.slurm.conftest import until, without_sacct
 
 
 def resume(cluster, job):
@@ -17,6 +19,7 @@ def resume(cluster, job):
     job.await_end("done", "DONE")
 
 
+@pytest.mark.long
 def test_cancelled_then_resumed(cluster, run, same_weights):
     job = run()
     job.submit()
@@ -38,6 +41,7 @@ def test_scancel(cluster, run, same_weights):
     same_weights(job)
 
 
+@pytest.mark.long
 def test_scontrol_requeue(cluster, run, same_weights):
     job = run()
     job_id = job.submit()["job_id"]
@@ -76,7 +80,7 @@ def test_preempted_at_once(cluster, run, same_weights):
     same_weights(job)
 
 
-@pytest.mark.parametrize("user_signal", [False, True])
+@pytest.mark.parametrize("user_signal", [pytest.param(False, marks=pytest.mark.long), True])
 def test_preempted_with_grace(cluster, run, same_weights, user_signal):
     cluster.set(SlurmctldParameters="preempt_send_user_signal" if user_signal else None)
     cluster.call("scontrol", "update", "partition=low", "GraceTime=60")
@@ -93,6 +97,7 @@ def test_preempted_with_grace(cluster, run, same_weights, user_signal):
     same_weights(job)
 
 
+@pytest.mark.long
 def test_preempted_where_requeue_is_off(cluster, run, same_weights):
     """With grace the run submits its next job itself."""
     cluster.call("scontrol", "update", "partition=low", "GraceTime=60")
@@ -119,6 +124,7 @@ def test_time_limit(cluster, run, same_weights):
     same_weights(job)
 
 
+@pytest.mark.long
 def test_a_chain_of_jobs(cluster, run, same_weights):
     job = run("resources.timeout_min=1", "cluster.signal_s=48", "model.pause_s=0.1", "resources.chain=4")
     job.submit()
@@ -141,7 +147,7 @@ def test_a_killed_rank_takes_the_others_with_it(cluster, run, same_weights):
     same_weights(job)
 
 
-@pytest.mark.parametrize("host", ["node1", "node2"])
+@pytest.mark.parametrize("host", ["node1", pytest.param("node2", marks=pytest.mark.long)])
 def test_a_stopped_rank_ends_the_run_after_the_timeout(cluster, run, same_weights, host):
     job = run("comm.timeout_s=8")
     job.submit()
@@ -186,3 +192,40 @@ def test_the_controller_restarts(cluster, run, same_weights):
     job.await_end("done", "DONE")
     assert (job.job_ids, job.state["attempt"]) == ([job_id], 1)
     same_weights(job)
+
+
+@pytest.mark.long
+def test_a_job_that_slurm_has_forgotten(cluster, run, same_weights, tmp_path):
+    """Its node went with everybody who could have said how it ended, and MinJobAge has passed: sacct knows."""
+    cluster.set(MinJobAge=2)
+    job = run("cluster.requeue=false")
+    job_id = job.submit()["job_id"]
+    job.await_step(20)
+    cluster.script("stop", "node", "node1")
+    try:
+        until(
+            lambda: job_id not in cluster.call("squeue", "-h", "-tall", "-o%i").split(),
+            "Slurm to forget the job",
+        )
+    finally:
+        cluster.script("start", "node", "node1")
+        cluster.set(MinJobAge=300)
+    shutil.copytree(job.root, tmp_path / "copy")
+    rows = cluster.hpctrain("status", "--root", tmp_path / "copy", "--json", PATH=without_sacct(tmp_path))
+    assert [(r["phase"], r["reason"]) for r in json.loads(rows)] == [("failed", "LOST")]
+    job.await_end("failed", "NODE_FAILURE")
+    resume(cluster, job)
+    same_weights(job)
+
+
+@pytest.mark.long
+def test_three_starts_without_a_step_are_enough(cluster, run):
+    job = run("model.pause_s=2")
+    job.submit()
+    for attempt in (1, 2, 3):
+        job.await_step(1, attempt)
+        lost = sorted(job.hosts(attempt))[-1]
+        cluster.script("stop", "node", lost)
+        until(lambda: cluster.call("squeue", "-h", "-tPD", "-o%i"), "Slurm to put it back")  # noqa: B023
+        cluster.script("start", "node", lost)
+    job.await_end("failed", "NO_PROGRESS")

@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hpctrain import compose, config
 from hpctrain.run_dir import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
-from tests.slurm.conftest import ROOT, until
+from tests.slurm.conftest import ROOT, until, without_sacct
 
 
 def test_four_ranks_on_two_nodes(cluster, run):
@@ -123,11 +122,7 @@ def test_status_of_many_runs_asks_squeue_once(cluster, tmp_path, monkeypatch):
 
 def test_without_accounting(cluster, run, tmp_path):
     """slurmdbd down and sacct not installed: submission, status and the run's end are what they were."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
-        (tools / name).symlink_to(shutil.which(name))
-    path = {"PATH": f"{tools}:{Path(sys.executable).parent}"}
+    path = {"PATH": without_sacct(tmp_path)}
     cluster.script("stop", "slurmdbd")
     try:
         job = run("train.steps=10")
