@@ -226,6 +226,6 @@ def test_three_starts_without_a_step_are_enough(cluster, run):
         job.await_step(1, attempt)
         lost = sorted(job.hosts(attempt))[-1]
         cluster.script("stop", "node", lost)
-        until(lambda: cluster.call("squeue", "-h", "-tPD", "-o%i"), "Slurm to put it back")  # noqa: B023
+        until(lambda: cluster.call("squeue", "-h", "-tPD", "-o%i"), "Slurm to put it back")
         cluster.script("start", "node", lost)
     job.await_end("failed", "NO_PROGRESS")
