@@ -17,7 +17,8 @@ from hpctrain.run_dir import FINAL, RunDir
 def main() -> int:
     run = RunDir(Path(sys.argv[1]))
     state = run.read_state()
-    if state.get("phase") not in (*FINAL, "requeued"):
+    # A rank that got no answer cannot know why: srun does, where the other one was killed.
+    if state.get("phase") not in (*FINAL, "requeued") or state.get("reason") == "COLLECTIVE_TIMEOUT":
         log = run.submitit / f"{os.environ.get('SLURM_JOB_ID')}_0_log.out"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "")
     return 1 if state["phase"] == "failed" else 0

@@ -20,6 +20,9 @@ from torch import Tensor
 from hpctrain.config import CommConfig
 from hpctrain.errors import RunFailed
 
+# Where a collective fails because a rank has died, its launcher ends the others within this time, and can say which.
+LAUNCHER_S = 3.0
+
 Stuck = Callable[[str], None]
 
 
@@ -94,6 +97,7 @@ class HorovodComm(Comm):
             with self._watch:
                 self._hvd.synchronize(handle)
         except self._hvd.HorovodInternalError as error:
+            time.sleep(LAUNCHER_S)
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:

@@ -143,7 +143,7 @@ def cluster(tmp_path_factory):
     name = f"test{os.getpid()}"
     made = Cluster(name, Path("/var/tmp") / f"hpctrain-{name}")
     try:
-        made.script("up", "--slurmd-timeout-s", "5", "--kill-wait-s", "20")
+        made.script("up", "--slurmd-timeout-s", "5", "--kill-wait-s", "10")
         yield made
     finally:
         made.script("down")

@@ -114,8 +114,8 @@ def test_preempted_where_requeue_is_off(cluster, run, same_weights):
 
 
 def test_time_limit(cluster, run, same_weights):
-    """Slurm's shortest limit is a minute: the warning is set to come early in it."""
-    job = run("resources.timeout_min=1", "cluster.signal_s=48", "model.pause_s=0.15")
+    """Slurm's shortest limit is a minute: the warning is set to come in its middle, and training to take as long."""
+    job = run("resources.timeout_min=1", "cluster.signal_s=25", "model.pause_s=0.4")
     job_id = job.submit()["job_id"]
     job.await_end("done", "DONE")
     assert job.job_ids == [job_id]
@@ -126,7 +126,7 @@ def test_time_limit(cluster, run, same_weights):
 
 @pytest.mark.long
 def test_a_chain_of_jobs(cluster, run, same_weights):
-    job = run("resources.timeout_min=1", "cluster.signal_s=48", "model.pause_s=0.1", "resources.chain=4")
+    job = run("resources.timeout_min=1", "cluster.signal_s=25", "model.pause_s=0.4", "resources.chain=4")
     job.submit()
     assert len(job.job_ids) == 4
     job.await_end("done", "DONE")
