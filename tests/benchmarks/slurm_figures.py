@@ -5,7 +5,9 @@ Brings a development cluster up for itself (root) and prints, each as a median w
   submitit's own look at one of its jobs, which asks sacct for it;
   submit of one job, by hpctrain and by submitit's executor;
   from submit to the first training step on 2 nodes x 2 ranks of the idle cluster, beside from submit to the first
-  line of a function of as many submitit tasks, which imports nothing.
+  line of a function of as many submitit tasks, which imports nothing, and of a Hydra application of one task by
+  hydra-submitit-launcher, which waits for its jobs. --peers DIR is where that is installed: pip install --no-deps
+  --target DIR hydra-submitit-launcher; without it that line is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--peers", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hpctrain-figures-", dir="/var/tmp") as scratch:
         folder = Path(scratch)
@@ -50,13 +53,13 @@ def main() -> None:
         subprocess.run([*script, "up", *named], check=True, stdout=subprocess.DEVNULL)
         os.environ["SLURM_CONF"] = str(folder / "cluster" / "slurm.conf")
         try:
-            for line in figures(folder, args.runs, args.repeat):
+            for line in figures(folder, args.runs, args.repeat, args.peers):
                 print(line, flush=True)
         finally:
             subprocess.run([*script, "down", *named], check=True, stdout=subprocess.DEVNULL)
 
 
-def figures(folder: Path, runs: int, repeat: int) -> Iterator[str]:
+def figures(folder: Path, runs: int, repeat: int, peers: Path | None) -> Iterator[str]:
     make_runs(folder / "many", runs)
     calls, path = counted_squeue(folder)
     took = [
@@ -80,6 +83,10 @@ def figures(folder: Path, runs: int, repeat: int) -> Iterator[str]:
     yield f"submit to first training step, 4 ranks: {spread(steps)} s"
     lines = [first_line(folder, i) for i in range(repeat)]
     yield f"submitit: submit to first line, 4 tasks: {spread(lines)} s"
+    if peers:
+        hydra = [hydra_first_line(folder, i, peers) for i in range(repeat)]
+        first, whole = zip(*hydra, strict=True)
+        yield f"hydra-submitit-launcher: start to first line, 1 task: {spread(first)} s; to its return {spread(whole)} s"
 
 
 def make_runs(root: Path, count: int) -> None:
@@ -120,7 +127,7 @@ def timed(command: list[Any], **environment: str) -> tuple[float, float]:
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
-def spread(seconds: list[float]) -> str:
+def spread(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
@@ -181,6 +188,28 @@ def first_line(folder: Path, number: int) -> float:
     wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
     wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]))
     return float(file.read_text()) - began
+
+
+HYDRA_APP = """
+import time, hydra
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    open(config.file, "w").write(f"{time.time()}\\n")
+main()
+"""
+
+
+def hydra_first_line(folder: Path, number: int, peers: Path) -> tuple[float, float]:
+    """Seconds to the first line of the job's function, and to the launcher's return."""
+    app, file = folder / "app.py", folder / f"hydra{number}"
+    app.write_text(HYDRA_APP)
+    line = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", f"+file={file}"]
+    began = time.time()
+    subprocess.run(
+        [sys.executable, app, *line, f"hydra.sweep.dir={folder}/multirun{number}"],
+        check=True, env=os.environ | {"PYTHONPATH": str(peers)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return float(file.read_text()) - began, time.time() - began
 
 
 def write_time(path: str) -> None:
