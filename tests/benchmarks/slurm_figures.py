@@ -86,7 +86,8 @@ def figures(folder: Path, runs: int, repeat: int, peers: Path | None) -> Iterato
     if peers:
         hydra = [hydra_first_line(folder, i, peers) for i in range(repeat)]
         first, whole = zip(*hydra, strict=True)
-        yield f"hydra-submitit-launcher: start to first line, 1 task: {spread(first)} s; to its return {spread(whole)} s"
+        text = f"start to first line, 1 task: {spread(first)} s; to its return {spread(whole)} s"
+        yield f"hydra-submitit-launcher: {text}"
 
 
 def make_runs(root: Path, count: int) -> None:
