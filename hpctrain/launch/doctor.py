@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getpass
+import importlib.util
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -82,6 +85,8 @@ def examine(config: Config, with_job: bool, write_to: Path | None = None) -> Ite
         return
     if with_job and found.partition is not None:
         yield from _job(config, conf, root, two_nodes=len(found.nodes) > 1)
+    with contextlib.suppress(OSError):  # not empty: it holds runs
+        root.rmdir()
     if write_to:
         try:
             write_to.write_text(preset(write_to.stem, config, found))
@@ -101,7 +106,7 @@ def look(config: Config, conf: str | None) -> Site:
     nodes = site.parse_nodes(scheduler.run(["scontrol", "--oneliner", "show", "node"], conf))
     associations = None
     if "slurmdbd" in settings.get("AccountingStorageType", ""):
-        query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={_user()}"]
+        query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}"]
         try:
             text = scheduler.run([*query, "format=account,partition,maxjobs,maxsubmit"], conf)
             associations = site.parse_associations(text)
@@ -128,8 +133,6 @@ def _preset_path(name: str) -> Path:
 
 def _local(config: Config) -> Iterator[Finding]:
     """This machine, without Slurm."""
-    import importlib.util
-
     from hpctrain.launch.local import gpu_count
 
     try:
@@ -170,8 +173,6 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
         with contextlib.suppress(scheduler.Unreachable):
             scheduler.cancel([job_id], conf)
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: it holds runs
-            root.rmdir()
 
 
 def _script(config: Config, folder: Path, two_nodes: bool) -> str:
@@ -199,17 +200,9 @@ def _await(job_id: str, conf: str | None) -> slurm.Job | None:
 
 
 def _mpi_list(conf: str | None) -> str:
-    import os
-
     env = os.environ | ({"SLURM_CONF": conf} if conf else {})
     done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, env=env, check=False)
     return done.stdout + done.stderr  # Slurm writes the list to either
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _take_value(argv: list[str], flag: str) -> tuple[list[str], str | None]:
