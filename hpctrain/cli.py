@@ -34,8 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("hpctrain.launch.commands:cancel", "stop runs; a checkpoint is saved first"),
     "resume": ("hpctrain.launch.commands:resume", "start a stopped or failed run again where it was"),
     "doctor": ("hpctrain.launch.doctor:doctor", "is this cluster as its preset says? does a job run?"),
-    "checkpoints": ("hpctrain.training.checkpoints_command:checkpoints", "list, verify, compare, prune"),
-    "export": ("hpctrain.training.checkpoints_command:export", "a run's weights for other programs"),
+    "checkpoints": ("hpctrain.launch.checkpoints:checkpoints", "list, verify, compare, prune"),
+    "export": ("hpctrain.training.export:export", "a run's weights for other programs"),
 }
 
 USAGE = """usage: hpctrain COMMAND [flags] [settings]

@@ -7,10 +7,11 @@ other use of Hydra, are in compose_sweep.py.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,29 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, 
             return plain(hydra_compose(config_name, list(experiments(overrides))))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, overrides, config_name) from None
+
+
+def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration with some values replaced, in Hydra's grammar (`optimizer.lr=0.1`). Raises UserError."""
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    for text in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+        except (HydraException, ValueError) as error:
+            raise explain(error, overrides, "config") from None
+        key = parsed.key_or_group
+        if key in groups():
+            raise UserError(key, parsed.get_value_string(), "single values can change here, no whole groups")
+        *path, last = key.split(".")
+        place: Any = changed
+        for name in path:
+            place = place.get(name) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise UserError(
+                key, parsed.get_value_string(), "unknown setting", nearest(key, list(_flat_keys(changed)))
+            )
+        place[last] = parsed.value()
+    return changed
 
 
 def load(overrides: Sequence[str]) -> Config:

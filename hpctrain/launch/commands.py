@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpctrain.config import Config, from_dict, run_id
+from hpctrain.config import Config, run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
+from hpctrain.launch.again import configuration, renew
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, runs
 from hpctrain.study_dir import StudyDir
@@ -53,7 +54,10 @@ def train_here(config: Config) -> int:
     run = prepare(config)
     refuse_if_running(run)
     state = run.read_state()
-    return _show_done(run) if state.get("phase") == "done" else watch(run, config)
+    if state.get("phase") == "done":
+        return _show_done(run)
+    renew(run, config)
+    return watch(run, config)
 
 
 def watch(run: RunDir, config: Config) -> int:
@@ -117,6 +121,7 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
     known = _under_way(run)
     if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
         refuse_if_running(run)
+        renew(run, config)
     job_id = known or submit.submit(run, config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     facts |= estimate.estimate(config)
@@ -132,17 +137,25 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
 
 
 def resume(argv: list[str]) -> int:
-    """`hpctrain resume RUN`: submit the same configuration again; it goes on from its checkpoint."""
+    """`hpctrain resume RUN [SETTINGS]`: submit the run again; it goes on from its checkpoint."""
     from hpctrain.launch.submit import submit as submit_run
 
-    args = _parser("resume", "start a stopped or failed run again where it was").parse_args(argv)
+    parser = _parser("resume", "start a stopped or failed run again where it was")
+    parser.add_argument("settings", nargs="*", help="to change, such as resources.ranks=4")
+    args = parser.parse_args(argv)
+    if args.run and "=" in args.run:  # the newest run, with settings
+        args.run, args.settings = None, [args.run, *args.settings]
     run = find(args.root, args.run, args.study)
-    if run.read_state().get("phase") == "done":
+    if run.read_state().get("phase") == "done" and not args.settings:
         return _show_done(run)
     known = _under_way(run)
+    if known and args.settings:
+        raise UserError("settings", " ".join(args.settings), f"the run is under way as job {known}")
     if known is None:
         refuse_if_running(run)
-    job_id = known or submit_run(run, from_dict(run.read_config()))
+        config = configuration(run, args.settings)
+        renew(run, config)
+    job_id = known or submit_run(run, config)
     print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0

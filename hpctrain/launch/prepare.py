@@ -13,6 +13,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
 from hpctrain.run_dir import RunDir, locate, refuse_secrets
+from hpctrain.training.files import refuse_if_shared
 
 
 def prepare(config: Config) -> RunDir:
@@ -20,6 +21,8 @@ def prepare(config: Config) -> RunDir:
     check(config)
     _check_model(config)
     run = locate(config.run.root, config.run.study, run_id(config))
+    if run.path.exists():
+        refuse_if_shared(run.path)
     os.umask(0o077)
     run.create(to_dict(config))
     run.pause_at(None)

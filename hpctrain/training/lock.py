@@ -126,6 +126,12 @@ def acquire(
         files.remove(draft)
 
 
+def last_owner(folder: Path) -> Owner | None:
+    """Who took the last term."""
+    number = _newest(folder)
+    return _read(folder, number) if number else None
+
+
 def unlock(folder: Path) -> Owner | None:
     """Declare the owner of the last term ended, on the word of a person; gives who that was."""
     number = _newest(folder)

@@ -37,7 +37,7 @@ PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before
 
 
 def train(
-    config: Config, run: RunDir, attempt: int, comm: Comm, stop: StopFlag, checkpointer: Checkpointer
+    config: Config, run: RunDir, comm: Comm, stop: StopFlag, checkpointer: Checkpointer, report: Reporter
 ) -> str:
     # --- Set up: device, data, model, optimiser. Order matters to Horovod: device, model, then state.
     settings = config.train
@@ -78,7 +78,6 @@ def train(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
     costs = Costs(config, model, train_set, device, task.targets)
-    report = Reporter(run, attempt, comm.rank == 0, settings.tensorboard)
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
 
@@ -251,7 +250,6 @@ def train(
         summary = costs.summary(run, at.samples, time.perf_counter() - began)
         report.record("summary", step=at.step, reason=reason, **summary)
         report.beat(now=True, step=at.step, epoch=at.step / steps_per_epoch, summary=summary)
-    report.close()
     return reason
 
 

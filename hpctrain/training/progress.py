@@ -126,7 +126,7 @@ def continued(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunFailed("NO_VALID_CHECKPOINT", f"meta.json: {where}: {first['msg']}") from None
-    _compare(found.config, science(config), config.checkpoint.allow_change)
+    refuse_change(found.config, science(config), config.checkpoint.allow_change)
     begun = order_of(found.ledger.epoch)[: found.ledger.taken]
     if found.ledger.share != (len(begun), fingerprint(begun)):
         raise RunFailed(
@@ -145,13 +145,13 @@ def fingerprint(indices: Indices) -> int:
     return int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
 
 
-def _compare(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: bool) -> None:
-    """Raises CONFIG_CHANGED, naming the first setting that differs."""
+def refuse_change(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: bool) -> None:
+    """Raises CONFIG_CHANGED, naming the first scientific setting that differs."""
     before, now = dict(_flat(saved)), dict(_flat(asked))
     for key in [*now, *before]:
         if before.get(key) == now.get(key):
             continue
-        said = f"{key} is {now.get(key)}, but the checkpoint was made with {before.get(key)}"
+        said = f"{key} is {now.get(key)}, but the run was made with {before.get(key)}"
         if key.split(".")[0] in FIXED:
             raise RunFailed(
                 "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -14,6 +15,7 @@ from hpctrain.training import lock
 from hpctrain.training.checkpoint import Checkpointer
 from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
+from hpctrain.training.metrics import Reporter
 from hpctrain.training.provenance import write_provenance
 from hpctrain.training.stop import StopFlag, slurm_end_s
 
@@ -54,7 +56,9 @@ def _train(
         run.checkpoints, config.checkpoint, attempt, mtbf_s, term, comm.rank, comm.size
     )
     try:
-        reason = train(config, run, attempt, comm, stop, checkpointer)
+        reporter = Reporter(run, attempt, comm.rank == 0, config.train.tensorboard)
+        with contextlib.closing(reporter) as report:
+            reason = train(config, run, comm, stop, checkpointer, report)
     finally:
         checkpointer.settle()
     comm.barrier()

@@ -111,6 +111,12 @@ _MANIFEST = TypeAdapter(Manifest)
 _META = TypeAdapter(Meta)
 
 
+def parse(name: str) -> Entry | None:
+    """The inverse of `Entry.name`."""
+    match = _NAME.fullmatch(name)
+    return Entry(*map(int, match.groups())) if match else None
+
+
 def entries(folder: Path) -> list[Entry]:
     """Committed checkpoints, the newest last; what zombies wrote is left out."""
     return _split(folder)[0]
@@ -123,7 +129,7 @@ def superseded(folder: Path) -> list[Entry]:
 
 def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = sorted(Entry(*map(int, m.groups())) for m in map(_NAME.fullmatch, names) if m)
+    found = sorted(entry for entry in map(parse, names) if entry)
     begun = {n: owner.step for n, owner in lock.owners(folder).items() if owner.step is not None}
     stands = [all(e.step <= step for term, step in begun.items() if term > e.term) for e in found]
     return list(compress(found, stands)), [e for e, good in zip(found, stands, strict=True) if not good]
