@@ -138,8 +138,9 @@ _STYLE = """
 header,main{max-width:70rem;margin:0 auto;padding:1rem}h1{margin:.2em 0 0;font-size:1.6rem;overflow-wrap:anywhere}
 header p{margin:.2em 0;color:var(--soft)}h2{font-size:1.2rem;margin:1.6em 0 .6em;border-bottom:1px solid var(--line)}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem}a{color:var(--accent)}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.6rem;margin:1em 0}
-dl div{background:var(--panel);border-radius:6px;padding:.5rem .8rem}dt{color:var(--soft);font-size:.85rem}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:.6rem;margin:1em 0}
+dl div{background:var(--panel);border-radius:6px;padding:.5rem .8rem}
+dt{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}
 dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
 pre{background:var(--panel);border-radius:6px;padding:.7rem .9rem;margin:.6em 0;white-space:pre-wrap;
 overflow-wrap:anywhere;font-size:.9rem}

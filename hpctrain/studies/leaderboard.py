@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hpctrain.studies.results import Result
@@ -44,26 +44,13 @@ def rank(results: Sequence[Result], more_is_better: bool) -> list[Setting]:
         members = [r for r in members if r.epochs == longest]
         values = [r.value for r in members if r.value is not None]
         params = {k: v for k, v in members[0].params.items() if k != "seed"}
-        found.append(Setting(params, members, statistics.fmean(values), _interval(values), longest))
+        found.append(Setting(params, members, statistics.fmean(values), interval(values), longest))
     pruned = any(r.phase == "paused" for r in results)
     found.sort(key=lambda s: (-s.epochs if pruned else 0, -s.mean if more_is_better else s.mean))
     equals = [s for s in found if not pruned or s.epochs == found[0].epochs]
-    try:
-        flags = like_the_best([[r.value for r in s.results if r.value is not None] for s in equals])
-    except ImportError:
-        flags = [None] * len(equals)
-    marked = [
-        Setting(s.params, s.results, s.mean, s.half_width, s.epochs, flag)
-        for s, flag in zip(equals, flags, strict=False)
-    ]
+    flags = like_the_best([[r.value for r in s.results if r.value is not None] for s in equals])
+    marked = [replace(s, like_best=flag) for s, flag in zip(equals, flags, strict=True)]
     return marked + found[len(equals) :]
-
-
-def _interval(values: Sequence[float]) -> float | None:
-    try:
-        return interval(values)
-    except ImportError:
-        return None
 
 
 def costs(results: Sequence[Result]) -> dict[str, float]:

@@ -93,8 +93,6 @@ class Found:
             return "No run has a result yet."
         best = self.settings[0]
         if best.half_width is None:
-            if len(best.results) > 1:
-                return "Confidence intervals need scipy: pip install 'hpctrain[sweep]'."
             return "One seed each: no intervals. Sweep the seed too (seed=0,1,2) to tell settings apart."
         alike = sum(s.like_best is True for s in self.settings)
         others = f"{alike} other settings are" if alike > 1 else "One other setting is"

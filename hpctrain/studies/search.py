@@ -7,6 +7,8 @@ reached at its first rung is told: that much all runs have trained.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import random
 import warnings
@@ -61,8 +63,6 @@ def journal_backend(path: Path) -> Any:
 
 
 def append(path: Path, logs: Sequence[Mapping[str, Any]]) -> None:
-    import json
-
     text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
     with path.open("ab") as file:
         file.write(text.encode())
@@ -156,16 +156,9 @@ def sampler(settings: SweepConfig) -> Any:
 
 def check_sampler(settings: SweepConfig) -> None:
     """That it can be made here: its packages are there. Raises UserError."""
-    needs = {"cmaes": "cmaes", "gp": "scipy"}.get(settings.sampler)
-    if settings.adaptive:
-        try:
-            if needs:
-                __import__(needs)
-            sampler(settings)
-        except ImportError:
-            raise UserError(
-                "sweep.sampler", settings.sampler, f"needs {needs}: pip install 'hpctrain[sweep]'"
-            ) from None
+    sampler(settings)
+    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UserError("sweep.sampler", "cmaes", "needs the package: pip install 'hpctrain[sweep]'")
 
 
 def distributions(space: Sequence[Swept]) -> dict[str, Any]:

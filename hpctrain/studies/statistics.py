@@ -1,7 +1,7 @@
 """Settings swept over seeds: mean, confidence interval, and which of them cannot be told from the best.
 
 Pure. Student's t for intervals; Welch's t-test for differences from the best, at a family-wise error of 5 % by
-Holm's step-down procedure (Holm 1979). Student's distribution is scipy's (the extra `sweep`).
+Holm's step-down procedure (Holm 1979).
 """
 
 from __future__ import annotations
