@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "devcluster"
-PATIENCE_S = 120  # far more than anything takes: a test that waits so long has found a fault
+PATIENCE_S = 240  # far more than anything takes: a test that waits so long has found a fault
 
 
 def until(ready, what="it"):

@@ -175,7 +175,7 @@ def test_a_lost_node(cluster, run, same_weights):
     until(lambda: "node2 idle" in cluster.call("sinfo", "-Nh", "-plow", "-o%N %T"), "node2 to be back")
 
 
-def test_the_controller_restarts(cluster, run, same_weights):
+def test_the_controller_restarts(cluster, run, same_weights, tmp_path):
     job = run()
     job_id = job.submit()["job_id"]
     job.await_step(20)
@@ -185,13 +185,17 @@ def test_the_controller_restarts(cluster, run, same_weights):
         assert (row["phase"], row["scheduler"]) == ("running", "unreachable")
         again = job.submit()
         assert (again["new"], again["job_id"]) == (False, job_id)
-        another = run("seed=1").submit(code=1)
-        assert "SUBMIT_FAILED" in another
+        another = run("seed=1", "train.steps=5", f"run.root={tmp_path}/other")
+        assert "SUBMIT_FAILED" in another.submit(code=1)
     finally:
         cluster.script("start", "slurmctld")
     job.await_end("done", "DONE")
     assert (job.job_ids, job.state["attempt"]) == ([job_id], 1)
     same_weights(job)
+    # sbatch had not been answered: the second try looks for a job first, and submits as there is none
+    other = another.submit()
+    queued = cluster.call("squeue", "--noheader", "--states=all", "--format=%i %k").splitlines()
+    assert [line.split()[0] for line in queued if f"{other['run']}:" in line] == [other["job_id"]]
 
 
 @pytest.mark.long
