@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from hpctrain.launch import slurm
 from hpctrain.launch.slurm import Job
 
 TIMEOUT_S = 15.0
+SACCT_JOBS = 5000  # an argument may have 128 KiB
 
 
 class Unreachable(Exception):
@@ -52,17 +53,20 @@ def max_array_size(slurm_conf: str | None = None) -> int:
     return int(found[1]) if found else 1001
 
 
-def history(job_ids: Iterable[str], slurm_conf: str | None = None) -> dict[str, Job]:
+def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, Job]:
     """What accounting remembers of jobs that have left the queue; {} where there is none."""
-    ids = ",".join(job_ids)
-    if not ids or shutil.which("sacct") is None:
+    if not job_ids or shutil.which("sacct") is None:
         return {}
+    what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
+    found = {}
     try:
-        what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
-        text = run(["sacct", *what, f"--jobs={ids}"], slurm_conf)
+        for first in range(0, len(job_ids), SACCT_JOBS):
+            ids = ",".join(job_ids[first : first + SACCT_JOBS])
+            text = run(["sacct", *what, f"--jobs={ids}"], slurm_conf)
+            found |= {job.job_id: job for job in slurm.parse_sacct(text)}
     except Unreachable:
-        return {}  # accounting is a help, never needed
-    return {job.job_id: job for job in slurm.parse_sacct(text)}
+        pass  # accounting is a help, never needed
+    return found
 
 
 def find_by_comment(comment: str, slurm_conf: str | None = None) -> list[str]:
