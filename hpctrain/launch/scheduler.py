@@ -58,7 +58,7 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
-    found = {}
+    found: dict[str, Job] = {}
     try:
         for first in range(0, len(job_ids), SACCT_JOBS):
             ids = ",".join(job_ids[first : first + SACCT_JOBS])
