@@ -11,6 +11,8 @@ import pytest
 
 from tests.slurm.conftest import ROOT, SCRIPT, Cluster
 
+pytestmark = pytest.mark.slurm
+
 SMALL = ("--nodes", "1", "--gpus", "1", "--no-accounting")
 
 

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from hpctrain.compose import conf_dir
+
+pytestmark = pytest.mark.slurm
 
 
 def test_the_development_cluster_is_all_ok(cluster, tmp_path):

@@ -13,6 +13,8 @@ import pytest
 
 from tests.slurm.conftest import until, without_sacct
 
+pytestmark = pytest.mark.slurm
+
 
 def resume(cluster, job):
     cluster.hpctrain("resume", "--root", job.root)

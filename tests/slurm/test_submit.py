@@ -14,6 +14,8 @@ from hpctrain.run_dir import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
 from tests.slurm.conftest import ROOT, until, without_sacct
 
+pytestmark = pytest.mark.slurm
+
 
 def test_four_ranks_on_two_nodes(cluster, run):
     job = run("resources.gpus_per_node=2", "train.steps=20", "resources.timeout_min=5")

@@ -1,5 +1,6 @@
 """sbatch parameters and the parsing of Slurm's answers: pure functions against known texts."""
 
+import json
 import re
 from pathlib import Path, PurePath
 
@@ -8,10 +9,10 @@ import pytest
 from hpctrain import compose
 from hpctrain.errors import UserError
 from hpctrain.flops import peaks
-from hpctrain.launch import slurm, status, submit
+from hpctrain.launch import scheduler, slurm, status, submit
 from hpctrain.launch.slurm import Job
 from hpctrain.launch.status import Row
-from hpctrain.run_dir import RunDir
+from hpctrain.run_dir import RunDir, locate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -166,3 +167,44 @@ def row(phase, age_s=1.0, reason=None):
 def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
     settled = status.settle(own, job)
     assert (settled.phase, settled.reason) == (phase, reason)
+
+
+def a_run(folder, **state):
+    run = locate(str(folder), "s", "r")
+    run.path.mkdir(parents=True)
+    run.config_file.touch()
+    run.submission_file.write_text(json.dumps({"cluster": "c", "job_ids": ["7"], "slurm_conf": "/c.conf"}))
+    run.state_file.write_text(json.dumps({"phase": "running", "heartbeat": 0.0} | state))
+    return run
+
+
+def test_who_waits_for_a_run_hears_of_its_job_and_of_its_end(tmp_path, monkeypatch):
+    run, said = a_run(tmp_path, phase="submitted"), []
+    told = iter([Job("7", "PENDING", "Priority")] * 2 + [Job("7", "CANCELLED")])
+    monkeypatch.setattr(status.scheduler, "queue", lambda conf: {"7": next(told)})
+    monkeypatch.setattr(status.Watch, "ASK_S", 0.0)
+    watch = status.Watch(run, said.append)
+    assert [watch.ended() for _ in range(4)] == [False, False, True, True]
+    assert said == ["r: submitted: waiting: Priority"]
+    assert run.read_state()["phase"] == "cancelled"
+
+
+def test_a_slurm_that_does_not_answer_is_no_end(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+
+    def silent(conf):
+        raise scheduler.Unreachable("no answer")
+
+    monkeypatch.setattr(status.scheduler, "queue", silent)
+    (row,) = status.rows(tmp_path)
+    assert (row.phase, row.scheduler) == ("running", "unreachable")
+    assert run.read_state()["phase"] == "running"
+
+
+def test_an_end_that_slurm_alone_knew_is_kept(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+    monkeypatch.setattr(status.scheduler, "queue", lambda conf: {"7": Job("7", "NODE_FAIL")})
+    assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
+    monkeypatch.setattr(status.scheduler, "queue", lambda conf: {})
+    assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
+    assert run.read_state()["phase"] == "failed"
