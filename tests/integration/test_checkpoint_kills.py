@@ -207,7 +207,7 @@ def test_a_number_of_ranks_that_does_not_divide_a_step_is_refused(cli):
     _, err = cli.run("resume", run.name, "resources.ranks=3", code=2)
     assert "resources.ranks=3: must divide the 8 samples of a step (did you mean 2" in err
     _, err = cli.run("resume", run.name, "optimizer.lr=7", code=2)
-    assert "optimizer.lr=7: the run was made with" in err
+    assert "optimizer.lr=7.0: the run was made with" in err
     _, err = cli.run("resume", run.name, "optimizer.lrr=7", code=2)
     assert "did you mean optimizer.lr?" in err
 
