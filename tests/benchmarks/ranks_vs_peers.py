@@ -191,20 +191,21 @@ def alone(name, model, optimizer, dataset):
 MODES = {"hpctrain": ours, "ddp_gloo": ddp, "horovod_stock": stock, "independent": alone}
 
 
-def measure(mode, name):
+def launch(ranks, *command):
+    """Run a Python script on `ranks` ranks; gives the JSON line that it prints last."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     flags = ["--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
     done = subprocess.run(
-        ["mpirun", *root, "-np", "2", *flags, sys.executable, __file__, "--worker", mode, "--model", name],
+        ["mpirun", *root, "-np", str(ranks), *flags, sys.executable, *command],
         capture_output=True, text=True, timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": port},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        raise SystemExit(f"{mode}: {done.stderr}")
+        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
     return json.loads(lines[-1])
 
 
@@ -219,7 +220,7 @@ def main():
         worker(args.worker, args.model)
     rounds = []
     for number in range(args.rounds):
-        rounds.append({mode: measure(mode, args.model) for mode in MODES})
+        rounds.append({mode: launch(2, __file__, "--worker", mode, "--model", args.model) for mode in MODES})
         speeds = "  ".join(f"{mode} {facts['samples_per_s']:,.0f}" for mode, facts in rounds[-1].items())
         print(f"round {number + 1}: {speeds}", flush=True)
     print(f"{args.model}, batch {BATCH[args.model]} a rank, 2 ranks x 1 thread, samples/s:")

@@ -17,13 +17,14 @@ import json
 import math
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ranks_vs_peers import launch
 
 STEPS, WARM_UP = 24, 6
 PEERS = {1: ("hpctrain", "plain"), 2: ("hpctrain", "ddp_gloo")}
@@ -174,28 +175,15 @@ def worker(mode):
     os._exit(0)
 
 
-def launch(mode, ranks):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    flags = ["--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
-    done = subprocess.run(
-        ["mpirun", *root, "-np", str(ranks), *flags, sys.executable, __file__, "--worker", mode],
-        capture_output=True, text=True, timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": port},
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(f"{mode}: {done.stderr}")
-    return json.loads(lines[-1])["tokens_per_s"]
+def measure(mode, ranks):
+    return launch(ranks, __file__, "--worker", mode)["tokens_per_s"]
 
 
 def speed(rounds):
     """Tokens/s of all ranks by number of ranks and mode, a list a mode."""
     found = {}
     for ranks, modes in PEERS.items():
-        runs = [{mode: launch(mode, ranks) for mode in modes} for _ in range(rounds)]
+        runs = [{mode: measure(mode, ranks) for mode in modes} for _ in range(rounds)]
         for mode in modes:
             values = [run[mode] for run in runs]
             ratios = [run["hpctrain"] / run[mode] for run in runs]
