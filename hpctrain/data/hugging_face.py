@@ -6,6 +6,7 @@ its library is imported when rows are read, so not where the tokens are in the c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ def _load(config: DataConfig) -> Any:
             "data.name", config.name, "needs an extra: pip install 'hpctrain[datasets]'"
         ) from None
     datasets.disable_progress_bars()
+    for name in ("datasets", "huggingface_hub"):  # what goes wrong is said once, by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        rows = datasets.load_dataset(config.source, config.subset)
+        rows = datasets.load_dataset(
+            config.source, config.subset, download_config=datasets.DownloadConfig(max_retries=0)
+        )
     except Exception as error:  # the library raises many kinds: no such set, no network, no such variant
         reason = " ".join(str(error).split())[:200]
         raise UserError("data.source", config.source, f"cannot be loaded: {reason}") from None
