@@ -1,6 +1,6 @@
 """Why a plain recurrent network forgets and an LSTM does not: measured. The plots of docs/recurrent.md.
 
-    python docs/recurrent_memory.py [--steps 600] [--out docs]
+    python docs/recurrent_memory.py [--steps 500] [--out docs]
 
 Sentences in which one word depends on another, up to d words away: "the woman ... [she]" (the clue comes
 before) and "[she] ... the woman" (the clue comes after). For each d an RNN, a bidirectional RNN and an LSTM
@@ -161,13 +161,13 @@ def draw_unrolled(path: Path) -> None:
         arrow((x + 0.62, 1.7), (x + 1.58, 1.7), "U")
     arrow((8.02, 1.7), (8.9, 1.7), "U")
     arrow((7.3, 1.3), (3.1, 1.3), color="tab:red", connectionstyle="arc3,rad=-0.15")
-    axes.text(8.9, 0.9, "gradient: one factor Uᵀ·diag(σ′) a step", color="tab:red", fontsize=9, ha="center")
+    axes.text(8.75, 0.9, "gradient: a factor\nUᵀ·diag(σ′) a step", color="tab:red", fontsize=9, ha="center")
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the plots of docs/recurrent.md")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     torch.set_num_threads(1)
