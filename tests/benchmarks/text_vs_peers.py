@@ -217,8 +217,11 @@ def quality(steps, keep):
 
 def plain_quality(steps):
     """The same network by the plain loop: same steps, global batch and schedule; another initial draw."""
+    import torch
+
     from hpctrain.training.schedule import Schedule
 
+    torch.set_num_threads(1)
     config = recipe("resources.ranks=2", f"train.steps={steps}")
     batch = config.effective_batch
     plain = Plain(config, batch)
@@ -228,7 +231,7 @@ def plain_quality(steps):
     for number in range(steps):
         plain.step(number, schedule.lr(number))
     seconds, bits = time.perf_counter() - began, plain.bits_per_character()
-    print(f"plain loop, 1 process: {bits:.3f} bits per character after {steps} steps, {seconds:.0f} s")
+    print(f"plain loop, 1 thread: {bits:.3f} bits per character after {steps} steps, {seconds:.0f} s")
     return {"bits_per_character": bits, "steps": steps, "train_s": seconds}
 
 
