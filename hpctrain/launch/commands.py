@@ -118,13 +118,14 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
     run = prepare(config)
     if run.read_state().get("phase") == "done":
         return _show_done(run)
+    estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
     known = _under_way(run)
     if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
         refuse_if_running(run)
         renew(run, config)
     job_id = known or submit.submit(run, config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
-    facts |= estimate.estimate(config)
+    facts |= estimated
     if foresee is not None:
         facts |= foresee(config)
     if "--json" in flags:

@@ -305,3 +305,54 @@ def test_a_difference_is_an_error_that_names_the_layer(monkeypatch):
     monkeypatch.setitem(walk.RULES, "relu", walk.RULES["tanh"])
     with pytest.raises(RunFailed, match=r"layer 1, input_grad.*12 other.*trace 0 and 4"):
         count(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), [meta(2, 3)])
+
+
+@pytest.mark.parametrize("name", ["lenet", "lstm"])
+def test_the_device_changes_nothing(name):
+    from hpctrain.models import build, example_inputs
+    from hpctrain.models.settings import SETTINGS
+
+    small = {"lstm": {"vocabulary_size": 20, "hidden": 8, "embedding": 8}}.get(name, {})
+    settings = SETTINGS[name](**small)
+    on = {
+        device: count(build(name, settings, device=device), example_inputs(name, settings, 3, device=device))
+        for device in ("cpu", "meta")
+    }
+    assert on["cpu"] == on["meta"]
+
+
+RECURRENT = {"vocabulary_size": 20, "hidden": 8, "embedding": 8, "example_length": 4}
+DROPOUT = {"dropout_input": 0.1, "dropout_between": 0.1, "dropout_output": 0.1, "weight_drop": 0.2}
+SPEECH = {"conv_channels": (4,), "conv_kernels": ((11, 5),), "conv_strides": ((2, 2),), "hidden": 8, "layers": 2,
+          "example_length": 20}  # fmt: skip
+PAIRS = {"hidden": 16, "vocabulary_size": 50, "encoder_layers": 3, "decoder_layers": 2, "example_length": 4}
+MIXTURE = {"width": 16, "hidden": 32, "vocabulary_size": 50, "groups": 2, "experts_per_group": 4, "expert_hidden": 8,
+           "attention": 8, "example_length": 4}  # fmt: skip
+VARIANTS = [
+    ("rnn", RECURRENT | {"nonlinearity": "relu"}), ("rnn", RECURRENT | {"input": "one_hot", "weight_drop": 0.2}),
+    ("birnn", RECURRENT | DROPOUT | {"cell": "lstm"}), ("birnn", RECURRENT | {"cell": "gru", "input": "one_hot"}),
+    ("gru", RECURRENT | DROPOUT | {"layers": 3}), ("gru", RECURRENT | {"input": "one_hot", "layers": 1}),
+    ("lstm", RECURRENT | DROPOUT), ("lstm", RECURRENT | {"tied": True}),
+    ("deep_speech2", SPEECH | {"batch_norm": False, "bias": True}),
+    ("deep_speech2", SPEECH | {"norm_affine": True, "bias": True, "cell": "gru"}),
+    ("deep_speech2", SPEECH | {"bidirectional": False, "lookahead": 3, "full_layers": 2}),
+    ("gnmt", PAIRS | {"bias": True, "dropout": 0.0}),
+    ("gnmt_moe", MIXTURE | {"gate_noise": True, "active": 1, "capacity_factor": 2.0, "bias": True}),
+    ("gnmt_moe", MIXTURE | {"width": 32, "gate_noise": True}),
+    ("googlenet", {"auxiliary": True, "width": 0.25, "input_shape": (3, 64, 64)}),
+    ("googlenet", {"variant": "torchvision", "auxiliary": True, "width": 0.25, "input_shape": (3, 64, 64)}),
+    ("alexnet", {"variant": "ungrouped", "channels": (8, 8, 8, 8, 8), "hidden": 8}),
+    ("vgg11", {"batch_norm": True, "width": 4, "hidden": 8}),
+    ("resnet18", {"stem": "cifar", "width": 4, "input_shape": (3, 32, 32)}),
+    ("resnet50", {"version": "v1", "width": 4, "zero_init_residual": True, "input_shape": (3, 32, 32)}),
+    ("lenet", {"variant": "1998"}), ("mlp", {"hidden": (), "activation": "relu"}), ("mlp", {"activation": "sigmoid"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "")
+def test_every_variant_of_every_network(name, settings, training):
+    from hpctrain.flops.known import fresh
+    from hpctrain.models.settings import SETTINGS
+
+    assert fresh(name, SETTINGS[name](**settings), 2, training=training).forward.macs > 0
