@@ -32,12 +32,16 @@ NAME = ".study"
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study: what of it was swept, as overrides and as values, and its whole configuration."""
+    """One run of a study: what of it was swept, as overrides and as values, and its whole configuration.
+
+    `fixed` are the overrides that its call of `sweep` gave to all runs; the call's part of the study keeps them.
+    """
 
     run_id: str
     overrides: tuple[str, ...]
     params: Mapping[str, Any]
     config: Mapping[str, Any]
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,12 @@ class StudyDir:
     def trials(self) -> dict[str, Trial]:
         """All runs of the study so far, by run id, in the order in which they were added."""
         found: dict[str, Trial] = {}
-        for values in [t for part in self.parts() for t in part["trials"]] + [
-            t for _, t in self.suggestions()
-        ]:
-            trial = as_trial(values)
-            found.setdefault(trial.run_id, trial)
+        parts = self.parts()
+        made = [(values, part) for part in parts for values in part["trials"]]
+        made += [(values, parts[-1]) for _, values in self.suggestions()]
+        for values, part in made:
+            fixed = tuple(part.get("fixed", ()))
+            found.setdefault(values["run_id"], as_trial(values, fixed))
         return found
 
     def ended(self) -> dict[str, dict[str, Any]]:
@@ -168,8 +173,8 @@ class StudyDir:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def as_trial(values: Mapping[str, Any]) -> Trial:
-    return Trial(values["run_id"], tuple(values["overrides"]), values["params"], values["config"])
+def as_trial(values: Mapping[str, Any], fixed: tuple[str, ...] = ()) -> Trial:
+    return Trial(values["run_id"], tuple(values["overrides"]), values["params"], values["config"], fixed)
 
 
 def publish(path: Path, content: bytes) -> bool:

@@ -11,7 +11,6 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,6 @@ class Found:
         more: bool,
         rows: list[Result],
         use: Usage | None,
-        fixed: Sequence[str],
         searched: str,
     ) -> None:
         self.study, self.metric, self.more, self.rows, self.use = study, metric, more, rows, use
@@ -74,7 +72,6 @@ class Found:
         self.settings: list[Setting] = leaderboard.rank(rows, more)
         self.costs = leaderboard.costs(rows)
         self.phases = Counter(r.phase for r in rows)
-        self._fixed = [o for o in fixed if not o.startswith(("sweep=", "sweep.", "run.study=", "scaling"))]
 
     @property
     def params(self) -> list[str]:
@@ -85,7 +82,9 @@ class Found:
         """The best setting as a command to repeat it."""
         if not self.settings:
             return None
-        return shlex.join(["hpctrain", "submit", *self._fixed, *self.settings[0].best_run.overrides])
+        best = self.settings[0].best_run
+        fixed = [o for o in best.fixed if not o.startswith(("sweep=", "sweep.", "run.study="))]
+        return shlex.join(["hpctrain", "submit", *fixed, *best.overrides])
 
     def verdict(self) -> str:
         """What can be said of the best setting, in a sentence."""
@@ -133,7 +132,7 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
         names = sorted(known & {m for metrics in METRICS.values() for m in metrics}) or list(METRICS[task])
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None
-    return Found(study, name, more, rows, use, parts[-1]["fixed"] if parts else [], searched)
+    return Found(study, name, more, rows, use, searched)
 
 
 def table_rows(found: Found) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hpctrain.run_dir import FINAL, RunDir, runs
@@ -24,6 +24,7 @@ class Result:
     run_id: str
     params: Mapping[str, Any]
     overrides: tuple[str, ...]
+    fixed: tuple[str, ...]
     phase: str
     reason: str | None
     detail: str | None
@@ -85,10 +86,21 @@ def read(study: StudyDir, metric: str) -> list[Result]:
     for key in sorted(ended, key=lambda key: int(key.rpartition(".")[2])):
         last[key.rpartition(".")[0]] = ended[key]
     spent = seconds(study)
+    keys = list(dict.fromkeys(key for t in trials.values() for key in t.params))
+    trials = {run_id: _with_all(t, keys) for run_id, t in trials.items()}
     return [
         _result(study.run(t.run_id), t, last.get(t.run_id), spent.get(t.run_id), metric)
         for t in trials.values()
     ]
+
+
+def _with_all(trial: Trial, keys: Sequence[str]) -> Trial:
+    """The trial with a value for each key that some call of `sweep` has swept: where its own did not, what it had."""
+    if len(trial.params) == len(keys):
+        return trial
+    flat = dict(_flat(trial.config))
+    had = {key: flat.get(key, flat.get(f"{key}.name")) for key in keys}
+    return replace(trial, params=had | dict(trial.params))
 
 
 def read_plain(study: StudyDir, metric: str) -> list[Result]:
@@ -120,7 +132,7 @@ def _result(
     summary = state.get("summary") or {}
     ranks = state.get("ranks") or 1
     return Result(
-        trial.run_id, trial.params, trial.overrides, phase, reason, state.get("detail"),
+        trial.run_id, trial.params, trial.overrides, trial.fixed, phase, reason, state.get("detail"),
         None if phase == "failed" else value, curve[-1][0] if curve else 0.0, curve, ranks,
         spent if spent is not None else summary.get("elapsed_s", 0.0), summary.get("flops_total", 0.0),
     )  # fmt: skip

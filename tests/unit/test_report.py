@@ -15,7 +15,7 @@ from hpctrain.study_dir import StudyDir
 
 def result(value, phase="done", epochs=4.0, **params):
     name = "-".join(map(str, params.values()))
-    return Result(name, params, (), phase, None, None, value, epochs, [(epochs, value)], 2, 1800.0, 1e15)
+    return Result(name, params, (), (), phase, None, None, value, epochs, [(epochs, value)], 2, 1800.0, 1e15)
 
 
 def test_seeds_are_one_setting():
@@ -108,3 +108,29 @@ def test_a_study_without_results_says_so(plain):
     found = look(plain)
     assert found.settings == []
     assert found.verdict() == "No run has a result yet."
+
+
+def test_a_part_with_one_value_of_a_swept_key_is_compared_by_it(tmp_path):
+    """`sweep optimizer.lr=0.1,0.2` and later `sweep optimizer.lr=0.3 model=mlp seed=0,1` are one table."""
+    from dataclasses import asdict
+
+    from hpctrain.compose_sweep import Composer
+    from hpctrain.studies import results
+    from hpctrain.studies.space import trial
+
+    study = StudyDir(tmp_path / "s")
+    study.create()
+    for fixed, overrides in (
+        (["experiment=lenet_digits"], [("optimizer.lr=0.1", "model=mlp"), ("optimizer.lr=0.2", "model=lenet")]),
+        (["experiment=lenet_digits", "optimizer.lr=0.3"], [("seed=0",), ("seed=1",)]),
+    ):
+        trials = [trial(Composer(fixed), o)[0] for o in overrides]
+        study.add_part({"fixed": fixed, "trials": [asdict(t) for t in trials]})
+    rows = results.read(study, "accuracy")
+    assert [dict(r.params) for r in rows] == [
+        {"optimizer.lr": 0.1, "model": "mlp", "seed": 0},
+        {"optimizer.lr": 0.2, "model": "lenet", "seed": 0},
+        {"optimizer.lr": 0.3, "model": "lenet", "seed": 0},
+        {"optimizer.lr": 0.3, "model": "lenet", "seed": 1},
+    ]
+    assert rows[-1].fixed == ("experiment=lenet_digits", "optimizer.lr=0.3")
