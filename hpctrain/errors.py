@@ -22,6 +22,9 @@ class UserError(Exception):
         hint = f" (did you mean {nearest}?)" if nearest else ""
         super().__init__(f"{key}={shown}: {allowed}{hint}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.value, self.allowed, self.nearest)
+
 
 class RunFailed(Exception):
     """The work itself failed. `reason` is one of run_dir.REASONS; shown as one line; exit code 1."""

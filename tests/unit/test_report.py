@@ -121,7 +121,10 @@ def test_a_part_with_one_value_of_a_swept_key_is_compared_by_it(tmp_path):
     study = StudyDir(tmp_path / "s")
     study.create()
     for fixed, overrides in (
-        (["experiment=lenet_digits"], [("optimizer.lr=0.1", "model=mlp"), ("optimizer.lr=0.2", "model=lenet")]),
+        (
+            ["experiment=lenet_digits"],
+            [("optimizer.lr=0.1", "model=mlp"), ("optimizer.lr=0.2", "model=lenet")],
+        ),
         (["experiment=lenet_digits", "optimizer.lr=0.3"], [("seed=0",), ("seed=1",)]),
     ):
         trials = [trial(Composer(fixed), o)[0] for o in overrides]
