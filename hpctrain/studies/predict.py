@@ -18,14 +18,13 @@ from hpctrain.flops.result import Count
 from hpctrain.studies import network
 from hpctrain.studies.network import Exchange, Gradient, Link, Network, Shape, Step, Stragglers, Work
 
-LARGE_BYTES = 256 * 1024  # from here on the bytes' time outweighs the latency
 DRAWS = 200
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class LinkFit:
-    """α, β and how far the sums were from them: the root mean square of the relative errors of large ones."""
+    """α, β, and how far β is from that of smaller and larger messages (root mean square, relative)."""
 
     latency_s: float
     s_per_byte: float
@@ -61,17 +60,27 @@ class Calibration:
         return on.ranks_per_node * min(on.nodes, self.nodes_per_host)
 
 
-def fit_link(sums: Sequence[Mapping[str, Any]], cycle_s: float = 0.0) -> LinkFit:
-    """From sums over two ranks, which take 2α + nβ: α from the shortest, β from the large ones.
+def fit_link(sums: Sequence[Mapping[str, Any]], size: float, cycle_s: float = 0.0) -> LinkFit:
+    """From sums over two ranks, which take 2α + nβ: α from the shortest, β at messages of about `size` bytes.
 
-    A sum waits for half a cycle of Horovod's on average, which is not the link's. β minimises relative errors.
+    Copies and protocols change with the size, so β is taken where the job's own messages are: between the two
+    sizes measured around it, by the logarithms of size and time. Its error is how far β is from theirs. A sum waits
+    for half a cycle of Horovod's on average, which is not the link's.
     """
-    times = [(float(s["bytes"]), statistics.median(s["s"])) for s in sums]
-    latency_s = max(1e-7, (min(times)[1] - cycle_s / 2) / 2)
-    large = [(n, t - cycle_s / 2 - 2 * latency_s) for n, t in times if n >= LARGE_BYTES]
-    beta = math.fsum(n / t for n, t in large if t > 0) / math.fsum((n / t) ** 2 for n, t in large if t > 0)
-    errors = [(2 * latency_s + n * beta) / (t + 2 * latency_s) - 1 for n, t in large]
-    return LinkFit(latency_s, beta, math.sqrt(statistics.fmean([e * e for e in errors])))
+    times = sorted((float(s["bytes"]), statistics.median(s["s"])) for s in sums)
+    latency_s = max(1e-7, (times[0][1] - cycle_s / 2) / 2)
+    constant_s = 2 * latency_s + cycle_s / 2
+    size = min(max(size, times[1][0]), times[-1][0])
+    place = next(k for k in range(1, len(times)) if size <= times[k][0])
+    (n0, t0), (n1, t1) = times[place - 1], times[place]
+    share = math.log(size / n0) / math.log(n1 / n0)
+    betas = [
+        max(0.0, t - constant_s) / n for n, t in ((size, t0 ** (1 - share) * t1**share), (n0, t0), (n1, t1))
+    ]
+    beta = max(betas[0], 1e-13)
+    return LinkFit(
+        latency_s, beta, math.sqrt(statistics.fmean([min(1.0, abs(b / beta - 1)) ** 2 for b in betas[1:]]))
+    )
 
 
 @dataclass(frozen=True)
@@ -80,10 +89,16 @@ class Links:
     between: LinkFit
 
 
-def fit_links(calibration: Calibration) -> Links:
-    """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind."""
+def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
+    """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind.
+
+    The size that matters is that of the bucket in which a byte travels, on average over the bytes.
+    """
+    gradients = [Gradient(g["ready_s"], g["bytes"]) for g in calibration.one["gradients"]]
+    sizes = [bucket.bytes for bucket in network.bucketed(gradients, exchange.bucket_bytes)]
+    size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
     found = {
-        name: fit_link(calibration.profiles[name]["sums"], calibration.cycle_s)
+        name: fit_link(calibration.profiles[name]["sums"], size, calibration.cycle_s)
         for name in ("1x2", "2x1")
         if name in calibration.profiles
     }
@@ -224,7 +239,7 @@ def predict(
 
     The interval is that of the parameters: the profile's scatter over its steps, and the links' misfit.
     """
-    links = fit_links(calibration)
+    links = fit_links(calibration, exchange)
     scatter = Stragglers(variation(calibration))
     steps_s = calibration.one["computing"][str(calibration.one["batch_size"])]["step_s"][0]
     unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)

@@ -15,6 +15,7 @@ from typing import Any
 from hpctrain.config import CommConfig, Config
 from hpctrain.errors import UserError
 from hpctrain.studies import calibrations, predict
+from hpctrain.studies.network import Exchange
 from hpctrain.studies.predict import Calibration, Predicted
 from hpctrain.studies.scale import load
 from hpctrain.studies.scale_plan import ScalingConfig
@@ -47,7 +48,7 @@ def predict_command(argv: list[str]) -> int:
     if plot:
         _draw(found, Path(plot))
     if "--json" in flags:
-        print(json.dumps(_facts(calibration, found) | {"knobs": knobs}))
+        print(json.dumps(_facts(calibration, calibrations.exchange_of(config), found) | {"knobs": knobs}))
         return 0
     _show(found)
     for knob in knobs:
@@ -72,8 +73,8 @@ def _flags(argv: list[str]) -> tuple[list[str], set[str], str | None]:
     return words, flags, plot
 
 
-def _facts(calibration: Calibration, found: Sequence[Predicted]) -> dict[str, Any]:
-    links = predict.fit_links(calibration)
+def _facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, Any]:
+    links = predict.fit_links(calibration, exchange)
     points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
     return {
         "links": asdict(links), "link_gbit_per_s": calibration.link_gbit_per_s,

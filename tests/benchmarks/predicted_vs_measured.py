@@ -23,23 +23,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NAME = "scaling"
 RATES = {"2.5": "2500mbit", "1": "1gbit", "10": "10gbit"}
-DATA = [
-    "data=synthetic",
-    "data.shape=[1,28,28]",
-    "data.num_classes=10",
-    "data.train_samples=16384",
-    "data.validation_samples=64",
-]
 NETWORKS = {
-    "compute-heavy": ["model=lenet", *DATA, "train.batch_size=256", "optimizer.lr=0.01"],
+    "compute-heavy": ["experiment=lenet_fashion_mnist", "train.batch_size=256"],
     "parameter-heavy": [
-        "model=mlp",
-        "model.hidden=[1024,1024]",
-        *DATA,
-        "train.batch_size=128",
-        "optimizer.lr=0.01",
+        "experiment=lenet_fashion_mnist", "model=mlp", "model.hidden=[1024,1024]", "train.batch_size=128",
     ],
-}
+}  # fmt: skip
 SHAPES = {1: (1, 2, 4), 2: (2, 4)}  # GPUs a node: counts
 
 
