@@ -68,7 +68,7 @@ def main():
 def study_settings(name, words, rate, per_node, counts, root):
     return [
         *words, "cluster=devcluster", "resources.threads_per_rank=1", "scaling=weak", f"cluster.link_gbit_per_s={rate}",
-        f"resources.gpus_per_node={per_node}", f"scaling.gpus={','.join(map(str, counts))}", "scaling.repeats=2",
+        f"resources.gpus_per_node={per_node}", f"scaling.gpus={','.join(map(str, counts))}", "scaling.repeats=1",
         "scaling.windows=3", "scaling.window_steps=8", "scaling.timeout_min=5", f"run.root={root}",
         f"run.study={name}-{rate}g-{per_node}",
     ]  # fmt: skip
