@@ -82,7 +82,8 @@ def test_preempted_at_once(cluster, run, same_weights):
     same_weights(job)
 
 
-@pytest.mark.parametrize("user_signal", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("user_signal", [False, True])
 def test_preempted_with_grace(cluster, run, same_weights, user_signal):
     cluster.set(SlurmctldParameters="preempt_send_user_signal" if user_signal else None)
     cluster.call("scontrol", "update", "partition=low", "GraceTime=60")

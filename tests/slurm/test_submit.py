@@ -140,6 +140,7 @@ def test_without_accounting(cluster, run, tmp_path):
         cluster.script("start", "slurmdbd")
 
 
+@pytest.mark.long
 def test_a_job_by_hand_is_the_same_run(cluster, run, same_weights):
     """slurm/train.sbatch, without submitit: requeued by hand in the middle, it goes on and ends alike."""
     job = run()
