@@ -103,22 +103,24 @@ def _print(run: RunDir, rows: list[dict[str, Any]], aside: list[str], verified: 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("checkpoint", "epoch", "validation loss", "size", "ranks", "attempt", "saved", "state"):
-        table.add_column(column, overflow="fold", no_wrap=column == "checkpoint")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in ("checkpoint", "state", "epoch", "loss", "size", "ranks", "saved"):
+        table.add_column(column, no_wrap=True)
     scores = [row["metric"] for row in rows if row.get("metric") is not None]
     for row in rows:
         metric = row.get("metric")
         best = " (best)" if metric is not None and metric == min(scores) else ""
-        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["saved"])) if "saved" in row else ""
         table.add_row(
-            row["name"], f"{row['epoch']:.2f}" if "epoch" in row else "",
+            row["name"], row["state"], f"{row['epoch']:.2f}" if "epoch" in row else "",
             f"{metric:.4g}{best}" if metric is not None else "", _size(row["bytes"]),
-            str(row.get("world_size", "")), str(row.get("attempt", "")), saved,
-            row["state"] if row["error"] is None else f"broken: {row['error']}",
+            str(row.get("world_size", "")),
+            time.strftime("%m-%d %H:%M", time.localtime(row["saved"])) if "saved" in row else "",
         )  # fmt: skip
     console = Console()
     console.print(table if rows else f"{run.run_id} has no checkpoint yet")
+    for row in rows:
+        if row["error"] is not None:
+            console.print(row["error"], highlight=False, soft_wrap=True)
     if aside:
         console.print(f"{len(aside)} put aside as broken: {', '.join(aside)}", highlight=False)
     if rows and not verified:
