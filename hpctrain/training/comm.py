@@ -101,8 +101,13 @@ class HorovodComm(Comm):
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
+        # Horovod takes contiguous tensors only, which those in channels_last order are not.
+        dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with self._watch:
-            self._hvd.broadcast_parameters(tensors, root_rank=0)
+            self._hvd.broadcast_parameters(dense, root_rank=0)
+        for name, tensor in tensors.items():
+            if dense[name] is not tensor:
+                tensor.copy_(dense[name])
 
     def broadcast_object(self, value: Any) -> Any:
         with self._watch:

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.slurm.conftest import ROOT, until
 
 
+@pytest.mark.long
 def test_a_second_job_on_a_run_is_refused(cluster, run):
     job = run("train.steps=100000")
     first = job.submit()["job_id"]
