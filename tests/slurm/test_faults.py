@@ -116,9 +116,10 @@ def test_preempted_where_requeue_is_off(cluster, run, same_weights):
     same_weights(job)
 
 
+@pytest.mark.long
 def test_time_limit(cluster, run, same_weights):
     """Slurm's shortest limit is a minute: the warning is set to come in its middle, and training to take as long."""
-    job = run("resources.timeout_min=1", "cluster.signal_s=25", "model.pause_s=0.4")
+    job = run("resources.timeout_min=1", "cluster.signal_s=25", "+model.pause_s=0.4")
     job_id = job.submit()["job_id"]
     job.await_end("done", "DONE")
     assert job.job_ids == [job_id]
@@ -129,7 +130,7 @@ def test_time_limit(cluster, run, same_weights):
 
 @pytest.mark.long
 def test_a_chain_of_jobs(cluster, run, same_weights):
-    job = run("resources.timeout_min=1", "cluster.signal_s=25", "model.pause_s=0.4", "resources.chain=4")
+    job = run("resources.timeout_min=1", "cluster.signal_s=25", "+model.pause_s=0.4", "resources.chain=4")
     job.submit()
     assert len(job.job_ids) == 4
     job.await_end("done", "DONE")
@@ -227,7 +228,7 @@ def test_a_job_that_slurm_has_forgotten(cluster, run, same_weights, tmp_path):
 
 @pytest.mark.long
 def test_three_starts_without_a_step_are_enough(cluster, run):
-    job = run("model.pause_s=2")
+    job = run("+model.pause_s=2")
     job.submit()
     for attempt in (1, 2, 3):
         job.await_step(1, attempt)
