@@ -19,7 +19,7 @@ from hpctrain.training.stop import StopFlag
 def main():
     runs = [RunDir(Path(path)) for path in sys.argv[1:]]
     configs = [from_dict(run.read_config()) for run in runs]
-    comm = connect(configs[0].comm, configs[0].ranks)
+    comm = connect(configs[0].comm, configs[0].ranks, lambda seconds: None)
     torch.set_num_threads(1)
     shutdown, comm.shutdown = comm.shutdown, lambda: None
     for run, config in zip(runs, configs, strict=True):

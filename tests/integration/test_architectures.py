@@ -90,7 +90,6 @@ IMAGES = {
     "lenet": ("model=lenet", *DIGITS),
     "lenet-1998": ("model=lenet", "model.variant=1998", *DIGITS),
     "alexnet": ("model=alexnet", *ALEXNET),
-    "alexnet-grouped": ("model=alexnet", "model.variant=grouped", *ALEXNET),
     "vgg11": ("model=vgg11", *VGG),
     "googlenet": ("model=googlenet", "model.variant=torchvision", "model.auxiliary=true", *DIGITS, "model.width=0.125"),
     "resnet18": ("model=resnet18", *RESNET),
