@@ -121,7 +121,7 @@ class Ours:
         from hpctrain.training.optimizers import make_optimizer
         from hpctrain.training.step import FLAGS, Trainer
 
-        self.comm = comm = connect(CommConfig(transport="mpi"), size)
+        self.comm = comm = connect(CommConfig(transport="mpi"), size, sys.exit)
         torch.manual_seed(config.seed)
         model = models.build(config.model.name, config.model.settings)
         comm.broadcast(model.state_dict())
