@@ -41,7 +41,14 @@ ALEXNET = (
     "model.dropout=0",
     "train.epochs=14",
 )
-VGG = (*DIGITS, "model.width=8", "model.hidden=32", "model.batch_norm=true", "model.dropout=0")
+VGG = (
+    *DIGITS,
+    "model.width=8",
+    "model.hidden=32",
+    "model.batch_norm=true",
+    "model.dropout=0",
+    "train.epochs=16",
+)
 RESNET = (*DIGITS, "model.stem=cifar", "model.width=4")
 TEXT = (
     "data=text",
