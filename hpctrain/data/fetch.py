@@ -12,12 +12,15 @@ import contextlib
 import fcntl
 import hashlib
 import http.client
+import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
 import tempfile
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -59,20 +62,28 @@ def data(argv: list[str]) -> int:
 
 
 def _list(as_json: bool) -> int:
-    from hpctrain.compose import groups
+    from hpctrain.compose import conf_dir
 
     rows = []
-    for name in groups()["data"]:
-        source = SOURCES.get(name)
-        where = _where(name) if source else "comes with hpctrain or data.path names it"
-        rows.append({"name": name, "where": where, "home": source.page if source else None})
+    for path in sorted((conf_dir() / "data").glob("*.yaml")):
+        name, source = path.stem, SOURCES.get(path.stem)
+        row = {"name": name, "what": _what(path), "where": _where(name) if source else None}
+        rows.append(row | {"home": source.page if source else None})
     if as_json:
         print(json.dumps(rows))
         return 0
     for row in rows:
-        where = row["where"] or f"not here: hpctrain data fetch {row['name']}"
-        print(f"{row['name']:16}{where}")
+        print(f"{row['name']:15}{row['what']}")
+        if row["home"]:
+            print(f"{'':15}{row['where'] or 'not here: hpctrain data fetch ' + str(row['name'])}")
     return 0
+
+
+def _what(path: Path) -> str:
+    """The first sentence of a data set's configuration file."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines)
+    return textwrap.shorten(re.split(r"(?<!et al)[.;:](?= |$)", text)[0], 100)
 
 
 def _where(name: str) -> str | None:

@@ -193,7 +193,7 @@ def table(found: list[Row]) -> Any:
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("run", overflow="fold", min_width=20)
+    shown.add_column("run", no_wrap=True)  # what other commands take must not be cut in two
     for column in ("state", "progress", "figures", "job"):
         shown.add_column(column, overflow="fold")
     colours = {"done": "green", "failed": "red", "running": "cyan"}
