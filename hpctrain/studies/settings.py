@@ -22,6 +22,8 @@ METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
     "classification": {"accuracy": "max", "loss": "min"},
     "language_model": {"perplexity": "min", "loss": "min", "bits_per_character": "min"},
     "masked_language_model": {"perplexity": "min", "loss": "min", "bits_per_character": "min"},
+    "speech_recognition": {"character_error_rate": "min", "loss": "min"},
+    "translation": {"perplexity": "min", "loss": "min", "accuracy": "max"},
 }
 
 

@@ -158,7 +158,7 @@ class TestOverlap:
 
     @given(
         st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e8)), min_size=1, max_size=30),
-        st.floats(0, 1), st.floats(0, 1e-2), st.floats(0, 1),
+        st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1e-2), st.floats(0, 1),
     )  # fmt: skip
     def test_bounds(self, pairs, stolen, cycle_s, phase):
         gradients = sorted((Gradient(*pair) for pair in pairs), key=lambda g: g.ready_s)
