@@ -86,7 +86,8 @@ class StudyDir:
         return self.folder / "cancel"
 
     def exists(self) -> bool:
-        return (self.folder / "parts").is_dir()
+        """Whether anything was asked of it yet: its first `sweep` may be making the folder just now."""
+        return bool(self._numbers("parts"))
 
     def create(self) -> None:
         make_private(self.path)

@@ -116,9 +116,9 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
     run = prepare(config)
-    if run.read_state().get("phase") == "done":
-        return _show_done(run)
     estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
+    if run.read_state().get("phase") == "done":  # looked at last: it may end while we count
+        return _show_done(run)
     known = _under_way(run)
     if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
         refuse_if_running(run)

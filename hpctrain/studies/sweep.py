@@ -71,8 +71,7 @@ def sweep(argv: list[str]) -> int:
         return 0
     request = understand(argv)
     study = StudyDir(Path(request.config.run.root).resolve() / request.config.run.study)
-    if study.exists():
-        _agree(study, request.settings)
+    _agree(study, request.settings)
     os.umask(0o077)
     if "--dry-run" in flags:
         left = _left(study, request)
@@ -81,6 +80,7 @@ def sweep(argv: list[str]) -> int:
     check_here(request.config)
     study.create()
     with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
+        _agree(study, request.settings)  # somebody else may have begun it meanwhile
         _publish(study, request, retry)
         left = _left(study, request)
         jobs, job_ids = (_plan(request, 0, None, 0), []) if left == 0 else _submit(study, request, left)
@@ -165,6 +165,8 @@ def _costs(configs: Iterable[Config]) -> dict[str, Any]:
 
 def _agree(study: StudyDir, settings: SweepConfig) -> None:
     """A study is searched in one way. Raises UserError naming what differs from earlier calls."""
+    if not study.exists():
+        return
     before = sweep_config(study.parts()[0]["sweep"])
     for name in OF_THE_STUDY:
         was, now = getattr(before, name), getattr(settings, name)

@@ -180,7 +180,7 @@ def test_a_lost_node(cluster, run, same_weights):
 
 
 def test_the_controller_restarts(cluster, run, same_weights, tmp_path):
-    job = run()
+    job = run("+model.pause_s=0.4")
     job_id = job.submit()["job_id"]
     job.await_step(20)
     cluster.script("stop", "slurmctld", "--kill")
