@@ -171,9 +171,7 @@ def test_asha_goes_on_whatever_is_killed(study, cluster, tmp_path):
     ended = s.ended()
     rungs = [sum(key.endswith(f".{rung}") for key in ended) for rung in range(3)]
     assert rungs[0] == 8
-    assert rungs[1] == 4 + (rungs[1] > 4) * (
-        rungs[1] - 4
-    )  # at least half of 8: early promotions may add some
+    assert rungs[1] >= 4  # half of 8; early promotions may add some
     assert 2 <= rungs[2] <= rungs[1]
     assert {facts["phase"] for key, facts in ended.items() if key.endswith(".2")} == {"done"}
     for key, facts in ended.items():
@@ -181,7 +179,7 @@ def test_asha_goes_on_whatever_is_killed(study, cluster, tmp_path):
         records = [json.loads(line) for line in (s.path / run / "metrics.jsonl").read_text().splitlines()]
         epochs = [r["epoch"] for r in records if r["kind"] == "validation"]
         assert epochs == [float(n + 1) for n in range(len(epochs))], "no epoch twice"
-        assert facts["epochs"] == (1.0, 2.0, 4.0)[int(rung)]
+        assert facts["epochs"] == (1.0, 2.0, 4.0)[int(rung)], (key, facts)
     found = s.report()
     assert found["settings"][0]["epochs"] == 4.0
     assert found["phases"]["done"] == rungs[2]
