@@ -148,6 +148,7 @@ def test_a_study_from_sweep_to_report(study, tmp_path):
     assert s.status()[done]["phase"] == "done"
 
 
+@pytest.mark.long
 def test_asha_goes_on_whatever_is_killed(study, cluster, tmp_path):
     """Jobs killed with SIGKILL, then all preempted: every run ends once, and the best have gone on."""
     s = study(
