@@ -50,8 +50,10 @@ def slurm_rank(path: str) -> int:
         return 0  # a later job of a chain: nothing is left to do
     job_id = os.environ["SLURM_JOB_ID"]
     token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    code = work(run, token, scheduler.has_ended)
-    if launched_rank() == 0:
+    first = launched_rank() == 0
+    end_s = scheduler.end_s(job_id) if first else None  # what one rank knows, all agree on
+    code = work(run, token, scheduler.has_ended, end_s)
+    if first:
         _after(run, job_id)
     return code
 

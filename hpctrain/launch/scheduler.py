@@ -28,7 +28,9 @@ def run(command: Sequence[str], slurm_conf: str | None = None) -> str:
 
     Raises Unreachable.
     """
-    env = os.environ | {"LC_ALL": "C"} | ({"SLURM_CONF": slurm_conf} if slurm_conf else {})
+    env = os.environ | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    if slurm_conf:
+        env["SLURM_CONF"] = slurm_conf
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
     except FileNotFoundError:
@@ -93,6 +95,17 @@ def active_jobs() -> set[str] | None:
         return None
     states = (line.strip().partition("|") for line in lines)
     return {job_id for job_id, _, state in states if state in slurm.ACTIVE}
+
+
+def end_s(job_id: str) -> float | None:
+    """When this very job is killed for its time limit, in seconds since the epoch; None: Slurm does not say."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")  # from 23.02 on
+    if end.isdigit():
+        return float(end)
+    try:
+        return slurm.parse_time(run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]))
+    except Unreachable:
+        return None  # the warning alone tells the job to stop
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:

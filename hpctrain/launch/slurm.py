@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
@@ -194,6 +195,14 @@ def parse_squeue(text: str) -> list[Job]:
         if len(fields) == 6:
             jobs.append(Job(fields[0], fields[1], fields[2], fields[5]))
     return jobs
+
+
+def parse_time(text: str) -> float | None:
+    """A time as squeue writes it, on this machine's clock, in seconds since the epoch; None: unknown."""
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except ValueError:
+        return None  # N/A, NONE, no such job
 
 
 def in_grace(text: str) -> bool:

@@ -31,7 +31,7 @@ from hpctrain.studies.settings import SweepConfig, objective, sweep_config
 from hpctrain.studies.space import from_json
 from hpctrain.study_dir import StudyDir, Trial
 from hpctrain.training.lock import this_process
-from hpctrain.training.stop import StopFlag, slurm_end_s
+from hpctrain.training.stop import StopFlag
 
 POLL_S = 0.1
 WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
@@ -94,7 +94,8 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     settings = sweep_config(part["sweep"])
     metric, more = objective(settings, part["task"])
     space: list[Swept] = from_json(part["space"])
-    stop = StopFlag(slurm_end_s(), float(part["signal_s"]))
+    job_id = os.environ.get("SLURM_JOB_ID")
+    stop = StopFlag(scheduler.end_s(job_id) if job_id else None, float(part["signal_s"]))
     stop.install()
     suggest = None
     if settings.adaptive:
@@ -105,7 +106,7 @@ def _join(study: StudyDir, quota: int | None) -> Job:
         preload()
     lanes = [Lane(n) for n in range(settings.runs_at_once)]
     agenda = Agenda(study, settings, more, suggest)
-    return Job(study, settings, metric, agenda, lanes, os.environ.get("SLURM_JOB_ID"), stop, quota)
+    return Job(study, settings, metric, agenda, lanes, job_id, stop, quota)
 
 
 def _work(job: Job) -> None:

@@ -17,19 +17,25 @@ from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
 from hpctrain.training.metrics import Reporter
 from hpctrain.training.provenance import write_provenance
-from hpctrain.training.stop import StopFlag, slurm_end_s
+from hpctrain.training.stop import StopFlag
 
 LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended
 
 
 def session(
-    config: Config, run: RunDir, attempt: int, stuck: Stuck, job_ended: lock.JobEnded | None = None
+    config: Config,
+    run: RunDir,
+    attempt: int,
+    stuck: Stuck,
+    job_ended: lock.JobEnded | None = None,
+    end_s: float | None = None,
 ) -> str:
     """Train on this rank; gives the reason of the end. Exceptions pass through.
 
-    `stuck` ends this process where the other ranks no longer answer (training/comm.py).
+    `stuck` ends this process where the other ranks no longer answer (training/comm.py). `end_s`: when the job
+    is killed for its time limit, in seconds since the epoch.
     """
-    stop = StopFlag(slurm_end_s(), config.cluster.signal_s)
+    stop = StopFlag(end_s, config.cluster.signal_s)
     stop.install()
     comm = connect(config.comm, config.ranks, stuck)
     torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))

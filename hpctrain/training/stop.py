@@ -5,7 +5,6 @@ Takes signals and the clock, gives the name of a reason. Ranks agree at a step b
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from types import FrameType
@@ -48,9 +47,3 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.reason = self.reason or _SIGNALS[signal.Signals(number)]
-
-
-def slurm_end_s() -> float | None:
-    """When this Slurm job is killed, where Slurm says so."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(end) if end.isdigit() else None

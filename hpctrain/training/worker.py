@@ -21,22 +21,25 @@ from typing import NoReturn
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.run_dir import RunDir, claim_attempt, replace_text
 
+JobEnded = Callable[[str], bool | None] | None
+
 
 def main() -> int:
     return work(RunDir(Path(sys.argv[1])), sys.argv[2])
 
 
-def work(run: RunDir, token: str, job_ended: Callable[[str], bool | None] | None = None) -> int:
+def work(run: RunDir, token: str, job_ended: JobEnded = None, end_s: float | None = None) -> int:
     """Run this process's rank to its end. Never raises: the reason is in the run directory.
 
-    `job_ended`: whether Slurm says that a job has ended (training/lock.py).
+    `job_ended`: whether Slurm says that a job has ended (training/lock.py); `end_s`: when Slurm kills this job, in
+    seconds since the epoch.
     """
     rank = launched_rank()
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
     try:
-        reason = _train(run, attempt, rank, job_ended)
+        reason = _train(run, attempt, rank, job_ended, end_s)
     except BaseException as error:
         traceback.print_exc()
         _fail(run, attempt, rank, *_reason_of(error))
@@ -57,7 +60,7 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
     os._exit(1)
 
 
-def _train(run: RunDir, attempt: int, rank: int, job_ended: Callable[[str], bool | None] | None) -> str:
+def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded, end_s: float | None) -> str:
     # Imported here so that an import that fails is a reason like any other.
     from hpctrain.config import from_dict
     from hpctrain.training.session import session
@@ -66,7 +69,7 @@ def _train(run: RunDir, attempt: int, rank: int, job_ended: Callable[[str], bool
         faulthandler.dump_traceback()  # where the ranks wait for each other
         _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
 
-    return session(from_dict(run.read_config()), run, attempt, stuck, job_ended)
+    return session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
 
 
 def launched_rank() -> int:

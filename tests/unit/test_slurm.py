@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path, PurePath
 
 import pytest
@@ -109,6 +110,11 @@ def test_squeue_s_answer():
     assert slurm.parse_squeue(text) == [
         Job("12", "PENDING", "BeginTime", "hpctrain:a:b|c"), Job("13_4", "RUNNING", "None", "")
     ]  # fmt: skip
+
+
+def test_the_end_of_a_job_as_squeue_says_it():
+    assert slurm.parse_time("2026-11-24T05:35:03\n") == datetime(2026, 11, 24, 5, 35, 3).timestamp()
+    assert [slurm.parse_time(text) for text in ("N/A\n", "", "slurm_load_jobs error\n")] == [None] * 3
 
 
 @pytest.mark.parametrize(
