@@ -134,6 +134,9 @@ class StudyDir:
     def ended_keys(self) -> set[str]:
         return {name.removesuffix(".json") for name in _names(self.folder / "ended")}
 
+    def has_ended(self, work: Work) -> bool:
+        return (self.folder / "ended" / f"{work.key}.json").exists()
+
     def read_ended(self, key: str) -> dict[str, Any] | None:
         return read_json(self.folder / "ended" / f"{key}.json")
 

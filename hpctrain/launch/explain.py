@@ -21,19 +21,19 @@ _ENDED = re.compile(
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
 
-def settle(run: RunDir, launcher_text: str) -> dict[str, Any]:
-    """Write the end of the newest attempt into state.json; gives the state."""
-    reason, detail, rank = explain(run, launcher_text)
+def settle(run: RunDir, launcher_text: str, before: int = 0) -> dict[str, Any]:
+    """Write the end of the newest attempt into state.json; gives the state. Attempts up to `before` do not count."""
+    reason, detail, rank = explain(run, launcher_text, before)
     phase = "cancelled" if reason == "CANCELLED" else "failed"
     return run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
 
 
-def explain(run: RunDir, launcher_text: str) -> tuple[str, str, int | None]:
+def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str, int | None]:
     """Reason, detail, and the rank at fault. The first rank that failed counts, not those it took along."""
     launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
         return "CANCELLED", "cancelled by the user", None
-    attempts = run.attempts()
+    attempts = [number for number in run.attempts() if number > before]
     ranks = run.rank_files(attempts[-1]) if attempts else []
     failure = run.failure(attempts[-1]) if attempts else None
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
@@ -55,4 +55,6 @@ def explain(run: RunDir, launcher_text: str) -> tuple[str, str, int | None]:
     if silent:
         return "RANK_KILLED", f"rank {silent[0]} ended without a word", silent[0]
     last = launcher_text.strip().splitlines()[-3:]
+    if not last:
+        return "LOST", "the process ended without a word, before it had begun", None
     return "ERROR", f"the ranks did not start: {' '.join(last)}"[:500], None

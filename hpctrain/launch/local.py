@@ -22,6 +22,7 @@ from typing import Any
 from hpctrain.config import Config
 from hpctrain.errors import UserError
 from hpctrain.launch.explain import settle
+from hpctrain.launch.slurm import START_MARK
 from hpctrain.run_dir import FINAL, RunDir
 
 # How long ranks may take to save and stop, in seconds.
@@ -76,7 +77,8 @@ def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
     run.write_state(
         phase="starting", reason=None, detail=None, rank=None, host=socket.gethostname(), pid=os.getpid()
     )
-    with (run.path / "launcher.log").open("ab") as log:
+    with (run.path / "launcher.log").open("ab", buffering=0) as log:
+        log.write(f"{START_MARK}\n".encode())
         return subprocess.Popen(
             command(run, config, token),
             stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from hpctrain.studies.settings import SweepConfig
 from hpctrain.study_dir import StudyDir, Trial, Work
 from hpctrain.training.lock import this_process
 
-MAX_DEATHS = 3  # a run that took so many jobs with it is left alone
+MAX_DEATHS = 3  # a run that took so many jobs in a row with it is left alone
 
 
 class Agenda:
@@ -92,8 +92,11 @@ class Agenda:
             claim = claims.take(self._study.claims, work, self._last.get(work.key, 0), ended)
             if claim is None:
                 continue
-            if claim.deaths >= MAX_DEATHS:
-                text = f"{claim.deaths} jobs ended without a word while they did it"
+            if self._study.has_ended(work):  # between our look and our claim
+                claim.close("ended")
+                continue
+            if claim.mishaps() >= MAX_DEATHS:
+                text = f"{claim.mishaps()} jobs ended without a word while they did it"
                 facts = {"phase": "failed", "reason": "LOST", "detail": text, "value": None, "epochs": 0.0}
                 self._study.write_ended(work, facts)
                 claim.close("failed")
@@ -110,7 +113,8 @@ class Agenda:
         for key, facts in self._ended.items():
             run_id, _, rung = key.rpartition(".")
             if run_id in self.trials and int(rung) < depth:
-                results[int(rung)][run_id] = facts.get("value") if facts["phase"] != "failed" else None
+                whole = facts["phase"] in ("paused", "done")
+                results[int(rung)][run_id] = facts.get("value") if whole else None
         for key in [*self._last, *self._ended]:
             run_id, _, rung = key.rpartition(".")
             if int(rung) < depth:
@@ -125,9 +129,14 @@ class Agenda:
         return [self.work(run_id, 0) for run_id in [*fresh[start:], *fresh[:start]]]
 
     def _open(self) -> list[Work]:
-        """Begun, not ended; whether somebody is at it, the claim will show."""
-        keys = [key.rpartition(".") for key in self._last if key not in self._ended]
-        return [self.work(run_id, int(rung)) for run_id, _, rung in keys if run_id in self.trials]
+        """Begun, not ended; whether somebody is at it, the claim will show. A run's lowest open rung only."""
+        found = []
+        for key in self._last:
+            run_id, rung = key.rpartition(".")[0], int(key.rpartition(".")[2])
+            below_ended = rung == 0 or f"{run_id}.{rung - 1}" in self._ended
+            if key not in self._ended and run_id in self.trials and below_ended:
+                found.append(self.work(run_id, rung))
+        return found
 
     def _below_the_top(self) -> bool:
         """Whether somebody is at work whose result may promote a run."""

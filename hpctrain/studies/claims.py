@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 from hpctrain.run_dir import read_json, replace_text
 from hpctrain.study_dir import Work, publish
 from hpctrain.training.lock import JobEnded, Owner, has_ended, this_process
+
+JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that end a piece of work
 
 
 @dataclass
@@ -37,9 +39,19 @@ class Claim:
         replace_text(self.path, json.dumps(record))
 
     @property
-    def deaths(self) -> int:
-        """How often those who had this work before ended without a word."""
-        return sum(record.get("outcome") is None for record in self.earlier)
+    def goes_on(self) -> bool:
+        """Whether this is work that somebody began and nobody has judged yet."""
+        return bool(self.earlier) and self.earlier[-1].get("outcome") not in JUDGED
+
+    def mishaps(self, reasons: Set[str] = frozenset()) -> int:
+        """How many of those who had this work before, the last ones in a row, died or stopped for one of `reasons`."""
+        count = 0
+        for record in reversed(self.earlier):
+            outcome = record.get("outcome")
+            if outcome in JUDGED or (outcome == "stopped" and record.get("reason") not in reasons):
+                break
+            count += outcome in (None, "stopped")
+        return count
 
 
 def newest(folder: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 
 from hpctrain.config import Config
 from hpctrain.launch import local, scheduler
-from hpctrain.launch.slurm import cpus_per_rank, python_command
+from hpctrain.launch.slurm import START_MARK, cpus_per_rank, python_command
 from hpctrain.run_dir import RunDir
 
 _SIGNALS = {
@@ -36,15 +36,16 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def start(run: RunDir, config: Config, number: int, lane: int, lanes: int) -> Process:
-    """Start the run; `number` tells this start from earlier ones in the same job."""
+def start(run: RunDir, config: Config, name: str, lane: int, lanes: int) -> Process:
+    """Start the run; `name` tells this start from others in the same job."""
     job_id = os.environ.get("SLURM_JOB_ID")
-    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.{number}"
+    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.{name}"
     if config.ranks == 1:
-        return Forked(run, token if job_id else f"local-{os.getpid()}.{number}", lane, lanes)
+        return Forked(run, token if job_id else f"local-{os.getpid()}.{name}", lane, lanes)
     if config.cluster.kind == "local":
         return Started(run, local.start(run, config))
-    with (run.path / "launcher.log").open("ab") as log:
+    with (run.path / "launcher.log").open("ab", buffering=0) as log:
+        log.write(f"{START_MARK}\n".encode())
         command = step_command(run, config, token)
         return Started(
             run, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)

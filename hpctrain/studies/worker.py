@@ -20,12 +20,11 @@ from typing import Any
 from hpctrain.config import Config, from_dict
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import scheduler
-from hpctrain.launch.explain import settle
-from hpctrain.run_dir import FINAL, RunDir, replace_text
-from hpctrain.studies import results
+from hpctrain.run_dir import RunDir, replace_text
 from hpctrain.studies.agenda import Agenda
 from hpctrain.studies.axes import Swept
-from hpctrain.studies.claims import Claim
+from hpctrain.studies.claims import JUDGED, Claim
+from hpctrain.studies.ends import judge
 from hpctrain.studies.processes import Process, preload, start
 from hpctrain.studies.settings import SweepConfig, objective, sweep_config
 from hpctrain.studies.space import from_json
@@ -36,8 +35,6 @@ from hpctrain.training.stop import StopFlag
 POLL_S = 0.1
 WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
 RELAY_S = 2.0  # a run that was asked to stop is asked again this often
-# Ends that say nothing of the run itself: it is tried again.
-PASSING = frozenset({"RANK_KILLED", "LOST", "NODE_FAILURE", "COLLECTIVE_TIMEOUT", "STORAGE_ERROR"})
 
 
 @dataclass
@@ -47,6 +44,7 @@ class Lane:
     number: int
     claim: Claim | None = None
     process: Process | None = None
+    attempts: int = 0  # that the run had before this start
     began: float = 0.0
     asked_at: float = 0.0
 
@@ -64,6 +62,7 @@ class Job:
     stop: StopFlag
     quota: int | None
     taken: int = 0
+    full: str | None = None  # what of the disk is full: nothing more is begun
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     began: float = field(default_factory=lambda: began_at())
 
@@ -84,6 +83,9 @@ def work_on(path: str, quota: int | None = None) -> None:
         _work(job)
     except (RunFailed, UserError, OSError) as error:
         print(f"hpctrain: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if job.full:
+        print(f"hpctrain: DISK_FULL: {job.full}", file=sys.stderr, flush=True)
         sys.exit(1)
     if job.stop.reason:
         _come_back(job)
@@ -121,7 +123,7 @@ def _work(job: Job) -> None:
                 _attend(job, lane)
             stopping = job.stop.poll() is not None
             free = [lane for lane in job.lanes if lane.process is None]
-            over = job.quota is not None and job.taken >= job.quota
+            over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
                 claim = job.agenda.take(index, leftovers_first=restarted)
                 if claim:
@@ -147,11 +149,12 @@ def _begin(job: Job, lane: Lane, claim: Claim) -> None:
     """Start the run of a claim, or find that it has nothing left to do."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
     lane.claim, lane.began, lane.asked_at = claim, time.time(), 0.0
+    lane.attempts = max(run.attempts(), default=0)
     job.taken += claim.work.rung == 0
     config = _prepare(job, run, trial, claim)
     if run.read_state().get("phase") == "done":
         return _end(job, lane)
-    lane.process = start(run, config, claim.number, lane.number, len(job.lanes))
+    lane.process = start(run, config, f"{claim.work.rung}.{claim.number}", lane.number, len(job.lanes))
     return None
 
 
@@ -168,7 +171,7 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     }
     replace_text(run.submission_file, _json(submission))
     if run.read_state().get("phase") != "done":
-        fresh: dict[str, Any] = {} if claim.earlier else {"starts": []}
+        fresh: dict[str, Any] = {} if claim.goes_on else {"starts": []}
         run.write_state(phase="starting", reason=None, detail=None, rank=None, job_id=job.job_id, **fresh)
     return config
 
@@ -194,31 +197,17 @@ def _end(job: Job, lane: Lane) -> None:
     lane.claim = lane.process = None
     _note(job)
     run = job.study.run(claim.work.run_id)
-    state = run.read_state()
-    if state.get("phase") not in (*FINAL, "requeued"):
-        attempts = run.attempts()
-        failure = run.failure(attempts[-1]) if attempts else None
-        if failure and failure["reason"] == "RUN_LOCKED":  # another process is at it: not ours to judge
-            claim.close("locked")
-            return
-        log = run.path / "launcher.log"
-        state = settle(run, log.read_text(errors="replace") if log.exists() else "")
-    facts = results.facts(run, job.metric, claim.work.epochs)
-    phase, reason = state.get("phase"), state.get("reason")
+    end = judge(run, claim, job.metric, lane.attempts, job.stop.reason, asked=lane.asked_at > 0)
+    if end.reason == "DISK_FULL":  # says nothing of the run, and the next ones would fail as well
+        job.full = str(end.facts["detail"])
+        return claim.close("stopped", reason=end.reason)
     spent = {"seconds": time.time() - lane.began, "job": job.token}
-    if phase == "done" or reason == "PAUSED":
-        facts["phase"] = "done" if claim.work.epochs is None else "paused"
-        job.study.write_ended(claim.work, facts | spent)
-        claim.close(facts["phase"], **spent)
-    elif phase == "failed" and not (reason in PASSING and claim.number < 3):
-        job.study.write_ended(claim.work, facts | spent)
-        claim.close("failed", **spent)
-        print(f"{run.run_id} failed: {reason}: {state.get('detail')}", flush=True)
-    elif phase == "cancelled" and not job.stop.reason:
-        job.study.write_ended(claim.work, facts | spent)
-        claim.close("cancelled", **spent)
-    else:  # it goes on later: here, in this job when it comes back, or in another
-        claim.close("stopped", reason=reason, **spent)
+    if end.outcome in JUDGED:
+        job.study.write_ended(claim.work, end.facts | spent)
+    if end.outcome == "failed":
+        print(f"{run.run_id} failed: {end.reason}: {end.facts['detail']}", flush=True)
+    # What goes on later does so here, in this job when it comes back, or in another.
+    return claim.close(end.outcome, reason=end.reason, **spent)
 
 
 def _come_back(job: Job) -> None:

@@ -63,7 +63,7 @@ def test_a_dead_owner_s_claim_is_taken_and_a_living_one_s_is_not(study):
     process.stdout.close()
     claim = claims.take(study.claims, Work("r"), last["r.0"])
     assert claim is not None
-    assert (claim.number, claim.deaths) == (2, 1)
+    assert (claim.number, claim.mishaps()) == (2, 1)
 
 
 def test_a_claim_given_back_is_free_and_no_death(study):
@@ -71,7 +71,7 @@ def test_a_claim_given_back_is_free_and_no_death(study):
     claim.close("stopped")
     again = claims.take(study.claims, Work("r"), 1)
     assert again is not None
-    assert again.deaths == 0
+    assert again.mishaps() == 0
     assert claims.take(study.claims, Work("r"), 1) is None, "number 2 is taken"
 
 
