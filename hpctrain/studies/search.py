@@ -28,11 +28,14 @@ TRIES = 20  # suggestions that no run can be made of, before the job gives up
 
 
 def optuna() -> Any:
-    """Optuna, quiet. Raises UserError naming the extra."""
+    """Optuna, quiet. Raises UserError naming the extra, also beside the old one that Hydra's Optuna sweeper needs."""
     try:
         import optuna
     except ImportError:
         raise UserError("sweep.sampler", "", "needs Optuna: pip install 'hpctrain[sweep]'") from None
+    if int(optuna.__version__.split(".")[0]) < 4:
+        what = f"needs Optuna 4 or newer, here is {optuna.__version__}: pip install 'hpctrain[sweep]'"
+        raise UserError("sweep.sampler", "", what)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -6,9 +6,16 @@ from dataclasses import asdict
 
 import pytest
 
-from hpctrain.errors import RunFailed
+from hpctrain.errors import RunFailed, UserError
 from hpctrain.studies.axes import Choice, Interval
-from hpctrain.studies.search import Search, cut_torn_line, distributions, importances, journal_backend
+from hpctrain.studies.search import (
+    Search,
+    check_sampler,
+    cut_torn_line,
+    distributions,
+    importances,
+    journal_backend,
+)
 from hpctrain.studies.settings import SweepConfig
 from hpctrain.study_dir import StudyDir, Work
 
@@ -137,3 +144,14 @@ def test_importance_finds_what_matters():
     values = [-((p - 0.05) ** 2) for p in params["lr"]]
     shares = importances(params, values, more=True)
     assert shares["lr"] > 0.8 > 0.2 > shares["seed"]
+
+
+def test_an_optuna_that_is_too_old_is_said(monkeypatch):
+    """hydra-optuna-sweeper brings Optuna 2.10: a search says so, a report does without the importance."""
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "optuna", types.SimpleNamespace(__version__="2.10.1"))
+    with pytest.raises(UserError, match=r"needs Optuna 4 or newer, here is 2\.10\.1"):
+        check_sampler(SweepConfig(sampler="tpe", trials=2, metric="loss"))
+    assert importances({"lr": [0.1, 0.2]}, [1.0, 2.0], more=True) == {}
