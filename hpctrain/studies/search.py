@@ -7,12 +7,14 @@ reached at its first rung is told: that much all runs have trained.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import random
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +204,24 @@ def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], mo
         }
         study.add_trial(library.trial.create_trial(params=chosen, distributions=space, value=value))
     try:
-        evaluator = library.importance.PedAnovaImportanceEvaluator()
+        with _without("sklearn"):  # which another of its evaluators takes, and which takes a second to import
+            evaluator = library.importance.PedAnovaImportanceEvaluator()
         return dict(library.importance.get_param_importances(study, evaluator=evaluator))
     except (ValueError, RuntimeError):
         return {}
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Imports of an optional package fail, as where it is not installed, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def written(space: Sequence[Swept], params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -155,3 +155,15 @@ def test_an_optuna_that_is_too_old_is_said(monkeypatch):
     with pytest.raises(UserError, match=r"needs Optuna 4 or newer, here is 2\.10\.1"):
         check_sampler(SweepConfig(sampler="tpe", trials=2, metric="loss"))
     assert importances({"lr": [0.1, 0.2]}, [1.0, 2.0], more=True) == {}
+
+
+def test_importance_leaves_other_packages_as_they_are():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from hpctrain.studies.search import importances as i\n"
+        "i({'lr': [n / 9 for n in range(9)]}, list(range(9)), True)\n"
+        "assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
