@@ -313,8 +313,8 @@ def _show(
     print(f"{most}{costs['steps']:,} steps, {costs['flops_total']:.3g} FLOPs; {bound}")
     if costs["node_hours_max"] is not None:
         print(f"asks for {costs['node_hours_max']:.2f} node-hours at most")
-    each = "each works until all is done" if jobs.quota is None else f"{jobs.quota} runs each"
-    what = f"{jobs.jobs} jobs in {len(jobs.arrays)} arrays, {each}, {jobs.at_once} at once"
+    each = "each works until all is done" if jobs.quota is None else f"{_many(jobs.quota, 'run')} each"
+    what = f"{_many(jobs.jobs, 'job')} in {_many(len(jobs.arrays), 'array')}, {each}, {jobs.at_once} at once"
     if "--dry-run" in flags:
         print(f"would submit {what}")
     elif job_ids:
@@ -325,3 +325,7 @@ def _show(
     else:
         print(f"nothing is left to do: hpctrain report {study.name}")
     return 0
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -214,14 +214,36 @@ def test_cancel_and_go_on(study, cluster):
         assert "resuming at step" in log
 
 
-def test_a_submitter_killed_after_sbatch_leaves_nothing_double(study, tmp_path, cluster):
-    """An sbatch that is killed together with its caller once the job is in the queue."""
+def test_a_search_of_an_interval(study):
+    """TPE suggests and asha prunes, in two jobs at once: as many runs as were asked for, then some more."""
+    s = study(
+        "train.epochs=2", "sweep=tpe", "sweep.metric=accuracy", "sweep.pruner=asha", "sweep.reduction=2",
+        "sweep.jobs=2", "optimizer.lr=tag(log,interval(0.01,1))",
+    )  # fmt: skip
+    s.sweep("sweep.trials=4")
+    s.wait_for_end()
+    assert sorted(key[-1] for key in s.ended()) == ["0"] * 4 + ["1"] * 2
+    s.sweep("sweep.trials=6")
+    s.wait_for_end()
+    found = s.report()
+    rates = {row["optimizer.lr"] for row in found["runs"]}
+    assert len(rates) == 6
+    assert all(0.01 <= rate <= 1 for rate in rates)
+    assert found["phases"]["done"] >= 3
+    assert found["settings"][0]["epochs"] == 2.0
+
+
+def test_a_submitter_killed_half_way_leaves_nothing_double(study, tmp_path, cluster):
+    """An sbatch that is killed together with its caller once the first of two arrays is in the queue."""
     real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "sbatch"
     fake.write_text(f'#!/bin/bash\n{real} "$@"\nkill -9 $PPID\n')
-    fake.chmod(0o755)
-    s = study("train.epochs=1", "sweep.runs_per_job=3")
+    small = tmp_path / "bin" / "scontrol"
+    small.write_text("#!/bin/sh\necho 'MaxArraySize            = 3'\n")  # tasks 0 and 1
+    for file in (fake, small):
+        file.chmod(0o755)
+    s = study("train.epochs=1")
     words = ("optimizer.lr=0.1,0.2,0.3",)
     killed = subprocess.run(
         [sys.executable, "-m", "hpctrain.cli", "sweep", *s.settings, *words],
@@ -229,9 +251,9 @@ def test_a_submitter_killed_after_sbatch_leaves_nothing_double(study, tmp_path, 
         capture_output=True,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert len(s.queue()) == 1
+    assert len({line.partition("_")[0] for line in s.queue()}) == 1
     again = s.sweep(*words)
-    assert (again["job_ids"], again["left"]) == ([], 3)
+    assert again["jobs"] <= 3
     s.wait_for_end()
     assert sorted(facts["phase"] for facts in s.ended().values()) == ["done"] * 3
     assert all(len(list(run.glob("attempts/*"))) == 1 for run in s.path.glob("perceptron*"))
