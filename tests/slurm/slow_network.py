@@ -16,6 +16,6 @@ class SlowNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
+        if self.training and not images.is_meta:  # counting its work takes no time
             time.sleep(self.pause_s)
         return self.layers(images)
