@@ -36,6 +36,7 @@ JOB = (
     "lenet_digits", "cluster=devcluster", "resources.nodes=2", "resources.gpus_per_node=2", "train.steps=20",
     "train.log_every=1",
 )  # fmt: skip
+LATER = ("+cluster.sbatch.begin=now+1hour",)  # a job that began would take the cores from the next submit
 
 
 def main() -> None:
@@ -72,12 +73,12 @@ def figures(folder: Path, runs: int, repeat: int, peers: Path | None) -> Iterato
     )
     yield f"submitit: state of one job: {spread(submitit_state(folder, repeat))} s, 1 sacct call"
     one = [
-        timed([*HPCTRAIN, "submit", *JOB, f"run.root={folder}/one", f"seed={i}"])[0]
+        timed([*HPCTRAIN, "submit", *JOB, *LATER, f"run.root={folder}/one", f"seed={i}"])[0]
         for i in range(repeat + 1)
     ]
-    subprocess.run(["scancel", "--user=root"], check=True)
     yield f"submit of one job: {spread(one[1:])} s ({one[0]:.2f} s the first time, when its FLOPs are counted)"
     yield f"submitit: submit of one job: {spread(submitit_submit(folder, repeat))} s"
+    subprocess.run(["scancel", "--user=root"], check=True)
     wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]))
     steps = [first_step(folder / "first", i) for i in range(repeat)]
     yield f"submit to first training step, 4 ranks: {spread(steps)} s"
@@ -152,7 +153,10 @@ def submitit_submit(folder: Path, repeat: int) -> list[float]:
     took = []
     for _ in range(repeat):
         began = time.perf_counter()
-        code = "import submitit,time;e=submitit.SlurmExecutor(%r);e.update_parameters(time=5);e.submit(time.sleep,1)"
+        code = (
+            "import submitit,time;e=submitit.SlurmExecutor(%r);"
+            "e.update_parameters(time=5,additional_parameters={'begin':'now+1hour'});e.submit(time.sleep,1)"
+        )
         subprocess.run([sys.executable, "-c", code % str(folder / "submitit")], check=True)
         took.append(time.perf_counter() - began)
     return took
