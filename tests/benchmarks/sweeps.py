@@ -72,6 +72,7 @@ def slots(folder, args):
         wall_s = time.time() - began
         elapsed = call(environment, "sacct", "-X", "--noheader", "--parsable2", "--format=ElapsedRaw")
     claims = [json.loads(file.read_text()) for file in (folder / "runs/slots/.study/claims").glob("*.json")]
+    claims = [c for c in claims if "job" in c]  # others were given back at once: somebody had done that run
     ended = list((folder / "runs/slots/.study/ended").glob("*.json"))
     given_s = sum(map(int, elapsed.split()))
     busy_s = sum(c["until"] - c["began"] for c in claims)
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(known))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--hydra-python", help="an interpreter that has hydra-submitit-launcher")
-    parser.add_argument("--epochs", type=int, default=4, help="of each run of `slots` (default: 4)")
+    parser.add_argument("--epochs", type=int, default=3, help="of each run of `slots` (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="of `hydra` (default: 3)")
     args = parser.parse_args()
     wanted = args.figures or [name for name in known if name != "hydra" or args.hydra_python]
