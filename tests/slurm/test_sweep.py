@@ -222,7 +222,9 @@ def test_a_search_of_an_interval(study):
     )  # fmt: skip
     s.sweep("sweep.trials=4")
     s.wait_for_end()
-    assert sorted(key[-1] for key in s.ended()) == ["0"] * 4 + ["1"] * 2
+    rungs = [key[-1] for key in s.ended()]
+    assert rungs.count("0") == 4
+    assert rungs.count("1") >= 2  # half of 4; early promotions may add some
     s.sweep("sweep.trials=6")
     s.wait_for_end()
     found = s.report()
