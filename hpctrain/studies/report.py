@@ -79,10 +79,12 @@ class Found:
 
     @property
     def best_line(self) -> str | None:
-        """The best setting as a command to repeat it."""
+        """The best setting as a command to repeat it; of runs that no `sweep` has made, its configuration's file."""
         if not self.settings:
             return None
         best = self.settings[0].best_run
+        if self.use is None:
+            return str(self.study.run(best.run_id).config_file)
         fixed = [o for o in best.fixed if not o.startswith(("sweep=", "sweep.", "run.study="))]
         return shlex.join(["hpctrain", "submit", *fixed, *best.overrides])
 

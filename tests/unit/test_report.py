@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,8 @@ def test_runs_without_a_sweep_have_a_report_too(plain, capsys):
     assert [s["params"] for s in found["settings"]] == [{"optimizer.lr": 0.2}, {"optimizer.lr": 0.1}]
     assert found["settings"][0]["mean"] == pytest.approx(0.225)
     assert found["costs"]["hours"] == pytest.approx(0.04)
+    assert Path(found["best"]).is_file(), "no command line is known that gives it again"
+    assert Path(found["best"]).parent.name in found["settings"][0]["runs"]
 
 
 def test_the_page_needs_nothing_else(plain):
