@@ -1,7 +1,7 @@
 """What a free slot of a study does next. Reads the study's files; the only side effect is the claim.
 
-In this order: what a stopped job has left (for a job that starts again), a promotion of asha, a run that
-nobody has begun, a new suggestion of the sampler, and what a job that has ended for good left behind.
+In this order: what a stopped job has left (for a job that starts again), a run that nobody has begun, a new
+suggestion of the sampler, a promotion of asha, and what a job that has ended for good left behind.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Agenda:
             self.waits = False
             return None
         claim = self._first(self._open()) if leftovers_first else None
-        claim = claim or self._first(self._promotions())
         claim = claim or self._first(self._new(begin_at))
         while claim is None and self._suggest is not None and (trial := self._suggest()):
             self.trials[trial.run_id] = trial
             claim = self._first([self.work(trial.run_id, 0)])
+        claim = claim or self._first(self._promotions())
         claim = claim or self._first(self._open())
         self.waits = claim is None and self._settings.pruner == "asha" and self._below_the_top()
         return claim

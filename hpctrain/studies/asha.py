@@ -1,8 +1,9 @@
 """Asynchronous successive halving as pure functions (Li et al. 2020, arXiv:1810.05934, algorithm 2).
 
 A run stops at rungs, after r, rη, rη², ... epochs. Whenever a slot is free, the best run that belongs to the best
-1/η of a rung's results so far and has not gone on yet goes on to the next; nothing waits for a rung to fill.
-No I/O.
+1/η of a rung's results so far and has not gone on yet may go on to the next; nothing waits for a rung to fill.
+The paper draws from an endless supply and prefers the highest rung. A study is a finite list: here what is lowest
+comes first, so that each choice is made with all results that there can be, and fewer runs go on in vain. No I/O.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def promotable(
     reduction: int,
     more_is_better: bool,
 ) -> list[tuple[str, int]]:
-    """The runs that may go on, with the rung they go to; the furthest rung first, in it the best first.
+    """The runs that may go on, with the rung they go to; the lowest rung first, in it the best first.
 
     `results[k]`: the metric of each run that has ended rung k, None for one that failed there (it counts,
     and never goes on). `started[k]`: the runs that have started rung k.
     """
     found = []
-    for rung in range(len(results) - 2, -1, -1):
+    for rung in range(len(results) - 1):
         scored = [
             (value, run) for run, value in results[rung].items() if value is not None and value == value
         ]

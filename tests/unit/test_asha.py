@@ -25,14 +25,14 @@ def test_one_of_three_goes_on_as_soon_as_three_are_there():
     assert promotable(results, [{"a", "b", "c"}, {"b"}], 3, more_is_better=True) == []
 
 
-def test_the_furthest_rung_comes_first():
+def test_the_lowest_rung_comes_first():
     results = [
         dict(zip("abcdef", (6.0, 5.0, 4.0, 3.0, 2.0, 1.0), strict=True)),
         {"a": 1.0, "x": 2.0, "y": 0.0},
         {},
     ]
     started = [set("abcdefxy"), {"a", "x", "y"}, set()]
-    assert promotable(results, started, 3, more_is_better=True) == [("x", 2), ("b", 1)]
+    assert promotable(results, started, 3, more_is_better=True) == [("b", 1), ("x", 2)]
 
 
 def test_a_failed_run_counts_and_never_goes_on():
@@ -56,7 +56,7 @@ def test_any_order_of_ends_keeps_the_share_and_finds_the_best(seed, slots, reduc
             found = promotable(results, started, reduction, more_is_better=True)
             if not found and not waiting:
                 break
-            run, rung = found[0] if found else (waiting.pop(0), 0)
+            run, rung = (waiting.pop(0), 0) if waiting else found[0]
             assert run not in started[rung], "never twice"
             started[rung].add(run)
             busy.append((run, rung))
@@ -66,6 +66,9 @@ def test_any_order_of_ends_keeps_the_share_and_finds_the_best(seed, slots, reduc
         results[rung][run] = quality[run]
     for below, above in itertools.pairwise(results):
         assert set(above) <= set(below)
+        assert len(above) <= len(below) // reduction + slots, (
+            "few go on that a batch would not have let go on"
+        )
     # In the end the best of each rung has gone on, wherever there were enough to compare it with.
     for rung in range(rungs - 1):
         if len(results[rung]) >= reduction:
