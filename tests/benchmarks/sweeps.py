@@ -65,8 +65,9 @@ def slots(folder, args):
     with cluster(folder) as environment:
         began = time.time()
         hpctrain(
-            folder, "sweep", *words, "optimizer.lr=0.01,0.02,0.05,0.1", "seed=range(50)", "sweep.jobs=16",
-            "sweep.runs_per_job=13", environment=environment,
+            folder, "sweep", *words, "optimizer.lr=0.01,0.02,0.05,0.1", "seed=range(50)",
+            f"sweep.runs_at_once={args.lanes}", f"sweep.jobs={16 // args.lanes}",
+            f"sweep.runs_per_job={200 * args.lanes // 16}", environment=environment,
         )  # fmt: skip
         drain(environment)
         wall_s = time.time() - began
@@ -74,13 +75,14 @@ def slots(folder, args):
     claims = [json.loads(file.read_text()) for file in (folder / "runs/slots/.study/claims").glob("*.json")]
     claims = [c for c in claims if "job" in c]  # others were given back at once: somebody had done that run
     ended = list((folder / "runs/slots/.study/ended").glob("*.json"))
-    given_s = sum(map(int, elapsed.split()))
+    given_s = args.lanes * sum(map(int, elapsed.split()))
     busy_s = sum(c["until"] - c["began"] for c in claims)
     # Between its first run's beginning and its last run's end: without the start of the job itself.
     jobs = {}
     for c in claims:
         jobs.setdefault(c["job"], []).append((c["began"], c["until"]))
-    between_s = sum(max(u for _, u in turns) - min(b for b, _ in turns) for turns in jobs.values())
+    spans_s = [max(u for _, u in turns) - min(b for b, _ in turns) for turns in jobs.values()]
+    between_s = args.lanes * sum(spans_s)
     return {
         "runs": len(ended), "done": sum(json.loads(f.read_text())["phase"] == "done" for f in ended),
         "jobs": len(jobs), "wall_s": wall_s, "slot_s": given_s, "busy_s": busy_s,
@@ -214,7 +216,8 @@ def main() -> None:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(known))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--hydra-python", help="an interpreter that has hydra-submitit-launcher")
-    parser.add_argument("--epochs", type=int, default=3, help="of each run of `slots` (default: 3)")
+    parser.add_argument("--epochs", type=int, default=2, help="of each run of `slots` (default: 2)")
+    parser.add_argument("--lanes", type=int, default=4, help="GPUs, and runs at once, of each job of `slots`")
     parser.add_argument("--rounds", type=int, default=3, help="of `hydra` (default: 3)")
     args = parser.parse_args()
     wanted = args.figures or [name for name in known if name != "hydra" or args.hydra_python]
