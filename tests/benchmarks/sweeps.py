@@ -101,8 +101,7 @@ def asha(folder, args):
         began = time.time()
         hpctrain(folder, "sweep", *words, *more, f"run.study={name}")
         jobs = folder / "runs" / name / ".study" / "jobs"
-        time.sleep(5)
-        while any(json.loads(file.read_text())["until"] is None for file in jobs.glob("*.json")):
+        while [json.loads(file.read_text())["until"] is None for file in jobs.glob("*.json")] != [False] * 2:
             time.sleep(0.5)
         _, out = hpctrain(folder, "report", name, "--json", "--no-html")
         found = json.loads(out)
