@@ -96,6 +96,7 @@ def preload() -> None:
     """Import what every run needs, before the first is forked."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
+    import torch._dynamo  # noqa: F401  (torch.optim does so with a run's first optimiser: most of a short run's time)
 
     import hpctrain.training.session  # noqa: F401
 
