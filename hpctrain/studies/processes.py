@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -96,9 +97,11 @@ def preload() -> None:
     """Import what every run needs, before the first is forked."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
-    import torch._dynamo  # noqa: F401  (torch.optim does so with a run's first optimiser: most of a short run's time)
 
     import hpctrain.training.session  # noqa: F401
+
+    # torch does so with a process's first optimiser: most of the time that a short run would take.
+    importlib.import_module("torch._dynamo")
 
 
 def _child(run: RunDir, token: str, lane: int, lanes: int, parent: int) -> NoReturn:
