@@ -324,16 +324,16 @@ def step(
     exchange: Exchange,
     algorithm: str,
     stragglers: Stragglers,
-    shares_cores: bool = False,
+    stolen: float = 0.0,
 ) -> Step:
     """One step on `shape`. Every rank waits for the slowest one, whose gradients complete the sums.
 
-    `shares_cores`: the communication thread runs on the cores that compute (CPU ranks), and takes from them
-    the host's part of each byte.
+    `stolen`: what the communication thread takes of the cores that compute (CPU ranks) while it works on bytes, not
+    while it waits for the wire.
     """
     factor = stragglers.slowest(shape.ranks)
     slow = work.slowed(factor)
-    stolen = _host_share(network, shape) if shares_cores else 0.0
+    stolen *= _host_share(network, shape)
     if shape.ranks == 1:
         return Step(work.data_s, work.total_s - work.data_s, 0.0, 0.0, 0.0)
     # Where in its cycle the thread is when a backward pass begins is chance: two of them stand for all.

@@ -20,6 +20,7 @@ from hpctrain.studies.network import Exchange, Gradient, Link, Network, Shape, S
 
 DRAWS = 200
 LEVEL = 0.95
+HEADERS = 1514 / 1448  # bytes of Ethernet to bytes of TCP's payload, in packets of 1500
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,25 @@ class Calibration:
     def on_cpu(self) -> bool:
         return bool(self.one["device"] == "cpu")
 
-    def load(self, on: Shape) -> float:
-        """Ranks that share a core of one machine; 1 where each has its own."""
+    def load(self, on: Shape, busy: float = 1.0) -> float:
+        """How much longer it takes where ranks of one machine want more than its cores, each `busy` of them."""
         if not self.on_cpu:
             return 1.0
-        return max(1.0, self.neighbours(on) / int(self.one["cores"]))
+        return max(1.0, self.neighbours(on) * busy / int(self.one["cores"]))
+
+    def busy(self) -> float:
+        """Cores that a rank keeps busy while it computes alone: none of its own while it waits for a device."""
+        part = self.one["computing"][str(self.one["batch_size"])]
+        seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
+        return float(min(part.get("cpu_s", seconds) / seconds, self.one["cores"]))
+
+    def stolen(self, on: Shape) -> float:
+        """What the exchange, a core's work itself, takes from a rank's computing: all of it where no core is left."""
+        if not self.on_cpu:
+            return 0.0
+        busy = self.busy()
+        left = int(self.one["cores"]) / self.neighbours(on) - busy
+        return max(0.0, min(1.0, 1.0 - left)) * min(1.0, busy)
 
     def neighbours(self, on: Shape) -> int:
         """Ranks on one machine."""
@@ -115,7 +130,7 @@ def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: fl
     fitted = links.between.s_per_byte
     wire = fitted
     if calibration.link_gbit_per_s and calibration.on_cpu:
-        wire = min(fitted, 8e-9 / calibration.link_gbit_per_s)
+        wire = min(fitted, HEADERS * 8e-9 / calibration.link_gbit_per_s)
     host = fitted - wire
     if gbit_per_s and calibration.link_gbit_per_s:
         wire *= calibration.link_gbit_per_s / gbit_per_s
@@ -140,7 +155,12 @@ def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
     share = (wanted - below) / (above - below) if above > below else 0.0
     mixed = _mix(first, second, share)
     # More neighbours than were measured: where they outnumber the cores, they take turns.
-    crowded = calibration.load(on) / max(1.0, above / calibration.one["cores"]) if wanted > above else 1.0
+    busy = calibration.busy()
+    crowded = (
+        calibration.load(on, busy) / max(1.0, above * busy / calibration.one["cores"])
+        if wanted > above
+        else 1.0
+    )
     return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
 
 
@@ -257,7 +277,7 @@ def predict(
                 off = replace(
                     seen, inside=_slower(seen.inside, inside), between=_slower(seen.between, between)
                 )
-            found = network.step(mine, off, on, exchange, algorithm, scatter, calibration.on_cpu)
+            found = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
             # Forward and backward passes before the last of a step exchange nothing.
             again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
             return replace(found, compute_s=found.compute_s + again)

@@ -79,12 +79,13 @@ class _Arrivals:
 def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals) -> dict[str, Any]:
     """Steps without exchange on `size` samples a rank; all ranks begin each together. The first is not counted."""
     parts: list[tuple[float, float, float]] = []
+    cpu_s: list[float] = []
     ready_s: dict[int, list[float]] = {}
     indices = np.arange(size, dtype=np.int64) % len(trainer.dataset)
     for _ in range(steps + 1):
         trainer.exchange.begin()
         comm.barrier()
-        start = at.now()
+        start, cpu_before_s = at.now(), time.process_time()
         batch = trainer.dataset.batch(indices, torch.Generator().manual_seed(0))
         loaded = at.now()
         with trainer.autocast():
@@ -93,6 +94,7 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         at.marks.clear()
         (total / size).backward()
         backward = at.now()
+        cpu_s.append(time.process_time() - cpu_before_s)
         parts.append((at.s(start, loaded), at.s(loaded, forward), at.s(forward, backward)))
         for key, mark in at.marks.items():
             ready_s.setdefault(key, []).append(at.s(forward, mark))
@@ -103,6 +105,7 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         "data_s": data_s,
         "forward_s": forward_s,
         "backward_s": backward_s,
+        "cpu_s": statistics.median(cpu_s[1:]),  # of all cores: what computing leaves to others is the rest
         # One list a rank: how unequal ranks and steps are.
         "step_s": comm.gather_objects([sum(part) for part in parts]),
         "gradients": [

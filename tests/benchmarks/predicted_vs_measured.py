@@ -1,17 +1,17 @@
 """Step times that the model predicts beside those that real jobs take, on links that tc shapes.
 
-    sudo .venv/bin/python tests/benchmarks/predicted_vs_measured.py [--minutes 60] [--out FILE.csv]
+    sudo .venv/bin/python tests/benchmarks/predicted_vs_measured.py [--only NAME ...] [--minutes 3] [--json FILE]
 
-Brings up a development cluster, calibrates on one node and at 2.5 Gbit/s alone, then measures weak scaling on 1, 2
-and 4 nodes of one rank and 1 and 2 nodes of two, over 1, 2.5 and 10 Gbit/s, for a network that computes much and one
-that has many parameters. Prints each error and their median; the table goes to --out. What --minutes leave
-undone is done by the next call (--root keeps it). Asserts nothing.
+Brings up a development cluster, calibrates each network on one node and at 2.5 Gbit/s alone, then measures weak scaling
+on nodes of one and two ranks, over 2.5, 1 and 10 Gbit/s. Networks "waiting-*" wait where an accelerator would compute
+(waiting.py), so that four ranks do not compete for this machine's cores; the others compute, on as many ranks as there
+are cores. What --minutes leave undone is done by the next call (--root keeps it). Prints each error, their
+median and the worst; --json has the calibrations and every window that was timed. Asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -21,67 +21,77 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NAME = "scaling"
+NAME = "scale"
 RATES = {"2.5": "2500mbit", "1": "1gbit", "10": "10gbit"}
+CALIBRATED = "2.5"
+WAITING = [
+    "experiment=lenet_fashion_mnist",
+    "model=custom",
+    "model.target=waiting:Waiting",
+    "train.batch_size=16",
+]
 NETWORKS = {
+    "waiting-compute-heavy": [*WAITING, "+model.convolutions=[32,64,128,128]", "+model.sample_ms=2.5"],
+    "waiting-parameter-heavy": [*WAITING, "+model.dense=[768,768]", "+model.sample_ms=1.5", "comm.bucket_mb=1"],
     "compute-heavy": ["experiment=lenet_fashion_mnist", "train.batch_size=256"],
     "parameter-heavy": [
         "experiment=lenet_fashion_mnist", "model=mlp", "model.hidden=[1024,1024]", "train.batch_size=128",
     ],
 }  # fmt: skip
-SHAPES = {1: (1, 2, 4), 2: (2, 4)}  # GPUs a node: counts
+
+
+def shapes(name):
+    """(ranks a node, counts) of the studies; four ranks compute on four cores, or wait."""
+    many = name.startswith("waiting") or len(os.sched_getaffinity(0)) >= 4
+    return ((1, (1, 2, 4)), (2, (2, 4))) if many else ((1, (1, 2)), (2, (1, 2)))
 
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--root", type=Path, default=Path("/var/tmp/hpctrain-scaling"))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--show", action="store_true", help="only compare what was measured before")
     parser.add_argument("--down", action="store_true", help="only take the cluster down")
     args = parser.parse_args()
-    end_s = time.monotonic() + 60 * args.minutes
     if args.down:
         script("down")
         return
-    if os.geteuid() != 0:
-        sys.exit("needs root: the development cluster makes namespaces and links")
+    if not args.show:
+        if os.geteuid() != 0:
+            sys.exit("needs root: the development cluster makes namespaces and links")
+        try:
+            measure_all(args.only, args.root, time.monotonic() + 60 * args.minutes)
+        except TimeoutError:
+            print("out of time: call again to go on", flush=True)
+    found = {name: document for name in args.only if (document := results(name, args.root))}
+    show(found)
+    if args.json and found:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure_all(names, root, end_s):
     script("up")
-    try:
-        for name, words in NETWORKS.items():
-            calibrate(name, words, args.root, end_s)
-        for rate in RATES:
-            script("shape", "--rate", RATES[rate])
-            for name, words in NETWORKS.items():
-                for per_node, counts in SHAPES.items():
-                    measure(name, words, rate, per_node, counts, args.root, end_s)
-    except TimeoutError:
-        print("out of time: call again to go on", flush=True)
-    rows = [row for name, words in NETWORKS.items() for row in results(name, words, args.root)]
-    show(rows)
-    if args.out and rows:
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    script("shape", "--rate", RATES[CALIBRATED])
+    for name in names:
+        wait(
+            hpctrain("scale", "--calibrate", *settings_of(name, CALIBRATED, 1, (1, 2), root), "--json"), end_s
+        )
+    for rate in RATES:
+        script("shape", "--rate", RATES[rate])
+        for name in names:
+            for per_node, counts in shapes(name):
+                wait(hpctrain("scale", *settings_of(name, rate, per_node, counts, root), "--json"), end_s)
 
 
-def study_settings(name, words, rate, per_node, counts, root):
+def settings_of(name, rate, per_node, counts, root):
     return [
-        *words, "cluster=devcluster", "resources.threads_per_rank=1", "scaling=weak", f"cluster.link_gbit_per_s={rate}",
-        f"resources.gpus_per_node={per_node}", f"scaling.gpus={','.join(map(str, counts))}", "scaling.repeats=1",
-        "scaling.windows=3", "scaling.window_steps=8", "scaling.timeout_min=5", f"run.root={root}",
-        f"run.study={name}-{rate}g-{per_node}",
+        *NETWORKS[name], "cluster=devcluster", "cluster.gpus_per_node=2", "resources.threads_per_rank=1",
+        f"cluster.link_gbit_per_s={rate}", f"resources.gpus_per_node={per_node}", "scaling=weak", "scaling.repeats=1",
+        f"scaling.gpus={','.join(map(str, counts))}", "scaling.windows=3", "scaling.window_steps=8",
+        "scaling.profile_steps=0", "scaling.timeout_min=5", f"run.root={root}", f"run.study={name}-{rate}g-{per_node}",
     ]  # fmt: skip
-
-
-def calibrate(name, words, root, end_s):
-    script("shape", "--rate", RATES["2.5"])
-    settings = study_settings(name, words, "2.5", 1, (1, 2), root)
-    wait(hpctrain("scale", "--calibrate", *settings, "--json"), end_s)
-
-
-def measure(name, words, rate, per_node, counts, root, end_s):
-    wait(hpctrain("scale", *study_settings(name, words, rate, per_node, counts, root), "--json"), end_s)
 
 
 def wait(answer, end_s):
@@ -95,36 +105,58 @@ def wait(answer, end_s):
         time.sleep(0.5)
 
 
-def results(name, words, root):
-    """One row a rate and shape: predicted from the calibration, measured, and their ratio."""
+def results(name, root):
+    """The profiles of a network's calibration, and a row a rate and shape: predicted and measured."""
+    rows = []
     for rate in RATES:
-        for per_node, counts in SHAPES.items():
-            settings = study_settings(name, words, rate, per_node, counts, root)
-            study = settings[-1].removeprefix("run.study=")
-            done = run("report", study, "--root", str(root), "--json", "--no-html", check=False)
-            if done.returncode:
+        for per_node, counts in shapes(name):
+            settings = settings_of(name, rate, per_node, counts, root)
+            study = root / settings[-1].removeprefix("run.study=")
+            predicted = run("predict", *settings, "--json", check=False)
+            if predicted.returncode or not study.is_dir():
                 continue
-            predicted = json.loads(hpctrain("predict", *settings, "--json"))["points"]
-            for row in json.loads(done.stdout)["data"]["own"]["rows"]:
-                point = next(p for p in predicted if p["gpus"] == row["gpus"])
-                yield {
-                    "network": name,
-                    "gbit_per_s": rate,
-                    "nodes": row["nodes"],
-                    "ranks_per_node": row["gpus"] // row["nodes"],
-                    "repeats": row["repeats"],
-                    "measured_ms": round(row["step_ms"], 3),
-                    "measured_half_ms": round(row["step_ms_half"] or 0, 3),
-                    "predicted_ms": round(1e3 * point["step_s"], 3),
-                    "predicted_low_ms": round(1e3 * point["low_s"], 3),
-                    "predicted_high_ms": round(1e3 * point["high_s"], 3),
-                    "error": round(1e3 * point["step_s"] / row["step_ms"] - 1, 4),
-                }
+            points = {p["gpus"]: p for p in json.loads(predicted.stdout)["points"]}
+            for folder in sorted(study.glob("g*-r1-*")):
+                gpus = int(folder.name.split("-")[0][1:])
+                if windows_ms := windows(folder):
+                    rows.append(row_of(name, float(rate), gpus, per_node, points[gpus], windows_ms))
+    if not rows:
+        return None
+    settings = settings_of(name, CALIBRATED, 1, (1, 2), root)
+    return {"settings": NETWORKS[name], "calibration": calibration(settings), "points": rows}
 
 
-def show(rows):
+def windows(folder):
+    """Milliseconds a step of each window behind the warm-up."""
+    file = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    train = [r for r in records if r["kind"] == "train"][1:]
+    return [1e3 * r["window_s"] / r["window_steps"] for r in train]
+
+
+def row_of(name, rate, gpus, per_node, point, windows_ms):
+    measured_ms = statistics.fmean(windows_ms)
+    nodes = max(1, gpus // per_node)
+    return {
+        "network": name, "gbit_per_s": rate, "nodes": nodes, "ranks_per_node": gpus // nodes,
+        "windows_ms": [round(ms, 3) for ms in windows_ms], "measured_ms": round(measured_ms, 3),
+        "predicted_ms": round(1e3 * point["step_s"], 3), "low_ms": round(1e3 * point["low_s"], 3),
+        "high_ms": round(1e3 * point["high_s"], 3), "error": round(1e3 * point["step_s"] / measured_ms - 1, 4),
+    }  # fmt: skip
+
+
+def calibration(settings):
+    """The profiles by shape: those that `hpctrain predict` finds."""
+    from hpctrain.studies import calibrations
+    from hpctrain.studies.scale import load
+
+    return dict(calibrations.needed(*load(settings), "").profiles)
+
+
+def show(found):
+    rows = [row for document in found.values() for row in document["points"]]
     for row in rows:
-        print("  ".join(f"{value!s:>12}" for value in row.values()))
+        print("  ".join(f"{value!s:>9}" for value in row.values()))
     if rows:
         errors = [abs(row["error"]) for row in rows]
         print(
@@ -154,7 +186,7 @@ def script(*words):
 
 def environment():
     folder = Path("~/.local/state/hpctrain/devcluster").expanduser() / NAME
-    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(Path(__file__).parent)}
 
 
 if __name__ == "__main__":
