@@ -219,6 +219,8 @@ class ClusterConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
     slurm_conf: str | None = None
+    # Settings of comm that suit the cluster: conf/config.yaml takes them where the command line has none.
+    comm: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     # For scaling studies: a node's link as it is sold, and nodes that are one machine in truth.
     link_gbit_per_s: PositiveFloat | None = None
     nodes_per_host: Positive = 1
@@ -433,6 +435,12 @@ def _check_whole(config: Config) -> Config:
         raise _too_many_ranks(config, samples)
     if config.cluster.kind == "local" and config.resources.nodes > 1:
         raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
+    known = ("bucket_mb", "compression", "cycle_time_ms", "fusion_threshold_mb", "hierarchical")
+    for key, value in config.cluster.comm.items():
+        if key not in known:
+            raise UserError(
+                f"cluster.comm.{key}", value, f"must be of {', '.join(known)}", nearest(key, known)
+            )
     _check_task(config)
     return config
 

@@ -120,6 +120,10 @@ class RunDir:
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.attempt(attempt) / f"rank_{rank}.log"
 
+    def timeline_file(self, attempt: int) -> Path:
+        """Horovod's own record of its exchanges (comm.timeline), for chrome://tracing and our summary."""
+        return self.attempt(attempt) / "timeline.json"
+
     def rank_file(self, attempt: int, rank: int) -> Path:
         return self.attempt(attempt) / f"rank_{rank}.json"
 

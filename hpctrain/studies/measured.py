@@ -14,7 +14,9 @@ from typing import Any
 
 from hpctrain.errors import UserError, nearest
 from hpctrain.run_dir import RunDir, read_json, replace_text
+from hpctrain.studies import timeline
 from hpctrain.studies.scaling import Point, Repeat
+from hpctrain.studies.timeline import Timeline
 
 PLAN = "scaling.json"
 
@@ -58,23 +60,50 @@ def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str
 
 def points(study: Path, plan: Mapping[str, Any], data: str) -> list[Point]:
     """The study's points for one kind of data ("own", "synthetic"), from the smallest."""
-    found = []
-    chosen = [run for run in plan["runs"] if run["data"] == data]
-    for gpus in sorted({run["gpus"] for run in chosen}):
-        of_point = sorted((r for r in chosen if r["gpus"] == gpus), key=lambda r: r["repeat"])
-        repeats, missing = [], []
-        for facts in of_point:
-            run = RunDir(study / facts["run"])
-            state = run.read_state()
-            measured = repeat(run) if state.get("phase") == "done" else None
-            if measured is None:
-                why = state.get("reason") or state.get("phase") or "never submitted"
-                missing.append(f"{facts['run']}: {why}")
-            else:
-                repeats.append(measured)
-        first = of_point[0]
-        found.append(Point(gpus, first["nodes"], first["batch"], tuple(repeats), tuple(missing)))
-    return found
+    chosen = [run for run in plan["runs"] if run["data"] == data and not run.get("knob")]
+    counts = sorted({run["gpus"] for run in chosen})
+    return [_point(study, [run for run in chosen if run["gpus"] == gpus]) for gpus in counts]
+
+
+def knobs(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
+    """(key, value, point) of every setting of the exchange that was tried."""
+    by_knob: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    for run in plan["runs"]:
+        if run.get("knob"):
+            by_knob.setdefault(tuple(run["knob"]), []).append(run)
+    return [(*knob, _point(study, runs)) for knob, runs in by_knob.items()]
+
+
+def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int, Timeline]]:
+    """(GPUs, Horovod's timeline) of each count's first run that was asked for one (comm.timeline=true)."""
+    found: dict[int, Timeline] = {}
+    for facts in sorted(plan["runs"], key=lambda facts: (facts["gpus"], facts["repeat"])):
+        run = RunDir(study / facts["run"])
+        attempts = run.attempts()
+        if facts["data"] != data or facts.get("knob") or facts["gpus"] in found or not attempts:
+            continue
+        file = run.timeline_file(attempts[-1])
+        if file.is_file():
+            seen = timeline.summary(file.read_text(errors="replace"), run.read_config()["train"]["steps"])
+            if seen is not None:
+                found[facts["gpus"]] = seen
+    return list(found.items())
+
+
+def _point(study: Path, planned: Sequence[Mapping[str, Any]]) -> Point:
+    """The repeats of one point, and why others are missing."""
+    repeats, missing = [], []
+    for facts in sorted(planned, key=lambda facts: facts["repeat"]):
+        run = RunDir(study / facts["run"])
+        state = run.read_state()
+        found = repeat(run) if state.get("phase") == "done" else None
+        if found is None:
+            why = state.get("reason") or state.get("phase") or "never submitted"
+            missing.append(f"{facts['run']}: {why}")
+        else:
+            repeats.append(found)
+    first = planned[0]
+    return Point(first["gpus"], first["nodes"], first["batch"], tuple(repeats), tuple(missing))
 
 
 def repeat(run: RunDir) -> Repeat | None:

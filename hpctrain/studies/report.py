@@ -31,8 +31,9 @@ def report(argv: list[str]) -> int:
         from hpctrain.studies.scale_page import report_scaling
 
         return report_scaling(study.path, args)
-    if args.latex:
-        raise UserError("--latex", args.latex, "is for scaling studies")
+    if args.latex or args.write_preset:
+        flag = "--latex" if args.latex else "--write-preset"
+        raise UserError(flag, args.latex or study.name, "is for scaling studies")
     found = look(study, args.metric)
     if args.csv:
         write_table(found, Path(args.csv), "csv")
@@ -240,6 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", metavar="FILE", help="write one row a run")
     parser.add_argument("--parquet", metavar="FILE", help="the same as Parquet")
     parser.add_argument("--latex", metavar="FILE", help="a scaling study's table for a proposal")
+    parser.add_argument(
+        "--write-preset", action="store_true",
+        help="put the settings of the exchange that a scaling study found faster into the cluster's preset",
+    )  # fmt: skip
     parser.add_argument("--html", metavar="FILE", help="the page's place (default: runs/STUDY/report.html)")
     parser.add_argument("--no-html", action="store_true", help="do not write the page")
     return parser

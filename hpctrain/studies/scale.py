@@ -31,6 +31,7 @@ Measures one experiment on several counts of GPUs:
   hpctrain report STUDY
 scaling=strong keeps the effective batch, scaling=weak the batch a GPU; scaling.* are the settings
 (conf/scaling_base.yaml). Each count is measured scaling.repeats times, in random order, as jobs of its own.
+'scaling.knobs={bucket_mb:[1,64],compression:[fp16]}' also tries these settings of the exchange on the most GPUs.
 
   --calibrate    measure what hpctrain predict needs: one rank, a node's ranks, and two nodes
   --dry-run      show the jobs and what they cost; start nothing
@@ -144,7 +145,8 @@ def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]
 
 
 def _batches(planned: Sequence[Planned]) -> dict[str, int]:
-    return {str(one.gpus): one.config.effective_batch for one in sorted(planned, key=lambda one: one.gpus)}
+    plain = sorted((one for one in planned if one.knob is None), key=lambda one: one.gpus)
+    return {str(one.gpus): one.config.effective_batch for one in plain}
 
 
 def _left(config: Config, names: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hpctrain.errors import UserError
 from hpctrain.report import html, scaling_plots
 from hpctrain.report.scaling_plots import Series
 from hpctrain.run_dir import replace_text
-from hpctrain.studies import scale_report
+from hpctrain.studies import knobs, scale_report
+from hpctrain.studies.knobs import Effect
 from hpctrain.studies.predict_command import curves
 from hpctrain.studies.scale_report import HEADS, Found, cells, errors_line, law_line
 from hpctrain.studies.scaling import PARTS, Row
@@ -24,6 +26,8 @@ def report_scaling(study: Path, args: argparse.Namespace) -> int:
         if getattr(args, flag):
             raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
     plan, found = scale_report.look(study)
+    if args.write_preset:
+        print(write_preset(study.name, plan["cluster"], found[0].effects), file=sys.stderr)
     files = {
         args.csv: ("--csv", scale_report.as_csv(found)),
         args.latex: ("--latex", scale_report.as_latex(plan, found)),
@@ -42,6 +46,24 @@ def report_scaling(study: Path, args: argparse.Namespace) -> int:
     return 0
 
 
+def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
+    """The best settings of the exchange into the cluster's preset; says what was done. Raises UserError."""
+    from hpctrain.compose import conf_dir
+
+    if not effects:
+        raise UserError(
+            "--write-preset", study, "tried no settings of the exchange: give hpctrain scale scaling.knobs"
+        )
+    chosen = knobs.best(effects)
+    path = conf_dir() / "cluster" / f"{cluster}.yaml"
+    if not chosen:
+        return f"{path}: left as it is, no setting is faster beyond the noise"
+    if not path.is_file():
+        raise UserError("--write-preset", cluster, f"has no preset {path}")
+    _write("--write-preset", path, knobs.with_comm(path.read_text(), chosen, f"hpctrain report {study}"))
+    return f"{path}: " + " ".join(f"comm.{key}={knobs.word(value)}" for key, value in chosen.items())
+
+
 def _write(flag: str, path: Path, text: str) -> None:
     try:
         replace_text(path, text)
@@ -58,6 +80,8 @@ def print_study(name: str, plan: dict[str, Any], found: Sequence[Found]) -> None
             print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
         for line in [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]:
             print(line)
+        for name, change, predicted in map(_effect, f.effects):
+            print(f"  {name:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}")
 
 
 def page(name: str, plan: dict[str, Any], found: Sequence[Found]) -> str:
@@ -80,6 +104,7 @@ def _lines(f: Found) -> list[str]:
         lines.append(law_line(f.law))
     if text := errors_line(f):
         lines.append(text)
+    lines += [f"Horovod's timeline on {gpus} GPUs: {seen.line}" for gpus, seen in f.timelines]
     if f.exaflops:
         lines.append(f"the target costs {f.exaflops:.3g} exaFLOPs of forward and backward passes")
     return lines
@@ -103,9 +128,16 @@ def _blocks(f: Found) -> list[html.Block]:
             [_split(r, list(parts)) for r in f.table],
         )
     )
+    if f.effects:
+        heads = ["setting of the exchange", "samples/s", "the model says"]
+        blocks.append(html.Table(heads, [_effect(e) for e in f.effects]))
     if f.missing:
         blocks.append(html.Text("Gaps: " + "; ".join(f.missing)))
     return blocks
+
+
+def _effect(e: Effect) -> tuple[str, str, str]:
+    return e.name, knobs.percent(e.change), "" if e.predicted is None else f"{e.predicted:+.1%}"
 
 
 def _split(row: Row, parts: Sequence[str]) -> list[Any]:

@@ -24,6 +24,7 @@ from hpctrain.config import (
     validate,
 )
 from hpctrain.errors import UserError
+from hpctrain.studies import knobs
 from hpctrain.studies.network import ALGORITHMS, CHOICES, Shape
 
 
@@ -46,6 +47,7 @@ class ScalingConfig:
     timeout_min: Positive = 15
     max_node_hours: PositiveFloat | None = None
     seed: Annotated[int, Ge(0)] = 0
+    knobs: Mapping[str, Any] | None = None
     algorithm: Literal["auto", "ring", "double_tree", "halving", "recursive_doubling", "hierarchical"] = (
         "auto"
     )
@@ -64,6 +66,7 @@ class Planned:
     nodes: int
     repeat: int
     data: Literal["own", "synthetic"]
+    knob: tuple[str, Any] | None = None  # of the exchange, where it is not as the study has it
 
     @property
     def run_id(self) -> str:
@@ -72,7 +75,7 @@ class Planned:
     def facts(self) -> dict[str, Any]:
         return {
             "run": self.run_id, "gpus": self.gpus, "nodes": self.nodes, "repeat": self.repeat,
-            "data": self.data, "batch": self.config.effective_batch,
+            "data": self.data, "batch": self.config.effective_batch, "knob": self.knob,
         }  # fmt: skip
 
 
@@ -134,7 +137,7 @@ def rank_batch(config: Config, settings: ScalingConfig, gpus: int) -> int:
 
 def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
     """All runs of the study, in the random order in which they are to be submitted. Raises UserError."""
-    if len(settings.gpus) < 2:
+    if len(settings.gpus) < 2 and not settings.knobs:
         raise UserError(
             "scaling.gpus", settings.gpus[0], "one count says nothing of scaling: give two or more"
         )
@@ -147,16 +150,29 @@ def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
         for kind in kinds
         for repeat in range(1, settings.repeats + 1)
     ]
+    planned += [
+        replace(
+            measurement(other, settings, settings.gpus[-1], repeat, kinds[0], f"-{key}-{value}"),
+            knob=(key, value),
+        )
+        for key, value, other in knobs.choices(config, settings.knobs or {})
+        for repeat in range(1, settings.repeats + 1)
+    ]
     random.Random(settings.seed).shuffle(planned)
     return planned
 
 
 def measurement(
-    config: Config, settings: ScalingConfig, gpus: int, repeat: int, kind: Literal["own", "synthetic"]
+    config: Config,
+    settings: ScalingConfig,
+    gpus: int,
+    repeat: int,
+    kind: Literal["own", "synthetic"],
+    suffix: str = "",
 ) -> Planned:
     """One repeat on so many GPUs."""
     on, batch = shape(config, gpus), rank_batch(config, settings, gpus)
-    name = f"g{gpus}-r{repeat}" + ("-synthetic" if kind == "synthetic" else "")
+    name = f"g{gpus}-r{repeat}{suffix}" + ("-synthetic" if kind == "synthetic" else "")
     return Planned(timed(config, settings, on, batch, name, kind), gpus, on.nodes, repeat, kind)
 
 

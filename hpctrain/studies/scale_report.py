@@ -9,17 +9,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpctrain.config import from_dict
+from hpctrain.config import Config, from_dict
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import step_work
-from hpctrain.studies import calibrations, measured, scaling
+from hpctrain.studies import calibrations, knobs, measured, scaling
+from hpctrain.studies.knobs import Effect
 from hpctrain.studies.predict import Predicted
 from hpctrain.studies.scale_plan import ScalingConfig, scaling_config
 from hpctrain.studies.scaling import PARTS, Fit, Point, Row, Value
+from hpctrain.studies.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,13 @@ class Found:
     predicted: list[Predicted]
     finding: list[str]
     exaflops: float | None
+    effects: list[Effect] = field(default_factory=list)
+    tried: list[Point] = field(default_factory=list)  # other settings of the exchange
+    timelines: list[tuple[int, Timeline]] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
-        return [text for point in self.points for text in point.missing]
+        return [text for point in (*self.points, *self.tried) for text in point.missing]
 
 
 def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
@@ -59,15 +64,56 @@ def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
         curve = [(p.gpus, p.efficiency) for p in predicted]
         law = scaling.fit(points, mode)
         said = scaling.finding(table, mode, curve)
-        found.append(Found(data, points, table, law, predicted, said, _exaflops(plan, samples)))
+        found.append(
+            Found(
+                data, points, table, law, predicted, said, _exaflops(plan, samples),
+                timelines=measured.timelines(study, plan, data),
+            )
+        )  # fmt: skip
+    found[0] = _with_knobs(study, plan, found[0])
     return plan, found
+
+
+def _with_knobs(study: Path, plan: dict[str, Any], found: Found) -> Found:
+    """Beside them what other settings of the exchange did on the most GPUs, and what the model says of each."""
+    tried = measured.knobs(study, plan)
+    if not tried:
+        return found
+    most = found.points[-1].gpus
+    said = _predicted_knobs(study, plan, most, [(key, value) for key, value, _ in tried])
+    effects = knobs.effects(found.points[-1], tried, said)
+    return replace(
+        found, effects=effects, tried=[point for _, _, point in tried],
+        finding=[*found.finding, *knobs.finding(effects, most)],
+    )  # fmt: skip
+
+
+def _predicted_knobs(
+    study: Path, plan: dict[str, Any], gpus: int, tried: Sequence[tuple[str, Any]]
+) -> dict[str, float]:
+    """The model's change of samples/s by each setting; {} where the cluster is not calibrated."""
+    config, settings = _settings(study, plan)
+    calibration = calibrations.find(config, settings)
+    if calibration is None:
+        return {}
+    most = replace(settings, gpus=(gpus,))
+    own = calibrations.curve(config, most, calibration)[0].samples_per_s
+    said = {}
+    for key, value in tried:
+        (other,) = calibrations.curve(knobs.changed(config, key, value), most, calibration)
+        said[Effect(key, value, 0, Value(0.0)).name] = other.samples_per_s / own - 1
+    return said
+
+
+def _settings(study: Path, plan: dict[str, Any]) -> tuple[Config, ScalingConfig]:
+    """The study's, as of where it lies now."""
+    config = from_dict(plan["config"])
+    return replace(config, run=replace(config.run, root=str(study.parent))), scaling_config(plan["settings"])
 
 
 def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[Predicted]:
     """The model at the measured counts and four times as many; [] where the cluster is not calibrated."""
-    config = from_dict(plan["config"])
-    settings: ScalingConfig = scaling_config(plan["settings"])
-    config = replace(config, run=replace(config.run, root=str(study.parent)))
+    config, settings = _settings(study, plan)
     calibration = calibrations.find(config, settings)
     if calibration is None:
         return []
@@ -130,6 +176,8 @@ def as_json(plan: dict[str, Any], found: Sequence[Found]) -> dict[str, Any]:
                 "rows": flat(f), "law": None if f.law is None else asdict(f.law) | {"limit": f.law.limit},
                 "finding": f.finding, "missing": f.missing, "exaflops": f.exaflops,
                 "predicted": [asdict(p) for p in f.predicted],
+                "timelines": {gpus: asdict(seen) for gpus, seen in f.timelines},
+                "knobs": [asdict(e) | {"setting": e.name, "matters": e.matters} for e in f.effects],
             }
             for f in found
         },

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,8 +73,10 @@ class Comm:
 class HorovodComm(Comm):
     """Horovod for tensors; MPI (mpi4py) for objects, or Horovod's own object calls over Gloo."""
 
-    def __init__(self, settings: CommConfig, ranks: int, stuck: Stuck) -> None:
+    def __init__(self, settings: CommConfig, ranks: int, stuck: Stuck, timeline: Path | None = None) -> None:
         _set_environment(settings)
+        if timeline is not None:
+            os.environ |= {"HOROVOD_TIMELINE": str(timeline), "HOROVOD_TIMELINE_MARK_CYCLES": "1"}
         self._watch = Watchdog(settings.timeout_s, stuck)
         self._hvd = hvd = _import_horovod(ranks)
         with self._watch:
@@ -162,12 +165,13 @@ class Watchdog:
         self._stuck(f"no answer from the other ranks in {self._timeout_s:g} s (comm.timeout_s)")
 
 
-def connect(settings: CommConfig, ranks: int, stuck: Stuck) -> Comm:
+def connect(settings: CommConfig, ranks: int, stuck: Stuck, timeline: Path | None = None) -> Comm:
     """Join the group of `ranks` ranks that the launcher started. Collective.
 
     `stuck` is called, with what to say, where the other ranks do not answer for comm.timeout_s seconds.
+    `timeline`: the file to which Horovod's first rank writes what it does when.
     """
-    return Comm() if ranks == 1 else HorovodComm(settings, ranks, stuck)
+    return Comm() if ranks == 1 else HorovodComm(settings, ranks, stuck, timeline)
 
 
 def bind_device(device: str, local_rank: int) -> torch.device:

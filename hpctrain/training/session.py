@@ -37,7 +37,9 @@ def session(
     """
     stop = StopFlag(end_s, config.cluster.signal_s)
     stop.install()
-    comm = connect(config.comm, config.ranks, stuck)
+    comm = connect(
+        config.comm, config.ranks, stuck, run.timeline_file(attempt) if config.comm.timeline else None
+    )
     torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
     if comm.rank != 0:
         return _train(config, run, attempt, comm, stop, None)

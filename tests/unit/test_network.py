@@ -210,8 +210,6 @@ class TestStep:
     def test_cpu_ranks_pay_the_hosts_part(self):
         network = Network(Link(0, 0), Link(0, 0, host_s_per_byte=1e-8))
         free = step(self.WORK, network, Shape(2, 1), Exchange(1, 0, 1), "ring", Stragglers())
-        busy = step(
-            self.WORK, network, Shape(2, 1), Exchange(1, 0, 1), "ring", Stragglers(), stolen=1.0
-        )
+        busy = step(self.WORK, network, Shape(2, 1), Exchange(1, 0, 1), "ring", Stragglers(), stolen=1.0)
         assert busy.exposed_s == pytest.approx(1.1e7 * 1e-8, rel=1e-6)
         assert free.exposed_s < busy.exposed_s

@@ -78,13 +78,13 @@ def test_waiting_for_a_cycle_is_not_the_links_latency():
 
 
 def test_another_rate_changes_the_wire_alone():
-    # Measured at 10 Gbit/s: 0.8 ns a byte of the wire's, 0.2 of the hosts'.
+    # Measured at 10 Gbit/s: 0.8 ns a byte of the wire's, headers besides; the rest of the 1 ns is the hosts'.
     known = calibration(link_gbit_per_s=10.0)
     links = fit_links(known, EXCHANGE)
     at = {rate: network_of(known, links, Shape(2, 1), rate).between for rate in (10.0, 1.0)}
-    assert at[10.0].wire_s_per_byte == pytest.approx(0.8e-9)
-    assert at[1.0].wire_s_per_byte == pytest.approx(8e-9)
-    assert at[10.0].host_s_per_byte == at[1.0].host_s_per_byte == pytest.approx(0.2e-9, rel=0.1)
+    assert at[10.0].wire_s_per_byte == pytest.approx(0.8e-9 * predict.HEADERS)
+    assert at[1.0].wire_s_per_byte == pytest.approx(8e-9 * predict.HEADERS)
+    assert at[10.0].host_s_per_byte == at[1.0].host_s_per_byte == pytest.approx(0.164e-9, rel=0.1)
 
 
 def test_work_follows_batch_and_neighbours():
@@ -151,3 +151,22 @@ def test_accumulation_spreads_the_exchange_over_more_samples():
     once, four = (weak(calibration(), [64], accumulate=a)[0] for a in (1, 4))
     assert four.efficiency > once.efficiency
     assert four.batch == 4 * once.batch
+
+
+def waiting(cpu_s, cores=2):
+    """A rank of 64 ms a step, of which `cpu_s` are a core's work."""
+    one = profile(1, cores=cores)
+    one["computing"]["64"]["cpu_s"] = cpu_s
+    return Calibration({"1x1": one, "1x2": profile(2, 1.0, sums(2e-6, 1e-10), cores=cores)}, 4)
+
+
+def test_ranks_that_wait_for_a_device_leave_their_cores_to_others():
+    assert work_of(waiting(64 * MS), Shape(1, 4), 64).total_s == pytest.approx(2 * 65 * MS)
+    assert work_of(waiting(6.4 * MS), Shape(1, 4), 64).total_s == pytest.approx(65 * MS)
+
+
+def test_an_exchange_takes_what_no_idle_core_gives():
+    assert waiting(64 * MS).stolen(Shape(1, 1)) == 0  # one core computes, the other one sums
+    assert waiting(64 * MS).stolen(Shape(1, 2)) == pytest.approx(1)
+    assert waiting(6.4 * MS).stolen(Shape(1, 2)) == pytest.approx(0.01)
+    assert waiting(64 * MS, cores=64).stolen(Shape(1, 4)) == 0

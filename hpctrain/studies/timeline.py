@@ -1,0 +1,91 @@
+"""Horovod's timeline (comm.timeline=true) in a few figures: what its first rank did with the gradients, and how long.
+
+Pure: takes the file's text (Chrome's trace format, often without its end) and the steps of the run; gives seconds a
+step. An interval that several tensors share, because Horovod fused them into one message, counts once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+# Horovod's names for what is not the sum itself.
+WAITING = "NEGOTIATE_ALLREDUCE"  # from the first rank's gradient to the last rank's
+MESSAGE = "ALLREDUCE"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """`waiting_s`: until the last rank has a gradient; `activities_s`: what a message's time is made of."""
+
+    buckets: int
+    messages_a_step: float
+    waiting_s: float
+    message_s: float
+    activities_s: Mapping[str, float]
+    cycle_s: float | None
+
+    @property
+    def line(self) -> str:
+        parts = ", ".join(f"{name} {1e3 * s:.3g}" for name, s in self.activities_s.items())
+        cycle = f"; a cycle takes {1e3 * self.cycle_s:.3g} ms" if self.cycle_s is not None else ""
+        return (
+            f"{self.buckets} bucket{'s' if self.buckets > 1 else ''} in {self.messages_a_step:.3g} messages a step, "
+            f"{1e3 * self.message_s:.3g} ms ({parts}), waiting for the last rank {1e3 * self.waiting_s:.3g} ms{cycle}"
+        )
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """All whole events; a run that was killed leaves the last one torn."""
+    for end in (len(text), text.rfind("}") + 1, text.rfind("},") + 1):
+        try:
+            found: list[dict[str, Any]] = json.loads(text[:end].rstrip().rstrip(",").rstrip("]") + "]")
+        except ValueError:
+            continue
+        return found
+    return []
+
+
+def summary(text: str, steps: int) -> Timeline | None:
+    """Of the first `steps` steps: at a run's end the profile sums the same buckets. None where nothing was summed."""
+    found = events(text)
+    buckets = {
+        e["pid"]
+        for e in found
+        if e.get("name") == "process_name"
+        and re.match(r"(allreduce\.)?bucket\.", str(e.get("args", {}).get("name", "")))
+    }
+    spans: dict[tuple[str, int], int] = {}  # (name, start): end, in microseconds
+    open_: dict[int, list[tuple[str, int]]] = {pid: [] for pid in buckets}
+    done = dict.fromkeys(buckets, 0)
+    for event in found:
+        pid, kind = event.get("pid"), event.get("ph")
+        if pid not in buckets or done[pid] == steps:
+            continue
+        if kind == "B":
+            open_[pid].append((event["name"], event["ts"]))
+        elif kind == "E" and open_[pid]:
+            name, start = open_[pid].pop()
+            spans[name, start] = event["ts"]
+            done[pid] += name == MESSAGE
+    counted = max(done.values(), default=0)
+    if not counted:
+        return None
+    seconds: dict[str, float] = {}
+    for (name, start), end in spans.items():
+        seconds[name] = seconds.get(name, 0.0) + 1e-6 * (end - start) / counted
+    cycles = [e["ts"] for e in found if e.get("name") == "CYCLE_START"]
+    gaps = [b - a for a, b in pairwise(cycles)]
+    return Timeline(
+        len(buckets),
+        sum(name == MESSAGE for name, _ in spans) / counted,
+        seconds.pop(WAITING, 0.0),
+        seconds.pop(MESSAGE, 0.0),
+        dict(sorted(seconds.items(), key=lambda pair: -pair[1])),
+        1e-6 * statistics.median(gaps) if gaps else None,
+    )
