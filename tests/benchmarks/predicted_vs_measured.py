@@ -50,7 +50,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--root", type=Path, default=Path("/var/tmp/hpctrain-scaling"))
+    parser.add_argument("--root", type=Path, default=Path("/var/tmp/hpctrain-scaling-ring"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--show", action="store_true", help="only compare what was measured before")
     parser.add_argument("--down", action="store_true", help="only take the cluster down")
@@ -90,7 +90,8 @@ def settings_of(name, rate, per_node, counts, root):
         *NETWORKS[name], "cluster=devcluster", "cluster.gpus_per_node=2", "resources.threads_per_rank=1",
         f"cluster.link_gbit_per_s={rate}", f"resources.gpus_per_node={per_node}", "scaling=weak", "scaling.repeats=1",
         f"scaling.gpus={','.join(map(str, counts))}", "scaling.windows=3", "scaling.window_steps=8",
-        "scaling.profile_steps=0", "scaling.timeout_min=5", f"run.root={root}", f"run.study={name}-{rate}g-{per_node}",
+        "scaling.profile_steps=0", "scaling.timeout_min=5",
+        "scaling.algorithm=ring", f"run.root={root}", f"run.study={name}-{rate}g-{per_node}",
     ]  # fmt: skip
 
 
