@@ -23,7 +23,7 @@ class Unreachable(Exception):
     """Slurm did not answer (controller down, command missing or hanging)."""
 
 
-def run(command: Sequence[str], slurm_conf: str | None = None) -> str:
+def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float = TIMEOUT_S) -> str:
     """Standard output of a Slurm command; `slurm_conf` where the default cluster is not meant.
 
     Raises Unreachable.
@@ -32,11 +32,11 @@ def run(command: Sequence[str], slurm_conf: str | None = None) -> str:
     if slurm_conf:
         env["SLURM_CONF"] = slurm_conf
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=env)
     except FileNotFoundError:
         raise Unreachable(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} did not answer within {TIMEOUT_S:g} s") from None
+        raise Unreachable(f"{command[0]} did not answer within {timeout_s:g} s") from None
     if done.returncode != 0:
         raise Unreachable(" ".join(done.stderr.split()) or f"{command[0]} failed ({done.returncode})")
     return done.stdout
@@ -69,6 +69,18 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
     except Unreachable:
         pass  # accounting is a help, never needed
     return found
+
+
+def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, float]:
+    """Joules of whole jobs, where the cluster measures them (AcctGatherEnergyType); {} where it does not."""
+    if not job_ids or shutil.which("sacct") is None:
+        return {}
+    what = ["--noheader", "--parsable2", "--format=JobIDRaw,ConsumedEnergyRaw"]
+    try:  # a help, for which nobody waits long
+        text = run(["sacct", *what, f"--jobs={','.join(job_ids[:SACCT_JOBS])}"], slurm_conf, timeout_s=2.0)
+    except Unreachable:
+        return {}
+    return slurm.parse_energy(text)
 
 
 def find_by_comment(comment: str, slurm_conf: str | None = None) -> list[str]:

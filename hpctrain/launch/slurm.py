@@ -213,6 +213,22 @@ def in_grace(text: str) -> bool:
     return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
 
 
+def parse_energy(text: str) -> dict[str, float]:
+    """The answer to `sacct --noheader --parsable2 --format=JobIDRaw,ConsumedEnergyRaw`: joules by job.
+
+    The job's own line, or its largest step's; 0 and 2³² − 2 and more are Slurm's words for "not known".
+    """
+    own: dict[str, float] = {}
+    steps: dict[str, float] = {}
+    for line in text.splitlines():
+        name, _, given = line.partition("|")
+        job_id, _, step = name.partition(".")
+        if given.isdigit() and 0 < int(given) < 2**32 - 2:
+            place = steps if step else own
+            place[job_id] = max(place.get(job_id, 0.0), float(given))
+    return steps | own
+
+
 def parse_sacct(text: str) -> list[Job]:
     """The answer to `sacct --noheader --parsable2 --format=JobID,State,Comment`; steps are left out."""
     jobs = []

@@ -58,11 +58,13 @@ def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str
     replace_text(study / PLAN, json.dumps({**before, **facts, "runs": list(known.values())}))
 
 
-def points(study: Path, plan: Mapping[str, Any], data: str) -> list[Point]:
+def points(
+    study: Path, plan: Mapping[str, Any], data: str, job_j: Mapping[str, float] | None = None
+) -> list[Point]:
     """The study's points for one kind of data ("own", "synthetic"), from the smallest."""
     chosen = [run for run in plan["runs"] if run["data"] == data and not run.get("knob")]
     counts = sorted({run["gpus"] for run in chosen})
-    return [_point(study, [run for run in chosen if run["gpus"] == gpus]) for gpus in counts]
+    return [_point(study, [run for run in chosen if run["gpus"] == gpus], job_j) for gpus in counts]
 
 
 def knobs(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
@@ -90,13 +92,15 @@ def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int
     return list(found.items())
 
 
-def _point(study: Path, planned: Sequence[Mapping[str, Any]]) -> Point:
+def _point(
+    study: Path, planned: Sequence[Mapping[str, Any]], job_j: Mapping[str, float] | None = None
+) -> Point:
     """The repeats of one point, and why others are missing."""
     repeats, missing = [], []
     for facts in sorted(planned, key=lambda facts: facts["repeat"]):
         run = RunDir(study / facts["run"])
         state = run.read_state()
-        found = repeat(run) if state.get("phase") == "done" else None
+        found = repeat(run, job_j) if state.get("phase") == "done" else None
         if found is None:
             why = state.get("reason") or state.get("phase") or "never submitted"
             missing.append(f"{facts['run']}: {why}")
@@ -106,7 +110,7 @@ def _point(study: Path, planned: Sequence[Mapping[str, Any]]) -> Point:
     return Point(first["gpus"], first["nodes"], first["batch"], tuple(repeats), tuple(missing))
 
 
-def repeat(run: RunDir) -> Repeat | None:
+def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | None:
     """One run's figures, without its warm-up; None where it has none."""
     values = run.read_config()
     window = values["train"]["log_every"]
@@ -133,7 +137,34 @@ def repeat(run: RunDir) -> Repeat | None:
         hidden_s,
         _mean([r.get("gflop_per_s") for r in records]),
         _mean([r.get("mfu") for r in records]),
+        *sample_j(run.read_state(), job_j or {}),
     )
+
+
+ENERGY = {"gpu": "GPUs (NVML)", "packages": "CPU packages (RAPL)"}
+
+
+def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[float | None, str]:
+    """Joules a sample over the whole run, and what they are of; None where nothing reports any.
+
+    The run's own figure is of its training; Slurm's, where it has none, of the whole job.
+    """
+    summary = state.get("summary") or {}
+    own = summary.get("energy") or {}
+    if own.get("samples") and own["joules"]:
+        text = " and ".join(ENERGY[source] for source in sorted(own["joules"]))
+        return float(sum(own["joules"].values()) / own["samples"]), text
+    joules = job_j.get(str(state.get("job_id")))
+    if joules and summary.get("samples"):
+        return joules / summary["samples"], "whole jobs (Slurm)"
+    return None, ""
+
+
+def job_ids(study: Path, plan: Mapping[str, Any]) -> list[str]:
+    """The jobs of the runs that are done and have no energy of their own."""
+    states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
+    done = [s for s in states if s.get("phase") == "done" and not (s.get("summary") or {}).get("energy")]
+    return sorted({str(s["job_id"]) for s in done if s.get("job_id")})
 
 
 def warmup_windows(study: Path) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hpctrain import compose
 from hpctrain.config import Config, from_dict, run_id, to_dict
-from hpctrain.errors import UserError
+from hpctrain.errors import UserError, choose
 from hpctrain.launch import slurm, status
 from hpctrain.launch.prepare import prepare
 from hpctrain.run_dir import FINAL, locate, refuse_secrets
@@ -39,11 +39,14 @@ scaling=strong keeps the effective batch, scaling=weak the batch a GPU; scaling.
 """
 
 
+FLAGS = ("--calibrate", "--dry-run", "--json", "--help")
+
+
 def scale(argv: list[str]) -> int:
     """The command."""
     flags = {word for word in argv if word.startswith("-")}
-    for flag in flags - {"--dry-run", "--json", "--calibrate", "--help", "-h"}:
-        raise UserError("flag", flag, "must be one of --calibrate, --dry-run, --json, --help")
+    for flag in flags - {"-h", *FLAGS}:
+        raise choose("flag", flag, FLAGS)
     if flags & {"--help", "-h"}:
         print(HELP, end="")
         return 0
@@ -78,7 +81,7 @@ def _measure(config: Config, settings: ScalingConfig, planned: list[Planned], fl
         "node_seconds_a_point": calibrations.expected(config, settings, planned),
     }  # fmt: skip
     if "--dry-run" not in flags:
-        os.umask(0o077)
+        _check_here(config)
         left = _left(config, list(configs))
         for name in left:
             prepare(configs[name])
@@ -107,7 +110,7 @@ def _calibrate(config: Config, settings: ScalingConfig, flags: set[str]) -> int:
         slurm.check(one)
     facts = _costs(settings, configs) | {"study": scale_plan.calibration_study(config)}
     if "--dry-run" not in flags:
-        os.umask(0o077)
+        _check_here(config)
         left = set(_left(configs[0], [run_id(one) for one in configs]))
         wanted = [one for one in configs if run_id(one) in left]
         for one in wanted:
@@ -130,6 +133,14 @@ def _calibrate(config: Config, settings: ScalingConfig, flags: set[str]) -> int:
             f"follow it: hpctrain status --study {facts['study']}; then hpctrain predict with the same settings"
         )
     return 0
+
+
+def _check_here(config: Config) -> None:
+    """That jobs can be submitted from here, before anything is written. Raises UserError."""
+    from hpctrain.launch.submit import check_here
+
+    os.umask(0o077)
+    check_here(config)
 
 
 def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import UserError
+from hpctrain.launch import scheduler
 from hpctrain.report import html, scaling_plots
 from hpctrain.report.scaling_plots import Series
 from hpctrain.run_dir import replace_text
-from hpctrain.studies import knobs, scale_report
+from hpctrain.studies import knobs, measured, scale_report
 from hpctrain.studies.knobs import Effect
 from hpctrain.studies.predict_command import curves
-from hpctrain.studies.scale_report import HEADS, Found, cells, errors_line, law_line
+from hpctrain.studies.scale_report import HEADS, Found, cells, errors_line, law_line, shown
 from hpctrain.studies.scaling import PARTS, Row
 
 
@@ -25,7 +26,7 @@ def report_scaling(study: Path, args: argparse.Namespace) -> int:
     for flag in ("metric", "parquet"):
         if getattr(args, flag):
             raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
-    plan, found = scale_report.look(study)
+    plan, found = scale_report.look(study, _job_j(study))
     if args.write_preset:
         print(write_preset(study.name, plan["cluster"], found[0].effects), file=sys.stderr)
     files = {
@@ -44,6 +45,15 @@ def report_scaling(study: Path, args: argparse.Namespace) -> int:
     if not args.no_html:
         print(f"page: {args.html or study / 'report.html'}")
     return 0
+
+
+def _job_j(study: Path) -> dict[str, float]:
+    """What Slurm knows of the energy of jobs that know none themselves."""
+    plan = measured.read_plan(study)
+    cluster = plan["config"]["cluster"]
+    if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
+        return {}  # a cluster that is not there any more
+    return scheduler.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
 
 
 def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
@@ -104,6 +114,10 @@ def _lines(f: Found) -> list[str]:
         lines.append(law_line(f.law))
     if text := errors_line(f):
         lines.append(text)
+    joules = [r for r in f.table if r.sample_j]
+    if joules:
+        each = ", ".join(f"{r.gpus} GPUs {shown(r.sample_j)}" for r in joules if r.sample_j)
+        lines.append(f"joules a sample, {joules[0].energy}: {each}")
     lines += [f"Horovod's timeline on {gpus} GPUs: {seen.line}" for gpus, seen in f.timelines]
     if f.exaflops:
         lines.append(f"the target costs {f.exaflops:.3g} exaFLOPs of forward and backward passes")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,15 @@ class Found:
         return [text for point in (*self.points, *self.tried) for text in point.missing]
 
 
-def look(study: Path) -> tuple[dict[str, Any], list[Found]]:
-    """The study's plan and what was found so far. Raises UserError where nothing was."""
+def look(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[str, Any], list[Found]]:
+    """The study's plan and what was found so far. Raises UserError where nothing was.
+
+    `job_j`: joules by job, where Slurm has them and the runs have none of their own.
+    """
     plan = measured.read_plan(study)
     mode = plan["mode"]
     samples = (plan["epochs"] or 0) * (plan["train_samples"] or 0)
-    all_points = {data: measured.points(study, plan, data) for data in ("own", "synthetic")}
+    all_points = {data: measured.points(study, plan, data, job_j or {}) for data in ("own", "synthetic")}
     if not any(point.repeats for points in all_points.values() for point in points):
         gaps = [gap for points in all_points.values() for point in points for gap in point.missing]
         raise UserError(
@@ -139,7 +142,8 @@ def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
 COLUMNS = (
     "gpus", "nodes", "batch", "repeats", "samples_per_s", "samples_per_s_half", "step_ms", "step_ms_half",
     *(f"{part}_ms" for part in PARTS), "hidden_ms", "speedup", "speedup_half", "efficiency", "efficiency_half",
-    "karp_flatt", "karp_flatt_half", "gflop_per_s", "mfu", "node_hours", "predicted_step_ms", "predicted_efficiency",
+    "karp_flatt", "karp_flatt_half", "gflop_per_s", "mfu", "node_hours", "sample_j", "sample_j_half", "energy",
+    "predicted_step_ms", "predicted_efficiency",
 )  # fmt: skip
 
 
@@ -157,6 +161,7 @@ def flat(found: Found) -> list[dict[str, Any]]:
             **_pair("speedup", r.speedup), **_pair("efficiency", r.efficiency),
             **(_pair("karp_flatt", r.karp_flatt) if r.karp_flatt else {}),
             "gflop_per_s": r.gflop_per_s, "mfu": r.mfu, "node_hours": r.node_hours,
+            **(_pair("sample_j", r.sample_j) | {"energy": r.energy} if r.sample_j else {}),
             "predicted_step_ms": 1e3 * model.step.total_s if model else None,
             "predicted_efficiency": model.efficiency if model else None,
         }  # fmt: skip

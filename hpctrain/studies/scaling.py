@@ -59,6 +59,8 @@ class Repeat:
     hidden_s: float | None = None
     gflop_per_s: float | None = None
     mfu: float | None = None
+    sample_j: float | None = None  # joules a sample, and of what
+    energy: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Row:
     gflop_per_s: float | None
     mfu: float | None
     node_hours: float | None
+    sample_j: Value | None = None
+    energy: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
         if any(name in r.parts_s for r in point.repeats)
     }
     throughput = mean(rates)
+    joules = [r.sample_j for r in point.repeats if r.sample_j is not None]
     return Row(
         p,
         point.nodes,
@@ -162,6 +167,8 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
         _known([r.gflop_per_s for r in point.repeats]),
         _known([r.mfu for r in point.repeats]),
         point.nodes * target / throughput.mean / 3600 if target else None,
+        mean(joules) if len(joules) == len(rates) else None,
+        point.repeats[0].energy,
     )
 
 

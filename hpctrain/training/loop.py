@@ -24,6 +24,7 @@ from hpctrain.training.checkpoint import Checkpointer, Snapshot
 from hpctrain.training.clock import PARTS, Clock
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.costs import Costs
+from hpctrain.training.energy import Energy, total
 from hpctrain.training.exchange import GradientExchange
 from hpctrain.training.metrics import Reporter, shown
 from hpctrain.training.optimizers import make_optimizer
@@ -148,6 +149,7 @@ def train(
         window_began = time.perf_counter()
 
     checkpointer.reserve(capture())
+    energy, energy_from = Energy(device, comm.local_rank == 0), at.samples
     leave_out()
 
     # --- Loop: one optimiser step a turn; reports, validation and checkpoints stand around it.
@@ -225,6 +227,7 @@ def train(
                 f"step {at.step}/{total_steps} epoch {at.step / steps_per_epoch:.2f}: {shown(figures)}"
             )
         if record_due:
+            energy.update()
             sums.zero_()
             window = at.window = Window(at.step, at.samples)
         report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
@@ -240,6 +243,7 @@ def train(
     if saved_at < at.step:
         save()
     checkpointer.finish()
+    joules = total(comm.gather_objects(energy.joules()), comm.size // comm.local_size, comm.size)
     if diverged:
         raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
     if settings.profile and reason == "DONE":
@@ -248,6 +252,8 @@ def train(
             run.write_profile(measured)
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, time.perf_counter() - began)
+        if joules:  # of this attempt alone
+            summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
         report.record("summary", step=at.step, reason=reason, **summary)
         report.beat(now=True, step=at.step, epoch=at.step / steps_per_epoch, summary=summary)
     return reason

@@ -63,7 +63,7 @@ def measure(root, end_s):
 
 def words(study, root):
     return [
-        *(w for w in NETWORKS["waiting-parameter-heavy"] if not w.startswith("train.batch_size")), "train.batch_size=64",
+        *(w for w in NETWORKS["waiting-parameter-heavy"] if "batch_size" not in w), "train.batch_size=64",
         "cluster=devcluster", "cluster.gpus_per_node=1", "cluster.link_gbit_per_s=2.5", "resources.threads_per_rank=1",
         "scaling=strong", "scaling.gpus=1,2,4", "scaling.windows=3", "scaling.window_steps=8", "scaling.algorithm=ring",
         "scaling.profile_steps=3", "scaling.timeout_min=5", f"run.root={root}", f"run.study={study}",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hpctrain.cli import main
 from hpctrain.config import run_id
 from hpctrain.errors import UserError
 from hpctrain.studies.scale import load
@@ -71,6 +72,20 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_one_count_is_no_study():
     with pytest.raises(UserError, match=r"scaling\.gpus=4: .*two or more"):
         plan(*study("scaling.gpus=4"))
+
+
+@pytest.mark.parametrize("flag", [[], ["--calibrate"]])
+def test_a_cluster_that_is_not_up_is_one_line_and_leaves_nothing(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    words = [
+        *WORDS,
+        "scaling.gpus=1,2",
+        f"cluster.slurm_conf={tmp_path}/no.conf",
+        f"run.root={tmp_path / 'runs'}",
+    ]
+    assert main(["scale", *flag, *words]) == 2
+    assert capsys.readouterr().err.startswith("hpctrain: cluster=devcluster: is not ")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_every_run_of_a_study_is_a_run_of_its_own_in_random_order():

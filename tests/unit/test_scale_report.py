@@ -125,3 +125,25 @@ def test_nothing_measured_yet(tmp_path, capsys):
 def test_flags_that_belong_to_sweeps(study, capsys):
     assert main(["report", "s", "--root", str(study.parent), "--parquet", "x"]) == 2
     assert "--parquet=x: is for sweeps" in capsys.readouterr().err
+
+
+def test_energy_is_shown_where_it_is_reported(study, capsys):
+    _, (found,) = scale_report.look(study)
+    assert all(row.sample_j is None for row in found.table)
+    for run in study.glob("g[12]-*"):
+        summary = {"energy": {"joules": {"gpu": 640.0}, "samples": 320}}
+        RunDir(run).write_state(summary=summary)
+    assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
+    assert "joules a sample, GPUs (NVML): 1 GPUs 2 ± 0, 2 GPUs 2 ± 0\n" in capsys.readouterr().out
+
+
+def test_a_runs_timeline_is_summed_up(study, capsys):
+    run = RunDir(next(study.glob("g2-r1-*")))
+    run.attempt(1).mkdir(parents=True)
+    events = [
+        {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "allreduce.bucket.0"}},
+        {"ph": "B", "name": "ALLREDUCE", "ts": 0, "pid": 1}, {"ph": "E", "ts": 4000, "pid": 1},
+    ]  # fmt: skip
+    run.timeline_file(1).write_text(json.dumps(events))
+    assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
+    assert "Horovod's timeline on 2 GPUs: 1 bucket in 1 messages a step, 4 ms" in capsys.readouterr().out
