@@ -8,7 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from hpctrain.errors import UserError
 
 DPI = 110
 _COLOURS = {
@@ -84,6 +87,14 @@ def split(
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="y")
     return _png(figure)
+
+
+def write(flag: str, path: Path, png: bytes) -> None:
+    """The picture into a file. Raises UserError, naming the flag that asked for it."""
+    try:
+        path.write_bytes(png)
+    except OSError as error:
+        raise UserError(flag, path, f"cannot be written ({error.strerror})") from None
 
 
 def _draw(ax: Any, series: Series) -> None:

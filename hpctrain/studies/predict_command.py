@@ -145,10 +145,7 @@ def _draw(found: Sequence[Predicted], path: Path) -> None:
     rate, efficiency = curves(found)
     first = found[0]
     png = scaling_plots.scaling([rate], [efficiency], (first.gpus, first.samples_per_s), None)
-    try:
-        path.write_bytes(png)
-    except OSError as error:
-        raise UserError("--plot", path, f"cannot be written ({error.strerror})") from None
+    scaling_plots.write("--plot", path, png)
 
 
 def curves(found: Sequence[Predicted]) -> tuple[Any, Any]:

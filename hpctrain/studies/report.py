@@ -31,9 +31,10 @@ def report(argv: list[str]) -> int:
         from hpctrain.studies.scale_page import report_scaling
 
         return report_scaling(study.path, args)
-    if args.latex or args.write_preset:
-        flag = "--latex" if args.latex else "--write-preset"
-        raise UserError(flag, args.latex or study.name, "is for scaling studies")
+    for flag in ("latex", "plot", "write_preset"):
+        if given := getattr(args, flag):
+            shown = study.name if given is True else given
+            raise UserError(f"--{flag.replace('_', '-')}", shown, "is for scaling studies")
     found = look(study, args.metric)
     if args.csv:
         write_table(found, Path(args.csv), "csv")
@@ -241,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", metavar="FILE", help="write one row a run")
     parser.add_argument("--parquet", metavar="FILE", help="the same as Parquet")
     parser.add_argument("--latex", metavar="FILE", help="a scaling study's table for a proposal")
+    parser.add_argument("--plot", metavar="FILE", help="a scaling study's curves as a PNG")
     parser.add_argument(
         "--write-preset", action="store_true",
         help="put the settings of the exchange that a scaling study found faster into the cluster's preset",

@@ -33,6 +33,8 @@ def report_scaling(study: Path, args: argparse.Namespace) -> int:
         args.csv: ("--csv", scale_report.as_csv(found)),
         args.latex: ("--latex", scale_report.as_latex(plan, found)),
     }
+    if args.plot:
+        scaling_plots.write("--plot", Path(args.plot), picture(found[0]))
     if not args.no_html:
         files[args.html or str(study / "report.html")] = ("--html", page(study.name, plan, found))
     for name, (flag, text) in files.items():

@@ -64,7 +64,7 @@ def summary(text: str, steps: int) -> Timeline | None:
     open_: dict[int, list[tuple[str, int]]] = {pid: [] for pid in buckets}
     done = dict.fromkeys(buckets, 0)
     for event in found:
-        pid, kind = event.get("pid"), event.get("ph")
+        pid, kind = int(event.get("pid", -1)), event.get("ph")
         if pid not in buckets or done[pid] == steps:
             continue
         if kind == "B":

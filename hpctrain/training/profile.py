@@ -20,6 +20,7 @@ from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
 SWEEP_S = 1.5  # at most so long for one size
+COMPUTING = ("data_s", "forward_s", "backward_s", "cpu_s", "step_s")
 BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes a rank's batch smaller
 
 
@@ -36,9 +37,9 @@ def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
         "batch_size": sizes[0],
         "device": next(trainer.model.parameters()).device.type,
         "cores": os.cpu_count(),
-        "gradients": largest.pop("gradients"),
-        "computing": {k: {n: v for n, v in c.items() if n != "gradients"} for k, c in computing.items()},
-        "optimizer_s": _optimizer(trainer, steps),
+        "gradients": largest["gradients"],
+        "computing": {k: {n: v for n, v in c.items() if n in COMPUTING} for k, c in computing.items()},
+        "optimizer_s": largest["optimizer_s"],
         "exchange_s": _exchange(trainer, comm, steps),
         "sums": _sums(trainer, comm),
     }
@@ -77,14 +78,19 @@ class _Arrivals:
 
 
 def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals) -> dict[str, Any]:
-    """Steps without exchange on `size` samples a rank; all ranks begin each together. The first is not counted."""
+    """Steps without exchange on `size` samples a rank; all ranks begin each together. The first is not counted.
+
+    Their updates have a learning rate of zero.
+    """
     parts: list[tuple[float, float, float]] = []
     cpu_s: list[float] = []
     ready_s: dict[int, list[float]] = {}
     indices = np.arange(size, dtype=np.int64) % len(trainer.dataset)
+    optimizer_s: list[float] = []
     for _ in range(steps + 1):
-        trainer.exchange.begin()
         comm.barrier()
+        begun = at.now()
+        trainer.exchange.begin()
         start, cpu_before_s = at.now(), time.process_time()
         batch = trainer.dataset.batch(indices, torch.Generator().manual_seed(0))
         loaded = at.now()
@@ -95,7 +101,10 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         (total / size).backward()
         backward = at.now()
         cpu_s.append(time.process_time() - cpu_before_s)
+        trainer.update(0.0)
+        updated = at.now()
         parts.append((at.s(start, loaded), at.s(loaded, forward), at.s(forward, backward)))
+        optimizer_s.append(at.s(begun, start) + at.s(backward, updated))
         for key, mark in at.marks.items():
             ready_s.setdefault(key, []).append(at.s(forward, mark))
     parts = parts[1:]
@@ -105,6 +114,7 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         "data_s": data_s,
         "forward_s": forward_s,
         "backward_s": backward_s,
+        "optimizer_s": statistics.median(optimizer_s[1:]),
         "cpu_s": statistics.median(cpu_s[1:]),  # of all cores: what computing leaves to others is the rest
         # One list a rank: how unequal ranks and steps are.
         "step_s": comm.gather_objects([sum(part) for part in parts]),
@@ -117,19 +127,6 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
             for p in at.parameters
         ],
     }
-
-
-def _optimizer(trainer: Trainer, steps: int) -> float:
-    """Seconds of an update that changes nothing: of zero gradients at a learning rate of zero."""
-    trainer.exchange.begin()
-    taken = []
-    for _ in range(steps + 1):
-        _wait(trainer)
-        start = time.perf_counter()
-        trainer.update(0.0)
-        _wait(trainer)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
 
 
 def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:

@@ -40,10 +40,11 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def shapes(name):
-    """(ranks a node, counts) of the studies; four ranks compute on four cores, or wait."""
-    many = name.startswith("waiting") or len(os.sched_getaffinity(0)) >= 4
-    return ((1, (1, 2, 4)), (2, (2, 4))) if many else ((1, (1, 2)), (2, (1, 2)))
+def shapes(name, rate):
+    """(ranks a node, counts) of the studies; four ranks compute on four cores, or wait. One rank needs no link."""
+    if name.startswith("waiting") or len(os.sched_getaffinity(0)) >= 4:
+        return (1, (1, 2, 4) if rate == CALIBRATED else (2, 4)), (2, (2, 4))
+    return ((1, (1, 2)), (2, (1, 2))) if rate == CALIBRATED else ((1, (1, 2)),)
 
 
 def main():
@@ -81,7 +82,7 @@ def measure_all(names, root, end_s):
     for rate in RATES:
         script("shape", "--rate", RATES[rate])
         for name in names:
-            for per_node, counts in shapes(name):
+            for per_node, counts in shapes(name, rate):
                 wait(hpctrain("scale", *settings_of(name, rate, per_node, counts, root), "--json"), end_s)
 
 
@@ -110,7 +111,7 @@ def results(name, root):
     """The profiles of a network's calibration, and a row a rate and shape: predicted and measured."""
     rows = []
     for rate in RATES:
-        for per_node, counts in shapes(name):
+        for per_node, counts in shapes(name, rate):
             settings = settings_of(name, rate, per_node, counts, root)
             study = root / settings[-1].removeprefix("run.study=")
             predicted = run("predict", *settings, "--json", check=False)
@@ -124,7 +125,10 @@ def results(name, root):
     if not rows:
         return None
     settings = settings_of(name, CALIBRATED, 1, (1, 2), root)
-    return {"settings": NETWORKS[name], "calibration": calibration(settings), "points": rows}
+    return {
+        "settings": NETWORKS[name], "model": ["scaling.algorithm=ring"], "calibration": calibration(settings),
+        "points": rows,
+    }  # fmt: skip
 
 
 def windows(folder):
