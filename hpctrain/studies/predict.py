@@ -50,17 +50,27 @@ class Calibration:
     def on_cpu(self) -> bool:
         return bool(self.one["device"] == "cpu")
 
-    def load(self, on: Shape, busy: float = 1.0) -> float:
-        """How much longer it takes where ranks of one machine want more than its cores, each `busy` of them."""
+    def load(self, on: Shape) -> float:
+        """Ranks that share a core of one machine; 1 where each has its own."""
         if not self.on_cpu:
             return 1.0
-        return max(1.0, self.neighbours(on) * busy / int(self.one["cores"]))
+        return max(1.0, self.neighbours(on) / int(self.one["cores"]))
 
-    def busy(self) -> float:
-        """Cores that a rank keeps busy while it computes alone: none of its own while it waits for a device."""
-        part = self.one["computing"][str(self.one["batch_size"])]
+    def busy(self, name: str = "1x1") -> float:
+        """Cores that a rank keeps busy while it computes: none of its own while it waits for a device."""
+        profile = self.profiles[name]
+        part = profile["computing"][str(profile["batch_size"])]
         seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
         return float(min(part.get("cpu_s", seconds) / seconds, self.one["cores"]))
+
+    def contention(self, ranks: int) -> float:
+        """How much longer computing takes where `ranks` on one machine want more cores than it has.
+
+        Horovod's thread wants its part of a core too, as the profiles of several ranks show; time in which a rank
+        waits for a device gets no longer.
+        """
+        wanted = ranks * max(self.busy(name) for name in self.profiles)
+        return 1.0 + min(1.0, self.busy()) * (max(1.0, wanted / int(self.one["cores"])) - 1.0)
 
     def stolen(self, on: Shape) -> float:
         """What the exchange, a core's work itself, takes from a rank's computing: all of it where no core is left."""
@@ -155,12 +165,7 @@ def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
     share = (wanted - below) / (above - below) if above > below else 0.0
     mixed = _mix(first, second, share)
     # More neighbours than were measured: where they outnumber the cores, they take turns.
-    busy = calibration.busy()
-    crowded = (
-        calibration.load(on, busy) / max(1.0, above * busy / calibration.one["cores"])
-        if wanted > above
-        else 1.0
-    )
+    crowded = calibration.contention(wanted) / calibration.contention(above) if wanted > above else 1.0
     return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
 
 

@@ -88,7 +88,7 @@ def measure_all(names, root, end_s):
 
 def settings_of(name, rate, per_node, counts, root):
     return [
-        *NETWORKS[name], "cluster=devcluster", "cluster.gpus_per_node=2", "resources.threads_per_rank=1",
+        *NETWORKS[name], "cluster=devcluster", "cluster.gpus_per_node=4", "resources.threads_per_rank=1",
         f"cluster.link_gbit_per_s={rate}", f"resources.gpus_per_node={per_node}", "scaling=weak", "scaling.repeats=1",
         f"scaling.gpus={','.join(map(str, counts))}", "scaling.windows=3", "scaling.window_steps=8",
         "scaling.profile_steps=0", "scaling.timeout_min=5",
@@ -140,7 +140,7 @@ def windows(folder):
 
 
 def row_of(name, rate, gpus, per_node, point, windows_ms):
-    measured_ms = statistics.fmean(windows_ms)
+    measured_ms = statistics.median(windows_ms)
     nodes = max(1, gpus // per_node)
     return {
         "network": name, "gbit_per_s": rate, "nodes": nodes, "ranks_per_node": gpus // nodes,

@@ -162,7 +162,8 @@ def waiting(cpu_s, cores=2):
 
 def test_ranks_that_wait_for_a_device_leave_their_cores_to_others():
     assert work_of(waiting(64 * MS), Shape(1, 4), 64).total_s == pytest.approx(2 * 65 * MS)
-    assert work_of(waiting(6.4 * MS), Shape(1, 4), 64).total_s == pytest.approx(65 * MS)
+    # What is a core's work takes twice as long; a tenth of the step is.
+    assert work_of(waiting(6.4 * MS), Shape(1, 4), 64).total_s == pytest.approx(1.1 * 65 * MS)
 
 
 def test_an_exchange_takes_what_no_idle_core_gives():
