@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("hpctrain.studies.scale:scale", "measure how a training job scales over GPUs"),
     "predict": ("hpctrain.studies.predict_command:predict_command", "how it would scale, from a calibration"),
     "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),
-    "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home"),
+    "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home, pack pictures"),
     "generate": ("hpctrain.generate:generate", "text from a trained language model"),
     "status": ("hpctrain.launch.commands:status", "what became of the runs"),
     "logs": ("hpctrain.launch.commands:logs", "show a run's log; -f follows it"),

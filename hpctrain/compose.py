@@ -40,6 +40,19 @@ def _vocabulary_size(_parent_: DictConfig) -> int:
 OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
 
 
+def _num_classes(_parent_: DictConfig) -> int:
+    """`${num_classes:}` in a data group: how many the set of pictures that the group names has."""
+    from hpctrain.config import DataConfig, validate
+    from hpctrain.data import picture_sets
+
+    values = {str(key): _parent_[key] for key in _parent_ if key != "num_classes"}
+    data: DataConfig = validate(DataConfig, values, "data.")
+    return picture_sets.num_classes(data)
+
+
+OmegaConf.register_new_resolver("num_classes", _num_classes, replace=True)
+
+
 def conf_dir() -> Path:
     """conf/: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent

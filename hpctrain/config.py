@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from hpctrain.config_pictures import check_pictures
 from hpctrain.errors import UserError, choose, nearest
 from hpctrain.models.settings import SETTINGS
 
@@ -25,6 +26,7 @@ Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 
 
@@ -53,7 +55,19 @@ class DataConfig:
     pad: Count = 0
     mean: tuple[float, ...] = ()
     std: tuple[PositiveFloat, ...] = ()
-    augment: tuple[Literal["flip", "pad_crop", "cutout"], ...] = ()
+    augment: tuple[Literal["random_resized_crop", "flip", "pad_crop", "cutout"], ...] = ()
+    # Pictures in files: the shorter side before the centre crop (null: that of `shape`), random crops by area
+    # and by width over height, the columns of a Hugging Face set (null: the first of their kind).
+    resize: Positive | None = None
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
+    image_field: str | None = None
+    label_field: str | None = None
+    # And how they are fed, which no result depends on (`FEEDING`): processes that decode on each rank, batches
+    # ahead of the step, and how much may be held decoded.
+    workers: Count | None = None
+    prefetch: Positive = 4
+    resident_gb: Annotated[float, Ge(0)] = 2.0
     # Text only: how it is cut into tokens, how many there are, and how long a training sequence is.
     tokens: Literal["character", "word", "bpe"] = "character"
     vocabulary_size: Positive | None = None
@@ -91,6 +105,8 @@ class TrainConfig:
     log_every: Positive = 50
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
+    # Progressive resizing: (from epoch, pixels a side); validation sees the whole size.
+    image_sizes: tuple[tuple[Count, Positive], ...] = ()
     tensorboard: bool = False
     deterministic: bool = True
     profile: Count = 0
@@ -326,10 +342,23 @@ def science(config: Config) -> dict[str, Any]:
     """The settings that make the result, as plain containers; where and on how many ranks is not of them."""
     whole = to_dict(config)
     chosen = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
-    chosen["data"] = {k: v for k, v in chosen["data"].items() if k != "path" or config.data.name == "text"}
-    chosen["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan", "ema_decay")}
+    hidden = FEEDING if config.data.name in ("text", "image_folder") else (*FEEDING, "path")
+    chosen["data"] = _unless_default(DataConfig, {k: v for k, v in chosen["data"].items() if k not in hidden})
+    keys = ("epochs", "steps", "clip_norm", "on_nan", "ema_decay", "image_sizes")
+    chosen["train"] = _unless_default(TrainConfig, {k: whole["train"][k] for k in keys})
     chosen["effective_batch"] = config.effective_batch
     return chosen
+
+
+# Settings of DataConfig that change no result.
+FEEDING = ("workers", "prefetch", "resident_gb")
+# Younger than the first runs: left out where they have their defaults, so that those runs keep their ids.
+_YOUNGER = ("resize", "crop_scale", "crop_ratio", "image_field", "label_field", "image_sizes")
+
+
+def _unless_default(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = json.loads(json.dumps({f.name: f.default for f in dataclasses.fields(kind)}, default=str))
+    return {k: v for k, v in values.items() if k not in _YOUNGER or v != defaults[k]}
 
 
 def science_hash(config: Config) -> str:
@@ -442,6 +471,7 @@ def _check_whole(config: Config) -> Config:
                 f"cluster.comm.{key}", value, f"must be of {', '.join(known)}", nearest(key, known)
             )
     _check_task(config)
+    check_pictures(config)
     return config
 
 

@@ -3,7 +3,7 @@
 A data set is anything with `shuffle` (whether the order is drawn anew each epoch; else neighbours follow each
 other, and are read as streams), `len()`, `to(device)`,
 and `batch(indices, generator)`: tensors, inputs first and targets last. `generator` is given in training
-only, for augmentation.
+only, for augmentation. One that reads ahead has `expect(batches)` too, and one of images `resize(pixels)`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hpctrain.data.files import check, count_samples
 
 if TYPE_CHECKING:
-    from hpctrain.data.loaders import Dataset, Splits, load
+    from hpctrain.data.loaders import Dataset, Feeding, Splits, load
 
-__all__ = ["Dataset", "Splits", "check", "count_samples", "load"]
+__all__ = ["Dataset", "Feeding", "Splits", "check", "count_samples", "load"]
 
 
 def __getattr__(name: str) -> Any:

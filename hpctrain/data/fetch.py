@@ -1,5 +1,7 @@
 """`hpctrain data`: which data sets there are and where they lie; `hpctrain data fetch NAME` gets one.
 
+`hpctrain data pack` and `verify` are in pack.py.
+
 Takes names and folders; writes into <folder>/ only. A download goes on where an earlier one broke off, is
 compared with its author's SHA-256, and only then gets its name. Of several processes that ask at once (the
 ranks of a job, two users of one project folder) one downloads and the others wait. Imports no torch.
@@ -40,8 +42,16 @@ Tick = Callable[[int], None]  # hears how many bytes of the file are there
 
 
 def data(argv: list[str]) -> int:
-    """`hpctrain data [--json]`, or `hpctrain data fetch NAME [--into FOLDER] [--from URL]`."""
-    parser = argparse.ArgumentParser(prog="hpctrain data", description="data sets: list them, fetch one")
+    """`hpctrain data [--json]`, or `hpctrain data fetch NAME [--into FOLDER] [--from URL]`, or pack, or verify."""
+    if argv[:1] in (["pack"], ["verify"]):
+        from hpctrain.data import pack
+
+        return (pack.pack if argv[0] == "pack" else pack.verify)(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="hpctrain data",
+        description="data sets: list them, fetch one",
+        epilog="hpctrain data pack --help, hpctrain data verify --help: a folder of pictures in a few large files",
+    )
     parser.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
     parser.add_argument("name", nargs="?", help="mnist, fashion_mnist, cifar10")
     parser.add_argument("--into", type=Path, help="the folder (default: $HPCTRAIN_DATA/NAME or data/NAME)")

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from hpctrain.config import PAIRS, SPEECH, DataConfig
+from hpctrain.config_pictures import PICTURES
 from hpctrain.data.cifar import records
 from hpctrain.data.idx import read_shape
 from hpctrain.data.sources import CIFAR10_FOLDER, CIFAR10_TRAIN, CIFAR10_VALIDATION
@@ -35,12 +36,16 @@ def check(config: DataConfig) -> None:
     if config.name == "cifar10":
         for split, paths in cifar_paths(config).items():
             _compare(sum(map(records, paths)), split, config, paths[0].parent, "pictures")
-    if config.name in (*TEXTS, *SPEECH, *PAIRS):
+    if config.name in (*TEXTS, *SPEECH, *PAIRS, *PICTURES):
         count_samples(config)
 
 
 def count_samples(config: DataConfig) -> int:
     """Training samples of one epoch. Text is counted when it is tokenised, which may be now, or spoken."""
+    if config.name in PICTURES:
+        from hpctrain.data import picture_sets
+
+        return picture_sets.check(config)
     if config.name in TEXTS:
         from hpctrain.data import text_check
 

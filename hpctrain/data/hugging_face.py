@@ -1,6 +1,6 @@
-"""Text of a Hugging Face data set: `data.source` is its name (or a local folder), `data.subset` its variant.
+"""A Hugging Face data set: `data.source` is its name (or a local folder), `data.subset` its variant.
 
-Takes a DataConfig; gives a Source that streams the rows' text, a row a line. Needs the extra `datasets`;
+Takes a DataConfig; gives its rows, or a Source that streams their text, a row a line. Needs the extra `datasets`;
 its library is imported when rows are read, so not where the tokens are in the cache. Downloads go to its cache.
 """
 
@@ -25,7 +25,7 @@ def hugging_face(config: DataConfig) -> Source:
         identity.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
     def stream(split: str) -> Iterator[str]:
-        rows = _load(config)
+        rows = load_rows(config)
         if "validation" in rows:
             part = rows[split]
         else:
@@ -39,7 +39,10 @@ def hugging_face(config: DataConfig) -> Source:
     return Source(identity, lambda: stream("train"), lambda: stream("validation"))
 
 
-def _load(config: DataConfig) -> Any:
+def load_rows(config: DataConfig) -> Any:
+    """Its splits by name, `train` among them. Raises UserError."""
+    if config.source is None:
+        raise UserError("data.source", "null", "give the name of a set of the hub, or a folder")
     try:
         import datasets
     except ImportError:

@@ -40,29 +40,52 @@ class ImageDataset:
             raise UserError("data.num_classes", classes, "labels do not fit the images or the classes")
         self._images = torch.from_numpy(np.ascontiguousarray(padded))
         self._labels = torch.from_numpy(labels.astype(np.int64))
-        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-        self._scale, self._shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
-        self._augment = config.augment if augment else ()
+        self._finish = Finish(config, augment=augment)
+        self._size: int | None = None
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def to(self, device: torch.device) -> ImageDataset:
         """Move everything to `device`: from then on a batch costs no transfer."""
-        for name in ("_images", "_labels", "_scale", "_shift"):
-            setattr(self, name, getattr(self, name).to(device))
+        self._images, self._labels = self._images.to(device), self._labels.to(device)
+        self._finish.to(device)
         return self
+
+    def resize(self, pixels: int | None) -> None:
+        """From now on batches have `pixels` a side."""
+        self._size = pixels
 
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) float32 and labels (B,) int64. Augmented where `generator` is given."""
         chosen = torch.from_numpy(indices).to(self._labels.device)
-        images = self._images.index_select(0, chosen).float().mul_(self._scale).add_(self._shift)
-        if generator is not None:
-            for kind in self._augment:
-                images = AUGMENTATIONS[kind](images, generator, self._shift)
+        images = self._finish(self._images.index_select(0, chosen), generator, self._size)
         return images, self._labels.index_select(0, chosen)
+
+
+class Finish:
+    """From bytes to what the network sees, by the batch and on the device: normalised, augmented, resized."""
+
+    def __init__(self, config: DataConfig, *, augment: bool) -> None:
+        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+        self._scale, self._shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+        kinds = config.augment if augment else ()
+        self._augment = [AUGMENTATIONS[kind] for kind in kinds if kind in AUGMENTATIONS]
+
+    def to(self, device: torch.device) -> None:
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None, size: int | None) -> Tensor:
+        """(B, C, H, W), or (B, C, size, size) where a size is given: float32 from uint8."""
+        floats = images.float().mul_(self._scale).add_(self._shift)
+        if generator is not None:
+            for augment in self._augment:
+                floats = augment(floats, generator, self._shift)
+        if size is None or floats.shape[2:] == (size, size):
+            return floats
+        return functional.interpolate(floats, (size, size), mode="bilinear", antialias=True)
 
 
 def flip(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
@@ -96,4 +119,5 @@ def cutout(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
     return images.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0.0)
 
 
+# `random_resized_crop` is not of them: it takes its part of the whole picture (data/pictures.py).
 AUGMENTATIONS = {"flip": flip, "pad_crop": pad_crop, "cutout": cutout}

@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpctrain.config import PAIRS, SPEECH, DataConfig
-from hpctrain.data import text_check, tokens
+from hpctrain.config_pictures import PICTURES
+from hpctrain.data import picture_sets, text_check, tokens
 from hpctrain.data.cifar import read_cifar
+from hpctrain.data.decoders import Decoders
 from hpctrain.data.files import TEXTS, cifar_paths, idx_paths
 from hpctrain.data.idx import read_idx
-from hpctrain.data.images import ImageDataset
+from hpctrain.data.images import Finish, ImageDataset
 from hpctrain.data.parallel import TranslationDataset
 from hpctrain.data.parallel_source import pairs, vocabulary
+from hpctrain.data.pictures import Decoding
 from hpctrain.data.speech import SpeechDataset
 from hpctrain.data.speech_source import utterances
+from hpctrain.data.streamed import StreamedImages, decode_all
 from hpctrain.data.text import TextDataset
-from hpctrain.errors import choose
+from hpctrain.errors import UserError, choose
 
 
 class Dataset(Protocol):
@@ -49,11 +53,66 @@ class Splits:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def load(config: DataConfig) -> Splits:
+@dataclass(frozen=True)
+class Feeding:
+    """What reading ahead needs to know of the run: a rank's largest batch and image, its cores, whether they
+    compute as well (no GPU), and the seed of random crops."""
+
+    batch_size: int = 64
+    largest: int = 0
+    cores: int = 1
+    gpu: bool = False
+    seed: int = 0
+
+    def workers(self) -> int:
+        """Processes that decode: all cores of a GPU's rank but one; few where the cores have to compute."""
+        return min(max(1, self.cores - 1), 16) if self.gpu else max(1, self.cores // 8)
+
+
+def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
     """Both splits, on the host. Raises UserError."""
+    if config.name in PICTURES:
+        return _pictures(config, feeding or Feeding())
     if config.name not in LOADERS:
-        raise choose("data.name", config.name, LOADERS)
+        raise choose("data.name", config.name, [*LOADERS, *PICTURES])
     return LOADERS[config.name](config)
+
+
+def _pictures(config: DataConfig, feeding: Feeding) -> Splits:
+    """Each split is decoded once and kept where it fits and no random part is drawn, else ahead of each step."""
+    found = picture_sets.find(config)
+    shape = config.shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError("data.shape", shape, "must be channels (1 or 3), height, width")
+    c, h, w = shape
+    splits = {"train": found.train, "validation": found.validation}
+    crops = {"train": "random_resized_crop" in config.augment, "validation": False}
+    decoding = Decoding((c, h, w), config.resize or min(h, w), config.crop_scale, config.crop_ratio)
+    ring = config.prefetch + 1
+    decoders = Decoders(
+        [split.reader for split in splits.values()],
+        [decoding] * len(splits),
+        len(splits) * ring,
+        feeding.batch_size * c * max(h * w, feeding.largest**2),
+        feeding.workers() if config.workers is None else config.workers,
+    )
+    made: dict[str, Dataset] = {}
+    for number, (name, split) in enumerate(splits.items()):
+        if int(split.labels.max(initial=0)) >= (config.num_classes or 0):
+            raise UserError(
+                "data.num_classes", config.num_classes, f"the set has {len(found.classes)} classes"
+            )
+        slots, training = range(number * ring, (number + 1) * ring), name == "train"
+        if not crops[name] and len(split.keys) * c * h * w <= config.resident_gb * 2**30:
+            whole = decode_all(split, (c, h, w), decoders, number, slots)
+            made[name] = ImageDataset(whole, split.labels, config, augment=training)
+        else:
+            finish = Finish(config, augment=training)
+            seed = feeding.seed if crops[name] else None
+            made[name] = StreamedImages(split, finish, decoders, number, slots, shape=(c, h, w), seed=seed)
+    if not any(isinstance(dataset, StreamedImages) for dataset in made.values()):
+        decoders.close()
+    return Splits(made["train"], made["validation"], {"classes.json": json.dumps(found.classes)})
 
 
 def _idx(config: DataConfig) -> Splits:

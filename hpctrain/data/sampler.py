@@ -7,6 +7,7 @@ the number of ranks, each sample is seen exactly once an epoch, and the last bat
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,23 @@ def share(order: Indices, step: int, effective_batch: int, rank: int, size: int)
     batch = order[step * effective_batch : (step + 1) * effective_batch]
     fresh = step == 0 or len(batch) < effective_batch
     return Share(batch[part(len(batch), rank, size)], len(batch), fresh)
+
+
+def shares(
+    order_of: Callable[[int], Indices],
+    steps: range,
+    per_epoch: int,
+    effective_batch: int,
+    rank: int,
+    size: int,
+) -> Iterator[tuple[int, Share]]:
+    """Of each step of a run: its epoch, and rank `rank`'s share. `order_of(epoch)` is asked once an epoch."""
+    order, shown = np.empty(0, np.int64), -1
+    for step in steps:
+        epoch, place = divmod(step, per_epoch)
+        if epoch != shown:
+            order, shown = order_of(epoch), epoch
+        yield epoch, share(order, place, effective_batch, rank, size)
 
 
 def part(count: int, rank: int, size: int) -> slice:

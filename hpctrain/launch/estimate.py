@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from hpctrain.config import Config
+from hpctrain.config_pictures import sized
 from hpctrain.data import count_samples, sampler
 from hpctrain.flops import peaks
 from hpctrain.flops.known import counted
@@ -25,9 +26,12 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
 
     `work`: the run's step_work, where the caller has it already.
     """
-    work = work or step_work(config)
     steps, samples = length(config)
-    total = samples * (work.forward_flops + work.backward_flops) + steps * work.optimizer_flops * config.ranks
+    parts = _stretches(config, work, steps, samples)
+    total = sum(
+        count * (part.forward_flops + part.backward_flops) + updates * part.optimizer_flops * config.ranks
+        for count, updates, part in parts
+    )
     facts: dict[str, Any] = {"steps": steps, "samples": samples, "flops_total": total}
     if config.cluster.kind == "slurm":
         facts["node_hours_max"] = slurm.node_hours(config)
@@ -35,9 +39,28 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
     dtype = "fp32" if config.precision.name == "fp32" else "bf16"
     facts["lower_bound_s"] = None
     if device is not None and dtype in device.flops:
-        sample_s, update_s = work.least_s(device, dtype)
-        facts["lower_bound_s"] = samples / config.ranks * sample_s + steps * update_s
+        facts["lower_bound_s"] = 0.0
+        for count, updates, part in parts:
+            sample_s, update_s = part.least_s(device, dtype)
+            facts["lower_bound_s"] += count / config.ranks * sample_s + updates * update_s
     return facts
+
+
+def _stretches(
+    config: Config, work: StepWork | None, steps: int, samples: int
+) -> list[tuple[int, int, StepWork]]:
+    """Samples, steps and the work of a step: one stretch, or one for each size of progressive resizing."""
+    sizes = config.train.image_sizes
+    if not sizes:
+        return [(samples, steps, work or step_work(config))]
+    each = count_samples(config.data)
+    per_epoch = sampler.steps_per_epoch(each, config.effective_batch)
+    ends = [epoch for epoch, _ in sizes[1:]]
+    places = [(min(samples, e * each), min(steps, e * per_epoch)) for e in (0, *ends)] + [(samples, steps)]
+    return [
+        (after[0] - before[0], after[1] - before[1], step_work(config, pixels))
+        for before, after, (_, pixels) in zip(places, places[1:], sizes, strict=False)
+    ]
 
 
 def length(config: Config) -> tuple[int, int]:
@@ -51,17 +74,22 @@ def length(config: Config) -> tuple[int, int]:
     return train.steps, epochs * samples + rest * config.effective_batch
 
 
-def step_work(config: Config) -> StepWork:
-    """The work of one forward and backward pass over a rank's batch, and of one update."""
+def step_work(config: Config, pixels: int | None = None) -> StepWork:
+    """The work of one forward and backward pass over a rank's batch, and of one update.
+
+    `pixels`: a side of the images, where they are not the data set's own.
+    """
     model, batch = config.model, config.train.batch_size
     if model.target is not None:
         from hpctrain import flops, models
 
         network = models.build(model.name, model.settings, device="meta", target=model.target)
         shape = config.data.shape or None
+        if shape is not None and pixels is not None:
+            shape = (shape[0], pixels, pixels)
         inputs = models.example_inputs(model.name, model.settings, batch, input_shape=shape)
         return flops.step_work(network, inputs, config.optimizer, samples=batch)
-    settings = model.settings
+    settings = model.settings if pixels is None else sized(config, pixels)
     if hasattr(settings, "example_length") and config.data.sequence_length:
         settings = dataclasses.replace(settings, example_length=config.data.sequence_length)
     return work_of(counted(model.name, settings, batch), config.optimizer, batch)

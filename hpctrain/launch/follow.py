@@ -15,6 +15,7 @@ from hpctrain.run_dir import RunDir
 from hpctrain.training.metrics import shown
 
 POLL_S = 0.15
+SLOW = 0.05  # of the training time spent waiting for pictures: said in the summary
 
 
 class LogReader:
@@ -149,10 +150,22 @@ def summary_text(run: RunDir, state: dict[str, Any]) -> str:
         ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
         *([("shares", _shares(s))] if s.get("mfu") is not None else []),
+        *(
+            [("input", _slow_input(s["input"]))]
+            if (s.get("input") or {}).get("waited_share", 0) > SLOW
+            else []
+        ),
         ("directory", str(run.path)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
+
+
+def _slow_input(found: dict[str, Any]) -> str:
+    return (
+        f"the loader cannot keep up: rank {found['rank']} waited {found['waited_share']:.0%} of the training time for "
+        f"pictures, which {found['workers']} processes decode (data.workers; hpctrain data pack --resize)"
+    )
 
 
 def _shares(s: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from hpctrain.flops import peaks
 from hpctrain.report.curves import scores_of
 from hpctrain.run_dir import RunDir
 from hpctrain.training.comm import Comm
+from hpctrain.training.feed import kept_up
 
 
 class Costs:
@@ -28,14 +29,29 @@ class Costs:
         """`targets`: how many tensors at a batch's end are not the model's inputs."""
         self._ranks, self._batch = config.ranks, config.effective_batch
         samples = min(config.train.batch_size, len(dataset))
-        batch = dataset.batch(np.zeros(samples, dtype=np.int64))[:-targets]
-        inputs = tuple(tensor.to("meta") for tensor in batch)
+        one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
+        inputs = tuple(tensor.new_empty(samples, *tensor.shape[1:], device="meta") for tensor in one)
         self.work = flops.step_work(model, inputs, config.optimizer, samples=samples)
-        dtype = "fp32" if config.precision.name == "fp32" else "bf16"
-        self.device = _device(config, device, dtype)
-        known = self.device is not None and dtype in self.device.flops
-        self._peak_flops = self.device.flops[dtype] if self.device and known else None
-        self._least_s = self.work.least_s(self.device, dtype) if self.device and known else None
+        # Progressive resizing: what a step costs at each size of its images.
+        self._works = {None: self.work} | {
+            pixels: flops.step_work(
+                model,
+                (inputs[0].new_empty(*inputs[0].shape[:2], pixels, pixels),),
+                config.optimizer,
+                samples=samples,
+            )
+            for pixels in {pixels for _, pixels in config.train.image_sizes}
+        }
+        self._dtype = "fp32" if config.precision.name == "fp32" else "bf16"
+        self.device = _device(config, device, self._dtype)
+        self._known = self.device is not None and self._dtype in self.device.flops
+        self._peak_flops = self.device.flops[self._dtype] if self.device and self._known else None
+        self.resize(None)
+
+    def resize(self, pixels: int | None) -> None:
+        """From now on figures are of steps over images of `pixels` a side; None: as the data set has them."""
+        self.work = self._works[pixels]
+        self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
         work, start = self.work, f"resuming at step {step} of" if step else "starting"
@@ -72,12 +88,18 @@ class Costs:
         mfu = self.per_sample * samples / wall_s / (self._peak_flops * self._ranks)
         return {"mfu": mfu, "roofline_share": least_s / wall_s}
 
-    def summary(self, run: RunDir, samples: int, elapsed_s: float) -> dict[str, Any]:
-        """The figures of the whole run, from its own records: earlier attempts count."""
+    def summary(
+        self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
+    ) -> dict[str, Any]:
+        """The figures of the whole run, from its own records: earlier attempts count.
+
+        `waits`: what each rank waited for its data in this attempt (training/feed.py).
+        """
         records, validations = run.read_metrics("train"), run.read_metrics("validation")
         train_s = sum(record["window_s"] for record in records)
+        attempt_s = sum(r["window_s"] for r in records if r["attempt"] == records[-1]["attempt"])
         steps = sum(record["window_steps"] for record in records)
-        done = self.total(samples, steps)
+        rates = self.rates(steps, samples, train_s) | self._of_sizes(records, train_s)
         work = self.work
         return {
             "validation": scores_of(validations[-1]) if validations else None,
@@ -85,8 +107,9 @@ class Costs:
             "steps": steps,
             "train_s": train_s,
             "elapsed_s": elapsed_s,
-            **self.rates(steps, samples, train_s),
-            "flops_total": done,
+            **rates,
+            "flops_total": rates["flops"],
+            "input": kept_up(waits, attempt_s),
             "flops_per_step": {
                 "forward": work.forward_flops * self._batch,
                 "backward": work.backward_flops * self._batch,
@@ -102,6 +125,18 @@ class Costs:
                 "source": self.device.source,
             },
         }
+
+    def _of_sizes(self, records: list[dict[str, Any]], train_s: float) -> dict[str, float | None]:
+        """Where images change their size in mid-run, what its records add up to; each is of one size."""
+        if len(self._works) == 1 or not train_s:
+            return {}
+        done = sum(record["flops"] for record in records)
+        shares = {
+            key: sum(record[key] * record["window_s"] for record in records) / train_s
+            for key in ("mfu", "roofline_share")
+            if all(record[key] is not None for record in records)
+        }
+        return {"flops": done, "gflop_per_s": done / train_s / 1e9, **shares}
 
 
 def _device(config: Config, device: torch.device, dtype: str) -> peaks.Device | None:

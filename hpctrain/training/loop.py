@@ -15,11 +15,12 @@ import torch
 
 from hpctrain import data, models
 from hpctrain.config import Config
+from hpctrain.config_pictures import image_size
 from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
 from hpctrain.run_dir import RunDir
 from hpctrain.tasks import TASKS, Carry
-from hpctrain.training import progress, state
+from hpctrain.training import feed, progress, state
 from hpctrain.training.checkpoint import Checkpointer, Snapshot
 from hpctrain.training.clock import PARTS, Clock
 from hpctrain.training.comm import Comm, bind_device
@@ -31,7 +32,7 @@ from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.profile import profile
 from hpctrain.training.progress import Ledger, Progress, Window
 from hpctrain.training.schedule import Schedule
-from hpctrain.training.step import FLAGS, Trainer, evaluate
+from hpctrain.training.step import FLAGS, Trainer, evaluate, evaluation_shares
 from hpctrain.training.stop import STOP_REASONS, StopFlag
 
 PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before on_nan=skip gives up
@@ -45,7 +46,7 @@ def train(
     device = bind_device(config.resources.device, comm.local_rank)
     if settings.deterministic and device.type == "cuda":  # the call alone costs seconds of imports
         torch.use_deterministic_algorithms(True, warn_only=True)
-    splits = data.load(config.data)
+    splits = data.load(config.data, feed.feeding(config, device))
     if comm.rank == 0:
         run.keep(splits.files)
     train_set, validation_set = splits.train.to(device), splits.validation.to(device)
@@ -118,6 +119,12 @@ def train(
     order = order_of(at.step // steps_per_epoch)
     figures: dict[str, float | None] = {}
     reason, saved_at, wanted, diverged = "DONE", at.step, False, False
+    steps_to_come = range(at.step, end_step)
+    feed.announce(
+        train_set,
+        sampler.shares(order_of, steps_to_come, steps_per_epoch, batch, comm.rank, comm.size),
+        config,
+    )
 
     def gather_window() -> None:
         """Everything since the last record, earlier attempts' part included, into `at.window`."""
@@ -160,6 +167,8 @@ def train(
                 ledger.close(comm.gather_objects(ledger.share), len(train_set))
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
             with live.averaged():
+                shares = evaluation_shares(len(validation_set), batch, comm)
+                feed.announce(validation_set, ((0, share) for share in shares), config)
                 totals = evaluate(
                     model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
                 )
@@ -177,6 +186,10 @@ def train(
             break
 
         epoch, place = divmod(at.step, steps_per_epoch)
+        if settings.image_sizes and (place == 0 or at.step == steps_to_come.start):
+            pixels = image_size(config, epoch)
+            train_set.resize(pixels)
+            costs.resize(pixels)
         if place == 0:
             order = order_of(epoch)
         share = sampler.share(order, place, batch, comm.rank, comm.size)
@@ -250,8 +263,9 @@ def train(
         measured = profile(trainer, comm, settings.profile)
         if comm.rank == 0:
             run.write_profile(measured)
+    waits = comm.gather_objects(feed.waited(train_set))
     if comm.rank == 0:
-        summary = costs.summary(run, at.samples, time.perf_counter() - began)
+        summary = costs.summary(run, at.samples, time.perf_counter() - began, waits)
         if joules:  # of this attempt alone
             summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
         report.record("summary", step=at.step, reason=reason, **summary)

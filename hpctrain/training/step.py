@@ -6,7 +6,7 @@ state and the random generators move on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +124,13 @@ class Carried:
         return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
 
 
+def evaluation_shares(samples: int, batch: int, comm: Comm) -> Iterator[Share]:
+    """This rank's share of each global batch of an evaluation."""
+    order = stream_order(samples, batch)
+    for step in range(steps_per_epoch(samples, batch)):
+        yield share(order, step, batch, comm.rank, comm.size)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -142,10 +149,8 @@ def evaluate(
     model.eval()
     # Counts beyond 2^24 are not exact in float32.
     sums = torch.zeros(task.width, dtype=torch.float64, device=next(model.parameters()).device)
-    order = stream_order(len(dataset), batch)
     carry: Carry = None
-    for step in range(steps_per_epoch(len(dataset), batch)):
-        own = share(order, step, batch, comm.rank, comm.size)
+    for own in evaluation_shares(len(dataset), batch, comm):
         carried = Carried(None if own.fresh else carry)
         for place in micro_batches(len(own.indices), batch_size):
             with autocast():
