@@ -79,8 +79,8 @@ def verify(argv: list[str]) -> int:
         digests = pool.map(lambda shard: _sha256(args.folder / shard.file), shards)
         for shard, digest in zip(shards, digests, strict=True):
             if digest != shard.sha256:
-                said = "is broken: its bytes are not those that were packed; pack the set again"
-                raise UserError("data.path", args.folder / shard.file, said)
+                said = f"{shard.file} is broken: its bytes are not those that were packed; pack the set again"
+                raise UserError("data.path", args.folder, said)
     _say(manifest, args.folder, args.json)
     return 0
 

@@ -201,10 +201,11 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         path = folder / shard.file
         if not path.is_file():
-            raise UserError("data.path", path, "is missing: a shard of the packed set")
+            raise UserError("data.path", folder, f"{shard.file}, a shard of the packed set, is missing")
         if path.stat().st_size != shard.bytes:
-            said = f"is broken: {path.stat().st_size} bytes, packed were {shard.bytes}; pack the set again"
-            raise UserError("data.path", path, said)
+            size = path.stat().st_size
+            said = f"{shard.file} is broken: {size} bytes, packed were {shard.bytes}; pack the set again"
+            raise UserError("data.path", folder, said)
 
 
 def _of_pack(folder: Path) -> PictureSet:

@@ -24,6 +24,7 @@ from PIL import Image
 from hpctrain.errors import UserError
 
 Key = str | int
+Name = tuple[str, str]  # the folder, and what in it
 Box = tuple[float, float, float, float]  # left, upper, right, lower; pixels of the whole picture
 CROP_TRIES = 10
 
@@ -31,7 +32,7 @@ CROP_TRIES = 10
 class Reader(Protocol):
     """Where encoded pictures come from."""
 
-    def read(self, key: Key) -> tuple[Any, str]:
+    def read(self, key: Key) -> tuple[Any, Name]:
         """The bytes, as anything with the buffer protocol, and the picture's name for a message."""
         ...
 
@@ -42,13 +43,14 @@ class Folder:
 
     root: str = ""
 
-    def read(self, key: Key) -> tuple[Any, str]:
-        path = os.path.join(self.root, str(key))  # noqa: PTH118 -- a hundred times a second, twice as fast
+    def read(self, key: Key) -> tuple[Any, Name]:
+        name = self.root, str(key)
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
-                return file.read(), path
+            with open(os.path.join(*name), "rb") as file:  # noqa: PTH118, PTH123 -- twice as fast, for a million
+                return file.read(), name
         except OSError as error:
-            raise UserError("data.path", path, f"cannot be read: {error.strerror or error}") from None
+            said = f"{key} cannot be read: {error.strerror or error}"
+            raise UserError("data.path", self.root, said) from None
 
 
 @dataclass
@@ -86,23 +88,20 @@ class Arrow:
         self.open()
         return np.concatenate([table.column(name).to_numpy() for table in self._tables])
 
-    def read(self, key: Key) -> tuple[Any, str]:
+    def read(self, key: Key) -> tuple[Any, Name]:
         self.open()
         at = int(np.searchsorted(self._starts, int(key), side="right")) - 1
         table, row = self._tables[at], int(key) - int(self._starts[at])
         found = table.column(self.image)[row]
-        name = f"{self.files[at]} picture {row}"
         data, path = (found["bytes"], found["path"].as_py()) if hasattr(found, "keys") else (found, None)
-        if path:
-            name += f" ({path})"
         if not data.is_valid:
             return Folder().read(path or "")
         buffer = data.as_buffer()
+        root, file = os.path.split(self.files[at])
         if "crc32" in table.column_names and zlib.crc32(buffer) != table.column("crc32")[row].as_py():
-            raise UserError(
-                "data.path", self.files[at], f"is broken: picture {row} ({path}) is not what was packed"
-            )
-        return buffer, name
+            said = f"{file} is broken: picture {row} ({path}) is not what was packed; pack the set again"
+            raise UserError("data.path", root, said)
+        return buffer, (root, f"{file}, picture {row} ({path}),")
 
 
 def open_table(path: Path) -> Any:
@@ -118,7 +117,7 @@ def open_table(path: Path) -> Any:
             return pa.ipc.open_stream(mapped).read_all()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError("data.path", path, f"is no whole Arrow file: {reason}") from None
+        raise UserError("data.path", path.parent, f"{path.name} is no whole Arrow file: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Decoding:
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
 
     def decode(
-        self, data: Any, name: str, draw: tuple[int, ...] | None, size: int | None
+        self, data: Any, name: Name, draw: tuple[int, ...] | None, size: int | None
     ) -> NDArray[np.uint8]:
         """(H, W, C), or (size, size, C). `draw`: numbers that a random crop is drawn from. Raises UserError."""
         c, h, w = self.shape
@@ -178,10 +177,10 @@ class Decoding:
         return left, upper, left + w, upper + h
 
 
-def broken(name: str, error: Exception) -> UserError:
+def broken(name: Name, error: Exception) -> UserError:
     """Whatever Pillow's plugins raise, and they raise many kinds, means that this is no whole picture."""
     reason = " ".join(f"{error}".split())[:120] or type(error).__name__
-    return UserError("data.path", name, f"is no whole picture: {reason}")
+    return UserError("data.path", name[0], f"{name[1]} is no whole picture: {reason}")
 
 
 def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -150,18 +150,17 @@ def summary_text(run: RunDir, state: dict[str, Any]) -> str:
         ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
         *([("shares", _shares(s))] if s.get("mfu") is not None else []),
-        *(
-            [("input", _slow_input(s["input"]))]
-            if (s.get("input") or {}).get("waited_share", 0) > SLOW
-            else []
-        ),
+        *([("input", slow)] if (slow := slow_input(s.get("input"))) else []),
         ("directory", str(run.path)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
 
 
-def _slow_input(found: dict[str, Any]) -> str:
+def slow_input(found: dict[str, Any] | None) -> str | None:
+    """What to say of a loader that cannot keep up (training/feed.py); None of one that can."""
+    if found is None or found["waited_share"] <= SLOW:
+        return None
     return (
         f"the loader cannot keep up: rank {found['rank']} waited {found['waited_share']:.0%} of the training time for "
         f"pictures, which {found['workers']} processes decode (data.workers; hpctrain data pack --resize)"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from hpctrain.compose import load
 from hpctrain.config import to_dict
 from hpctrain.data.sampler import epoch_order
 from hpctrain.errors import RunFailed
+from hpctrain.launch.estimate import estimate
 from hpctrain.run_dir import RunDir
 from hpctrain.tasks.classification import Classification
 from hpctrain.training import lock, store
@@ -272,3 +274,40 @@ def test_nan_with_nothing_to_roll_back_to_stops(tmp_path, monkeypatch):
     Poison(monkeypatch, [2])
     with pytest.raises(RunFailed, match=r"NAN_PERSISTENT.*no checkpoint yet"):
         attempt(tmp_path / "run", "train.on_nan=rollback")
+
+
+def make_pictures(root):
+    from PIL import Image
+
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 13), ("val", 3)):
+        for name in ("ant", "bee"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return root
+
+
+def test_pictures_decoded_ahead_go_on_in_mid_epoch(tmp_path):
+    """Random crops, sizes that change by epoch, decoding in other processes: stopped anywhere, the same run."""
+    pictures = make_pictures(tmp_path / "pictures")
+    settings = (
+        "experiment=null", "data=image_folder", f"data.path={pictures}", "data.shape=[3,16,16]",
+        "data.augment=[random_resized_crop,flip]", "data.train_limit=null", "data.validation_limit=null",
+        "model=resnet18", "model.stem=cifar", "model.width=4", "train.batch_size=8",
+        "train.image_sizes=[[0,8],[1,12],[2,16]]", "train.log_every=2", "data.prefetch=2",
+    )  # fmt: skip
+    assert attempt(tmp_path / "one", *settings, "data.workers=1") == "DONE"
+    for stop in (3, 6):  # of the four steps of an epoch of 26
+        assert attempt(tmp_path / "other", *settings, "data.workers=0", stop_after=stop) == "INTERRUPTED"
+    assert attempt(tmp_path / "other", *settings, "data.workers=1") == "DONE"
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    totals = []
+    for folder in ("one", "other"):
+        summary = json.loads((tmp_path / folder / "metrics.jsonl").read_text().splitlines()[-1])
+        totals.append(summary["flops_total"])
+        assert summary["input"]["workers"] == 1
+    # What the estimate foretells: each epoch at its own size.
+    facts = estimate(load([*SMALL, *settings]))
+    assert totals == [facts["flops_total"]] * 2

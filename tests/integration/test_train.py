@@ -204,3 +204,40 @@ def test_on_a_terminal_a_bar_shows_the_figures_and_ctrl_c_stops(cli):
     assert "Traceback" not in text
     assert cli.state()["reason"] == "INTERRUPTED"
     assert list((cli.the_run() / "checkpoints").glob(f"step_{cli.state()['step']:09d}.*"))
+
+
+def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
+    """Slurm and a terminal signal every process of a job; only the rank acts. It dies, and they end."""
+    from PIL import Image
+
+    for place in ("train/a", "train/b", "val/a"):
+        (cli.folder / "set" / place).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (24, 20), (number, 99, 0)).save(cli.folder / "set" / place / f"{number}.jpg")
+    out, _ = cli.run("data", "pack", "set", "--into", "packed")
+    assert "2 classes; use it: data=image_folder data.path=packed" in out
+    settings = (
+        "model=resnet18", "model.stem=cifar", "model.width=2", "data=image_folder", "data.path=packed",
+        "data.shape=[3,16,16]", "train.batch_size=4", "train.epochs=10000", "data.workers=2", "train.log_every=1",
+    )  # fmt: skip
+    process = cli.start("train", *settings)
+    wait_for(lambda: cli.runs() and cli.state().get("step", 0) > 3)
+    rank = json.loads((cli.the_run() / "attempts" / "1" / "rank_0.json").read_text())["pid"]
+    decoders = [p for p in psutil.Process(rank).children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(decoders) == 2
+    for decoder in decoders:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            decoder.send_signal(number)
+    before = cli.state()["step"]
+    wait_for(lambda: cli.state()["step"] > before + 3)
+    psutil.Process(rank).kill()
+    gone, alive = psutil.wait_procs(decoders, timeout=20)
+    assert not alive
+    assert process.wait(60) == 1
+    process.communicate()
+    # A shard that was cut: nothing starts.
+    shard = cli.folder / "packed" / "train-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    _, err = cli.run("train", *settings, code=2)
+    assert "train-00000.arrow is broken: " in err
+    assert err.count("\n") == 1
