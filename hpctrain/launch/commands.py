@@ -15,6 +15,7 @@ from hpctrain.config import Config, run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.again import configuration, renew
+from hpctrain.launch.flags import take
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.run_dir import FINAL, PHASES, RunDir, find, locate, runs
 from hpctrain.study_dir import StudyDir
@@ -101,8 +102,8 @@ def submit(argv: list[str], foresee: Foresight | None = None) -> int:
     from hpctrain.compose import load
     from hpctrain.launch import estimate, slurm, submit
 
-    argv, flags = _take_flags(argv, "--dry-run", "--json", "--help", "-h")
-    if {"--help", "-h"} & flags:
+    argv, flags, _ = take(argv, "--dry-run", "--json")
+    if "--help" in flags:
         print(SUBMIT_USAGE)
         return 0
     config = load(argv)
@@ -284,11 +285,6 @@ def _under_way(run: RunDir) -> str | None:
         return None
     row = look.row_of(run)
     return None if row.phase in FINAL else row.job_id
-
-
-def _take_flags(argv: list[str], *names: str) -> tuple[list[str], set[str]]:
-    """Split plain flags from Hydra overrides."""
-    return [a for a in argv if a not in names], {a for a in argv if a in names}
 
 
 def _parser(command: str, text: str) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hpctrain.config import CommConfig, Config
 from hpctrain.errors import UserError
+from hpctrain.launch.flags import take
 from hpctrain.studies import calibrations, predict
 from hpctrain.studies.network import Exchange
 from hpctrain.studies.predict import Calibration, Predicted
@@ -35,7 +36,7 @@ links between nodes had another rate than when they were calibrated.
 
 def predict_command(argv: list[str]) -> int:
     """The command."""
-    words, flags, plot = _flags(argv)
+    words, flags, values = take(argv, "--json", "--knobs", plot=None)
     if "--help" in flags:
         print(HELP, end="")
         return 0
@@ -45,8 +46,8 @@ def predict_command(argv: list[str]) -> int:
     )
     found = calibrations.curve(config, settings, calibration)
     knobs = _knobs(config, settings, calibration) if "--knobs" in flags else []
-    if plot:
-        _draw(found, Path(plot))
+    if "plot" in values:
+        _draw(found, Path(values["plot"]))
     if "--json" in flags:
         print(json.dumps(_facts(calibration, calibrations.exchange_of(config), found) | {"knobs": knobs}))
         return 0
@@ -54,23 +55,6 @@ def predict_command(argv: list[str]) -> int:
     for knob in knobs:
         print(f"{knob['setting']:32} {1e3 * knob['step_s']:10.1f} ms a step {knob['change']:+.1%}")
     return 0
-
-
-def _flags(argv: list[str]) -> tuple[list[str], set[str], str | None]:
-    words, flags, plot = [], set(), None
-    rest = iter(argv)
-    for word in rest:
-        if word in ("-h", "--help", "--json", "--knobs"):
-            flags.add("--help" if word == "-h" else word)
-        elif word.partition("=")[0] == "--plot":
-            plot = word.partition("=")[2] or next(rest, None)
-            if not plot:
-                raise UserError("--plot", "", "needs a file's name")
-        elif word.startswith("-"):
-            raise UserError("flag", word, "must be one of --json, --knobs, --plot, --help")
-        else:
-            words.append(word)
-    return words, flags, plot
 
 
 def _facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any
 
 from hpctrain import compose
 from hpctrain.config import Config, from_dict, run_id, to_dict
-from hpctrain.errors import UserError, choose
+from hpctrain.errors import UserError
 from hpctrain.launch import slurm, status
+from hpctrain.launch.flags import take
 from hpctrain.launch.prepare import prepare
 from hpctrain.run_dir import FINAL, locate, refuse_secrets
 from hpctrain.studies import calibrations, measured, scale_plan
@@ -39,18 +40,13 @@ scaling=strong keeps the effective batch, scaling=weak the batch a GPU; scaling.
 """
 
 
-FLAGS = ("--calibrate", "--dry-run", "--json", "--help")
-
-
 def scale(argv: list[str]) -> int:
     """The command."""
-    flags = {word for word in argv if word.startswith("-")}
-    for flag in flags - {"-h", *FLAGS}:
-        raise choose("flag", flag, FLAGS)
-    if flags & {"--help", "-h"}:
+    words, flags, _ = take(argv, "--calibrate", "--dry-run", "--json")
+    if "--help" in flags:
         print(HELP, end="")
         return 0
-    config, settings = load([word for word in argv if word not in flags])
+    config, settings = load(words)
     if config.cluster.kind != "slurm":
         raise UserError(
             "cluster", config.cluster.name, "scaling is measured by Slurm's jobs: give a cluster of Slurm's"

@@ -24,6 +24,7 @@ from hpctrain.config import Config, from_dict
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate, scheduler, slurm
+from hpctrain.launch.flags import take
 from hpctrain.launch.prepare import check as check_machine
 from hpctrain.launch.submit import check_here, slurm_conf
 from hpctrain.studies import space as spaces
@@ -65,7 +66,7 @@ class Request:
 
 def sweep(argv: list[str]) -> int:
     """The command."""
-    argv, flags, retry = _flags(argv)
+    argv, flags, values = take(argv, "--dry-run", "--json", retry=("failed", "cancelled"))
     if "--help" in flags:
         print(HELP, end="")
         return 0
@@ -81,28 +82,10 @@ def sweep(argv: list[str]) -> int:
     study.create()
     with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
         _agree(study, request.settings)  # somebody else may have begun it meanwhile
-        _publish(study, request, retry)
+        _publish(study, request, values.get("retry"))
         left = _left(study, request)
         jobs, job_ids = (_plan(request, 0, None, 0), []) if left == 0 else _submit(study, request, left)
     return _show(study, request, jobs, left, job_ids, flags)
-
-
-def _flags(argv: list[str]) -> tuple[list[str], set[str], str | None]:
-    """Our own flags apart from Hydra's words."""
-    rest, flags, retry = [], set(), None
-    words = iter(argv)
-    for word in words:
-        if word in ("-h", "--help", "--dry-run", "--json"):
-            flags.add("--help" if word == "-h" else word)
-        elif word.partition("=")[0] == "--retry":
-            retry = word.partition("=")[2] or next(words, "")
-            if retry not in ("failed", "cancelled"):
-                raise UserError("--retry", retry, "must be one of failed, cancelled")
-        elif word.startswith("-"):
-            raise UserError("flag", word, "must be one of --dry-run, --json, --retry, --help")
-        else:
-            rest.append(word)
-    return rest, flags, retry
 
 
 def understand(argv: Sequence[str]) -> Request:

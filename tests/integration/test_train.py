@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -231,7 +232,7 @@ def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
     before = cli.state()["step"]
     wait_for(lambda: cli.state()["step"] > before + 3)
     psutil.Process(rank).kill()
-    gone, alive = psutil.wait_procs(decoders, timeout=20)
+    _, alive = psutil.wait_procs(decoders, timeout=20)
     assert not alive
     assert process.wait(60) == 1
     process.communicate()
