@@ -25,6 +25,7 @@ from hpctrain.training import store
 from hpctrain.training.checkpoint import read
 from hpctrain.training.progress import fingerprint
 from hpctrain.training.worker import work
+from tests.waiting import until
 
 SMALL = (
     "data.train_limit=200", "data.validation_limit=50", "train.batch_size=8", "data.augment=[flip]",
@@ -161,18 +162,11 @@ def test_fifty_runs_of_two_ranks_killed_and_resumed(cli):
     assert kill_two_rank_runs(cli, 50) > 30
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_two_ranks_then_one_then_four_take_each_sample_once_an_epoch(cli):
     """Resumed with `resume RUN resources.ranks=N`: the samples of a step stay, so the science does."""
     length = ("data.train_limit=200", "data.validation_limit=50", "train.batch_size=8", "train.epochs=300")
     process = cli.start("train", "lenet_digits", *length, "resources.ranks=2", "resources.threads_per_rank=1")
-    wait_for(lambda: process.poll() is None and cli.runs() and cli.state().get("step", 0) > 3)
+    until(lambda: process.poll() is None and cli.runs() and cli.state().get("step", 0) > 3)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, process.communicate()
     process.communicate()
@@ -183,9 +177,9 @@ def test_two_ranks_then_one_then_four_take_each_sample_once_an_epoch(cli):
         before = cli.state()["step"]
         out, _ = cli.run("resume", run.name, f"resources.ranks={ranks}")
         assert f'"ranks": {ranks}' in out
-        wait_for(lambda start=before: cli.state().get("step", 0) > start + 20)
+        until(lambda start=before: cli.state().get("step", 0) > start + 20)
         cli.run("cancel", run.name)
-        wait_for(lambda: cli.state()["phase"] == "cancelled")
+        until(lambda: cli.state()["phase"] == "cancelled")
         log = (run / f"attempts/{cli.state()['attempt']}/rank_0.log").read_text()
         assert f"resuming on {ranks} ranks what" in log
         meta = read(run / "checkpoints", store.entries(run / "checkpoints")[-1]).meta

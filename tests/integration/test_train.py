@@ -6,18 +6,12 @@ import pty
 import signal
 import stat
 import sys
-import time
 
 import psutil
 import pytest
 import torch
 
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+from tests.waiting import until
 
 
 def assert_bitwise_equal(first, second):
@@ -101,9 +95,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
     long = ("train.epochs=40", "train.log_every=5", f"resources.ranks={ranks}", "data.augment=[flip]")
     cli.train(*long, "run.study=whole")
     process = cli.start("train", *cli.small, *long, "run.study=cut")
-    wait_for(
-        lambda: list(cli.folder.glob("runs/cut/*/metrics.jsonl")) and len(cli.records("train", "cut")) > 3
-    )
+    until(lambda: list(cli.folder.glob("runs/cut/*/metrics.jsonl")) and len(cli.records("train", "cut")) > 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -119,7 +111,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
 
 def test_a_killed_rank_ends_the_run_with_its_name(cli):
     process = cli.start("train", *cli.small, "train.epochs=500", "resources.ranks=2")
-    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    until(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
     who = json.loads((cli.the_run() / "attempts/1/rank_1.json").read_text())
     os.kill(who["pid"], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -145,7 +137,7 @@ def test_a_finished_run_is_shown_not_repeated(cli):
 
 def test_two_runs_in_one_directory_are_refused(cli):
     process = cli.start("train", *cli.small, "train.epochs=500")
-    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    until(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
     _, err = cli.run("train", *cli.small, "train.epochs=500", code=2)
     assert "RUN_LOCKED" in err
     process.send_signal(signal.SIGINT)
@@ -165,16 +157,16 @@ def test_submit_runs_on_in_the_background(cli):
 
 def test_cancel_saves_and_resume_goes_on(cli):
     cli.run("submit", *cli.small, "resources.ranks=2", "train.epochs=3000")
-    wait_for(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
+    until(lambda: list(cli.folder.glob("runs/*/*/metrics.jsonl")) and cli.records("train"))
     cli.run("cancel")
-    wait_for(lambda: cli.state()["phase"] == "cancelled")
+    until(lambda: cli.state()["phase"] == "cancelled")
     at = cli.state()["step"]
     assert list((cli.the_run() / "checkpoints").glob(f"step_{at:09d}.*"))
     cli.run("resume")
-    wait_for(lambda: cli.state().get("attempt") == 2 and cli.state()["phase"] == "running")
-    wait_for(lambda: cli.records("train")[-1]["step"] > at)
+    until(lambda: cli.state().get("attempt") == 2 and cli.state()["phase"] == "running")
+    until(lambda: cli.records("train")[-1]["step"] > at)
     cli.run("cancel")
-    wait_for(lambda: cli.state()["phase"] == "cancelled")
+    until(lambda: cli.state()["phase"] == "cancelled")
     steps = [r["step"] for r in cli.records("train")]
     assert steps == sorted(set(steps))
 
@@ -222,7 +214,7 @@ def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
         "data.shape=[3,16,16]", "train.batch_size=4", "train.epochs=10000", "data.workers=2", "train.log_every=1",
     )  # fmt: skip
     process = cli.start("train", *settings)
-    wait_for(lambda: cli.runs() and cli.state().get("step", 0) > 3)
+    until(lambda: cli.runs() and cli.state().get("step", 0) > 3)
     rank = json.loads((cli.the_run() / "attempts" / "1" / "rank_0.json").read_text())["pid"]
     decoders = [p for p in psutil.Process(rank).children() if "spawn_main" in " ".join(p.cmdline())]
     assert len(decoders) == 2
@@ -230,7 +222,7 @@ def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             decoder.send_signal(number)
     before = cli.state()["step"]
-    wait_for(lambda: cli.state()["step"] > before + 3)
+    until(lambda: cli.state()["step"] > before + 3)
     psutil.Process(rank).kill()
     _, alive = psutil.wait_procs(decoders, timeout=20)
     assert not alive

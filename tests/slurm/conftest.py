@@ -5,23 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "devcluster"
 PATIENCE_S = 240  # far more than anything takes: a test that waits so long has found a fault
-
-
-def until(ready, what="it"):
-    """The first true answer of `ready`."""
-    end_s = time.monotonic() + PATIENCE_S
-    while not (answer := ready()):
-        assert time.monotonic() < end_s, f"waited {PATIENCE_S} s in vain for {what}"
-        time.sleep(0.1)
-    return answer
 
 
 def without_sacct(folder):

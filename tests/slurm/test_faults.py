@@ -11,7 +11,8 @@ import signal
 
 import pytest
 
-from tests.slurm.conftest import until, without_sacct
+from tests.slurm.conftest import without_sacct
+from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tests.slurm.conftest import ROOT, until
+from tests.slurm.conftest import ROOT
+from tests.waiting import until
 
 
 @pytest.mark.long

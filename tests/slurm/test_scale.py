@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import time
 
 import pytest
 
+from tests.waiting import until
+
 pytestmark = pytest.mark.slurm
-PATIENCE_S = 240
 
 
 @pytest.fixture
@@ -19,13 +19,6 @@ def settings(cluster, tmp_path):
         "scaling.timeout_min=5", "scaling.exclusive=false", "scaling.one_at_a_time=false",
     )  # fmt: skip
     subprocess.run(["scancel", "--user=root"], env=cluster.environment, check=False)
-
-
-def wait_for_empty_queue(cluster):
-    end_s = time.monotonic() + PATIENCE_S
-    while queue := cluster.call("squeue", "--noheader"):
-        assert time.monotonic() < end_s, queue
-        time.sleep(0.5)
 
 
 def test_a_study_from_calibration_to_report(cluster, settings, tmp_path):
@@ -40,7 +33,7 @@ def test_a_study_from_calibration_to_report(cluster, settings, tmp_path):
     assert study["batch"] == {"1": 64, "2": 64}
     # What is under way is not submitted again.
     assert json.loads(cluster.hpctrain("scale", *settings, "--json"))["submitted"] == []
-    wait_for_empty_queue(cluster)
+    until(lambda: not cluster.call("squeue", "--noheader"), "an empty queue")
 
     report = json.loads(cluster.hpctrain("report", "s", "--root", root, "--json"))["data"]["own"]
     assert report["missing"] == []

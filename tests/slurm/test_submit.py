@@ -12,7 +12,8 @@ import pytest
 from hpctrain import compose, config
 from hpctrain.run_dir import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
-from tests.slurm.conftest import ROOT, until, without_sacct
+from tests.slurm.conftest import ROOT, without_sacct
+from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
 

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
 PATIENCE_S = 150
@@ -48,11 +49,7 @@ class Study:
         return self.cluster.call("squeue", "--noheader", "--array", "--format=%i %T").split("\n")
 
     def wait(self, ready, what):
-        end_s = time.monotonic() + PATIENCE_S
-        while not (answer := ready()):
-            assert time.monotonic() < end_s, f"waited in vain for {what}: {self.queue()}\n{self.logs()}"
-            time.sleep(0.3)
-        return answer
+        return until(ready, lambda: f"{what}: {self.queue()}\n{self.logs()}", PATIENCE_S, pause_s=0.3)
 
     def wait_for_end(self):
         self.wait(lambda: self.queue() == [""], "an empty queue")
