@@ -9,6 +9,7 @@
     curves.png           loss and accuracy                                  rank 0, at the end
     profile.json         a step taken apart (train.profile)                 rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
+    classes.json         what the classes of a set of pictures are called   rank 0
     attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), job.sbatch
     checkpoints/         training/checkpoint.py
     submitit/            submitit's own files

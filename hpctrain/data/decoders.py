@@ -48,11 +48,13 @@ class _Bench:
 
     readers: Sequence[Reader]
     decodings: Sequence[Decoding]
-    slots: Sequence[Any]
+    memory: Any
+    slot_bytes: int
 
     def work(self, task: Task) -> None:
         reader, decoding, first = self.readers[task.reader], self.decodings[task.reader], task.first
-        slot = np.frombuffer(self.slots[task.slot], np.uint8)
+        start = task.slot * self.slot_bytes
+        slot = np.frombuffer(self.memory, np.uint8)[start : start + self.slot_bytes]
         for number, key in enumerate(task.keys):
             draw = task.draws[number] if task.draws is not None else None
             pixels = decoding.decode(*reader.read(key), draw, task.size).reshape(-1)
@@ -74,28 +76,30 @@ class Decoders:
         slot_bytes: int,
         workers: int,
     ) -> None:
-        self.workers = workers
-        self._readers, self._decodings = readers, decodings
+        self.workers, self.pinned = workers, False
+        self._slot_bytes = slot_bytes
         self._context = multiprocessing.get_context("spawn")  # a fork would copy MPI's and CUDA's threads
-        self._slots = [self._context.RawArray("B", slot_bytes) for _ in range(slots)]
-        self._here = _Bench(readers, decodings, self._slots)
+        self._bench = _Bench(readers, decodings, self._context.RawArray("B", slots * slot_bytes), slot_bytes)
         self._pool: ProcessPoolExecutor | None = None
 
+    def memory(self) -> NDArray[np.uint8]:
+        """All buffers, one after the other."""
+        return np.frombuffer(self._bench.memory, np.uint8)
+
     def buffer(self, slot: int) -> NDArray[np.uint8]:
-        return np.frombuffer(self._slots[slot], np.uint8)
+        return self.memory()[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
 
     def submit(self, task: Task) -> Future[None]:
         if self.workers == 0:
             done: Future[None] = Future()
             try:
-                self._here.work(task)
+                self._bench.work(task)
                 done.set_result(None)
             except Exception as error:
                 done.set_exception(error)
             return done
         if self._pool is None:
-            arguments = (self._readers, self._decodings, self._slots)
-            self._pool = ProcessPoolExecutor(self.workers, self._context, _start, arguments)
+            self._pool = ProcessPoolExecutor(self.workers, self._context, _start, (self._bench,))
         # Blocked while a process starts, and inherited: until it ignores them, no signal can end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -123,12 +127,12 @@ def _died() -> RunFailed:
     return RunFailed("DATA_ERROR", "a process that decodes pictures has died: killed, or out of memory")
 
 
-def _start(readers: Sequence[Reader], decodings: Sequence[Decoding], slots: Sequence[Any]) -> None:
+def _start(bench: _Bench) -> None:
     """Once in each process."""
     global _bench
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    _bench = _Bench(readers, decodings, slots)
+    _bench = bench
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

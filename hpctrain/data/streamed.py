@@ -25,6 +25,7 @@ from hpctrain.data.decoders import Decoders, Task
 from hpctrain.data.images import Finish
 from hpctrain.data.picture_sets import Split
 from hpctrain.data.sampler import Indices
+from hpctrain.errors import RunFailed
 
 CHUNK = 32  # pictures of a task at most: a batch is shared by all processes
 
@@ -87,10 +88,7 @@ class StreamedImages:
         self._finish.to(device)
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)
-            for slot in self._free:
-                buffer = self._decoders.buffer(slot)
-                # Where the system allows no more locked memory, copies are slower and that is all.
-                torch.cuda.cudart().cudaHostRegister(buffer.ctypes.data, buffer.nbytes, 0)
+            _pin(self._decoders)
         return self
 
     def resize(self, pixels: int | None) -> None:
@@ -109,9 +107,9 @@ class StreamedImages:
     ) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) float32 and labels (B,) int64. Augmented where `generator` is given."""
         self._release()
+        start = time.perf_counter()
         coming = self._next(indices)
         self._fill()
-        start = time.perf_counter()
         self._decoders.wait(coming.futures)
         if coming.counts:
             self.waited_s += time.perf_counter() - start
@@ -191,11 +189,21 @@ class StreamedImages:
     def _forget(self) -> None:
         self._more = iter(())
         for coming in self._coming:
-            for future in coming.futures:
-                future.cancel()
-            wait(coming.futures)
+            wait(coming.futures)  # they write into its buffer
             self._free.append(coming.slot)
         self._coming.clear()
+
+
+def _pin(decoders: Decoders) -> None:
+    """Lock the buffers in memory, once: only from there does a GPU copy while the host goes on."""
+    if decoders.pinned or decoders.workers == 0:
+        return
+    whole = decoders.memory()
+    code = torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0)
+    if int(code) != 0:
+        said = f"{whole.nbytes / 2**20:.0f} MiB cannot be pinned for the GPU (CUDA's error {int(code)})"
+        raise RunFailed("DATA_ERROR", f"{said}: lower data.prefetch or train.batch_size")
+    decoders.pinned = True
 
 
 def decode_all(
