@@ -82,10 +82,11 @@ def _list(as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows))
         return 0
+    width = 2 + max(len(str(row["name"])) for row in rows)
     for row in rows:
-        print(f"{row['name']:15}{row['what']}")
+        print(f"{row['name']:{width}}{row['what']}")
         if row["home"]:
-            print(f"{'':15}{row['where'] or 'not here: hpctrain data fetch ' + str(row['name'])}")
+            print(f"{'':{width}}{row['where'] or 'not here: hpctrain data fetch ' + str(row['name'])}")
     return 0
 
 
