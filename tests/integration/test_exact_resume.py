@@ -50,9 +50,9 @@ class StopAt:
         return "INTERRUPTED" if self.left <= 0 else None
 
 
-def attempt(folder, *overrides, stop_after=None):
+def attempt(folder, *overrides, stop_after=None, base=SMALL):
     """One attempt of a run in `folder`; gives the reason of its end."""
-    config = load([*SMALL, *overrides])
+    config = load([*base, *overrides])
     run = RunDir(folder)
     run.create(to_dict(config))
     run.checkpoints.mkdir(mode=0o700, exist_ok=True)
@@ -292,16 +292,16 @@ def make_pictures(root):
 def test_pictures_decoded_ahead_go_on_in_mid_epoch(tmp_path):
     """Random crops, sizes that change by epoch, decoding in other processes: stopped anywhere, the same run."""
     pictures = make_pictures(tmp_path / "pictures")
-    settings = (
-        "experiment=null", "data=image_folder", f"data.path={pictures}", "data.shape=[3,16,16]",
-        "data.augment=[random_resized_crop,flip]", "data.train_limit=null", "data.validation_limit=null",
-        "model=resnet18", "model.stem=cifar", "model.width=4", "train.batch_size=8",
-        "train.image_sizes=[[0,8],[1,12],[2,16]]", "train.log_every=2", "data.prefetch=2",
+    base = (
+        "data=image_folder", f"data.path={pictures}", "data.shape=[3,16,16]", "data.prefetch=2",
+        "model=resnet18", "model.stem=cifar", "model.width=4", "train.batch_size=8", "train.epochs=3",
+        "train.image_sizes=[[0,8],[1,12],[2,16]]", "train.log_every=2", "resources.device=cpu",
+        "checkpoint.keep_last=20",
     )  # fmt: skip
-    assert attempt(tmp_path / "one", *settings, "data.workers=1") == "DONE"
+    assert attempt(tmp_path / "one", "data.workers=1", base=base) == "DONE"
     for stop in (3, 6):  # of the four steps of an epoch of 26
-        assert attempt(tmp_path / "other", *settings, "data.workers=0", stop_after=stop) == "INTERRUPTED"
-    assert attempt(tmp_path / "other", *settings, "data.workers=1") == "DONE"
+        assert attempt(tmp_path / "other", "data.workers=0", stop_after=stop, base=base) == "INTERRUPTED"
+    assert attempt(tmp_path / "other", "data.workers=1", base=base) == "DONE"
     assert_same_run(tmp_path / "one", tmp_path / "other")
     totals = []
     for folder in ("one", "other"):
@@ -309,5 +309,5 @@ def test_pictures_decoded_ahead_go_on_in_mid_epoch(tmp_path):
         totals.append(summary["flops_total"])
         assert summary["input"]["workers"] == 1
     # What the estimate foretells: each epoch at its own size.
-    facts = estimate(load([*SMALL, *settings]))
+    facts = estimate(load(base))
     assert totals == [facts["flops_total"]] * 2
