@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hpctrain import compose, config
+from hpctrain.config_pictures import PICTURES
 from hpctrain.errors import UserError
 
 
@@ -85,8 +86,9 @@ def test_every_option_of_every_group_is_valid(group, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("one two three\n" * 9)
     for option in compose.groups()[group]:
         if (group, option) != ("model", "custom"):
-            text = [f"data.path={tmp_path}/text.txt"] if option in ("text", "hugging_face") else []
-            values = compose.compose([f"{group}={option}", *text])
+            given = [f"data.path={tmp_path}/text.txt"] if option in ("text", "hugging_face") else []
+            given += ["data.num_classes=10"] if option in PICTURES else []  # else the pictures tell
+            values = compose.compose([f"{group}={option}", *given])
             assert values[group]["name"]
 
 
