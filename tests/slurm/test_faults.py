@@ -131,9 +131,9 @@ def test_time_limit(cluster, run, same_weights):
 
 @pytest.mark.long
 def test_a_chain_of_jobs(cluster, run, same_weights):
-    job = run("resources.timeout_min=1", "cluster.signal_s=25", "+model.pause_s=0.4", "resources.chain=4")
+    job = run("resources.timeout_min=1", "cluster.signal_s=25", "+model.pause_s=0.4", "resources.chain=8")
     job.submit()
-    assert len(job.job_ids) == 4
+    assert len(job.job_ids) == 8
     job.await_end("done", "DONE")
     assert job.state["attempt"] > 1
     same_weights(job)
