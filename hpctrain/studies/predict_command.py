@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config import CommConfig, Config
-from hpctrain.errors import UserError
 from hpctrain.launch.flags import take
 from hpctrain.studies import calibrations, predict
 from hpctrain.studies.network import Exchange
