@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "what a study found: leaderboard, plots, costs, one HTML page",
     ),
     "flops": ("hpctrain.flops.command:flops", "count floating-point operations, per layer and per run"),
+    "bench": ("hpctrain.studies.bench:bench", "this machine's ceilings, and how near a training step comes"),
     "scale": ("hpctrain.studies.scale:scale", "measure how a training job scales over GPUs"),
     "predict": ("hpctrain.studies.predict_command:predict_command", "how it would scale, from a calibration"),
     "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),

@@ -110,6 +110,7 @@ class TrainConfig:
     tensorboard: bool = False
     deterministic: bool = True
     profile: Count = 0
+    ceilings: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class CommConfig:
     transport: Literal["auto", "mpi", "gloo"] = "auto"
     exchange: Literal["buckets", "distributed_optimizer"] = "buckets"
     bucket_mb: PositiveFloat = 25.0
+    reduction: Literal["mean", "adasum"] = "mean"
     compression: Literal["none", "fp16"] = "none"
     cycle_time_ms: Annotated[float, Ge(0)] | None = None
     fusion_threshold_mb: Annotated[float, Ge(0)] | None = None
@@ -347,6 +349,8 @@ def science(config: Config) -> dict[str, Any]:
     keys = ("epochs", "steps", "clip_norm", "on_nan", "ema_decay", "image_sizes")
     chosen["train"] = _unless_default(TrainConfig, {k: whole["train"][k] for k in keys})
     chosen["effective_batch"] = config.effective_batch
+    if config.comm.reduction != "mean":
+        chosen["reduction"] = config.comm.reduction
     return chosen
 
 
@@ -470,9 +474,28 @@ def _check_whole(config: Config) -> Config:
             raise UserError(
                 f"cluster.comm.{key}", value, f"must be of {', '.join(known)}", nearest(key, known)
             )
+    _check_comm(config)
     _check_task(config)
     check_pictures(config)
     return config
+
+
+def _check_comm(config: Config) -> None:
+    """What Horovod's own optimiser, and Adasum, can do."""
+    comm, ranks = config.comm, config.ranks
+    if comm.reduction == "adasum" and ranks & (ranks - 1):
+        raise UserError("comm.reduction", "adasum", f"needs 2, 4, 8, ... ranks, not {ranks}")
+    if comm.exchange == "buckets":
+        return
+    alone = f"comm.exchange={comm.exchange}: allowed with comm.exchange=buckets only"
+    if comm.reduction != "mean":
+        raise UserError("comm.reduction", comm.reduction, alone)
+    if comm.compression != "none":
+        raise UserError("comm.compression", comm.compression, alone)
+    if config.optimizer.name == "lars":
+        raise UserError("optimizer", "lars", alone)
+    if config.precision.channels_last:
+        raise UserError("precision.channels_last", "true", f"{alone} (Horovod sums contiguous tensors)")
 
 
 _RECURRENT = ("rnn", "gru", "lstm")

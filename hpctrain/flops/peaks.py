@@ -106,6 +106,13 @@ def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds:
     return best
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 in hardware, as Linux says."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text().split() if path.exists() else []
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):

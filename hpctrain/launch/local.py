@@ -21,6 +21,7 @@ from typing import Any
 
 from hpctrain.config import Config
 from hpctrain.errors import UserError
+from hpctrain.flops.peaks import cpu_has_bf16
 from hpctrain.launch.explain import settle
 from hpctrain.launch.slurm import START_MARK
 from hpctrain.run_dir import FINAL, RunDir
@@ -47,8 +48,19 @@ def check(config: Config) -> None:
         raise UserError(
             "resources.ranks", ranks, f"must be ≤ {gpus}, one rank a GPU (or resources.device=cpu)"
         )
+    _check_precision(config, gpus if resources.device != "cpu" else 0)
     if ranks > 4 * (os.cpu_count() or 1):
         raise UserError("resources.ranks", ranks, f"must be ≤ {4 * (os.cpu_count() or 1)}, four a core")
+
+
+def _check_precision(config: Config, gpus: int) -> None:
+    """Number formats; of GPUs, only the ranks themselves know the formats."""
+    if config.precision.name == "bf16" and not gpus and not cpu_has_bf16():
+        raise UserError(
+            "precision.name", "bf16", "this processor computes no bfloat16; allowed here: fp32, auto"
+        )
+    if config.precision.compile:
+        raise UserError("precision.compile", "true", "is not done yet; allowed: false")
 
 
 def gpu_count() -> int:

@@ -10,6 +10,7 @@ import os
 from hpctrain.config import Config, run_id, to_dict
 from hpctrain.data.files import check as check_data
 from hpctrain.errors import UserError
+from hpctrain.flops import peaks
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
 from hpctrain.run_dir import RunDir, locate, refuse_secrets
@@ -35,6 +36,12 @@ def check(config: Config) -> None:
     if config.cluster.kind == "local":
         local.check(config)
         check_data(config.data)
+    elif config.precision.name == "bf16" and config.cluster.device and config.resources.device != "cpu":
+        device = peaks.find(config.cluster.device)
+        if device is not None and "bf16" not in device.flops:
+            raise UserError(
+                "precision.name", "bf16", f"{device.name} computes no bfloat16; allowed: fp32, auto"
+            )
 
 
 def _check_model(config: Config) -> None:

@@ -220,7 +220,7 @@ def synthetic(data: DataConfig) -> DataConfig:
     """Noise in place of a set of images: same shape, classes and number. Raises UserError for text."""
     if not data.shape:
         raise UserError("scaling.data", "synthetic", f"is images; data={data.name} is not")
-    return replace(data, name="synthetic", path=None)
+    return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
 
 
 def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:

@@ -40,6 +40,10 @@ class Comm:
         """Begin summing `tensor` over all ranks, in place; `name` is the same on all ranks."""
         del tensor, name
 
+    def start_adasum(self, tensor: Tensor, name: str) -> Any:
+        """As `start_sum`, with Adasum in place of the sum (Maleki et al. 2020, arXiv:2006.02924)."""
+        del tensor, name
+
     def finish_sum(self, handle: Any) -> None:
         """Wait until the sum that `start_sum` began stands in its tensor."""
         del handle
@@ -47,6 +51,15 @@ class Comm:
     def sum(self, tensor: Tensor, name: str) -> Tensor:
         self.finish_sum(self.start_sum(tensor, name))
         return tensor
+
+    def wait_for(self, collective: Callable[[], Any]) -> None:
+        """Run a collective of Horovod's own; what goes wrong in it is a RunFailed."""
+        collective()
+
+    def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
+        """Horovod's own optimiser wrapper, summing (our losses are already divided by the global batch)."""
+        del named_parameters
+        return optimizer
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
         """Rank 0's values into every rank's tensors, in place."""
@@ -95,10 +108,16 @@ class HorovodComm(Comm):
     def start_sum(self, tensor: Tensor, name: str) -> Any:
         return self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum)
 
+    def start_adasum(self, tensor: Tensor, name: str) -> Any:
+        return self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)
+
     def finish_sum(self, handle: Any) -> None:
+        self.wait_for(lambda: self._hvd.synchronize(handle))
+
+    def wait_for(self, collective: Callable[[], Any]) -> None:
         try:
             with self._watch:
-                self._hvd.synchronize(handle)
+                collective()
         except self._hvd.HorovodInternalError as error:
             time.sleep(LAUNCHER_S)
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
@@ -124,11 +143,10 @@ class HorovodComm(Comm):
                 return list(self._mpi.allgather(value))
             return list(self._hvd.allgather_object(value))
 
-    def distributed_optimizer(self, optimizer: Any, named_parameters: Any, accumulate: int) -> Any:
-        """Horovod's own optimiser wrapper, summing (our losses are already divided by the global batch)."""
-        return self._hvd.DistributedOptimizer(
-            optimizer, named_parameters, op=self._hvd.Sum, backward_passes_per_step=accumulate
-        )
+    def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
+        wrapped = self._hvd.DistributedOptimizer(optimizer, named_parameters, op=self._hvd.Sum)
+        wrapped.state.update(optimizer.state)  # which Horovod's copy of the optimiser leaves out
+        return wrapped
 
     def built_with(self) -> list[str]:
         return [name for name in ("mpi", "gloo", "nccl") if getattr(self._hvd, f"{name}_built")()]

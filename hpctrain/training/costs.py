@@ -24,9 +24,15 @@ from hpctrain.training.feed import kept_up
 
 class Costs:
     def __init__(
-        self, config: Config, model: nn.Module, dataset: Any, device: torch.device, targets: int = 1
+        self,
+        config: Config,
+        precision: str,
+        model: nn.Module,
+        dataset: Any,
+        device: torch.device,
+        targets: int = 1,
     ) -> None:
-        """`targets`: how many tensors at a batch's end are not the model's inputs."""
+        """`precision`: fp32 or bf16. `targets`: how many tensors at a batch's end are not the model's inputs."""
         self._ranks, self._batch = config.ranks, config.effective_batch
         samples = min(config.train.batch_size, len(dataset))
         one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
@@ -42,7 +48,7 @@ class Costs:
             )
             for pixels in {pixels for _, pixels in config.train.image_sizes}
         }
-        self._dtype = "fp32" if config.precision.name == "fp32" else "bf16"
+        self._dtype = precision
         self.device = _device(config, device, self._dtype)
         self._known = self.device is not None and self._dtype in self.device.flops
         self._peak_flops = self.device.flops[self._dtype] if self.device and self._known else None

@@ -6,10 +6,7 @@ the reason for which it ended (run_dir.REASONS). Every rank runs it; rank 0 alon
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -20,13 +17,14 @@ from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
 from hpctrain.run_dir import RunDir
 from hpctrain.tasks import TASKS, Carry
-from hpctrain.training import feed, progress, state
+from hpctrain.training import feed, precision, progress, state
+from hpctrain.training.ceilings import ceilings
 from hpctrain.training.checkpoint import Checkpointer, Snapshot
 from hpctrain.training.clock import PARTS, Clock
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.costs import Costs
 from hpctrain.training.energy import Energy, total
-from hpctrain.training.exchange import GradientExchange
+from hpctrain.training.exchange import make_exchange
 from hpctrain.training.metrics import Reporter, shown
 from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.profile import profile
@@ -59,27 +57,22 @@ def train(
     torch.manual_seed(config.seed)
     network = config.model
     model = models.build(network.name, network.settings, weights=network.weights, target=network.target)
-    if config.precision.channels_last:
+    numbers = precision.settle(config.precision, device)
+    if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device).train()
     comm.broadcast(model.state_dict())
     torch.manual_seed(config.seed + 1 + comm.rank)  # from here on: dropout, different on each rank
     task = TASKS[config.task.name](config.task, train_set)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
-    exchange = GradientExchange(
-        list(model.parameters()),
-        comm,
-        bucket_mb=config.comm.bucket_mb,
-        extras=task.width + FLAGS,
-        half=config.comm.compression == "fp16",
-    )
+    exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS)
     schedule = Schedule(config.schedule, config.optimizer.lr, batch, steps_per_epoch, total_steps)
-    autocast = _autocast(config.precision.name, device)
+    autocast = precision.autocast(numbers.name, device)
     clock = Clock(device)
     trainer = Trainer(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
-    costs = Costs(config, model, train_set, device, task.targets)
+    costs = Costs(config, numbers.name, model, train_set, device, task.targets)
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
 
@@ -112,6 +105,8 @@ def train(
     report.resume_at(at.step, at.validated_at)
     report.check_progress(at.step)
     report.say(costs.headline(comm, device, at.step, total_steps))
+    if config.precision.name == "auto":
+        report.say(f"precision=auto: {numbers.name} on this device")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     window = at.window
     sums = torch.tensor(window.sums, dtype=torch.float64, device=device)
@@ -198,7 +193,15 @@ def train(
         undo.note()
         before = carry
         overdue = comm.rank == 0 and checkpointer.overdue()
-        extras, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+        detail: str | None = None
+        try:
+            extras, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+        except (MemoryError, RuntimeError) as error:
+            if not precision.out_of_memory(error):
+                raise
+            detail = " ".join(str(error).split())[:200]
+        if detail is not None:  # outside of the except block: the error holds the step's tensors
+            raise RunFailed("OUT_OF_MEMORY", f"{precision.advice(trainer, device)}: {detail}")
         bad, wanted, *stops = extras[task.width :].tolist()
         if bad:
             undo.undo()
@@ -261,6 +264,8 @@ def train(
         raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
     if settings.profile and reason == "DONE":
         measured = profile(trainer, comm, settings.profile)
+        if settings.ceilings:
+            measured["ceilings"] = ceilings(comm, device)
         if comm.rank == 0:
             run.write_profile(measured)
     waits = comm.gather_objects(feed.waited(train_set))
@@ -289,9 +294,3 @@ def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """A seed for one rank's augmentation at one step: a resumed run draws what the undisturbed one drew."""
     return (seed << 32) ^ (step << 12) ^ rank
-
-
-def _autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    if precision == "fp32":
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)

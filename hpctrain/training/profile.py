@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpctrain.training.ceilings import sums, wait
 from hpctrain.training.comm import Comm
 from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
-SWEEP_S = 1.5  # at most so long for one size
 COMPUTING = ("data_s", "forward_s", "backward_s", "cpu_s", "step_s")
 BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes a rank's batch smaller
 
@@ -31,17 +31,18 @@ def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
     computing = {str(size): _compute(trainer, comm, size, steps, hooks) for size in sizes}
     hooks.remove()
     largest = computing[str(sizes[0])]
+    device = next(trainer.model.parameters()).device
     return {
         "ranks": comm.size,
         "ranks_per_node": comm.local_size,
         "batch_size": sizes[0],
-        "device": next(trainer.model.parameters()).device.type,
+        "device": device.type,
         "cores": os.cpu_count(),
         "gradients": largest["gradients"],
         "computing": {k: {n: v for n, v in c.items() if n in COMPUTING} for k, c in computing.items()},
         "optimizer_s": largest["optimizer_s"],
         "exchange_s": _exchange(trainer, comm, steps),
-        "sums": _sums(trainer, comm),
+        "sums": sums(comm, device, SWEEP_BYTES),
     }
 
 
@@ -133,42 +134,14 @@ def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:
     """Seconds of the whole exchange with nothing to hide behind."""
     if comm.size == 1:
         return []
-    taken = []
+    device, taken = next(trainer.model.parameters()).device, []
     for _ in range(steps + 1):
         trainer.exchange.begin()
         trainer.exchange.arm()
-        _wait(trainer)
+        wait(device)
         comm.barrier()
         start = time.perf_counter()
         trainer.exchange.finish()
-        _wait(trainer)
+        wait(device)
         taken.append(time.perf_counter() - start)
     return taken[1:]
-
-
-def _sums(trainer: Trainer, comm: Comm) -> list[dict[str, Any]]:
-    """Seconds of one allreduce, by size: the slowest rank's, as the others wait for it."""
-    if comm.size == 1:
-        return []
-    device = next(trainer.model.parameters()).device
-    found = []
-    for size in SWEEP_BYTES:
-        tensor = torch.zeros(size // 4, device=device)
-        taken: list[float] = []
-        spent_s = 0.0
-        while len(taken) < 4 or (spent_s < SWEEP_S and len(taken) < 30):
-            comm.barrier()
-            _wait(trainer)
-            start = time.perf_counter()
-            comm.sum(tensor, f"profile.{size}")
-            _wait(trainer)
-            slowest_s = max(comm.gather_objects(time.perf_counter() - start))
-            taken.append(slowest_s)
-            spent_s += slowest_s
-        found.append({"bytes": size, "s": taken[1:]})
-    return found
-
-
-def _wait(trainer: Trainer) -> None:
-    if next(trainer.model.parameters()).is_cuda:
-        torch.cuda.synchronize()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
+from pathlib import Path
 
 import torch
 
@@ -40,7 +42,8 @@ def session(
     comm = connect(
         config.comm, config.ranks, stuck, run.timeline_file(attempt) if config.comm.timeline else None
     )
-    torch.set_num_threads(config.resources.threads_per_rank or max(1, cores() // comm.local_size))
+    cores = share_cores(comm)
+    torch.set_num_threads(config.resources.threads_per_rank or cores)
     if comm.rank != 0:
         return _train(config, run, attempt, comm, stop, None)
     patience_s = LOCK_PATIENCE_S if "SLURM_JOB_ID" in os.environ else 0.0
@@ -92,6 +95,23 @@ def phase_after(reason: str, in_slurm: bool) -> str:
     return fixed.get(reason, "requeued" if in_slurm else "interrupted")
 
 
-def cores() -> int:
-    """The cores that this process may use: less than the machine has where Slurm binds it."""
-    return len(os.sched_getaffinity(0))
+def share_cores(comm: Comm) -> int:
+    """The number of cores of this rank. Collective.
+
+    Ranks of a node that may all use the same cores (their launcher bound none of them) are given a share each, all
+    their threads with it: a rank's communication then runs where its own computing waits for it, and does not take
+    turns with another's. GPUs' hosts have cores to spare, and may stand nearer to some of them.
+    """
+    own = sorted(os.sched_getaffinity(0))
+    places = comm.gather_objects((socket.gethostname(), own))
+    neighbours = [theirs for host, theirs in places if host == socket.gethostname()]
+    ranks = len(neighbours)
+    if any(theirs != own for theirs in neighbours):
+        return len(own)
+    each = max(1, len(own) // ranks)
+    if ranks > 1 and len(own) >= ranks and not torch.cuda.is_available():
+        mine = own[comm.local_rank * each : (comm.local_rank + 1) * each]
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # one that has ended meanwhile
+                os.sched_setaffinity(int(thread.name), mine)
+    return each

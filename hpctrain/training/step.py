@@ -6,6 +6,7 @@ state and the random generators move on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,10 +58,10 @@ class Trainer:
         """
         exchange, clock = self.exchange, self.clock
         exchange.begin()
-        flags = exchange.extras[self.task.width :]
-        flags[1] = save
+        if save:
+            exchange.extras[self.task.width + 1] = 1
         if stop is not None:
-            flags[2 + STOP_REASONS.index(stop)] = 1
+            exchange.extras[self.task.width + 2 + STOP_REASONS.index(stop)] = 1
         carried = Carried(None if share.fresh else carry)
         clock.mark("other")
         micro = micro_batches(len(share.indices), self.batch_size)  # none: this rank adds zeros
@@ -84,15 +85,19 @@ class Trainer:
 
     def update(self, lr: float) -> None:
         """Clip, look for what is not finite, move the weights: what follows the sum of the gradients."""
-        norm = self.exchange.norm()
-        loss = self.exchange.extras[0]
-        bad = (~torch.isfinite(norm + loss)).float()
-        self.exchange.extras[self.task.width] = bad
+        exchange = self.exchange
+        norm = exchange.norm()
+        seen = norm + exchange.extras[0]
+        if seen.is_cuda:  # the host does not wait for the answer
+            self.optimizer.found_inf = bad = (~torch.isfinite(seen)).float()
+            exchange.extras[self.task.width] = bad
+        elif not math.isfinite(seen.item()):
+            exchange.extras[self.task.width] = 1
+            return
         if self.clip_norm is not None:
-            self.exchange.scale((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            exchange.scale((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.found_inf = bad
         self.optimizer.step()
 
 

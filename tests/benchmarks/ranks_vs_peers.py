@@ -115,7 +115,7 @@ def worker(mode, name):
 
 
 def ours(name, model, optimizer, dataset):
-    """The product's own step, as hpctrain/training/loop.py calls it."""
+    """The product's own step, as hpctrain/training/session.py and loop.py make it."""
     import torch
 
     from hpctrain.config import CommConfig
@@ -123,6 +123,7 @@ def ours(name, model, optimizer, dataset):
     from hpctrain.training.clock import Clock
     from hpctrain.training.comm import connect
     from hpctrain.training.exchange import GradientExchange
+    from hpctrain.training.session import share_cores
     from hpctrain.training.step import FLAGS, Trainer
 
     class Task:
@@ -133,6 +134,7 @@ def ours(name, model, optimizer, dataset):
             return total, total.detach().view(1), carry
 
     comm = connect(CommConfig(transport="mpi"), 2, sys.exit)
+    share_cores(comm)
     comm.broadcast(model.state_dict())
     exchange = GradientExchange(list(model.parameters()), comm, extras=Task.width + FLAGS)
     clock = Clock(torch.device("cpu"))

@@ -32,7 +32,7 @@ class Pictures:
 def costs(*settings, device="cpu"):
     config = load([*SETTINGS, *settings])
     model = models.build("lenet", config.model.settings)
-    return Costs(config, model, Pictures(), torch.device(device)), config
+    return Costs(config, config.precision.name, model, Pictures(), torch.device(device)), config
 
 
 def test_rates_are_work_over_time():
