@@ -54,13 +54,18 @@ def check(config: Config) -> None:
 
 
 def _check_precision(config: Config, gpus: int) -> None:
-    """Number formats; of GPUs, only the ranks themselves know the formats."""
+    """Number formats and compilers; of GPUs, only the ranks themselves know the formats."""
     if config.precision.name == "bf16" and not gpus and not cpu_has_bf16():
         raise UserError(
             "precision.name", "bf16", "this processor computes no bfloat16; allowed here: fp32, auto"
         )
-    if config.precision.compile:
-        raise UserError("precision.compile", "true", "is not done yet; allowed: false")
+    compiler = os.environ.get("CXX", "g++")
+    if config.precision.compile and not gpus and shutil.which(compiler) is None:
+        raise UserError(
+            "precision.compile", "true", f"needs a C++ compiler, and {compiler} is not on the PATH"
+        )
+    if config.precision.compile and gpus and importlib.util.find_spec("triton") is None:
+        raise UserError("precision.compile", "true", "needs the package triton for a GPU")
 
 
 def gpu_count() -> int:

@@ -73,6 +73,7 @@ def train(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
     costs = Costs(config, numbers.name, model, train_set, device, task.targets)
+    compiled = precision.compile_blocks(model) if numbers.compile else []
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
 
@@ -107,6 +108,8 @@ def train(
     report.say(costs.headline(comm, device, at.step, total_steps))
     if config.precision.name == "auto":
         report.say(f"precision=auto: {numbers.name} on this device")
+    if compiled:
+        report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     window = at.window
     sums = torch.tensor(window.sums, dtype=torch.float64, device=device)

@@ -1,6 +1,6 @@
-"""The number format of a run, as its device can do it; and which batch fits where one does not.
+"""Number format and compilation of a run, as its device can do them; and which batch fits where one does not.
 
-Takes the precision settings and a device; gives contexts and words. Weights and the optimiser stay fp32.
+Takes the precision settings, a device, a model; gives contexts and words. Weights and the optimiser stay fp32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from hpctrain.config import PrecisionConfig
 from hpctrain.errors import RunFailed
@@ -42,6 +43,31 @@ def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def compile_blocks(model: nn.Module, **options: Any) -> list[str]:
+    """torch.compile for each block by itself, in place; gives their names.
+
+    A graph of the whole model would hand over all gradients at its end: nothing would be left to hide their
+    exchange behind. A block is a member of a sequence inside the model, or a child that is none; recurrent
+    layers stay with their library's kernels. `options` are torch.compile's.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            found |= {f"{name}.{number}": block for number, block in child.named_children()}
+        else:
+            found[name] = child
+    chosen = {name: block for name, block in found.items() if _worth_compiling(block)}
+    for block in chosen.values():
+        block.compile(dynamic=False, **options)
+    return list(chosen)
+
+
+def _worth_compiling(block: nn.Module) -> bool:
+    """A single library call gains nothing."""
+    modules = list(block.modules())
+    return len(modules) > 1 and not any(isinstance(m, nn.RNNBase | nn.Embedding) for m in modules)
 
 
 def out_of_memory(error: BaseException) -> bool:

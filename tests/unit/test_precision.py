@@ -1,4 +1,4 @@
-"""What `auto` takes, what a device refuses, and what is said of a batch that does not fit."""
+"""What `auto` takes, which blocks are compiled, and what is said of a batch that does not fit."""
 
 import json
 import subprocess
@@ -7,10 +7,12 @@ import sys
 import pytest
 import torch
 
+from hpctrain import models
 from hpctrain.compose import load
 from hpctrain.config import PrecisionConfig
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local, prepare
+from hpctrain.models.settings import SETTINGS
 from hpctrain.training import precision
 
 CPU = torch.device("cpu")
@@ -40,9 +42,41 @@ def test_bf16_on_a_cluster_whose_gpus_lack_it_is_refused_before_anything_is_subm
     prepare.check(load(["lenet_digits", "cluster=barbora", *known, "precision=auto"]))
 
 
-def test_compiling_is_refused_rather_than_left_out_in_silence():
-    with pytest.raises(UserError, match=r"precision.compile=true: is not done yet; allowed: false"):
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"precision.compile=true: .*no-such-compiler is not on the PATH"):
         local.check(load(["lenet_digits", "precision.compile=true", "resources.device=cpu"]))
+
+
+def small_resnet():
+    torch.manual_seed(0)
+    return models.build(
+        "resnet18", SETTINGS["resnet18"](input_shape=(3, 16, 16), num_classes=4, stem="cifar", width=8)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torch's own tracing
+def test_compiled_blocks_give_the_gradients_of_plain_ones_one_block_after_another():
+    """The last block's gradients come before the first block's forward graph is differentiated at all."""
+    plain, compiled = small_resnet().double(), small_resnet().double()
+    names = precision.compile_blocks(compiled, backend="aot_eager")
+    assert names == [f"layer{stage}.{number}" for stage in (1, 2, 3, 4) for number in (0, 1)]
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    ready = []
+    for name, parameter in compiled.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: ready.append(name))
+    for model in (plain, compiled):
+        model(images).square().sum().backward()
+    for (name, one), (_, two) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad, msg=name)
+    stages = [name.split(".")[0] for name in ready if name.startswith("layer")]
+    assert stages == sorted(stages, reverse=True)
+
+
+def test_recurrent_layers_stay_with_their_library():
+    model = models.build("lstm", SETTINGS["lstm"](vocabulary_size=10, embedding=8, hidden=8))
+    assert precision.compile_blocks(model, backend="aot_eager") == []
 
 
 LIMITED = """
