@@ -51,7 +51,9 @@ class Cli:
         return run
 
     def state(self, study="default"):
-        return json.loads((self.the_run(study) / "state.json").read_text())
+        """{} while the run has said nothing."""
+        file = self.the_run(study) / "state.json"
+        return json.loads(file.read_text()) if file.exists() else {}
 
     def records(self, kind, study="default"):
         lines = (self.the_run(study) / "metrics.jsonl").read_text().splitlines()
