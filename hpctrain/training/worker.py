@@ -14,21 +14,19 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.run_dir import RunDir, claim_attempt, replace_text
-
-JobEnded = Callable[[str], bool | None] | None
+from hpctrain.training.lock import JobEnded
 
 
 def main() -> int:
     return work(RunDir(Path(sys.argv[1])), sys.argv[2])
 
 
-def work(run: RunDir, token: str, job_ended: JobEnded = None, end_s: float | None = None) -> int:
+def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
     """Run this process's rank to its end. Never raises: the reason is in the run directory.
 
     `job_ended`: whether Slurm says that a job has ended (training/lock.py); `end_s`: when Slurm kills this job, in
@@ -60,7 +58,7 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
     os._exit(1)
 
 
-def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded, end_s: float | None) -> str:
+def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, end_s: float | None) -> str:
     # Imported here so that an import that fails is a reason like any other.
     from hpctrain.config import from_dict
     from hpctrain.training.session import session

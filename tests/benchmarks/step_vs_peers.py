@@ -67,38 +67,28 @@ def ours(model, images, labels):
     return lambda: trainer.step(share, torch.Generator(), None, LR)
 
 
+def bf16_loop(model, images, labels, **options):
+    """The loop that everybody writes; `options` are the optimiser's."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, **options)
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 def plain(model, images, labels):
     import torch
-    from torch.nn.functional import cross_entropy
 
     model = model.to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def fabric(model, images, labels):
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return bf16_loop(model, images.contiguous(memory_format=torch.channels_last), labels, fused=True)
 
 
 def horovod(model, images, labels):
@@ -120,7 +110,7 @@ def horovod(model, images, labels):
     return step
 
 
-MODES = {"hpctrain": ours, "horovod_synthetic": horovod, "fabric_bf16": fabric, "plain_bf16": plain}
+MODES = {"hpctrain": ours, "horovod_synthetic": horovod, "fabric_bf16": bf16_loop, "plain_bf16": plain}
 
 
 def worker(mode, name):
