@@ -123,8 +123,7 @@ class SgdConfig:
     decay_norm_and_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optimizer.nesterov=true: needs optimizer.momentum > 0")
+        _check_nesterov(self)
 
 
 @dataclass(frozen=True)
@@ -146,6 +145,14 @@ class LarsConfig:
     weight_decay: Annotated[float, Ge(0)] = 5e-5
     trust_coefficient: PositiveFloat = 0.001
     decay_norm_and_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_nesterov(self)
+
+
+def _check_nesterov(settings: SgdConfig | LarsConfig) -> None:
+    if settings.nesterov and settings.momentum == 0:
+        raise ValueError("optimizer.nesterov=true: needs optimizer.momentum > 0")
 
 
 OptimizerConfig = SgdConfig | AdamConfig | LarsConfig

@@ -7,6 +7,7 @@ the reason for which it ended (run_dir.REASONS). Every rank runs it; rank 0 alon
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -57,7 +58,10 @@ def train(
     torch.manual_seed(config.seed)
     network = config.model
     model = models.build(network.name, network.settings, weights=network.weights, target=network.target)
+    automatic = config.precision.name == "auto"
     numbers = precision.settle(config.precision, device)
+    # What a checkpoint says of the run is the format that it computed with: no other device goes on in another one.
+    config = replace(config, precision=numbers)
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device).train()
@@ -106,7 +110,7 @@ def train(
     report.resume_at(at.step, at.validated_at)
     report.check_progress(at.step)
     report.say(costs.headline(comm, device, at.step, total_steps))
-    if config.precision.name == "auto":
+    if automatic:
         report.say(f"precision=auto: {numbers.name} on this device")
     if compiled:
         report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")

@@ -66,48 +66,52 @@ def _make(config: OptimizerConfig, trainable: list[nn.Parameter]) -> Any:
                 fused=True,
             )
         case LarsConfig():
-            return Lars(groups, config)
+            return Lars(
+                groups,
+                lr=config.lr,
+                trust=config.trust_coefficient,
+                momentum=config.momentum,
+                nesterov=config.nesterov,
+                weight_decay=config.weight_decay,
+            )
 
 
-class Lars(torch.optim.Optimizer):
+class Lars(torch.optim.SGD):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv:1708.03888, Algorithm 1).
 
     For each matrix or filter w with gradient g: rate λ = trust · |w| / (|g| + decay · |w|),
-    v ← m v + λ lr (g + decay · w), w ← w − v. Vectors (norms, biases) take λ = 1.
+    v ← m v + λ lr (g + decay · w), w ← w − v. Vectors (norms, biases) take λ = 1. A step uses the gradients up:
+    they become λ lr (g + decay · w), which torch's fused SGD takes from there.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], config: LarsConfig) -> None:
-        super().__init__(
-            groups,
-            {
-                "lr": config.lr,
-                "momentum": config.momentum,
-                "nesterov": config.nesterov,
-                "weight_decay": config.weight_decay,
-                "trust": config.trust_coefficient,
-            },
-        )
-        self.found_inf: Tensor | None = None
+    def __init__(self, params: Any, lr: float = 0.1, trust: float = 0.001, **settings: Any) -> None:
+        """`settings`: SGD's. Groups that come from another optimiser keep what they say."""
+        super().__init__(params, lr, fused=True, **settings)
+        for group in self.param_groups:
+            group.setdefault("trust", trust)
+        self._matrices = [
+            torch.tensor([p.ndim > 1 for p in group["params"]], device=group["params"][0].device)
+            for group in self.param_groups
+        ]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         del closure
-        if self.found_inf is not None and bool(self.found_inf):
-            return
-        for group in self.param_groups:
-            for p in group["params"]:
-                self._update(p, group)
+        asked = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        for group, matrices in zip(self.param_groups, self._matrices, strict=True):
+            self._scale_gradients(group, matrices)
+            group |= {"lr": 1.0, "weight_decay": 0.0}
+        super().step()
+        for group, (lr, decay) in zip(self.param_groups, asked, strict=True):
+            group |= {"lr": lr, "weight_decay": decay}
 
-    def _update(self, p: nn.Parameter, group: dict[str, Any]) -> None:
-        decay, lr, m = group["weight_decay"], group["lr"], group["momentum"]
-        assert p.grad is not None
-        update = p.grad.add(p, alpha=decay) if decay else p.grad.clone()
-        if p.ndim > 1:
-            w_norm, g_norm = p.norm(), p.grad.norm()
-            rate = group["trust"] * w_norm / (g_norm + decay * w_norm)
-            # A layer of zeros, or without gradient, takes the plain step.
-            update.mul_(torch.where((w_norm > 0) & (g_norm > 0), rate, torch.ones_like(rate)))
-        state = self.state[p]
-        velocity = state.get("momentum_buffer", torch.zeros_like(p))  # none without momentum
-        velocity.mul_(m).add_(update, alpha=lr)
-        p.sub_(velocity.mul(m).add_(update, alpha=lr) if group["nesterov"] else velocity)
+    def _scale_gradients(self, group: dict[str, Any], matrices: Tensor) -> None:
+        weights, decay = group["params"], group["weight_decay"]
+        gradients = [p.grad for p in weights]
+        w_norms, g_norms = (torch.stack(torch._foreach_norm(of)) for of in (weights, gradients))
+        rates = group["trust"] * w_norms / (g_norms + decay * w_norms)
+        # A layer of zeros, or without gradient, takes the plain step.
+        rates = torch.where(matrices & (w_norms > 0) & (g_norms > 0), rates, 1.0) * group["lr"]
+        if decay:
+            torch._foreach_add_(gradients, weights, alpha=decay)
+        torch._foreach_mul_(gradients, rates.unbind())

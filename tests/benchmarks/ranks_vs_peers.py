@@ -15,11 +15,11 @@ import contextlib
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import turns
 
 BATCH = {"lenet": 64, "resnet18": 16, "lstm": 16}
 STEPS = {"lenet": 120, "resnet18": 6, "lstm": 12}
@@ -214,30 +214,21 @@ def launch(ranks, *command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=BATCH, default="lenet")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", help="write the raw figures here")
+    turns.add_arguments(parser)
     parser.add_argument("--worker", choices=MODES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.model)
-    rounds = []
-    for number in range(args.rounds):
-        rounds.append({mode: launch(2, __file__, "--worker", mode, "--model", args.model) for mode in MODES})
-        speeds = "  ".join(f"{mode} {facts['samples_per_s']:,.0f}" for mode, facts in rounds[-1].items())
-        print(f"round {number + 1}: {speeds}", flush=True)
+    rounds = turns.take(
+        MODES, args.rounds, lambda mode: launch(2, __file__, "--worker", mode, "--model", args.model)
+    )
     print(f"{args.model}, batch {BATCH[args.model]} a rank, 2 ranks x 1 thread, samples/s:")
     for mode in MODES:
-        values = [facts[mode]["samples_per_s"] for facts in rounds]
-        ratios = [facts["hpctrain"]["samples_per_s"] / facts[mode]["samples_per_s"] for facts in rounds]
-        print(
-            f"  {mode:14} median {statistics.median(values):10,.0f}  ({min(values):,.0f} to {max(values):,.0f})"
-            f"  hpctrain / it: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
-    shares = [facts["hpctrain"]["loader_share"] for facts in rounds]
-    print(f"  the loader takes {statistics.median(shares):.2%} of a step (at most {max(shares):.2%})")
-    if args.json:
-        facts = {"model": args.model, "batch": BATCH[args.model], "rounds": rounds}
-        Path(args.json).write_text(json.dumps(facts, indent=1) + "\n")
+        speed = turns.spread((facts[mode]["samples_per_s"] for facts in rounds), ",.0f")
+        print(f"  {mode:14} {speed:34} hpctrain / it: {turns.ratios(rounds, mode)}")
+    shares = turns.spread((facts["hpctrain"]["loader_share"] for facts in rounds), ".2%")
+    print(f"  the loader takes {shares} of a step")
+    turns.keep(args.json, model=args.model, batch=BATCH[args.model], rounds=rounds)
 
 
 if __name__ == "__main__":

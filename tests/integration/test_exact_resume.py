@@ -93,6 +93,7 @@ def assert_same_run(one, other):
         ((7, 11), ("train.ema_decay=0.9", "optimizer=adamw", "optimizer.lr=0.001")),
         ((3, 20), ("optimizer=lars", "train.accumulate=2", "train.batch_size=8")),
         ((6, 2), ("train.steps=30", "optimizer.momentum=0", "checkpoint.every=5")),
+        ((5, 9), ("precision=auto", "precision.channels_last=true")),
     ],
 )
 def test_a_stopped_run_ends_as_the_undisturbed_one(tmp_path, stops, overrides):
@@ -130,6 +131,15 @@ def test_an_order_that_takes_a_sample_twice_is_found_at_the_end_of_the_epoch(tmp
     monkeypatch.setattr("hpctrain.data.sampler.epoch_order", wrong)
     with pytest.raises(RunFailed, match="epoch 0 did not take each of 200 samples once"):
         attempt(tmp_path / "run")
+
+
+def test_a_device_that_computes_in_another_format_does_not_go_on_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpctrain.training.precision.cpu_has_bf16", lambda: False)
+    attempt(tmp_path / "run", "precision=auto", stop_after=5)
+    monkeypatch.setattr("hpctrain.training.precision.cpu_has_bf16", lambda: True)
+    with pytest.raises(RunFailed, match=r"CONFIG_CHANGED: precision.name is bf16, but the run was made with fp32"):
+        attempt(tmp_path / "run", "precision=auto")
+    assert attempt(tmp_path / "run", "precision=auto", "checkpoint.allow_change=true") == "DONE"
 
 
 def test_a_changed_setting_is_refused_unless_asked_for(tmp_path):
