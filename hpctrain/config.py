@@ -81,6 +81,13 @@ class DataConfig:
     languages: tuple[str, str] = ("en", "de")
     frequency_bins: Positive | None = None
 
+    def __post_init__(self) -> None:
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if self.shape and values and len(values) not in (1, self.shape[0]):
+                raise ValueError(
+                    f"data.{key}={list(values)}: must be one number, or {self.shape[0]}, one a channel of data.shape"
+                )
+
 
 @dataclass(frozen=True)
 class TaskConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from hpctrain.errors import RunFailed
@@ -22,6 +23,9 @@ class Reporter:
     def __init__(self, run: RunDir, attempt: int, enabled: bool, tensorboard: bool = False) -> None:
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
+        # Beats are written beside the steps: shared storage may take its time.
+        self._writer = ThreadPoolExecutor(1, "heartbeat")
+        self._beating: Future[Any] | None = None
         self._board = _tensorboard(run) if tensorboard and enabled else None
         self._file: Any = None
 
@@ -64,10 +68,20 @@ class Reporter:
                     self._board.add_scalar(f"{kind}/{key}", value, values.get("step", 0))
 
     def beat(self, now: bool = False, **values: Any) -> None:
-        """Say that the run is alive; at most once in HEARTBEAT_S."""
-        if self._enabled and (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
-            self._beat_s = time.monotonic()
-            self._run.write_state(**values)
+        """Say that the run is alive; at most once in HEARTBEAT_S, and never before the last one is written.
+
+        `now`: it is on disk when this returns. Raises what the writing of the last one raised.
+        """
+        if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
+            return
+        if self._beating is not None:
+            if not (now or self._beating.done()):
+                return
+            self._beating.result()
+        self._beat_s = time.monotonic()
+        self._beating = self._writer.submit(self._run.write_state, **values)
+        if now:
+            self._beating.result()
 
     def say(self, text: str) -> None:
         """A line for people, in rank 0's log."""
@@ -75,6 +89,7 @@ class Reporter:
             print(text, flush=True)
 
     def close(self) -> None:
+        self._writer.shutdown()
         if self._file is not None:
             self._file.close()
         if self._board is not None:

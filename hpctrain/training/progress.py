@@ -20,6 +20,7 @@ from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
 
 _Count = Annotated[int, Ge(0)]
+HASHED_STEPS = 64
 # Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
 FIXED = ("data", "effective_batch", "seed")
 
@@ -36,9 +37,20 @@ class Ledger:
     fingerprint: _Count = 0
     epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._waiting: list[Indices] = []  # not hashed yet: many steps' samples at once cost what one step's do
+
     def take(self, indices: Indices) -> None:
-        self.taken += len(indices)
-        self.fingerprint = (self.fingerprint + fingerprint(indices)) % 2**64
+        self._waiting.append(indices)
+        if len(self._waiting) >= HASHED_STEPS:
+            self._hash()
+
+    def _hash(self) -> None:
+        if self._waiting:
+            indices = np.concatenate(self._waiting)
+            self._waiting = []
+            self.taken += len(indices)
+            self.fingerprint = (self.fingerprint + fingerprint(indices)) % 2**64
 
     def total(self, of_ranks: list[tuple[int, int]]) -> Ledger:
         """The ranks' counts and fingerprints (`share`), together."""
@@ -47,6 +59,8 @@ class Ledger:
 
     @property
     def share(self) -> tuple[int, int]:
+        """A rank's own part, of `total`."""
+        self._hash()
         return self.taken, self.fingerprint
 
     def close(self, of_ranks: list[tuple[int, int]], samples: int) -> None:
