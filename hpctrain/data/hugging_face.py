@@ -7,6 +7,9 @@ its library is imported when rows are read, so not where the tokens are in the c
 from __future__ import annotations
 
 import logging
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 from hpctrain.config import DataConfig
 from hpctrain.data.text_source import BLOCK_BYTES, Source
 from hpctrain.errors import UserError
+
+HUB_S = 3.0  # after which the hub is taken for unreachable, as it is from most compute nodes
 
 
 def hugging_face(config: DataConfig) -> Source:
@@ -43,6 +48,8 @@ def load_rows(config: DataConfig) -> Any:
     """Its splits by name, `train` among them. Raises UserError."""
     if config.source is None:
         raise UserError("data.source", "null", "give the name of a set of the hub, or a folder")
+    if not Path(config.source).is_dir() and not _hub_answers():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the cache at once, in place of half a minute of trying
     try:
         import datasets
     except ImportError:
@@ -58,10 +65,26 @@ def load_rows(config: DataConfig) -> Any:
         )
     except Exception as error:  # the library raises many kinds: no such set, no network, no such variant
         reason = " ".join(str(error).split())[:200]
+        if os.environ.get("HF_HUB_OFFLINE"):
+            reason = f"the hub cannot be reached, and it is not in the cache of an earlier run ({reason})"
         raise UserError("data.source", config.source, f"cannot be loaded: {reason}") from None
     if "train" not in rows:
         raise UserError("data.source", config.source, f"has no split `train`, only {', '.join(rows)}")
     return rows
+
+
+def _hub_answers() -> bool:
+    """Whether the hub, or the mirror that HF_ENDPOINT names, says anything at all."""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return False
+    asked = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        urllib.request.urlopen(asked, timeout=HUB_S).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _blocks(rows: Any) -> Iterator[str]:

@@ -38,7 +38,9 @@ class Ledger:
     epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._waiting: list[Indices] = []  # not hashed yet: many steps' samples at once cost what one step's do
+        self._waiting: list[
+            Indices
+        ] = []  # not hashed yet: many steps' samples at once cost what one step's do
 
     def take(self, indices: Indices) -> None:
         self._waiting.append(indices)

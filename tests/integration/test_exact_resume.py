@@ -137,7 +137,9 @@ def test_a_device_that_computes_in_another_format_does_not_go_on_in_silence(tmp_
     monkeypatch.setattr("hpctrain.training.precision.cpu_has_bf16", lambda: False)
     attempt(tmp_path / "run", "precision=auto", stop_after=5)
     monkeypatch.setattr("hpctrain.training.precision.cpu_has_bf16", lambda: True)
-    with pytest.raises(RunFailed, match=r"CONFIG_CHANGED: precision.name is bf16, but the run was made with fp32"):
+    with pytest.raises(
+        RunFailed, match=r"CONFIG_CHANGED: precision.name is bf16, but the run was made with fp32"
+    ):
         attempt(tmp_path / "run", "precision=auto")
     assert attempt(tmp_path / "run", "precision=auto", "checkpoint.allow_change=true") == "DONE"
 
