@@ -16,7 +16,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from statistics import NormalDist
+
+from hpctrain.training import buckets
 
 
 @dataclass(frozen=True)
@@ -202,15 +205,26 @@ class Overlapped:
 
 
 def bucketed(gradients: Sequence[Gradient], bucket_bytes: float) -> list[Gradient]:
-    """Consecutive gradients to at most `bucket_bytes` (or one alone), ready when the last of them is."""
-    buckets: list[Gradient] = []
-    for gradient in gradients:
-        if buckets and buckets[-1].bytes + gradient.bytes <= bucket_bytes:
-            last = buckets[-1]
-            buckets[-1] = Gradient(max(last.ready_s, gradient.ready_s), last.bytes + gradient.bytes)
+    """The exchange's buckets, each ready when the last of its gradients is."""
+    rest = iter(gradients)
+    counts = buckets.group([gradient.bytes for gradient in gradients], bucket_bytes)
+    found = [_together(list(islice(rest, count))) for count in counts]
+    return sorted(found, key=lambda bucket: bucket.ready_s)
+
+
+def _together(gradients: Sequence[Gradient]) -> Gradient:
+    return Gradient(max(g.ready_s for g in gradients), math.fsum(g.bytes for g in gradients))
+
+
+def _fused(messages: Sequence[Gradient], limit_bytes: float) -> list[Gradient]:
+    """Horovod's fusion: neighbours to at most `limit_bytes`, or one alone."""
+    found: list[Gradient] = []
+    for message in messages:
+        if found and found[-1].bytes + message.bytes <= limit_bytes:
+            found[-1] = _together([found[-1], message])
         else:
-            buckets.append(gradient)
-    return sorted(buckets, key=lambda bucket: bucket.ready_s)
+            found.append(message)
+    return found
 
 
 def overlap(
@@ -239,7 +253,7 @@ def overlap(
         now_s = tick_s + exchange.negotiation_s
         full = [bucket for bucket in waiting if bucket.ready_s <= done_s + 1e-12]
         waiting = waiting[len(full) :]
-        for message in bucketed(full, exchange.fusion_bytes):
+        for message in _fused(full, exchange.fusion_bytes):
             took_s = cost_s(message.bytes * exchange.compression)
             transfers.append((now_s, now_s + took_s, message.bytes))
             # At the rate 1 - stolen, or faster at the end, where nothing is left to slow down.

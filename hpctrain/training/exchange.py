@@ -1,23 +1,25 @@
 """Gradient exchange: sums gradients over ranks while the backward pass still runs.
 
-Takes parameters and a `Comm`. Gradients live in flat buckets, in the order in which the backward pass
-makes them ready (last layer first); `p.grad` is a view of its bucket with the parameter's own strides,
-so nothing is copied and channels_last stays as it is. When the last gradient of a bucket is there, one
-in-place allreduce starts on it. A few more numbers of the caller's (loss, counts, flags) ride at the end
-of the last bucket for nothing. Scaling is the caller's: losses divided by the global batch make the sum
-the mean.
+Takes parameters and a `Comm`. Gradients live in flat buckets, in the order in which the backward pass makes
+them ready (last layer first; buckets.py says which share one); `p.grad` is a view of its bucket with the
+parameter's own strides, so nothing is copied and channels_last stays as it is. When the last gradient of a
+bucket is there, one in-place allreduce starts on it. A few more numbers of the caller's (loss, counts, flags)
+ride at the end of the last bucket for nothing. Scaling is the caller's: losses divided by the global batch make
+the sum the mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hpctrain.config import CommConfig
+from hpctrain.training import buckets
 from hpctrain.training.comm import Comm
 
 
@@ -190,19 +192,12 @@ def make_exchange(
 
 
 def _group(parameters: Sequence[nn.Parameter], limit_bytes: int) -> list[list[nn.Parameter]]:
-    """Consecutive parameters of one dtype and device, to at most `limit_bytes` a group (or one alone)."""
+    """Consecutive parameters of one dtype and device, in buckets (buckets.py)."""
     groups: list[list[nn.Parameter]] = []
-    used = 0
-    for parameter in parameters:
-        size = parameter.numel() * parameter.element_size()
-        last = groups[-1][-1] if groups else None
-        same = last is not None and last.dtype == parameter.dtype and last.device == parameter.device
-        if same and used + size <= limit_bytes:
-            groups[-1].append(parameter)
-            used += size
-        else:
-            groups.append([parameter])
-            used = size
+    for _, alike in groupby(parameters, lambda p: (p.dtype, p.device)):
+        rest = iter(run := list(alike))
+        counts = buckets.group([p.numel() * p.element_size() for p in run], limit_bytes)
+        groups += [list(islice(rest, count)) for count in counts]
     return groups
 
 
