@@ -29,7 +29,7 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
     wanted = scale_plan.calibration(config, settings)
     profiles: dict[str, Any] = {}
     links_of: float | None = None
-    cycle_s = 0.0
+    cycle_s, bucket_mb = 0.0, config.comm.bucket_mb
     for name, one in wanted.items():
         run = locate(one.run.root, one.run.study, run_id(one))
         if run.read_profile() is None and name in ("1x2", "2x1"):
@@ -37,12 +37,12 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
         if profile := run.read_profile():
             profiles[name] = profile
             if name in ("1x2", "2x1"):
-                links_of, cycle_s = _settings(run)
+                links_of, cycle_s, bucket_mb = _settings(run)
     if "1x1" not in profiles or not profiles.keys() & {"1x2", "2x1"}:
         return None
     cluster = config.cluster
     per_node = config.resources.gpus_per_node or cluster.gpus_per_node or 1
-    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of, cycle_s)
+    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20)
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
@@ -63,11 +63,11 @@ def _any(config: Config, name: str) -> RunDir | None:
     return next((r for r in found if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
 
 
-def _settings(run: RunDir) -> tuple[float | None, float]:
-    """The nominal rate of the links, and Horovod's cycle, while they were measured."""
+def _settings(run: RunDir) -> tuple[float | None, float, float]:
+    """The nominal rate of the links, Horovod's cycle, and the buckets, while they were measured."""
     values = run.read_config()
     rate, cycle_ms = values["cluster"].get("link_gbit_per_s"), values["comm"]["cycle_time_ms"]
-    return float(rate) if rate else None, _cycle_s(cycle_ms)
+    return float(rate) if rate else None, _cycle_s(cycle_ms), float(values["comm"]["bucket_mb"])
 
 
 def _cycle_s(cycle_time_ms: float | None) -> float:

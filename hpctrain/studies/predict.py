@@ -41,6 +41,7 @@ class Calibration:
     nodes_per_host: int = 1
     link_gbit_per_s: float | None = None
     cycle_s: float = 0.0  # Horovod's, while it was measured
+    bucket_bytes: float = 25 * 2**20  # and the exchange's
 
     @property
     def one(self) -> Mapping[str, Any]:
@@ -117,18 +118,36 @@ class Links:
 def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
     """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind.
 
-    The size that matters is that of the bucket in which a byte travels, on average over the bytes.
+    The size that matters is that of the bucket in which a byte travels, on average over the bytes. Where the profile
+    has the exchange of these very gradients, β is as much larger as that took longer: sums of one size again and
+    again find their bytes in the caches, gradients do not.
     """
     gradients = [Gradient(g["ready_s"], g["bytes"]) for g in calibration.one["gradients"]]
-    sizes = [bucket.bytes for bucket in network.bucketed(gradients, exchange.bucket_bytes)]
-    size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
-    found = {
-        name: fit_link(calibration.profiles[name]["sums"], size, calibration.cycle_s)
-        for name in ("1x2", "2x1")
-        if name in calibration.profiles
-    }
+    wanted = [bucket.bytes for bucket in network.bucketed(gradients, exchange.bucket_bytes)]
+    measured = [bucket.bytes for bucket in network.bucketed(gradients, calibration.bucket_bytes)]
+    found = {}
+    for name in ("1x2", "2x1"):
+        if name not in calibration.profiles:
+            continue
+        profile = calibration.profiles[name]
+
+        def fit(sizes: Sequence[float], of: Mapping[str, Any] = profile) -> LinkFit:
+            size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
+            return fit_link(of["sums"], size, calibration.cycle_s)
+
+        link, factor = fit(wanted), 1.0
+        if profile.get("exchange_s") and _bytes(profile) == _bytes(calibration.one):
+            own = fit(measured)
+            rest_s = statistics.median(profile["exchange_s"]) - calibration.cycle_s / 2
+            rest_s -= 2 * own.latency_s * len(measured)
+            factor = max(0.1, rest_s / math.fsum(measured) / own.s_per_byte)
+        found[name] = replace(link, s_per_byte=link.s_per_byte * factor)
     one = next(iter(found.values()), LinkFit(0.0, 0.0, 0.0))
     return Links(found.get("1x2", one), found.get("2x1", one))
+
+
+def _bytes(profile: Mapping[str, Any]) -> list[int]:
+    return [g["bytes"] for g in profile["gradients"]]
 
 
 def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: float | None) -> Network:

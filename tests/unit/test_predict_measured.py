@@ -23,7 +23,8 @@ def errors(document):
     """Of each point of a network, relative to what was measured; the profiles know one node, and 2.5 Gbit/s."""
     words = [*document["settings"], "cluster=devcluster", "scaling=weak", "scaling.gpus=1"]
     config, settings = load([*words, *document["model"]])
-    known = Calibration(document["calibration"], 2, config.cluster.nodes_per_host, 2.5, 0.5e-3)
+    hosts, bucket_bytes = config.cluster.nodes_per_host, config.comm.bucket_mb * 2**20
+    known = Calibration(document["calibration"], 2, hosts, 2.5, 0.5e-3, bucket_bytes)
     for point in document["points"]:
         there = replace(
             config,
