@@ -57,7 +57,9 @@ class Trainer:
         rank is not finite, every rank sees it in the sum and none applies the update.
         """
         exchange, clock = self.exchange, self.clock
+        clock.mark("other")
         exchange.begin()
+        clock.mark("optimizer")  # zeroing gradients is the update's last part
         if save:
             exchange.extras[self.task.width + 1] = 1
         if stop is not None:
