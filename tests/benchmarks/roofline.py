@@ -19,7 +19,10 @@ IMAGES = "data=synthetic"
 SMALL = (IMAGES, "data.shape=[3,32,32]", "data.num_classes=10")
 # Settings, and steps that take some seconds in all.
 NETWORKS = {
-    "lenet": ((IMAGES, "data.shape=[1,32,32]", "data.num_classes=10", "train.batch_size=64", "precision=auto"), 500),
+    "lenet": (
+        (IMAGES, "data.shape=[1,32,32]", "data.num_classes=10", "train.batch_size=64", "precision=auto"),
+        500,
+    ),
     "resnet18": ((*SMALL, "model.stem=cifar", "train.batch_size=16", "precision=auto"), 10),
     "alexnet": ((IMAGES, "train.batch_size=32", "precision=auto"), 5),
     "vgg16": ((IMAGES, "train.batch_size=4", "precision=auto"), 5),
