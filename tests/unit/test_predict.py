@@ -124,8 +124,8 @@ def test_one_gpu_is_the_profile():
 
 
 def test_a_step_by_hand():
-    # One node, two ranks, a factor of 1.1: 70.4 + 1 ms; the last of two buckets is ready at the end: 2α + 1 MB x 0.1 ns,
-    # when the first one is exchanged already.
+    # One node, two ranks, a factor of 1.1: 70.4 + 1 ms; the last of two buckets is ready at the end:
+    # 2α + 1 MB x 0.1 ns, when the first one is exchanged already.
     two = weak(calibration(), [2])[0]
     assert two.step.total_s == pytest.approx(71.4 * MS + 2 * 2.2e-6 + 1e6 * 1e-10, rel=1e-3)
 
