@@ -1,10 +1,12 @@
 """Text data: how it is read, divided, cut into tokens, kept, and laid out as streams."""
 
+import http.server
 import json
 import random
 import string
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrain.config import DataConfig
-from hpctrain.data import text_check, text_source, tokens, vocabulary
+from hpctrain.data import hugging_face, text_check, text_source, tokens, vocabulary
 from hpctrain.data.vocabulary import Characters, Pieces, Words
 from hpctrain.errors import RunFailed, UserError
 
@@ -351,6 +353,24 @@ def test_a_hugging_face_set_that_is_not_there(tmp_path, offline):
     write(tmp_path / "set", "train.jsonl", '{"words": "row"}\n' * 20)
     with pytest.raises(UserError, match=r"data.field=text: must be one of words"):
         tokens.load(config(name="hugging_face", source=str(tmp_path / "set")))
+
+
+def test_a_hub_that_does_not_answer_is_told_from_the_cache_at_once(monkeypatch):
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert hugging_face._hub_answers()
+    assert not hugging_face._hub_answers()  # nobody listens there any more
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not hugging_face._hub_answers()
 
 
 def test_ascii_is_a_text_too():
