@@ -106,20 +106,21 @@ def kill_all(cli, process):
         time.sleep(0.05)
 
 
-def two_ranks(study):
+def two_ranks(study, precision):
     return (
         "train", "lenet_digits", *SMALL, f"train.epochs={EPOCHS[2]}", "resources.ranks=2", f"run.study={study}",
+        f"precision={precision}",
     )  # fmt: skip
 
 
-def kill_two_rank_runs(cli, times):
-    cli.run(*two_ranks("whole"))
+def kill_two_rank_runs(cli, times, precision="fp32"):
+    cli.run(*two_ranks("whole", precision))
     whole = outcome(cli.the_run("whole"))
     whole_s = cli.records("summary", "whole")[0]["elapsed_s"]
     generator, killed = random.Random(1), 0
     for number in range(times):
         study = f"cut{number}"
-        process = cli.start(*two_ranks(study))
+        process = cli.start(*two_ranks(study, precision))
         if number % 4:  # in training; else at any time, the start included
             while process.poll() is None and not list(cli.folder.glob(f"runs/{study}/*/metrics.jsonl")):
                 time.sleep(0.02)
@@ -128,7 +129,7 @@ def kill_two_rank_runs(cli, times):
             time.sleep(generator.uniform(1, 6))
         kill_all(cli, process)
         killed += cli.state(study).get("phase") != "done" if cli.runs(study) else True
-        cli.run(*two_ranks(study))
+        cli.run(*two_ranks(study, precision))
         assert_same(outcome(cli.the_run(study)), whole)
     return killed
 
@@ -146,8 +147,9 @@ def test_one_rank_killed_and_resumed_ends_as_the_undisturbed_run(tmp_path):
     assert run_alone(tmp_path, 8) > 0
 
 
-def test_two_ranks_killed_and_resumed_end_as_the_undisturbed_run(cli):
-    assert kill_two_rank_runs(cli, 2) > 0
+@pytest.mark.parametrize("precision", ["fp32", "auto"])  # contiguous, and channels_last
+def test_two_ranks_killed_and_resumed_end_as_the_undisturbed_run(cli, precision):
+    assert kill_two_rank_runs(cli, 2, precision) > 0
 
 
 @pytest.mark.long
