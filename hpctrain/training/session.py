@@ -96,22 +96,24 @@ def phase_after(reason: str, in_slurm: bool) -> str:
 
 
 def share_cores(comm: Comm) -> int:
-    """The number of cores of this rank. Collective.
+    """The number of cores of this rank: what it may use, and no more than Slurm gave it. Collective.
 
     Ranks of a node that may all use the same cores (their launcher bound none of them) are given a share each, all
     their threads with it: a rank's communication then runs where its own computing waits for it, and does not take
     turns with another's. GPUs' hosts have cores to spare, and may stand nearer to some of them.
     """
     own = sorted(os.sched_getaffinity(0))
+    # Not every Slurm binds its tasks: a rank that took all cores it sees would take its neighbours'.
+    given = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(own))
     places = comm.gather_objects((socket.gethostname(), own))
     neighbours = [theirs for host, theirs in places if host == socket.gethostname()]
     ranks = len(neighbours)
     if any(theirs != own for theirs in neighbours):
-        return len(own)
+        return min(len(own), given)
     each = max(1, len(own) // ranks)
     if ranks > 1 and len(own) >= ranks and not torch.cuda.is_available():
         mine = own[comm.local_rank * each : (comm.local_rank + 1) * each]
         for thread in Path("/proc/self/task").iterdir():
             with contextlib.suppress(OSError):  # one that has ended meanwhile
                 os.sched_setaffinity(int(thread.name), mine)
-    return each
+    return min(each, given)

@@ -6,6 +6,7 @@ from torch import nn
 
 from hpctrain.training.comm import Comm
 from hpctrain.training.exchange import GradientExchange
+from hpctrain.training.session import share_cores
 
 
 def network():
@@ -104,3 +105,13 @@ def test_half_precision_on_the_wire_is_close():
     torch.testing.assert_close(
         exchange.buckets[0].flat, exchange.buckets[0].wire.float(), rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_rank_takes_no_more_cores_than_slurm_gave_it(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {2, 5, 6, 7})
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert share_cores(Comm()) == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert share_cores(Comm()) == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")  # hardware threads, or a cgroup that is smaller
+    assert share_cores(Comm()) == 4
