@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.config import AdamConfig, LarsConfig, OptimizerConfig, SgdConfig
+from hpctrain.config import AdamConfig, LarsConfig, OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
@@ -45,35 +45,14 @@ def _make(config: OptimizerConfig, trainable: list[nn.Parameter]) -> Any:
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-    match config:
-        case SgdConfig():
-            return torch.optim.SGD(
-                groups,
-                lr=config.lr,
-                momentum=config.momentum,
-                nesterov=config.nesterov,
-                weight_decay=config.weight_decay,
-                fused=True,
-            )
-        case AdamConfig():
-            kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-            return kind(
-                groups,
-                lr=config.lr,
-                betas=config.betas,
-                eps=config.eps,
-                weight_decay=config.weight_decay,
-                fused=True,
-            )
-        case LarsConfig():
-            return Lars(
-                groups,
-                lr=config.lr,
-                trust=config.trust_coefficient,
-                momentum=config.momentum,
-                nesterov=config.nesterov,
-                weight_decay=config.weight_decay,
-            )
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if isinstance(config, AdamConfig):
+        kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+        return kind(groups, betas=config.betas, eps=config.eps, **common)
+    common |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    if isinstance(config, LarsConfig):
+        return Lars(groups, config.trust_coefficient, **common)
+    return torch.optim.SGD(groups, **common)
 
 
 class Lars(torch.optim.SGD):
@@ -84,11 +63,10 @@ class Lars(torch.optim.SGD):
     they become λ lr (g + decay · w), which torch's fused SGD takes from there.
     """
 
-    def __init__(self, params: Any, lr: float = 0.1, trust: float = 0.001, **settings: Any) -> None:
-        """`settings`: SGD's. Groups that come from another optimiser keep what they say."""
-        super().__init__(params, lr, fused=True, **settings)
-        for group in self.param_groups:
-            group.setdefault("trust", trust)
+    def __init__(self, groups: list[dict[str, Any]], trust: float, **settings: Any) -> None:
+        """`settings`: SGD's."""
+        super().__init__(groups, **settings)
+        self._trust = trust
         self._matrices = [
             torch.tensor([p.ndim > 1 for p in group["params"]], device=group["params"][0].device)
             for group in self.param_groups
@@ -109,7 +87,7 @@ class Lars(torch.optim.SGD):
         weights, decay = group["params"], group["weight_decay"]
         gradients = [p.grad for p in weights]
         w_norms, g_norms = (torch.stack(torch._foreach_norm(of)) for of in (weights, gradients))
-        rates = group["trust"] * w_norms / (g_norms + decay * w_norms)
+        rates = self._trust * w_norms / (g_norms + decay * w_norms)
         # A layer of zeros, or without gradient, takes the plain step.
         rates = torch.where(matrices & (w_norms > 0) & (g_norms > 0), rates, 1.0) * group["lr"]
         if decay:
