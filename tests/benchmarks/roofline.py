@@ -29,7 +29,7 @@ NETWORKS = {
     "googlenet": ((IMAGES, "train.batch_size=8", "precision=auto", "optimizer.lr=1e-4"), 5),
     "resnet50": ((IMAGES, "train.batch_size=8", "precision=auto"), 5),
     "resnet152": ((IMAGES, "train.batch_size=4", "precision=auto"), 5),
-    "lstm": (("experiment=char_lstm_python", "train.batch_size=32"), 10),
+    "lstm": (("experiment=char_lstm_python", "train.batch_size=32", "precision=auto"), 10),
 }
 
 
