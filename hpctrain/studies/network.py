@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from statistics import NormalDist
 
 from hpctrain.training import buckets
@@ -206,10 +205,8 @@ class Overlapped:
 
 def bucketed(gradients: Sequence[Gradient], bucket_bytes: float) -> list[Gradient]:
     """The exchange's buckets, each ready when the last of its gradients is."""
-    rest = iter(gradients)
-    counts = buckets.group([gradient.bytes for gradient in gradients], bucket_bytes)
-    found = [_together(list(islice(rest, count))) for count in counts]
-    return sorted(found, key=lambda bucket: bucket.ready_s)
+    found = buckets.group(gradients, lambda gradient: gradient.bytes, bucket_bytes)
+    return sorted(map(_together, found), key=lambda bucket: bucket.ready_s)
 
 
 def _together(gradients: Sequence[Gradient]) -> Gradient:

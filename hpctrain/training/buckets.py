@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 SMALLEST_BYTES = 2**20
 
+Gradient = TypeVar("Gradient")
 
-def group(sizes: Sequence[float], limit_bytes: float) -> list[int]:
-    """How many gradients each bucket takes, of `sizes` in bytes, in the order in which they are ready.
+
+def group(
+    gradients: Sequence[Gradient], size_of: Callable[[Gradient], float], limit_bytes: float
+) -> list[list[Gradient]]:
+    """The buckets of `gradients`, which are in the order in which they are ready; `size_of` gives bytes.
 
     A bucket has `limit_bytes` at most, and half of what is still to come: nothing is left of the backward pass to hide
     the last one's exchange behind, so it should be small. SMALLEST_BYTES may always share a bucket (less than that is
     latency alone), and a gradient may be larger than all that by itself.
     """
-    counts: list[int] = []
+    found: list[list[Gradient]] = []
     used = limit = 0.0
-    left = sum(sizes)
-    for size in sizes:
-        if counts and used + size <= limit:
-            counts[-1] += 1
+    left = sum(map(size_of, gradients))
+    for gradient in gradients:
+        size = size_of(gradient)
+        if found and used + size <= limit:
+            found[-1].append(gradient)
             used += size
         else:
-            counts.append(1)
+            found.append([gradient])
             used, limit = size, min(limit_bytes, max(SMALLEST_BYTES, left / 2))
         left -= size
-    return counts
+    return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -195,9 +195,7 @@ def _group(parameters: Sequence[nn.Parameter], limit_bytes: int) -> list[list[nn
     """Consecutive parameters of one dtype and device, in buckets (buckets.py)."""
     groups: list[list[nn.Parameter]] = []
     for _, alike in groupby(parameters, lambda p: (p.dtype, p.device)):
-        rest = iter(run := list(alike))
-        counts = buckets.group([p.numel() * p.element_size() for p in run], limit_bytes)
-        groups += [list(islice(rest, count)) for count in counts]
+        groups += buckets.group(list(alike), lambda p: p.numel() * p.element_size(), limit_bytes)
     return groups
 
 

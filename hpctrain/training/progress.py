@@ -38,9 +38,8 @@ class Ledger:
     epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._waiting: list[
-            Indices
-        ] = []  # not hashed yet: many steps' samples at once cost what one step's do
+        # Not hashed yet: many steps' samples at once cost what one step's do.
+        self._waiting: list[Indices] = []
 
     def take(self, indices: Indices) -> None:
         self._waiting.append(indices)

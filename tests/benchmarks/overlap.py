@@ -167,10 +167,7 @@ def measure(mode, name, settings):
             capture_output=True, text=True, check=False,
             env=environment() | dict(settings.environment) | {"MEETING": f"{folder}/meeting"},
         )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(f"{mode}: {done.stderr}")
-    return json.loads(lines[-1])
+    return turns.answer(done, mode)
 
 
 def main():

@@ -205,10 +205,7 @@ def launch(ranks, *command):
         capture_output=True, text=True, timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": port},
     )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
-    return json.loads(lines[-1])
+    return turns.answer(done, " ".join(command))
 
 
 def main():

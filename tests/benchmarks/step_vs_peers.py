@@ -134,10 +134,7 @@ def worker(mode, name):
 def measure(mode, name):
     command = [sys.executable, __file__, "--worker", mode, "--model", name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(f"{mode}: {done.stderr}")
-    return json.loads(lines[-1])
+    return turns.answer(done, mode)
 
 
 def main():

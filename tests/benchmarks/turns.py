@@ -23,6 +23,14 @@ def take(modes, rounds, measure, key="samples_per_s"):
     return found
 
 
+def answer(done, what):
+    """The JSON line that a finished process printed last. Ends the script, with what it said, where there is none."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(f"{what}: {done.stderr}")
+    return json.loads(lines[-1])
+
+
 def spread(values, form=",.2f"):
     values = list(values)
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -52,8 +52,8 @@ def same(first, second, close=False):
 
 
 def test_two_ranks_read_the_streams_of_one(lm):
-    """Equal parameters and perplexity; without dropout, whose chance is each rank's own, in fp32."""
-    plain = {"model.dropout_between": 0, "model.weight_drop": 0, "optimizer.eps": "1e-4", "precision": "fp32"}
+    """Equal parameters and perplexity; without dropout, whose chance is each rank's own."""
+    plain = {"model.dropout_between": 0, "model.weight_drop": 0, "optimizer.eps": "1e-4"}
     lm.run("train", *lm.args(**plain, **{"train.batch_size": 8}), "run.study=one")
     lm.run("train", *lm.args(**plain), "run.study=two", "resources.ranks=2")
     lm.run("train", *lm.args(**plain), "run.study=micro", "train.accumulate=2")

@@ -10,8 +10,7 @@ MIB = 2**20
 
 
 def buckets(sizes, limit):
-    rest = iter(sizes)
-    return [[next(rest) for _ in range(count)] for count in group(sizes, limit)]
+    return group(sizes, lambda size: size, limit)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -33,6 +32,6 @@ def test_the_last_bucket_is_small_where_the_last_gradients_are():
 
 
 def test_little_travels_together():
-    assert group([1000] * 10, 25 * MIB) == [10]
-    assert group([1000] * 10, 1) == [1] * 10
-    assert group([], 25 * MIB) == []
+    assert buckets([1000] * 10, 25 * MIB) == [[1000] * 10]
+    assert buckets([1000] * 10, 1) == [[1000]] * 10
+    assert buckets([], 25 * MIB) == []
