@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpctrain.config import PAIRS, SPEECH, DataConfig
+from hpctrain.config import DataConfig
+from hpctrain.config_checks import PAIRS, SPEECH
 from hpctrain.config_pictures import PICTURES
 from hpctrain.data.cifar import records
 from hpctrain.data.idx import read_shape

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain.config import PAIRS, SPEECH, DataConfig
+from hpctrain.config import DataConfig
+from hpctrain.config_checks import PAIRS, SPEECH
 from hpctrain.config_pictures import PICTURES
 from hpctrain.data import picture_sets, text_check, tokens
 from hpctrain.data.cifar import read_cifar

@@ -80,7 +80,7 @@ def exchange_of(config: Config) -> Exchange:
     return Exchange(
         bucket_bytes=comm.bucket_mb * 2**20,
         cycle_s=_cycle_s(comm.cycle_time_ms),
-        fusion_bytes=2**20 * (comm.fusion_threshold_mb if comm.fusion_threshold_mb is not None else 128.0),
+        fusion_bytes=comm.fusion_bytes,
         compression=0.5 if comm.compression == "fp16" else 1.0,
     )
 

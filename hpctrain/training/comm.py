@@ -27,6 +27,10 @@ LAUNCHER_S = 3.0
 # Longer than most steps: between two exchanges Horovod's thread sleeps.
 IDLE_MS = 20.0
 
+# Of a sum within a node. Open MPI allocates half of one's bytes for what it receives; above 32 MiB the C library gives
+# that memory back to the system each time, and getting it again takes longer than the sum.
+PIECE_BYTES = 4 * 2**20
+
 Stuck = Callable[[str], None]
 
 
@@ -107,15 +111,22 @@ class HorovodComm(Comm):
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.transport = "mpi" if hvd.mpi_enabled() else "gloo"
         self._mpi = _mpi_world() if self.transport == "mpi" else None
+        # Between nodes larger messages are better: the computing takes the core between any two.
+        self._in_pieces = self.transport == "mpi" and self.local_size == self.size
 
     def start_sum(self, tensor: Tensor, name: str) -> Any:
-        return self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum)
+        whole = tensor.is_cuda or not self._in_pieces
+        size = max(1, tensor.numel()) if whole else PIECE_BYTES // tensor.element_size()
+        return [
+            self._hvd.allreduce_async_(piece, name=f"{name}.{i}", op=self._hvd.Sum)
+            for i, piece in enumerate(tensor.view(-1).split(size))
+        ]
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
-        return self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)
+        return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
 
     def finish_sum(self, handle: Any) -> None:
-        self.wait_for(lambda: self._hvd.synchronize(handle))
+        self.wait_for(lambda: [self._hvd.synchronize(each) for each in handle])
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
         try:
@@ -212,6 +223,7 @@ def _set_environment(settings: CommConfig) -> None:
     cycle = settings.cycle_time_ms if settings.cycle_time_ms is not None else default_cycle_time_ms()
     knobs = {
         "HOROVOD_CYCLE_TIME": str(cycle),
+        "HOROVOD_FUSION_THRESHOLD": str(round(settings.fusion_bytes)),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, round(settings.timeout_s / 2))),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(max(2, round(settings.timeout_s))),
         # An idle MPI progress loop gives its core to the compute instead of spinning on it.
@@ -222,8 +234,6 @@ def _set_environment(settings: CommConfig) -> None:
         knobs["HOROVOD_IDLE_TIME"] = str(IDLE_MS)
     if settings.transport != "auto":
         knobs["HOROVOD_CONTROLLER"] = knobs["HOROVOD_CPU_OPERATIONS"] = settings.transport
-    if settings.fusion_threshold_mb is not None:
-        knobs["HOROVOD_FUSION_THRESHOLD"] = str(round(settings.fusion_threshold_mb * 2**20))
     if settings.hierarchical:
         knobs["HOROVOD_HIERARCHICAL_ALLREDUCE"] = "1"
     for key, value in knobs.items():
