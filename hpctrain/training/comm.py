@@ -29,7 +29,7 @@ IDLE_MS = 20.0
 
 # Of a sum within a node. Open MPI allocates half of one's bytes for what it receives; above 32 MiB the C library gives
 # that memory back to the system each time, and getting it again takes longer than the sum.
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 16 * 2**20
 
 Stuck = Callable[[str], None]
 
