@@ -195,6 +195,7 @@ class CommConfig:
     exchange: Literal["buckets", "distributed_optimizer"] = "buckets"
     bucket_mb: PositiveFloat = 25.0
     reduction: Literal["mean", "adasum"] = "mean"
+    batch_norm_ranks: Positive | Literal["all"] = 1
     compression: Literal["none", "fp16"] = "none"
     cycle_time_ms: Annotated[float, Ge(0)] | None = None
     fusion_threshold_mb: Annotated[float, Ge(0)] | None = None
@@ -377,6 +378,8 @@ def science(config: Config) -> dict[str, Any]:
     chosen["effective_batch"] = config.effective_batch
     if config.comm.reduction != "mean":
         chosen["reduction"] = config.comm.reduction
+    if config.comm.batch_norm_ranks != 1:
+        chosen["batch_norm_ranks"] = config.comm.batch_norm_ranks
     return chosen
 
 

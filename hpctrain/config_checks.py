@@ -59,6 +59,14 @@ def _check_comm(config: Config) -> None:
     comm, ranks = config.comm, config.ranks
     if comm.reduction == "adasum" and ranks & (ranks - 1):
         raise UserError("comm.reduction", "adasum", f"needs 2, 4, 8, ... ranks, not {ranks}")
+    if comm.batch_norm_ranks != "all" and ranks % comm.batch_norm_ranks:
+        raise UserError(
+            "comm.batch_norm_ranks", comm.batch_norm_ranks, f"must divide the {ranks} ranks, or be all"
+        )
+    if comm.batch_norm_ranks != 1 and config.precision.compile:
+        raise UserError(
+            "comm.batch_norm_ranks", comm.batch_norm_ranks, "must be 1 with precision.compile=true"
+        )
     if comm.exchange == "buckets":
         return
     alone = f"comm.exchange={comm.exchange}: allowed with comm.exchange=buckets only"

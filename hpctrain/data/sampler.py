@@ -26,6 +26,22 @@ class Share:
     indices: Indices
     global_count: int
     fresh: bool = True
+    ranks: int = 1
+
+    def micro_batches(self, batch_size: int) -> list[slice]:
+        """Its samples in nearly equal parts of at most `batch_size`: as many as on any rank, where they go round."""
+        count = len(self.indices)
+        parts = self._most(batch_size) if self.in_step(batch_size) else -(-count // batch_size)
+        return [part(count, number, parts) for number in range(parts)]
+
+    def in_step(self, batch_size: int) -> bool:
+        """Whether all ranks have as many parts, and none of them is empty."""
+        return self._most(batch_size) <= self.global_count // self.ranks
+
+    def _most(self, batch_size: int) -> int:
+        """Parts of the rank with the most samples."""
+        largest = -(-self.global_count // self.ranks)
+        return -(-largest // batch_size)
 
 
 def steps_per_epoch(samples: int, effective_batch: int) -> int:
@@ -58,7 +74,7 @@ def share(order: Indices, step: int, effective_batch: int, rank: int, size: int)
     """Rank `rank`'s part of global batch `step` (within the epoch)."""
     batch = order[step * effective_batch : (step + 1) * effective_batch]
     fresh = step == 0 or len(batch) < effective_batch
-    return Share(batch[part(len(batch), rank, size)], len(batch), fresh)
+    return Share(batch[part(len(batch), rank, size)], len(batch), fresh, size)
 
 
 def shares(

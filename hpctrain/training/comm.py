@@ -59,6 +59,10 @@ class Comm:
         self.finish_sum(self.start_sum(tensor, name))
         return tensor
 
+    def sum_in_group(self, tensor: Tensor, name: str) -> None:
+        """Sum `tensor`, in place, over the comm.batch_norm_ranks neighbours that this rank belongs to; waits."""
+        del tensor, name
+
     def wait_for(self, collective: Callable[[], Any]) -> None:
         """Run a collective of Horovod's own; what goes wrong in it is a RunFailed."""
         collective()
@@ -99,8 +103,12 @@ class HorovodComm(Comm):
             os.environ |= {"HOROVOD_TIMELINE": str(timeline), "HOROVOD_TIMELINE_MARK_CYCLES": "1"}
         self._watch = Watchdog(settings.timeout_s, stuck)
         self._hvd = hvd = _import_horovod(ranks)
+        width = ranks if settings.batch_norm_ranks == "all" else settings.batch_norm_ranks
+        groups = [list(range(first, first + width)) for first in range(0, ranks, width)]
+        # A set of one needs no Horovod, and all of them are the global set already.
+        sets = [hvd.ProcessSet(group) for group in groups] if 1 < width < ranks else []
         with self._watch:
-            hvd.init()
+            hvd.init(process_sets=sets)
         if hvd.size() != ranks:
             raise RunFailed(
                 "ERROR",
@@ -108,6 +116,7 @@ class HorovodComm(Comm):
                 "Horovod was built with do not fit (compare `srun --mpi=list` with cluster.mpi)",
             )
         self.rank, self.size = hvd.rank(), hvd.size()
+        self._group = sets[self.rank // width] if sets else hvd.global_process_set
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.transport = "mpi" if hvd.mpi_enabled() else "gloo"
         self._mpi = _mpi_world() if self.transport == "mpi" else None
@@ -124,6 +133,10 @@ class HorovodComm(Comm):
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
         return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
+
+    def sum_in_group(self, tensor: Tensor, name: str) -> None:
+        handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum, process_set=self._group)
+        self.finish_sum([handle])
 
     def finish_sum(self, handle: Any) -> None:
         self.wait_for(lambda: [self._hvd.synchronize(each) for each in handle])

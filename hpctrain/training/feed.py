@@ -15,7 +15,6 @@ from hpctrain.config import Config
 from hpctrain.config_pictures import image_size
 from hpctrain.data.sampler import Share
 from hpctrain.data.streamed import StreamedImages, Wanted
-from hpctrain.training.step import micro_batches
 
 
 def feeding(config: Config, device: torch.device) -> data.Feeding:
@@ -34,7 +33,7 @@ def announce(dataset: Any, shares: Iterable[tuple[int, Share]], config: Config) 
 
     def wanted() -> Iterator[Wanted]:
         for epoch, share in shares:
-            for place in micro_batches(len(share.indices), config.train.batch_size):
+            for place in share.micro_batches(config.train.batch_size):
                 yield Wanted(share.indices[place], epoch, image_size(config, epoch))
 
     if isinstance(dataset, StreamedImages):

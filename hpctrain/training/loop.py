@@ -27,6 +27,7 @@ from hpctrain.training.costs import Costs
 from hpctrain.training.energy import Energy, total
 from hpctrain.training.exchange import make_exchange
 from hpctrain.training.metrics import Reporter, shown
+from hpctrain.training.norms import share_norms
 from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.profile import profile
 from hpctrain.training.progress import Ledger, Progress, Window
@@ -77,6 +78,9 @@ def train(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
     costs = Costs(config, numbers.name, model, train_set, device, task.targets)
+    grouped = 0
+    if comm.size > 1 and config.comm.batch_norm_ranks != 1:
+        trainer.norms, grouped = share_norms(model, comm)
     compiled = precision.compile_blocks(model) if numbers.compile else []
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
@@ -112,6 +116,8 @@ def train(
     report.say(costs.headline(comm, device, at.step, total_steps))
     if automatic:
         report.say(f"precision=auto: {numbers.name} on this device")
+    if trainer.norms is not None:
+        report.say(f"comm.batch_norm_ranks={config.comm.batch_norm_ranks}: {grouped} layers of batch norm")
     if compiled:
         report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)

@@ -83,6 +83,8 @@ def advice(trainer: Trainer, device: torch.device) -> str:
     import numpy as np
 
     asked = size = trainer.batch_size
+    if trainer.norms is not None:  # the other ranks do not try
+        trainer.norms.together = False
     while size > 1:
         size //= 2
         if device.type == "cuda":

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.data.sampler import Share, part, share, steps_per_epoch, stream_order
+from hpctrain.data.sampler import Share, share, steps_per_epoch, stream_order
 from hpctrain.tasks import Carry, Task
 from hpctrain.training.clock import Clock
 from hpctrain.training.comm import Comm
 from hpctrain.training.exchange import GradientExchange
+from hpctrain.training.norms import Group
 from hpctrain.training.stop import STOP_REASONS
 
 # Ride along with the gradients, after the task's sums: was the gradient not finite, does rank 0's clock ask
@@ -40,6 +41,7 @@ class Trainer:
     batch_size: int
     clip_norm: float | None
     clock: Clock
+    norms: Group | None = None
 
     def step(
         self,
@@ -65,8 +67,10 @@ class Trainer:
         if stop is not None:
             exchange.extras[self.task.width + 2 + STOP_REASONS.index(stop)] = 1
         carried = Carried(None if share.fresh else carry)
+        if self.norms is not None:  # where some rank has a part less, each takes its own samples' statistics
+            self.norms.together = share.in_step(self.batch_size)
         clock.mark("other")
-        micro = micro_batches(len(share.indices), self.batch_size)  # none: this rank adds zeros
+        micro = share.micro_batches(self.batch_size)  # none: this rank adds zeros
         for place in micro:
             batch = self.dataset.batch(share.indices[place], generator)
             clock.mark("data")
@@ -101,12 +105,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-
-
-def micro_batches(count: int, batch_size: int) -> list[slice]:
-    """`count` samples in nearly equal parts of at most `batch_size`."""
-    micro = -(-count // batch_size)
-    return [part(count, number, micro) for number in range(micro)]
 
 
 class Carried:
@@ -159,7 +157,7 @@ def evaluate(
     carry: Carry = None
     for own in evaluation_shares(len(dataset), batch, comm):
         carried = Carried(None if own.fresh else carry)
-        for place in micro_batches(len(own.indices), batch_size):
+        for place in own.micro_batches(batch_size):
             with autocast():
                 _, more, state = task.loss(model, dataset.batch(own.indices[place]), carried.of(place))
             carried.keep(state)

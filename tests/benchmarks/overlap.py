@@ -68,7 +68,7 @@ def ours(model, optimizer, dataset):
         None,
         Clock(torch.device("cpu")),
     )
-    own = Share(torch.arange(count).numpy(), 2 * count)
+    own = Share(torch.arange(count).numpy(), 2 * count, ranks=2)
 
     def computing():
         exchange.begin()

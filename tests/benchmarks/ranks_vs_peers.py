@@ -143,7 +143,7 @@ def ours(name, model, optimizer, dataset):
     )
 
     def step(indices):
-        trainer.step(Share(indices, 2 * BATCH[name]), torch.Generator(), None, LR)
+        trainer.step(Share(indices, 2 * BATCH[name], ranks=2), torch.Generator(), None, LR)
 
     return step, comm.barrier, clock
 

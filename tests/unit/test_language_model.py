@@ -17,7 +17,7 @@ from hpctrain.models.settings import SETTINGS
 from hpctrain.tasks import TASKS
 from hpctrain.training import state
 from hpctrain.training.comm import Comm
-from hpctrain.training.step import Carried, evaluate, micro_batches
+from hpctrain.training.step import Carried, evaluate
 
 V, T = 12, 5
 KNOWN = Characters([chr(97 + i) for i in range(V - 1)])
@@ -153,7 +153,7 @@ def test_micro_batches_carry_as_the_whole_batch_does():
         total, _, at_once = one.loss(model, data.batch(own.indices), at_once)
         carried = Carried(in_parts)
         totals = []
-        for place in micro_batches(5, 2):
+        for place in own.micro_batches(2):
             part, _, after = one.loss(model, data.batch(own.indices[place]), carried.of(place))
             carried.keep(after)
             totals.append(part)
