@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -411,7 +411,7 @@ def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
-        raise _explain(error.errors()[0], kind, prefix) from None
+        raise _explain(error.errors(), kind, prefix) from None
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
@@ -432,8 +432,9 @@ _NESTED = (
 )  # fmt: skip
 
 
-def _explain(error: Mapping[str, Any], kind: Any, prefix: str) -> UserError:
+def _explain(errors: Sequence[Mapping[str, Any]], kind: Any, prefix: str) -> UserError:
     """pydantic's first complaint as this project's one line."""
+    error = errors[0]
     tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
     where = [
         str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))
@@ -460,7 +461,14 @@ def _explain(error: Mapping[str, Any], kind: Any, prefix: str) -> UserError:
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return UserError(key, "", "is missing")
     text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
-    return UserError(key, given, "must be " + text.replace("greater than", ">").replace("less than", "<"))
+    text = text.partition(", unable to parse")[0].replace("greater than", ">").replace("less than", "<")
+    # A number or a word: what is said of the number, and the words.
+    words = [
+        e["ctx"]["expected"]
+        for e in errors[1:]
+        if e["type"] == "literal_error" and e["loc"][:-1] == error["loc"][:-1]
+    ]
+    return UserError(key, given, f"must be {text}" + "".join(f", or {word}" for word in words))
 
 
 def _owner(kind: Any, where: list[str]) -> Any:

@@ -25,7 +25,8 @@ STEPS = 3
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Sequential(nn.Conv2d(8, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Sequential(nn.Conv2d(8, 4, 3, bias=False), nn.BatchNorm2d(4)),
         nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, 5),
     ).to(memory_format=torch.channels_last)  # fmt: skip
 
