@@ -48,7 +48,9 @@ def load_rows(config: DataConfig) -> Any:
     """Its splits by name, `train` among them. Raises UserError."""
     if config.source is None:
         raise UserError("data.source", "null", "give the name of a set of the hub, or a folder")
-    if not Path(config.source).is_dir() and not _hub_answers():
+    why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
+    if not why and not Path(config.source).is_dir() and not _hub_answers():
+        why = "the hub cannot be reached"
         os.environ["HF_HUB_OFFLINE"] = "1"  # the cache at once, in place of half a minute of trying
     try:
         import datasets
@@ -65,8 +67,8 @@ def load_rows(config: DataConfig) -> Any:
         )
     except Exception as error:  # the library raises many kinds: no such set, no network, no such variant
         reason = " ".join(str(error).split())[:200]
-        if os.environ.get("HF_HUB_OFFLINE"):
-            reason = f"the hub cannot be reached, and it is not in the cache of an earlier run ({reason})"
+        if why:
+            reason = f"{why}, and it is not in the cache of an earlier run ({reason})"
         raise UserError("data.source", config.source, f"cannot be loaded: {reason}") from None
     if "train" not in rows:
         raise UserError("data.source", config.source, f"has no split `train`, only {', '.join(rows)}")
@@ -75,8 +77,6 @@ def load_rows(config: DataConfig) -> Any:
 
 def _hub_answers() -> bool:
     """Whether the hub, or the mirror that HF_ENDPOINT names, says anything at all."""
-    if os.environ.get("HF_HUB_OFFLINE"):
-        return False
     asked = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:
         urllib.request.urlopen(asked, timeout=HUB_S).close()

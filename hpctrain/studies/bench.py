@@ -19,6 +19,7 @@ from hpctrain import compose
 from hpctrain.config import Config, run_id
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local, slurm
+from hpctrain.launch.flags import take
 from hpctrain.launch.prepare import prepare
 from hpctrain.run_dir import RunDir
 from hpctrain.studies import bench_page, scale_plan
@@ -57,10 +58,10 @@ class Wanted:
 
 def bench(argv: list[str]) -> int:
     """The command."""
-    if {"--help", "-h"} & set(argv):
+    wanted = parse(argv)
+    if wanted is None:
         print(HELP, end="")
         return 0
-    wanted = parse(argv)
     found = [measure(wanted, kind) for kind in wanted.kinds]
     document = bench_page.document(wanted.config, found)
     if wanted.machine_only:
@@ -69,13 +70,15 @@ def bench(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> Wanted:
-    """Raises UserError; starts nothing."""
-    words, steps = _take_steps(argv)
-    flags = {word for word in words if word.startswith("-")}
-    for flag in flags - {"--synthetic", "--json"}:
-        raise UserError("flag", flag, "must be one of --steps, --synthetic, --json, --help")
-    settings = list(compose.experiments([word for word in words if word not in flags]))
+def parse(argv: list[str]) -> Wanted | None:
+    """None where help is asked for. Raises UserError; starts nothing."""
+    words, flags, values = take(argv, "--synthetic", "--json", steps=None)
+    if "--help" in flags:
+        return None
+    steps = values.get("steps", "50")
+    if not steps.isdigit() or int(steps) < WINDOWS:
+        raise UserError("--steps", steps, f"must be a whole number ≥ {WINDOWS}")
+    settings = list(compose.experiments(words))
     about = ("resources.", "comm.", "cluster", "run.")
     machine_only = all(word.startswith(about) for word in settings)
     config = compose.load([SMALLEST, *settings] if machine_only else settings)
@@ -91,23 +94,7 @@ def parse(argv: list[str]) -> Wanted:
         if not config.data.shape:
             raise UserError("--synthetic", "", f"noise is for images; data={config.data.name} are none")
         kinds = ("synthetic",)
-    return Wanted(config, kinds, 5 if machine_only else steps, machine_only, "--json" in flags)
-
-
-def _take_steps(argv: list[str]) -> tuple[list[str], int]:
-    """`--steps N` or `--steps=N` taken out of a command line."""
-    words, value = [], "50"
-    rest = iter(argv)
-    for word in rest:
-        if word == "--steps":
-            value = next(rest, "")
-        elif word.startswith("--steps="):
-            value = word.removeprefix("--steps=")
-        else:
-            words.append(word)
-    if not value.isdigit() or int(value) < WINDOWS:
-        raise UserError("--steps", value, f"must be a whole number ≥ {WINDOWS}")
-    return words, int(value)
+    return Wanted(config, kinds, 5 if machine_only else int(steps), machine_only, "--json" in flags)
 
 
 def measure(wanted: Wanted, kind: Kind) -> bench_page.Measured:
