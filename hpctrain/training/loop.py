@@ -122,7 +122,6 @@ def train(
         report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     window = at.window
-    sums = torch.tensor(window.sums, dtype=torch.float64, device=device)
     began, window_began = time.perf_counter() - at.elapsed_s, time.perf_counter()
     order = order_of(at.step // steps_per_epoch)
     figures: dict[str, float | None] = {}
@@ -141,7 +140,6 @@ def train(
         window.seconds, window_began = window.seconds + now - window_began, now
         for part, part_s in clock.take().items():
             window.parts_s[part] = window.parts_s.get(part, 0.0) + part_s
-        window.sums = sums.tolist()
 
     def capture() -> Snapshot:
         at.elapsed_s = time.perf_counter() - began
@@ -208,14 +206,15 @@ def train(
         overdue = comm.rank == 0 and checkpointer.overdue()
         detail: str | None = None
         try:
-            extras, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+            summed, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+            extras = summed.tolist()  # on a GPU this waits for the step
         except (MemoryError, RuntimeError) as error:
             if not precision.out_of_memory(error):
                 raise
             detail = " ".join(str(error).split())[:200]
         if detail is not None:  # outside of the except block: the error holds the step's tensors
             raise RunFailed("OUT_OF_MEMORY", f"{precision.advice(trainer, device)}: {detail}")
-        bad, wanted, *stops = extras[task.width :].tolist()
+        bad, wanted, *stops = extras[task.width :]
         if bad:
             undo.undo()
             carry = before
@@ -231,7 +230,7 @@ def train(
         else:
             live.average()
             at.bad_in_a_row = 0
-            sums += extras[: task.width]
+            window.sums = [total + more for total, more in zip(window.sums, extras, strict=False)]
             window.good_steps += 1
         at.step += 1
         at.samples += share.global_count
@@ -257,8 +256,7 @@ def train(
             )
         if record_due:
             energy.update()
-            sums.zero_()
-            window = at.window = Window(at.step, at.samples)
+            window = at.window = Window(at.step, at.samples, sums=[0.0] * task.width)
         report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
         if stopping:
             reason = stopping
