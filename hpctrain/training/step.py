@@ -82,7 +82,7 @@ class Trainer:
             if place is micro[-1]:
                 exchange.arm()
             (total / share.global_count).backward()
-            del total, sums, state  # the graph's memory is the backward pass's to give back
+            del batch, total, sums, state  # their memory is the backward pass's to give back
             clock.mark("backward")
         exchange.finish()
         clock.mark("allreduce")

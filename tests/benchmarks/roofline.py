@@ -20,16 +20,23 @@ SMALL = (IMAGES, "data.shape=[3,32,32]", "data.num_classes=10")
 # Settings, and steps that take some seconds in all.
 NETWORKS = {
     "lenet": (
-        (IMAGES, "data.shape=[1,32,32]", "data.num_classes=10", "train.batch_size=64", "precision=auto"),
+        (
+            IMAGES,
+            "data.shape=[1,32,32]",
+            "data.num_classes=10",
+            "data.train_samples=40000",
+            "train.batch_size=64",
+            "precision=auto",
+        ),
         500,
     ),
-    "resnet18": ((*SMALL, "model.stem=cifar", "train.batch_size=16", "precision=auto"), 10),
-    "alexnet": ((IMAGES, "train.batch_size=32", "precision=auto"), 5),
-    "vgg16": ((IMAGES, "train.batch_size=4", "precision=auto"), 5),
-    "googlenet": ((IMAGES, "train.batch_size=8", "precision=auto", "optimizer.lr=1e-4"), 5),
-    "resnet50": ((IMAGES, "train.batch_size=8", "precision=auto"), 5),
-    "resnet152": ((IMAGES, "train.batch_size=4", "precision=auto"), 5),
-    "lstm": (("experiment=char_lstm_python", "train.batch_size=32", "precision=auto"), 10),
+    "resnet18": ((*SMALL, "model.stem=cifar", "train.batch_size=16", "precision=auto"), 25),
+    "alexnet": ((IMAGES, "train.batch_size=32", "precision=auto"), 15),
+    "vgg16": ((IMAGES, "train.batch_size=4", "precision=auto"), 15),
+    "googlenet": ((IMAGES, "train.batch_size=8", "precision=auto", "optimizer.lr=1e-4"), 15),
+    "resnet50": ((IMAGES, "train.batch_size=8", "precision=auto"), 15),
+    "resnet152": ((IMAGES, "train.batch_size=4", "precision=auto"), 15),
+    "lstm": (("experiment=char_lstm_python", "train.batch_size=32", "precision=auto"), 25),
 }
 
 
