@@ -207,12 +207,12 @@ class CommConfig:
     def fusion_bytes(self) -> float:
         """How much Horovod puts together, by copying, of what is ready at once.
 
-        Buckets are together already; its own exchange, and Adasum, send a message a parameter.
+        Less where buckets have put it together before: no more than a piece of a sum (training/comm.py).
         """
         if self.fusion_threshold_mb is not None:
             return self.fusion_threshold_mb * 2**20
-        alone = self.exchange == "buckets" and self.reduction == "mean"
-        return 0.0 if alone else 128.0 * 2**20
+        bucketed = self.exchange == "buckets" and self.reduction == "mean"
+        return (16.0 if bucketed else 128.0) * 2**20
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _knobs(config: Config, settings: ScalingConfig, calibration: Calibration) ->
     choices: dict[str, tuple[Any, ...]] = {
         "bucket_mb": (1.0, 4.0, 16.0, 64.0, 256.0),
         "cycle_time_ms": (0.1, 1.0, 5.0),
-        "fusion_threshold_mb": (8.0, 32.0, 128.0),
+        "fusion_threshold_mb": (0.0, 4.0, 64.0),
         "compression": ("fp16",),
         "hierarchical": (True,),
     }
