@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from hpctrain.config_checks import check_whole
 from hpctrain.errors import UserError, choose, nearest
 from hpctrain.models.settings import SETTINGS
+from hpctrain.training.buckets import PIECE_BYTES
 
 Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
@@ -212,7 +213,7 @@ class CommConfig:
         if self.fusion_threshold_mb is not None:
             return self.fusion_threshold_mb * 2**20
         bucketed = self.exchange == "buckets" and self.reduction == "mean"
-        return (16.0 if bucketed else 128.0) * 2**20
+        return PIECE_BYTES if bucketed else 128.0 * 2**20
 
 
 @dataclass(frozen=True)
@@ -463,11 +464,12 @@ def _explain(errors: Sequence[Mapping[str, Any]], kind: Any, prefix: str) -> Use
     text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
     text = text.partition(", unable to parse")[0].replace("greater than", ">").replace("less than", "<")
     # A number or a word: what is said of the number, and the words.
-    words = [
-        e["ctx"]["expected"]
+    union = [
+        e
         for e in errors[1:]
-        if e["type"] == "literal_error" and e["loc"][:-1] == error["loc"][:-1]
+        if e["loc"][:-1] == error["loc"][:-1] and str(e["loc"][-1]).startswith("literal[")
     ]
+    words = [e["ctx"]["expected"] for e in union]
     return UserError(key, given, f"must be {text}" + "".join(f", or {word}" for word in words))
 
 

@@ -48,10 +48,7 @@ def load_rows(config: DataConfig) -> Any:
     """Its splits by name, `train` among them. Raises UserError."""
     if config.source is None:
         raise UserError("data.source", "null", "give the name of a set of the hub, or a folder")
-    why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
-    if not why and not Path(config.source).is_dir() and not _hub_answers():
-        why = "the hub cannot be reached"
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the cache at once, in place of half a minute of trying
+    why = "" if Path(config.source).is_dir() else _offline()
     try:
         import datasets
     except ImportError:
@@ -73,6 +70,22 @@ def load_rows(config: DataConfig) -> Any:
     if "train" not in rows:
         raise UserError("data.source", config.source, f"has no split `train`, only {', '.join(rows)}")
     return rows
+
+
+_found_silent = False  # by us: the library is told by the environment
+
+
+def _offline() -> str:
+    """Why only the cache is looked at, or ""."""
+    global _found_silent
+    if not _found_silent:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return "HF_HUB_OFFLINE is set"
+        if _hub_answers():
+            return ""
+        _found_silent = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the cache at once, in place of half a minute of trying
+    return "the hub cannot be reached"
 
 
 def _hub_answers() -> bool:

@@ -176,7 +176,7 @@ class Exchange:
 
     bucket_bytes: float = 25 * 2**20
     cycle_s: float = 0.5e-3
-    fusion_bytes: float = 16 * 2**20
+    fusion_bytes: float = buckets.PIECE_BYTES
     negotiation_s: float = 0.0
     compression: float = 1.0  # bytes on the wire to bytes of gradient
 

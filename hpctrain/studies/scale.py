@@ -16,6 +16,7 @@ from typing import Any
 
 from hpctrain import compose
 from hpctrain.config import Config, from_dict, run_id, to_dict
+from hpctrain.config_checks import check_whole
 from hpctrain.errors import UserError
 from hpctrain.launch import slurm, status
 from hpctrain.launch.flags import take
@@ -56,6 +57,7 @@ def scale(argv: list[str]) -> int:
         return _calibrate(config, settings, flags)
     planned = scale_plan.plan(config, settings)
     for one in planned:
+        check_whole(one.config)
         slurm.check(one.config)
     return _measure(config, settings, planned, flags)
 
@@ -103,6 +105,7 @@ def _measure(config: Config, settings: ScalingConfig, planned: list[Planned], fl
 def _calibrate(config: Config, settings: ScalingConfig, flags: set[str]) -> int:
     configs = list(scale_plan.calibration(config, settings).values())
     for one in configs:
+        check_whole(one)
         slurm.check(one)
     facts = _costs(settings, configs) | {"study": scale_plan.calibration_study(config)}
     if "--dry-run" not in flags:

@@ -54,11 +54,12 @@ def events(text: str) -> list[dict[str, Any]]:
 def summary(text: str, steps: int) -> Timeline | None:
     """Of the first `steps` steps: at a run's end the profile sums the same buckets. None where nothing was summed."""
     found = events(text)
+    names = {
+        e["pid"]: str(e.get("args", {}).get("name", "")) for e in found if e.get("name") == "process_name"
+    }
+    # bucket.3.0, bucket.3.1, ...: a bucket's pieces.
     buckets = {
-        e["pid"]
-        for e in found
-        if e.get("name") == "process_name"
-        and re.match(r"(allreduce\.)?bucket\.", str(e.get("args", {}).get("name", "")))
+        pid: m[1] for pid, name in names.items() if (m := re.match(r"(?:allreduce\.)?(bucket\.\d+)", name))
     }
     spans: dict[tuple[str, int], int] = {}  # (name, start): end, in microseconds
     open_: dict[int, list[tuple[str, int]]] = {pid: [] for pid in buckets}
@@ -82,7 +83,7 @@ def summary(text: str, steps: int) -> Timeline | None:
     cycles = [e["ts"] for e in found if e.get("name") == "CYCLE_START"]
     gaps = [b - a for a, b in pairwise(cycles)]
     return Timeline(
-        len(buckets),
+        len(set(buckets.values())),
         sum(name == MESSAGE for name, _ in spans) / counted,
         seconds.pop(WAITING, 0.0),
         seconds.pop(MESSAGE, 0.0),

@@ -7,6 +7,11 @@ from typing import TypeVar
 
 SMALLEST_BYTES = 2**20
 
+# Of a sum within a node, and what Horovod fuses of buckets. Open MPI allocates half of a sum's bytes for what it
+# receives; above 32 MiB the C library gives that memory back to the system each time, and getting it again takes
+# longer than the sum.
+PIECE_BYTES = 16 * 2**20
+
 Gradient = TypeVar("Gradient")
 
 

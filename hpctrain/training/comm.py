@@ -7,11 +7,12 @@ Side effects: environment variables that Horovod reads at its start, and its bac
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,13 @@ from torch import Tensor
 
 from hpctrain.config import CommConfig
 from hpctrain.errors import RunFailed
+from hpctrain.training.buckets import PIECE_BYTES
 
 # Where a collective fails because a rank has died, its launcher ends the others within this time, and can say which.
 LAUNCHER_S = 3.0
 
 # Longer than most steps: between two exchanges Horovod's thread sleeps.
 IDLE_MS = 20.0
-
-# Of a sum within a node. Open MPI allocates half of one's bytes for what it receives; above 32 MiB the C library gives
-# that memory back to the system each time, and getting it again takes longer than the sum.
-PIECE_BYTES = 16 * 2**20
 
 Stuck = Callable[[str], None]
 
@@ -126,25 +124,33 @@ class HorovodComm(Comm):
     def start_sum(self, tensor: Tensor, name: str) -> Any:
         whole = tensor.is_cuda or not self._in_pieces
         size = max(1, tensor.numel()) if whole else PIECE_BYTES // tensor.element_size()
-        return [
-            self._hvd.allreduce_async_(piece, name=f"{name}.{i}", op=self._hvd.Sum)
-            for i, piece in enumerate(tensor.view(-1).split(size))
-        ]
+        with self._named_failures():
+            return [
+                self._hvd.allreduce_async_(piece, name=f"{name}.{i}", op=self._hvd.Sum)
+                for i, piece in enumerate(tensor.view(-1).split(size))
+            ]
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
-        return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
+        with self._named_failures():
+            return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
-        handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum, process_set=self._group)
-        self.finish_sum([handle])
+        hvd, group = self._hvd, self._group
+        self.wait_for(
+            lambda: hvd.synchronize(hvd.allreduce_async_(tensor, name=name, op=hvd.Sum, process_set=group))
+        )
 
     def finish_sum(self, handle: Any) -> None:
         self.wait_for(lambda: [self._hvd.synchronize(each) for each in handle])
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
+        with self._named_failures(), self._watch:
+            collective()
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
         try:
-            with self._watch:
-                collective()
+            yield
         except self._hvd.HorovodInternalError as error:
             time.sleep(LAUNCHER_S)
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
@@ -242,7 +248,8 @@ def _set_environment(settings: CommConfig) -> None:
         # An idle MPI progress loop gives its core to the compute instead of spinning on it.
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }
-    if settings.exchange == "buckets":
+    # Each look is at all groups: one that sleeps would keep another, which has something to sum, waiting.
+    if settings.exchange == "buckets" and settings.batch_norm_ranks in (1, "all"):
         # Known to the Horovod that slurm/build_horovod builds: a bucket wakes its thread, and nothing else has to.
         knobs["HOROVOD_IDLE_TIME"] = str(IDLE_MS)
     if settings.transport != "auto":

@@ -230,7 +230,9 @@ def train(
         else:
             live.average()
             at.bad_in_a_row = 0
-            window.sums = [total + more for total, more in zip(window.sums, extras, strict=False)]
+            window.sums = [
+                total + more for total, more in zip(window.sums, extras[: task.width], strict=True)
+            ]
             window.good_steps += 1
         at.step += 1
         at.samples += share.global_count

@@ -79,16 +79,16 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *_: Any) -> Any:
         x, weight, mean, variance, count = ctx.saved_tensors
         eps, comm, name = ctx.rest
+        scale = (variance + eps).rsqrt()
         # With μ and σ² held fixed: the library's own kernel. Its last two are Σ dy x̂ and Σ dy of this rank.
         ones = weight if weight is not None else torch.ones_like(mean)
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            dy, x, ones, mean, variance, None, None, False, eps, [True, True, True]
+            dy, x, ones, mean, variance, mean, scale, False, eps, [True, True, True]
         )
         sums = torch.cat([dweight, dbias]).float()
         comm.sum_in_group(sums, f"{name}.backward")
         along, across = (sums / count).chunk(2)
         # dx −= γ/σ (Σ dy x̂ · x̂ + Σ dy) / n, which is linear in x.
-        scale = (variance + eps).rsqrt()
         slope = -ones * scale * scale * along
         offset = -ones * scale * across - slope * mean
         through = x.to(torch.float32, copy=True).mul_(_as_channels(slope, x)).add_(_as_channels(offset, x))

@@ -16,6 +16,7 @@ from torch import nn
 from hpctrain.config import PrecisionConfig
 from hpctrain.errors import RunFailed
 from hpctrain.flops.peaks import cpu_has_bf16
+from hpctrain.training.comm import Comm
 
 if TYPE_CHECKING:
     from hpctrain.training.step import Trainer
@@ -84,7 +85,7 @@ def advice(trainer: Trainer, device: torch.device) -> str:
 
     asked = size = trainer.batch_size
     if trainer.norms is not None:  # the other ranks do not try
-        trainer.norms.together = False
+        trainer.norms.comm, trainer.norms.together = Comm(), True
     while size > 1:
         size //= 2
         if device.type == "cuda":
@@ -96,6 +97,8 @@ def advice(trainer: Trainer, device: torch.device) -> str:
             with trainer.autocast():
                 total, _, _ = trainer.task.loss(trainer.model, batch, None)
             total.backward()
+        except ValueError:  # batch norm of a single value
+            continue
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise

@@ -1,8 +1,8 @@
 """What one step is made of, measured at the end of a run: `train.profile=N` steps of each kind.
 
-Takes the run's own trainer; gives plain values (profile.json): the step without exchange at several batch sizes,
-when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective: every rank
-runs it. Seconds and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
+Takes the run's own trainer; gives plain values (profile.json): the step without exchange of gradients at several
+batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective:
+every rank runs it. Seconds and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling mak
 
 def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
     """The whole profile; the same on every rank."""
+    if trainer.norms is not None:
+        trainer.norms.together = True  # the last step may have been an epoch's tail
     sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
     hooks = _Arrivals(trainer)
     computing = {str(size): _compute(trainer, comm, size, steps, hooks) for size in sizes}

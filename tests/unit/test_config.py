@@ -45,6 +45,23 @@ def test_a_wrong_setting_names_key_and_nearest(override, key, nearest):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["checkpoint.every=often"], "checkpoint.every=often: must be a valid integer, or 'auto' or 'epoch'"),
+        (["comm.batch_norm_ranks=0"], "comm.batch_norm_ranks=0: must be ≥ 1, or 'all'"),
+        (["comm.bucket_mb=-1", "comm.reduction=median"], "comm.bucket_mb=-1: must be > 0"),
+        (["comm.batch_norm_ranks=2"], "comm.batch_norm_ranks=2: must divide the 1 ranks, or be all"),
+        (["comm.batch_norm_ranks=all", "precision.compile=true"],
+         "comm.batch_norm_ranks=all: must be 1 with precision.compile=true"),
+    ],
+)  # fmt: skip
+def test_what_is_allowed_is_said_whole(overrides, said):
+    with pytest.raises(UserError) as caught:
+        load(*overrides)
+    assert str(caught.value) == said
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "..", "$(id)", "a\nb", "-rf", ""])
 def test_run_names_are_safe_as_folder_names(name):
     values = config.to_dict(load())

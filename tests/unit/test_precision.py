@@ -1,11 +1,13 @@
 """What `auto` takes, which blocks are compiled, and what is said of a batch that does not fit."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
 from hpctrain import models
 from hpctrain.compose import load
@@ -14,6 +16,10 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local, prepare
 from hpctrain.models.settings import SETTINGS
 from hpctrain.training import precision
+from hpctrain.training.comm import Comm
+from hpctrain.training.exchange import GradientExchange
+from hpctrain.training.norms import share_norms
+from hpctrain.training.step import Trainer
 
 CPU = torch.device("cpu")
 
@@ -120,6 +126,38 @@ def test_out_of_memory_names_a_batch_that_fits():
     size = int(said.split("train.batch_size=")[2].split()[0])
     assert 524288 // 16 <= size <= 524288 // 4
     assert f"train.accumulate {524288 // size} times" in said
+
+
+def test_advice_on_batch_norm_over_ranks_asks_no_other_rank():
+    class Absent(Comm):
+        def sum_in_group(self, tensor, name):
+            raise AssertionError("the other ranks do not try")
+
+    class Pictures:
+        def __len__(self):
+            return 8
+
+        def batch(self, indices, generator=None):
+            return (torch.randn(len(indices), 3),)
+
+    class Squares:
+        width = 1
+
+        def loss(self, model, batch, carry):
+            if len(batch[0]) > 1:
+                raise MemoryError
+            return model(*batch).square().sum(), torch.zeros(1), carry
+
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    group, _ = share_norms(model, Absent())
+    group.together = True
+    exchange = GradientExchange(list(model.parameters()), Comm())
+    trainer = Trainer(
+        model, Squares(), Pictures(), None, exchange, contextlib.nullcontext, 4, None, None, group
+    )
+    assert "train.batch_size=4 does not fit in memory; train.batch_size=1 does" in precision.advice(
+        trainer, torch.device("cpu")
+    )
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

@@ -88,6 +88,19 @@ def test_a_cluster_that_is_not_up_is_one_line_and_leaves_nothing(flag, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("flag", [[], ["--calibrate"]])
+def test_settings_that_some_count_cannot_have_are_refused(flag, capsys):
+    words = [
+        *WORDS,
+        "scaling.gpus=1,2",
+        "comm.batch_norm_ranks=2",
+        "resources.gpus_per_node=2",
+        "resources.nodes=1",
+    ]
+    assert main(["scale", *flag, *words]) == 2
+    assert "comm.batch_norm_ranks=2: must divide the 1 ranks, or be all" in capsys.readouterr().err
+
+
 def test_every_run_of_a_study_is_a_run_of_its_own_in_random_order():
     config, settings = study("scaling.gpus=1,2,4", "scaling.repeats=2", "scaling.data=both")
     planned = plan(config, settings)

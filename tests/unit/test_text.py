@@ -322,6 +322,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, module, changes):
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hugging_face, "_found_silent", False)
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 

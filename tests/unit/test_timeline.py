@@ -6,7 +6,7 @@ import pytest
 
 from hpctrain.studies.timeline import events, summary
 
-TENSORS = {1: "broadcast.weight", 2: "allreduce.bucket.0", 3: "allreduce.bucket.1"}
+TENSORS = {1: "broadcast.weight", 2: "allreduce.bucket.0.0", 3: "allreduce.bucket.1.0"}
 
 
 def span(pid, name, start, end):
