@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from hpctrain.config_checks import check_whole
-from hpctrain.errors import UserError, choose, nearest
+from hpctrain.config_errors import explain
+from hpctrain.errors import choose
 from hpctrain.models.settings import SETTINGS
 from hpctrain.training.buckets import PIECE_BYTES
 
@@ -412,7 +412,7 @@ def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
-        raise _explain(error.errors(), kind, prefix) from None
+        raise explain(error.errors(), prefix, lambda where: _neighbours(kind, where)) from None
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
@@ -433,53 +433,13 @@ _NESTED = (
 )  # fmt: skip
 
 
-def _explain(errors: Sequence[Mapping[str, Any]], kind: Any, prefix: str) -> UserError:
-    """pydantic's first complaint as this project's one line."""
-    error = errors[0]
-    tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
-    where = [
-        str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))
-    ]
-    key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
-    context = error.get("ctx", {})
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        owner = _owner(kind, where)
-        names = [f.name for f in dataclasses.fields(owner)] if owner else []
-        return UserError(key, given, "unknown setting", nearest(where[-1], names))
-    if error["type"] in ("literal_error", "union_tag_invalid"):
-        expected = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
-        key = key if error["type"] == "literal_error" else f"{key}.name"
-        given = given if error["type"] == "literal_error" else context.get("tag")
-        return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
-    if error["type"] == "value_error":
-        # A __post_init__ names its own key and value: "model.depth=3: must be even".
-        named = re.fullmatch(r"([\w.]+)=(.*?): (.*)", text.removeprefix("Value error, "))
-        if named:
-            return UserError(named[1], named[2], named[3])
-        return UserError(key.rstrip("."), "", text.removeprefix("Value error, "))
-    if error["type"] == "string_pattern_mismatch":
-        return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return UserError(key, "", "is missing")
-    text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
-    text = text.partition(", unable to parse")[0].replace("greater than", ">").replace("less than", "<")
-    # A number or a word: what is said of the number, and the words.
-    union = [
-        e
-        for e in errors[1:]
-        if e["loc"][:-1] == error["loc"][:-1] and str(e["loc"][-1]).startswith("literal[")
-    ]
-    words = [e["ctx"]["expected"] for e in union]
-    return UserError(key, given, f"must be {text}" + "".join(f", or {word}" for word in words))
-
-
-def _owner(kind: Any, where: list[str]) -> Any:
-    """The dataclass that holds the last key of `where`."""
+def _neighbours(kind: Any, where: list[str]) -> list[str]:
+    """The settings of the dataclass that holds the last key of `where`."""
     for part in where[:-1]:
         kind = {"optimizer": SgdConfig}.get(part) or next(
             (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None
         )
-    return kind
+    return [f.name for f in dataclasses.fields(kind)] if kind else []
 
 
 def _plain(value: Any) -> Any:

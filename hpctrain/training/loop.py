@@ -78,9 +78,9 @@ def train(
         model, task, train_set, optimizer, exchange, autocast, settings.batch_size, settings.clip_norm, clock
     )
     costs = Costs(config, numbers.name, model, train_set, device, task.targets)
-    grouped = 0
     if comm.size > 1 and config.comm.batch_norm_ranks != 1:
-        trainer.norms, grouped = share_norms(model, comm)
+        trainer.norms, layers = share_norms(model, comm)
+        report.say(f"comm.batch_norm_ranks={config.comm.batch_norm_ranks}: {layers} layers of batch norm")
     compiled = precision.compile_blocks(model) if numbers.compile else []
     live = state.Live(model, optimizer, settings.ema_decay)
     undo = state.make_undo(model, device)
@@ -116,8 +116,6 @@ def train(
     report.say(costs.headline(comm, device, at.step, total_steps))
     if automatic:
         report.say(f"precision=auto: {numbers.name} on this device")
-    if trainer.norms is not None:
-        report.say(f"comm.batch_norm_ranks={config.comm.batch_norm_ranks}: {grouped} layers of batch norm")
     if compiled:
         report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)

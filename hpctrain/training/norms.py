@@ -7,7 +7,7 @@ step travel over the group's process set, and the passes wait for them. Validati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from hpctrain.training.comm import Comm
 class Group:
     """What the layers share. `together`: whether every rank of the group is in the same pass now."""
 
-    comm: Comm
+    comm: Comm = field(default_factory=Comm)
     together: bool = False
 
 
@@ -92,15 +92,9 @@ class _Normalise(torch.autograd.Function):
         slope = -ones * scale * scale * along
         offset = -ones * scale * across - slope * mean
         through = x.to(torch.float32, copy=True).mul_(_as_channels(slope, x)).add_(_as_channels(offset, x))
-        none = weight is None
-        return (
-            through.add_(dx).to(x.dtype),
-            None if none else dweight,
-            None if none else dbias,
-            None,
-            None,
-            None,
-        )
+        if weight is None:
+            dweight = dbias = None
+        return through.add_(dx).to(x.dtype), dweight, dbias, None, None, None
 
 
 def _as_channels(values: Tensor, x: Tensor) -> Tensor:

@@ -84,8 +84,7 @@ def advice(trainer: Trainer, device: torch.device) -> str:
     import numpy as np
 
     asked = size = trainer.batch_size
-    if trainer.norms is not None:  # the other ranks do not try
-        trainer.norms.comm, trainer.norms.together = Comm(), True
+    trainer.norms.comm, trainer.norms.together = Comm(), True  # the other ranks do not try
     while size > 1:
         size //= 2
         if device.type == "cuda":

@@ -26,8 +26,7 @@ BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling mak
 
 def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
     """The whole profile; the same on every rank."""
-    if trainer.norms is not None:
-        trainer.norms.together = True  # the last step may have been an epoch's tail
+    trainer.norms.together = True  # the last step may have been an epoch's tail
     sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
     hooks = _Arrivals(trainer)
     computing = {str(size): _compute(trainer, comm, size, steps, hooks) for size in sizes}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Trainer:
     batch_size: int
     clip_norm: float | None
     clock: Clock
-    norms: Group | None = None
+    norms: Group = field(default_factory=Group)
 
     def step(
         self,
@@ -67,8 +67,8 @@ class Trainer:
         if stop is not None:
             exchange.extras[self.task.width + 2 + STOP_REASONS.index(stop)] = 1
         carried = Carried(None if share.fresh else carry)
-        if self.norms is not None:  # where some rank has a part less, each takes its own samples' statistics
-            self.norms.together = share.in_step(self.batch_size)
+        # Where some rank has a part less, each takes its own samples' statistics.
+        self.norms.together = share.in_step(self.batch_size)
         clock.mark("other")
         micro = share.micro_batches(self.batch_size)  # none: this rank adds zeros
         for place in micro:

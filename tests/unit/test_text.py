@@ -349,7 +349,9 @@ def test_a_hugging_face_set_streams_its_rows(tmp_path, offline, validation):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
 def test_a_hugging_face_set_that_is_not_there(tmp_path, offline):
-    with pytest.raises(UserError, match=r"nobody/nothing: cannot be loaded: HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        UserError, match=r"data.source=nobody/nothing: cannot be loaded: HF_HUB_OFFLINE is set"
+    ):
         tokens.load(config(name="hugging_face", source="nobody/nothing"))
     write(tmp_path / "set", "train.jsonl", '{"words": "row"}\n' * 20)
     with pytest.raises(UserError, match=r"data.field=text: must be one of words"):
@@ -370,6 +372,13 @@ def test_a_hub_that_does_not_answer_is_told_from_the_cache_at_once(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert hugging_face._hub_answers()
     assert not hugging_face._hub_answers()  # nobody listens there any more
+    monkeypatch.setattr(hugging_face, "_found_silent", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert hugging_face._offline() == "the hub cannot be reached"
+    assert hugging_face._offline() == "the hub cannot be reached"  # the variable is ours now
+    monkeypatch.setattr(hugging_face, "_found_silent", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hugging_face._offline() == "HF_HUB_OFFLINE is set"
 
 
 def test_ascii_is_a_text_too():

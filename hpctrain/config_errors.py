@@ -1,0 +1,49 @@
+"""What pydantic says of a wrong setting, as this project's one line: key, value, what is allowed, the nearest match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hpctrain.errors import UserError, nearest
+
+
+def explain(
+    errors: Sequence[Mapping[str, Any]], prefix: str, neighbours: Callable[[list[str]], list[str]]
+) -> UserError:
+    """The first complaint; keys are given `prefix`. `neighbours`: the settings beside an unknown one."""
+    error = errors[0]
+    tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
+    where = [
+        str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))
+    ]
+    key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
+    context = error.get("ctx", {})
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return UserError(key, given, "unknown setting", nearest(where[-1], neighbours(where)))
+    if error["type"] in ("literal_error", "union_tag_invalid"):
+        expected = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
+        key = key if error["type"] == "literal_error" else f"{key}.name"
+        given = given if error["type"] == "literal_error" else context.get("tag")
+        return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
+    if error["type"] == "value_error":
+        # A __post_init__ names its own key and value: "model.depth=3: must be even".
+        named = re.fullmatch(r"([\w.]+)=(.*?): (.*)", text.removeprefix("Value error, "))
+        if named:
+            return UserError(named[1], named[2], named[3])
+        return UserError(key.rstrip("."), "", text.removeprefix("Value error, "))
+    if error["type"] == "string_pattern_mismatch":
+        return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return UserError(key, "", "is missing")
+    text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
+    text = text.partition(", unable to parse")[0].replace("greater than", ">").replace("less than", "<")
+    # A number or a word: what is said of the number, and the words.
+    union = [
+        e
+        for e in errors[1:]
+        if e["loc"][:-1] == error["loc"][:-1] and str(e["loc"][-1]).startswith("literal[")
+    ]
+    words = [e["ctx"]["expected"] for e in union]
+    return UserError(key, given, f"must be {text}" + "".join(f", or {word}" for word in words))
