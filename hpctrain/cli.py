@@ -13,30 +13,33 @@ from collections.abc import Callable, Sequence
 from hpctrain.errors import RunFailed, UserError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("hpctrain.launch.commands:train", "run here, in the foreground, on resources.ranks ranks"),
+    "train": ("hpctrain.commands.runs:train", "run here, in the foreground, on resources.ranks ranks"),
     "submit": (
-        "hpctrain.studies.foresight:submit",
+        "hpctrain.commands.submit:submit",
         "run it as a job: on Slurm, or in the background here",
     ),
-    "sweep": ("hpctrain.studies.sweep:sweep", "many runs as one study: grid, random or adaptive search"),
+    "sweep": ("hpctrain.commands.sweep:sweep", "many runs as one study: grid, random or adaptive search"),
     "report": (
-        "hpctrain.studies.report:report",
+        "hpctrain.commands.report:report",
         "what a study found: leaderboard, plots, costs, one HTML page",
     ),
-    "flops": ("hpctrain.flops.command:flops", "count floating-point operations, per layer and per run"),
-    "bench": ("hpctrain.studies.bench:bench", "this machine's ceilings, and how near a training step comes"),
-    "scale": ("hpctrain.studies.scale:scale", "measure how a training job scales over GPUs"),
-    "predict": ("hpctrain.studies.predict_command:predict_command", "how it would scale, from a calibration"),
-    "models": ("hpctrain.flops.command:models", "list the networks with parameters and multiply-adds"),
-    "data": ("hpctrain.data.fetch:data", "list data sets, fetch one from its official home, pack pictures"),
-    "generate": ("hpctrain.generate:generate", "text from a trained language model"),
-    "status": ("hpctrain.launch.commands:status", "what became of the runs"),
-    "logs": ("hpctrain.launch.commands:logs", "show a run's log; -f follows it"),
-    "cancel": ("hpctrain.launch.commands:cancel", "stop runs; a checkpoint is saved first"),
-    "resume": ("hpctrain.launch.commands:resume", "start a stopped or failed run again where it was"),
-    "doctor": ("hpctrain.launch.doctor:doctor", "is this cluster as its preset says? does a job run?"),
-    "checkpoints": ("hpctrain.launch.checkpoints:checkpoints", "list, verify, compare, prune"),
-    "export": ("hpctrain.training.export:export", "a run's weights for other programs"),
+    "flops": ("hpctrain.commands.flops:flops", "count floating-point operations, per layer and per run"),
+    "bench": ("hpctrain.commands.bench:bench", "this machine's ceilings, and how near a training step comes"),
+    "scale": ("hpctrain.commands.scale:scale", "measure how a training job scales over GPUs"),
+    "predict": ("hpctrain.commands.predict:predict_command", "how it would scale, from a calibration"),
+    "models": ("hpctrain.commands.flops:models", "list the networks with parameters and multiply-adds"),
+    "data": (
+        "hpctrain.commands.data:data",
+        "list data sets, fetch one from its official home, pack pictures",
+    ),
+    "generate": ("hpctrain.commands.generate:generate", "text from a trained language model"),
+    "status": ("hpctrain.commands.runs:status", "what became of the runs"),
+    "logs": ("hpctrain.commands.runs:logs", "show a run's log; -f follows it"),
+    "cancel": ("hpctrain.commands.runs:cancel", "stop runs; a checkpoint is saved first"),
+    "resume": ("hpctrain.commands.runs:resume", "start a stopped or failed run again where it was"),
+    "doctor": ("hpctrain.commands.doctor:doctor", "is this cluster as its preset says? does a job run?"),
+    "checkpoints": ("hpctrain.commands.checkpoints:checkpoints", "list, verify, compare, prune"),
+    "export": ("hpctrain.commands.export:export", "a run's weights for other programs"),
 }
 
 USAGE = """usage: hpctrain COMMAND [flags] [settings]
@@ -102,7 +105,7 @@ def _complete(argv: list[str]) -> int:
     # Hydra knows an application's settings, not our commands: it sees the line without the command.
     line = " ".join([words[0], *words[2:]])
     os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
-    from hpctrain.compose import run_app
+    from hpctrain.config.compose import run_app
 
     return run_app(argv, lambda config, overrides: 0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpctrain.data.files import check, count_samples
+from hpctrain.data.check import check, count_samples
 
 if TYPE_CHECKING:
     from hpctrain.data.loaders import Dataset, Feeding, Splits, load

@@ -14,22 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain.config import DataConfig
-from hpctrain.config_checks import PAIRS, SPEECH
-from hpctrain.config_pictures import PICTURES
-from hpctrain.data import picture_sets, text_check, tokens
-from hpctrain.data.cifar import read_cifar
-from hpctrain.data.decoders import Decoders
-from hpctrain.data.files import TEXTS, cifar_paths, idx_paths
-from hpctrain.data.idx import read_idx
-from hpctrain.data.images import Finish, ImageDataset
-from hpctrain.data.parallel import TranslationDataset
-from hpctrain.data.parallel_source import pairs, vocabulary
-from hpctrain.data.pictures import Decoding
-from hpctrain.data.speech import SpeechDataset
-from hpctrain.data.speech_source import utterances
-from hpctrain.data.streamed import StreamedImages, decode_all
-from hpctrain.data.text import TextDataset
+from hpctrain.config.checks import PAIRS, SPEECH
+from hpctrain.config.image_sizes import PICTURES
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.check import TEXTS, cifar_paths, idx_paths
+from hpctrain.data.images import sets
+from hpctrain.data.images.cifar import read_cifar
+from hpctrain.data.images.decode import Decoding
+from hpctrain.data.images.idx import read_idx
+from hpctrain.data.images.resident import Finish, ImageDataset
+from hpctrain.data.images.streamed import StreamedImages, decode_all
+from hpctrain.data.images.workers import Decoders
+from hpctrain.data.speech.source import utterances
+from hpctrain.data.speech.spectrograms import SpeechDataset
+from hpctrain.data.text import check, tokens
+from hpctrain.data.text.sequences import TextDataset
+from hpctrain.data.translation.pairs import TranslationDataset
+from hpctrain.data.translation.source import pairs, vocabulary
 from hpctrain.errors import UserError, choose
 
 
@@ -81,7 +82,7 @@ def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
 
 def _pictures(config: DataConfig, feeding: Feeding) -> Splits:
     """Each split is decoded once and kept where it fits and no random part is drawn, else ahead of each step."""
-    found = picture_sets.find(config)
+    found = sets.find(config)
     shape = config.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError("data.shape", shape, "must be channels (1 or 3), height, width")
@@ -155,7 +156,7 @@ def _synthetic(config: DataConfig) -> Splits:
 
 
 def _text(config: DataConfig) -> Splits:
-    text_check.check(config)
+    check.check(config)
     found, length = tokens.load(config), config.sequence_length or 1
     train, validation = (
         TextDataset(part, length, found.vocabulary) for part in (found.train, found.validation)

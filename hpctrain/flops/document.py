@@ -15,12 +15,12 @@ from typing import Any
 
 from hpctrain.flops import conventions, roofline
 from hpctrain.flops.conventions import Convention
-from hpctrain.flops.peaks import Device
 from hpctrain.flops.request import Request
 from hpctrain.flops.result import Count, Layer, forward_only
 from hpctrain.flops.rules import Cost
 from hpctrain.flops.totals import optimizer_elements, optimizer_flops
 from hpctrain.flops.units import unit, units_in
+from hpctrain.hardware import Device
 
 PASSES: dict[str, Callable[[Layer], Cost]] = {
     "forward": lambda layer: layer.forward,

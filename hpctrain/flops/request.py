@@ -15,7 +15,14 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 from pydantic import Field
 
-from hpctrain.config import ModelConfig, OptimizerConfig, Positive, PositiveFloat, model_config, validate
+from hpctrain.config.settings import (
+    ModelConfig,
+    OptimizerConfig,
+    Positive,
+    PositiveFloat,
+    model_config,
+    validate,
+)
 from hpctrain.errors import UserError
 from hpctrain.flops.conventions import Convention, find
 from hpctrain.flops.units import unit
@@ -115,7 +122,7 @@ def resolve(overrides: Sequence[str]) -> dict[str, Any]:
     """The plain configuration."""
     values = _quickly(overrides)
     if values is None:
-        from hpctrain.compose import compose
+        from hpctrain.config.compose import compose
 
         values = compose([f"input='{o[6:]}'" if o.startswith("input=") else o for o in overrides], "flops")
     return values

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpctrain.errors import UserError
-from hpctrain.flops.peaks import Device
 from hpctrain.flops.rules import Cost
+from hpctrain.hardware import Device
 
 BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 

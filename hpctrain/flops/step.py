@@ -12,10 +12,10 @@ from typing import Any
 
 from hpctrain.errors import RunFailed
 from hpctrain.flops import roofline
-from hpctrain.flops.peaks import Device
 from hpctrain.flops.result import Count
 from hpctrain.flops.rules import Cost
 from hpctrain.flops.totals import optimizer_elements, optimizer_flops
+from hpctrain.hardware import Device
 
 
 @dataclass(frozen=True)

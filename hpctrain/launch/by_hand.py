@@ -1,43 +1,8 @@
-"""`python -m hpctrain.launch.by_hand SETTINGS`: what slurm/train.sbatch does first, inside its job.
+"""For copies of slurm/train.sbatch of version 0.1.0; the code is hpctrain/launch/hand_run.py."""
 
-Takes settings as submit does; makes the run directory, or finds the one there is, notes the job in it as submit
-would, and prints its path.
-"""
-
-from __future__ import annotations
-
-import json
-import os
 import sys
-import time
 
-from hpctrain.compose import load
-from hpctrain.errors import UserError
-from hpctrain.launch import slurm
-from hpctrain.launch.prepare import prepare
-from hpctrain.run_dir import make_private, replace_text
-
-
-def main() -> int:
-    try:
-        config = load(sys.argv[1:])
-        if config.cluster.kind != "slurm":
-            raise UserError("cluster", config.cluster.name, "give cluster=NAME, one that Slurm runs")
-        slurm.check(config)
-        run = prepare(config)
-    except UserError as error:
-        print(f"hpctrain: {error}", file=sys.stderr)
-        return 2
-    make_private(run.submitit)
-    job_id, earlier = os.environ["SLURM_JOB_ID"], run.read_submission().get("job_ids", [])
-    facts = {
-        "cluster": config.cluster.name, "token": "", "open": False, "time": time.time(),
-        "slurm_conf": os.environ.get("SLURM_CONF"), "job_ids": [*(i for i in earlier if i != job_id), job_id],
-    }  # fmt: skip
-    replace_text(run.submission_file, json.dumps(facts))
-    print(run.path)
-    return 0
-
+from hpctrain.launch.hand_run import main
 
 if __name__ == "__main__":
     sys.exit(main())

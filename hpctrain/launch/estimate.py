@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hpctrain.config import Config
-from hpctrain.config_pictures import sized
+from hpctrain import hardware
+from hpctrain.config.image_sizes import sized
+from hpctrain.config.settings import Config
 from hpctrain.data import count_samples, sampler
-from hpctrain.flops import peaks
 from hpctrain.flops.known import counted
 from hpctrain.flops.step import StepWork, work_of
-from hpctrain.launch import slurm
+from hpctrain.scheduler import sbatch
 
 POOR = 0.5  # an efficiency below which a submission is warned about
 
@@ -34,8 +34,8 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
     )
     facts: dict[str, Any] = {"steps": steps, "samples": samples, "flops_total": total}
     if config.cluster.kind == "slurm":
-        facts["node_hours_max"] = slurm.node_hours(config)
-    device = peaks.find(config.cluster.device) if config.cluster.device else None
+        facts["node_hours_max"] = sbatch.node_hours(config)
+    device = hardware.find(config.cluster.device) if config.cluster.device else None
     dtype = "fp32" if config.precision.name == "fp32" else "bf16"
     facts["lower_bound_s"] = None
     if device is not None and dtype in device.flops:

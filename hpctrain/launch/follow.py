@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from hpctrain.run_dir import RunDir
-from hpctrain.training.metrics import shown
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.training.reporter import shown
 
 POLL_S = 0.15
 SLOW = 0.05  # of the training time spent waiting for pictures: said in the summary
@@ -158,7 +158,7 @@ def summary_text(run: RunDir, state: dict[str, Any]) -> str:
 
 
 def slow_input(found: dict[str, Any] | None) -> str | None:
-    """What to say of a loader that cannot keep up (training/feed.py); None of one that can."""
+    """What to say of a loader that cannot keep up (training/read_ahead.py); None of one that can."""
     if found is None or found["waited_share"] <= SLOW:
         return None
     return (

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from hpctrain.config import from_dict
+from hpctrain.config.settings import from_dict
 from hpctrain.launch import local
-from hpctrain.run_dir import RunDir
+from hpctrain.storage.run_dir import RunDir
 
 
 def local_job(path: str) -> str:
@@ -42,7 +42,7 @@ def local_job(path: str) -> str:
 
 def slurm_rank(path: str) -> int:
     """One rank of a Slurm job; all ranks of one start of a job share its token."""
-    from hpctrain.launch import scheduler
+    from hpctrain.scheduler import client
     from hpctrain.training.worker import launched_rank, work
 
     run = RunDir(Path(path))
@@ -51,8 +51,8 @@ def slurm_rank(path: str) -> int:
     job_id = os.environ["SLURM_JOB_ID"]
     token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     first = launched_rank() == 0
-    end_s = scheduler.end_s(job_id) if first else None  # what one rank knows, all agree on
-    code = work(run, token, scheduler.has_ended, end_s)
+    end_s = client.end_s(job_id) if first else None  # what one rank knows, all agree on
+    code = work(run, token, client.has_ended, end_s)
     if first:
         _after(run, job_id)
     return code
@@ -60,19 +60,19 @@ def slurm_rank(path: str) -> int:
 
 def _after(run: RunDir, job_id: str) -> None:
     """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
-    from hpctrain.launch import scheduler
-    from hpctrain.launch.submit import submit
+    from hpctrain.scheduler import client
+    from hpctrain.scheduler.submit import submit
 
     config = from_dict(run.read_config())
     state, job_ids = run.read_state(), run.read_submission().get("job_ids", [])
     later = job_ids[job_ids.index(job_id) + 1 :] if job_id in job_ids else []
     if state.get("phase") in ("done", "cancelled"):
-        with contextlib.suppress(scheduler.Unreachable):
-            scheduler.cancel(later)  # of the chain: nothing is left for them to do
+        with contextlib.suppress(client.Unreachable):
+            client.cancel(later)  # of the chain: nothing is left for them to do
     if state.get("phase") != "requeued" or later:
         return
     if state["reason"] == "TERMINATED":
-        if not scheduler.in_grace(job_id):
+        if not client.in_grace(job_id):
             return  # scancel, or Slurm puts it back itself
         run.write_state(reason="PREEMPTED")
     if config.resources.chain > 1:
@@ -80,9 +80,9 @@ def _after(run: RunDir, job_id: str) -> None:
         return
     try:
         if not config.cluster.requeue:
-            raise scheduler.Unreachable("requeue is off for this cluster")
-        scheduler.requeue(job_id)
-    except scheduler.Unreachable as error:
+            raise client.Unreachable("requeue is off for this cluster")
+        client.requeue(job_id)
+    except client.Unreachable as error:
         print(f"not requeued ({error}); submitting a new job", flush=True)
         submit(run, config, goes_on=True)
 

@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpctrain.config import Config
+from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
-from hpctrain.flops.peaks import cpu_has_bf16
-from hpctrain.launch.explain import settle
-from hpctrain.launch.slurm import START_MARK
-from hpctrain.run_dir import FINAL, RunDir
+from hpctrain.hardware import cpu_has_bf16
+from hpctrain.launch.failure import settle
+from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.run_dir import FINAL, RunDir
 
 # How long ranks may take to save and stop, in seconds.
 STOP_PATIENCE_S = 60.0

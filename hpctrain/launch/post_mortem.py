@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from hpctrain.launch.explain import settle
-from hpctrain.run_dir import FINAL, RunDir
+from hpctrain.launch.failure import settle
+from hpctrain.storage.run_dir import FINAL, RunDir
 
 
 def main() -> int:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 
-from hpctrain.config import Config, run_id, to_dict
-from hpctrain.data.files import check as check_data
+from hpctrain import hardware
+from hpctrain.config.settings import Config, run_id, to_dict
+from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError
-from hpctrain.flops import peaks
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
-from hpctrain.run_dir import RunDir, locate, refuse_secrets
-from hpctrain.training.files import refuse_if_shared
+from hpctrain.storage.files import refuse_if_shared
+from hpctrain.storage.run_dir import RunDir, locate, refuse_secrets
 
 
 def prepare(config: Config) -> RunDir:
@@ -37,7 +37,7 @@ def check(config: Config) -> None:
         local.check(config)
         check_data(config.data)
     elif config.precision.name == "bf16" and config.cluster.device and config.resources.device != "cpu":
-        device = peaks.find(config.cluster.device)
+        device = hardware.find(config.cluster.device)
         if device is not None and "bf16" not in device.flops:
             raise UserError(
                 "precision.name", "bf16", f"{device.name} computes no bfloat16; allowed: fp32, auto"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpctrain.launch import local, scheduler, slurm
-from hpctrain.run_dir import FINAL, RunDir, runs
+from hpctrain.launch import local
+from hpctrain.scheduler import client, sbatch
+from hpctrain.storage.run_dir import FINAL, RunDir, runs
 
 # A rank 0 that has not written its heartbeat for this long is asked after.
 SILENCE_S = 30.0
@@ -100,14 +101,14 @@ def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, dict[str, Any]]]) -> dict[
 def _ask_cluster(slurm_conf: str | None, members: Sequence[tuple[RunDir, Row, list[str]]]) -> dict[Path, Row]:
     """The rows of one cluster's open runs, each with its job ids, settled."""
     try:
-        queue = scheduler.queue(slurm_conf)
-    except scheduler.Unreachable:
+        queue = client.queue(slurm_conf)
+    except client.Unreachable:
         return {run.path: replace(row, scheduler="unreachable") for run, row, _ in members}
     gone = [ids[-1] for _, _, ids in members if not any(job_id in queue for job_id in ids)]
-    known = queue | scheduler.history(gone, slurm_conf)
+    known = queue | client.history(gone, slurm_conf)
     settled = {}
     for run, row, ids in members:
-        job = slurm.current([known[job_id] for job_id in ids if job_id in known])
+        job = sbatch.current([known[job_id] for job_id in ids if job_id in known])
         settled[run.path] = settle(replace(row, job_id=job.job_id) if job else row, job)
     return settled
 
@@ -145,7 +146,7 @@ class Watch:
         return row.phase in FINAL
 
 
-def settle(row: Row, job: slurm.Job | None) -> Row:
+def settle(row: Row, job: sbatch.Job | None) -> Row:
     """A run's own word and Slurm's, joined. `job` is None where Slurm knows nothing of it any more."""
     silent = (row.age_s or 0) > SILENCE_S
     if job is None:
@@ -159,13 +160,13 @@ def settle(row: Row, job: slurm.Job | None) -> Row:
         detail = "its job has left the queue and its ranks said nothing of an end"
         return replace(row, phase="failed", reason="LOST", detail=detail)
     row = replace(row, scheduler=job.state)
-    if job.state in slurm.WAITING:
+    if job.state in sbatch.WAITING:
         waits_again = row.phase in ("running", "starting", "requeued")
         phase = "requeued" if waits_again else "submitted"
         return replace(row, phase=phase, reason=row.reason or job.reason, detail=f"waiting: {job.reason}")
-    if job.state in slurm.ACTIVE:
+    if job.state in sbatch.ACTIVE:
         return replace(row, phase="starting") if row.phase in ("submitted", "requeued") else row
-    reason = slurm.ENDED.get(job.state, "ERROR")
+    reason = sbatch.ENDED.get(job.state, "ERROR")
     if reason == "CANCELLED":
         return replace(row, phase="cancelled", reason=reason, detail="cancelled in Slurm")
     if reason == "DONE" and not silent:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hpctrain.config import TaskConfig
+from hpctrain.config.settings import TaskConfig
 from hpctrain.tasks.classification import Classification
 from hpctrain.tasks.language_model import LanguageModelling, MaskedLanguageModelling
 from hpctrain.tasks.speech_recognition import SpeechRecognition

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpctrain.config import TaskConfig
+from hpctrain.config.settings import TaskConfig
 
 # Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
 AUXILIARY_WEIGHT = 0.3

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpctrain.config import TaskConfig
+from hpctrain.config.settings import TaskConfig
 
-UNKNOWN = 0  # the vocabulary's number for what is not in it (data/vocabulary.py); also hides a token
+UNKNOWN = 0  # the vocabulary's number for what is not in it (data/text/vocabulary.py); also hides a token
 MAX_EXPONENT = 700.0  # e^709 is the largest float
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpctrain.config import TaskConfig
+from hpctrain.config.settings import TaskConfig
 
 
 class SpeechRecognition:

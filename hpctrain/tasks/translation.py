@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpctrain.config import TaskConfig
-from hpctrain.data.parallel_source import PADDING
+from hpctrain.config.settings import TaskConfig
+from hpctrain.data.translation.source import PADDING
 
 
 class Translation:

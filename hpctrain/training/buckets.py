@@ -1,4 +1,4 @@
-"""Which gradients travel together: pure arithmetic, for the exchange and for its model (studies/network.py)."""
+"""Which gradients travel together: pure arithmetic, for the exchange and for its model (scaling/network.py)."""
 
 from __future__ import annotations
 

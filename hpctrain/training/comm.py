@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpctrain.config import CommConfig
+from hpctrain.config.settings import CommConfig
 from hpctrain.errors import RunFailed
 from hpctrain.training.buckets import PIECE_BYTES
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.config import CommConfig
+from hpctrain.config.settings import CommConfig
 from hpctrain.training import buckets
 from hpctrain.training.comm import Comm
 

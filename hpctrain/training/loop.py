@@ -12,27 +12,27 @@ from dataclasses import replace
 import torch
 
 from hpctrain import data, models
-from hpctrain.config import Config
-from hpctrain.config_pictures import image_size
+from hpctrain.checkpoints.saver import Checkpointer, Snapshot
+from hpctrain.config.image_sizes import image_size
+from hpctrain.config.settings import Config
 from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
-from hpctrain.run_dir import RunDir
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.tasks import TASKS, Carry
-from hpctrain.training import feed, precision, progress, state
-from hpctrain.training.ceilings import ceilings
-from hpctrain.training.checkpoint import Checkpointer, Snapshot
-from hpctrain.training.clock import PARTS, Clock
+from hpctrain.training import precision, progress, read_ahead, state
 from hpctrain.training.comm import Comm, bind_device
-from hpctrain.training.costs import Costs
 from hpctrain.training.energy import Energy, total
 from hpctrain.training.exchange import make_exchange
-from hpctrain.training.metrics import Reporter, shown
-from hpctrain.training.norms import share_norms
+from hpctrain.training.flop_accounting import Costs
+from hpctrain.training.group_batch_norm import share_norms
+from hpctrain.training.machine_peaks import ceilings
 from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.profile import profile
 from hpctrain.training.progress import Ledger, Progress, Window
+from hpctrain.training.reporter import Reporter, shown
 from hpctrain.training.schedule import Schedule
 from hpctrain.training.step import FLAGS, Trainer, evaluate, evaluation_shares
+from hpctrain.training.step_timer import PARTS, Clock
 from hpctrain.training.stop import STOP_REASONS, StopFlag
 
 PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before on_nan=skip gives up
@@ -46,7 +46,7 @@ def train(
     device = bind_device(config.resources.device, comm.local_rank)
     if settings.deterministic and device.type == "cuda":  # the call alone costs seconds of imports
         torch.use_deterministic_algorithms(True, warn_only=True)
-    splits = data.load(config.data, feed.feeding(config, device))
+    splits = data.load(config.data, read_ahead.feeding(config, device))
     if comm.rank == 0:
         run.keep(splits.files)
     train_set, validation_set = splits.train.to(device), splits.validation.to(device)
@@ -125,7 +125,7 @@ def train(
     figures: dict[str, float | None] = {}
     reason, saved_at, wanted, diverged = "DONE", at.step, False, False
     steps_to_come = range(at.step, end_step)
-    feed.announce(
+    read_ahead.announce(
         train_set,
         sampler.shares(order_of, steps_to_come, steps_per_epoch, batch, comm.rank, comm.size),
         config,
@@ -172,7 +172,7 @@ def train(
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
             with live.averaged():
                 shares = evaluation_shares(len(validation_set), batch, comm)
-                feed.announce(validation_set, ((0, share) for share in shares), config)
+                read_ahead.announce(validation_set, ((0, share) for share in shares), config)
                 totals = evaluate(
                     model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
                 )
@@ -279,7 +279,7 @@ def train(
             measured["ceilings"] = ceilings(comm, device)
         if comm.rank == 0:
             run.write_profile(measured)
-    waits = comm.gather_objects(feed.waited(train_set))
+    waits = comm.gather_objects(read_ahead.waited(train_set))
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, time.perf_counter() - began, waits)
         if joules:  # of this attempt alone

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.config import AdamConfig, LarsConfig, OptimizerConfig
+from hpctrain.config.settings import AdamConfig, LarsConfig, OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hpctrain.config import PrecisionConfig
+from hpctrain.config.settings import PrecisionConfig
 from hpctrain.errors import RunFailed
-from hpctrain.flops.peaks import cpu_has_bf16
+from hpctrain.hardware import cpu_has_bf16
 from hpctrain.training.comm import Comm
 
 if TYPE_CHECKING:

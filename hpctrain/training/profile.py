@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpctrain.training.ceilings import sums, wait
 from hpctrain.training.comm import Comm
+from hpctrain.training.machine_peaks import sums, wait
 from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))

@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
-from hpctrain.config import Config, science, science_hash
+from hpctrain.config.settings import Config, science, science_hash
 from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import hpctrain
-from hpctrain.config import Config
-from hpctrain.run_dir import RunDir, replace_text, without_secrets
+from hpctrain.config.settings import Config
+from hpctrain.storage.run_dir import RunDir, replace_text, without_secrets
 from hpctrain.training.comm import Comm
 
 PACKAGES = ("torch", "horovod", "mpi4py", "numpy", "submitit", "hydra-core", "safetensors")

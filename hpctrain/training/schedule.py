@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpctrain.config import ScheduleConfig
+from hpctrain.config.settings import ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from hpctrain.config import Config
+from hpctrain.checkpoints.saver import Checkpointer
+from hpctrain.config.settings import Config
 from hpctrain.report.curves import draw_curves
-from hpctrain.run_dir import RunDir
-from hpctrain.training import lock
-from hpctrain.training.checkpoint import Checkpointer
+from hpctrain.storage import lock
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
-from hpctrain.training.metrics import Reporter
 from hpctrain.training.provenance import write_provenance
+from hpctrain.training.reporter import Reporter
 from hpctrain.training.stop import StopFlag
 
 LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended

@@ -1,6 +1,6 @@
 """A training state as one flat, named set of tensors and JSON, and back.
 
-Takes what lives on the ranks, gives a `Snapshot` (training/checkpoint.py writes it). Names:
+Takes what lives on the ranks, gives a `Snapshot` (checkpoints/saver.py writes it). Names:
 model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpctrain.checkpoints.saver import Snapshot
 from hpctrain.data.sampler import part
 from hpctrain.errors import RunFailed
 from hpctrain.tasks import Carry
-from hpctrain.training.checkpoint import Snapshot
 from hpctrain.training.comm import Comm
 
 _RANKS = ("rng/", "carry/")  # of one rank each; everything else is the same on all

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from hpctrain.data.sampler import Share, share, steps_per_epoch, stream_order
 from hpctrain.tasks import Carry, Task
-from hpctrain.training.clock import Clock
 from hpctrain.training.comm import Comm
 from hpctrain.training.exchange import GradientExchange
-from hpctrain.training.norms import Group
+from hpctrain.training.group_batch_norm import Group
+from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS
 
 # Ride along with the gradients, after the task's sums: was the gradient not finite, does rank 0's clock ask

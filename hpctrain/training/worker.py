@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.run_dir import RunDir, claim_attempt, replace_text
-from hpctrain.training.lock import JobEnded
+from hpctrain.storage.lock import JobEnded
+from hpctrain.storage.run_dir import RunDir, claim_attempt, replace_text
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
 def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
     """Run this process's rank to its end. Never raises: the reason is in the run directory.
 
-    `job_ended`: whether Slurm says that a job has ended (training/lock.py); `end_s`: when Slurm kills this job, in
+    `job_ended`: whether Slurm says that a job has ended (storage/lock.py); `end_s`: when Slurm kills this job, in
     seconds since the epoch.
     """
     rank = launched_rank()
@@ -60,7 +60,7 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
 
 def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, end_s: float | None) -> str:
     # Imported here so that an import that fails is a reason like any other.
-    from hpctrain.config import from_dict
+    from hpctrain.config.settings import from_dict
     from hpctrain.training.session import session
 
     def stuck(detail: str) -> None:

@@ -28,7 +28,7 @@ def worker():
     import torch
     import torch.distributed as dist
 
-    from hpctrain.config import CommConfig
+    from hpctrain.config.settings import CommConfig
     from hpctrain.training.comm import connect
     from hpctrain.training.session import share_cores
 

@@ -26,10 +26,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from hpctrain.config import CheckpointConfig
-from hpctrain.training import lock, store
-from hpctrain.training.checkpoint import Checkpointer, Snapshot, read
-from hpctrain.training.interval import young_daly_s
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.interval import young_daly_s
+from hpctrain.checkpoints.saver import Checkpointer, Snapshot, read
+from hpctrain.config.settings import CheckpointConfig
+from hpctrain.storage import lock
 
 LAYERS = 24
 NODE_MTBF_S = 50_000 * 3600.0  # the default of cluster.mtbf_node_hours

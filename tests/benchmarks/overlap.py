@@ -44,13 +44,13 @@ def ours(model, optimizer, dataset):
 
     import torch
 
-    from hpctrain.config import CommConfig, TaskConfig
+    from hpctrain.config.settings import CommConfig, TaskConfig
     from hpctrain.data.sampler import Share
     from hpctrain.tasks.classification import Classification
-    from hpctrain.training.clock import Clock
     from hpctrain.training.comm import connect
     from hpctrain.training.exchange import GradientExchange
     from hpctrain.training.step import FLAGS, Trainer
+    from hpctrain.training.step_timer import Clock
 
     comm = connect(CommConfig(transport="mpi"), 2, sys.exit)
     comm.broadcast(model.state_dict())
@@ -179,7 +179,7 @@ def main():
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.network)
-    from hpctrain.compose import load
+    from hpctrain.config.compose import load
 
     settings = load(["experiment=lenet_digits", "cluster=devcluster"]).cluster
     script("up")

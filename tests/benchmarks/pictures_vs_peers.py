@@ -81,7 +81,8 @@ class Rows(torch.utils.data.Dataset):
 
 
 def ours(path: Path, *overrides: str, batch: int = BATCH):
-    from hpctrain import compose, data
+    from hpctrain import data
+    from hpctrain.config import compose
 
     config = compose.load(
         ["data=image_folder", f"data.path={path}", "model=resnet18", "data.workers=1", *overrides]
@@ -90,7 +91,7 @@ def ours(path: Path, *overrides: str, batch: int = BATCH):
 
 
 def run_ours(dataset) -> float:
-    from hpctrain.data.streamed import Wanted
+    from hpctrain.data.images.streamed import Wanted
 
     order = np.random.default_rng(1).permutation(len(dataset))
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
@@ -112,7 +113,7 @@ def run_loader(loader) -> float:
 
 
 def load(folder: Path, rounds: int) -> list[dict]:
-    from hpctrain.data import pack
+    from hpctrain.data.images import pack
 
     packed, small = folder.parent / "packed", folder.parent / "small"
     pack.write(folder, packed, None, 2 * 10**7)
@@ -135,8 +136,9 @@ def load(folder: Path, rounds: int) -> list[dict]:
 
 
 def step(folder: Path, rounds: int) -> list[dict]:
-    from hpctrain import compose, models
-    from hpctrain.data.streamed import Wanted
+    from hpctrain import models
+    from hpctrain.config import compose
+    from hpctrain.data.images.streamed import Wanted
 
     torch.set_num_threads(1)
     settings = compose.load(["data=synthetic", "model=resnet50"]).model.settings

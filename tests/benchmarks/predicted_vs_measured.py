@@ -152,8 +152,8 @@ def row_of(name, rate, gpus, per_node, point, windows_ms):
 
 def calibration(settings):
     """The profiles by shape: those that `hpctrain predict` finds."""
-    from hpctrain.studies import calibrations
-    from hpctrain.studies.scale import load
+    from hpctrain.commands.scale import load
+    from hpctrain.scaling import calibration as calibrations
 
     return dict(calibrations.needed(*load(settings), "").profiles)
 

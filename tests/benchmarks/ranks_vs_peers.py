@@ -48,8 +48,8 @@ def dataset_of(name):
     import numpy as np
     import torch
 
-    from hpctrain.config import DataConfig
-    from hpctrain.data.images import ImageDataset
+    from hpctrain.config.settings import DataConfig
+    from hpctrain.data.images.resident import ImageDataset
 
     class Sequences:
         tokens = torch.randint(0, 100, (SAMPLES, 65))
@@ -118,13 +118,13 @@ def ours(name, model, optimizer, dataset):
     """The product's own step, as hpctrain/training/session.py and loop.py make it."""
     import torch
 
-    from hpctrain.config import CommConfig
+    from hpctrain.config.settings import CommConfig
     from hpctrain.data.sampler import Share
-    from hpctrain.training.clock import Clock
     from hpctrain.training.comm import connect
     from hpctrain.training.exchange import GradientExchange
     from hpctrain.training.session import share_cores
     from hpctrain.training.step import FLAGS, Trainer
+    from hpctrain.training.step_timer import Clock
 
     class Task:
         width = 1

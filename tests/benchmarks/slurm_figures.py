@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpctrain import compose
-from hpctrain.config import from_dict, to_dict
-from hpctrain.run_dir import locate
+from hpctrain.config import compose
+from hpctrain.config.settings import from_dict, to_dict
+from hpctrain.storage.run_dir import locate
 
 ROOT = Path(__file__).parents[2]
 HPCTRAIN = [sys.executable, "-m", "hpctrain.cli"]

@@ -40,15 +40,15 @@ def ours(model, images, labels):
     """The product's step, with precision=auto as it settles here."""
     import torch
 
-    from hpctrain.config import PrecisionConfig, SgdConfig, TaskConfig
+    from hpctrain.config.settings import PrecisionConfig, SgdConfig, TaskConfig
     from hpctrain.data.sampler import Share
     from hpctrain.tasks.classification import Classification
     from hpctrain.training import precision
-    from hpctrain.training.clock import Clock
     from hpctrain.training.comm import Comm
     from hpctrain.training.exchange import GradientExchange
     from hpctrain.training.optimizers import make_optimizer
     from hpctrain.training.step import FLAGS, Trainer
+    from hpctrain.training.step_timer import Clock
 
     class Noise:
         def batch(self, indices, generator=None):

@@ -139,13 +139,13 @@ import json, math, random, sys, time
 from dataclasses import asdict
 from pathlib import Path
 from hpctrain import compose_sweep
-from hpctrain.studies import space
-from hpctrain.study_dir import StudyDir, Work
+from hpctrain.sweep import space
+from hpctrain.sweep.study_dir import StudyDir, Work
 rng, now = random.Random(0), time.time()
 words = ["lenet_digits", "optimizer.lr=" + ",".join(f"{10 ** (-3 + n / 8):.4g}" for n in range(20)),
          "optimizer.momentum=0.0,0.9", "schedule=constant,cosine,step,linear,exponential", "seed=range(5)"]
 fixed, swept = compose_sweep.parse(words)
-from hpctrain.studies.settings import SweepConfig
+from hpctrain.sweep.settings import SweepConfig
 composer = compose_sweep.Composer(fixed)
 study = StudyDir(Path(sys.argv[1])); study.create()
 trials = [space.trial(composer, o)[0] for o in space.combinations(SweepConfig(), swept)]

@@ -31,7 +31,7 @@ PEERS = {1: ("hpctrain", "plain"), 2: ("hpctrain", "ddp_gloo")}
 
 
 def recipe(*overrides):
-    from hpctrain import compose
+    from hpctrain.config import compose
 
     return compose.load(["experiment=char_lstm_python", *overrides])
 
@@ -43,7 +43,7 @@ class Plain:
         import torch
         from torch import nn
 
-        from hpctrain.data import tokens
+        from hpctrain.data.text import tokens
 
         class Network(nn.Module):
             def __init__(self, model):
@@ -112,14 +112,14 @@ class Ours:
         import torch
 
         from hpctrain import data, models
-        from hpctrain.config import CommConfig
+        from hpctrain.config.settings import CommConfig
         from hpctrain.data import sampler
         from hpctrain.tasks import TASKS
-        from hpctrain.training.clock import Clock
         from hpctrain.training.comm import connect
         from hpctrain.training.exchange import GradientExchange
         from hpctrain.training.optimizers import make_optimizer
         from hpctrain.training.step import FLAGS, Trainer
+        from hpctrain.training.step_timer import Clock
 
         self.comm = comm = connect(CommConfig(transport="mpi"), size, sys.exit)
         torch.manual_seed(config.seed)
@@ -238,8 +238,8 @@ def plain_quality(steps):
 TOKENISE = """
 import json, re, sys, time
 from pathlib import Path
-from hpctrain.config import DataConfig
-from hpctrain.data import tokens
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.text import tokens
 path, kind, size = sys.argv[1:]
 began = time.perf_counter()
 found = tokens.load(DataConfig("text", path, tokens=kind, vocabulary_size=int(size), sequence_length=100))
@@ -251,7 +251,7 @@ print(json.dumps({"s": seconds, "peak_mb": peak_kib * 1024 / 1e6, "tokens": len(
 
 def tokenise(megabytes=100):
     """Seconds and peak memory of making token files from the standard library's source, repeated."""
-    from hpctrain.data import text_source
+    from hpctrain.data.text import source as text_source
 
     source = text_source.find_source(recipe().data)
     text = "".join(source.train()).encode()

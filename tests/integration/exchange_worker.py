@@ -10,7 +10,7 @@ import sys
 import torch
 from torch import nn
 
-from hpctrain.config import CommConfig, SgdConfig
+from hpctrain.config.settings import CommConfig, SgdConfig
 from hpctrain.training.comm import connect
 from hpctrain.training.exchange import make_exchange
 from hpctrain.training.optimizers import make_optimizer

@@ -9,10 +9,10 @@ import sys
 import torch
 from torch import nn
 
-from hpctrain.config import CommConfig, SgdConfig
+from hpctrain.config.settings import CommConfig, SgdConfig
 from hpctrain.training.comm import connect
 from hpctrain.training.exchange import make_exchange
-from hpctrain.training.norms import share_norms
+from hpctrain.training.group_batch_norm import share_norms
 from hpctrain.training.optimizers import make_optimizer
 
 SIZE, WIDTH = int(sys.argv[1]), sys.argv[2] if sys.argv[2] == "all" else int(sys.argv[2])

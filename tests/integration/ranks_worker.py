@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from hpctrain.config import from_dict
-from hpctrain.run_dir import RunDir
-from hpctrain.training import lock, session
+from hpctrain.config.settings import from_dict
+from hpctrain.storage import lock
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.training import session
 from hpctrain.training.comm import connect
 from hpctrain.training.stop import StopFlag
 

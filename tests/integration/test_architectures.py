@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.compose import load
+from hpctrain.config.compose import load
 from hpctrain.launch.prepare import prepare
 from hpctrain.models.settings import SETTINGS
 

@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpctrain.config import CheckpointConfig
-from hpctrain.training import checkpoint, lock, store
-from hpctrain.training.checkpoint import Checkpointer, Snapshot
-from hpctrain.training.files import Files
+from hpctrain.checkpoints import saver as checkpoint
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.saver import Checkpointer, Snapshot
+from hpctrain.config.settings import CheckpointConfig
+from hpctrain.storage import lock
+from hpctrain.storage.files import Files
 
 CALLS = [name for name in vars(Files) if not name.startswith("_")]
 SETTINGS = CheckpointConfig(keep_last=2, keep_best=False)

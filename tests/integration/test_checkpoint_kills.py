@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpctrain.compose import load
-from hpctrain.config import to_dict
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.saver import read
+from hpctrain.config.compose import load
+from hpctrain.config.settings import to_dict
 from hpctrain.data.sampler import epoch_order
-from hpctrain.run_dir import RunDir
-from hpctrain.training import store
-from hpctrain.training.checkpoint import read
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.progress import fingerprint
 from hpctrain.training.worker import work
 from tests.waiting import until

@@ -12,12 +12,14 @@ import subprocess
 import pytest
 import torch
 
-from hpctrain.config import CheckpointConfig
+from hpctrain.checkpoints import saver as checkpoint
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.saver import Checkpointer, Snapshot
+from hpctrain.checkpoints.store import CorruptCheckpoint
+from hpctrain.config.settings import CheckpointConfig
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.training import checkpoint, lock, store
-from hpctrain.training.checkpoint import Checkpointer, Snapshot
-from hpctrain.training.files import Files, seal
-from hpctrain.training.store import CorruptCheckpoint
+from hpctrain.storage import lock
+from hpctrain.storage.files import Files, seal
 
 
 def make_snapshot(step, count=64):

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from hpctrain.compose import load
-from hpctrain.config import to_dict
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.saver import Checkpointer, read
+from hpctrain.config.compose import load
+from hpctrain.config.settings import to_dict
 from hpctrain.data.sampler import epoch_order
 from hpctrain.errors import RunFailed
 from hpctrain.launch.estimate import estimate
-from hpctrain.run_dir import RunDir
+from hpctrain.storage import lock
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.tasks.classification import Classification
-from hpctrain.training import lock, store
-from hpctrain.training.checkpoint import Checkpointer, read
 from hpctrain.training.comm import Comm
 from hpctrain.training.loop import train
-from hpctrain.training.metrics import Reporter
 from hpctrain.training.progress import fingerprint
+from hpctrain.training.reporter import Reporter
 
 # 200 digits in steps of 16: 13 steps an epoch, the last one short.
 SMALL = (

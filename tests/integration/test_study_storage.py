@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
+from hpctrain.config.swept import Interval
 from hpctrain.errors import RunFailed
-from hpctrain.studies import claims
-from hpctrain.studies.axes import Interval
-from hpctrain.studies.search import Search
-from hpctrain.studies.settings import SweepConfig
-from hpctrain.study_dir import StudyDir, Work
+from hpctrain.sweep import claims
+from hpctrain.sweep.samplers import Search
+from hpctrain.sweep.settings import SweepConfig
+from hpctrain.sweep.study_dir import StudyDir, Work
 
 SETTINGS = SweepConfig(sampler="tpe", trials=1000, metric="loss")
 SPACE = [Interval("optimizer.lr", 0.001, 1.0, log=True, integer=False)]

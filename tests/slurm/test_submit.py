@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from hpctrain import compose, config
-from hpctrain.run_dir import locate
+from hpctrain.config import compose, settings
+from hpctrain.storage.run_dir import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
 from tests.slurm.conftest import ROOT, without_sacct
 from tests.waiting import until
@@ -94,9 +94,9 @@ def test_status_of_an_array(cluster, tmp_path):
     line = ["sbatch", "--parsable", "--array=0-2%1", "--wrap=sleep 100", "-o/dev/null", "--partition=low"]
     array = cluster.call(*line)
     for i in range(3):
-        made = config.from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
+        made = settings.from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
         element = locate(str(root), "default", f"run{i}")
-        element.create(config.to_dict(made))
+        element.create(settings.to_dict(made))
         long_ago = element.write_state(phase="submitted") | {"heartbeat": time.time() - 60}
         element.state_file.write_text(json.dumps(long_ago))
         facts = {"cluster": "devcluster", "slurm_conf": str(cluster.conf), "job_ids": [f"{array}_{i}"]}

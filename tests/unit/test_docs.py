@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.flops import command
+from hpctrain.commands import flops
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "networks.md").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def test_every_figure_is_made_and_shown(figures):
 
 @pytest.mark.parametrize("model", ["perceptron", "lenet", "lstm"])
 def test_quoted_costs_are_the_commands(model, capsys):
-    command.flops([f"model={model}"])
+    flops.flops([f"model={model}"])
     said = capsys.readouterr().out.replace(" ", "")
     quoted = re.search(rf"`?hpctrain flops model={model}`?.*?\n((?:\n|    .*\n)+)", PAGE)[1]
     lines = [line.replace(" ", "") for line in quoted.splitlines() if line.strip()]

@@ -1,0 +1,78 @@
+"""Which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
+
+Takes a checkpoint folder, deletes from it. No torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, Unreadable
+from hpctrain.config.settings import CheckpointConfig
+from hpctrain.storage.files import FILES, Files
+
+
+class Retention:
+    """Remembers what it has verified, so that each checkpoint is read back once."""
+
+    def __init__(self, folder: Path, settings: CheckpointConfig, files: Files = FILES) -> None:
+        self._folder, self._settings, self._files = folder, settings, files
+        self._good: dict[Entry, dict[str, Any]] = {}
+
+    def prune(self) -> list[Entry]:
+        """Delete what the settings do not keep; gives what was deleted. Broken ones are put aside.
+
+        Where none is good, nothing is deleted.
+        """
+        keep = self._keep(store.entries(self._folder))
+        doomed = [entry for entry in store.entries(self._folder) if entry not in keep] if keep else []
+        for entry in doomed:
+            store.delete(self._folder, entry, self._files)
+            self._good.pop(entry, None)
+        return doomed
+
+    def _keep(self, found: list[Entry]) -> set[Entry]:
+        """The last k that verify, of each step the newest; every n-th; and the best that verifies."""
+        settings = self._settings
+        last: dict[int, Entry] = {}
+        for entry in reversed(found):
+            if len(last) < settings.keep_last and entry.step not in last and self.is_good(entry):
+                last[entry.step] = entry
+        if not last:
+            return set()
+        keep = set(last.values())
+        if settings.keep_every:
+            keep |= set({e.step: e for e in found if e.step % settings.keep_every == 0}.values())
+        if settings.keep_best:
+            ranked = sorted((m, e) for e in found if (m := self._metric(e)) is not None)
+            best = next((e for _, e in ranked if self.is_good(e)), None)
+            keep |= {best} if best else set()
+        # What is newer than the newest good one is there because the storage could not read it just now.
+        return keep | {e for e in found if e.step > max(last)}
+
+    def is_good(self, entry: Entry) -> bool:
+        """Whether it verifies; a broken one is put aside and named."""
+        if entry in self._good:
+            return True
+        try:
+            _, self._good[entry] = store.verify(self._folder, entry)
+        except Unreadable as error:
+            print(f"checkpoint {error}", flush=True)
+            return False
+        except CorruptCheckpoint as error:
+            print(f"checkpoint {error}: put aside", flush=True)
+            store.put_aside(self._folder, entry, self._files)
+            return False
+        return True
+
+    def _metric(self, entry: Entry) -> float | None:
+        if entry in self._good:
+            return store.metric_of(self._good[entry])
+        try:
+            return store.metric_of(
+                store.read_meta(self._folder, entry, store.read_manifest(self._folder, entry))
+            )
+        except CorruptCheckpoint:
+            return None

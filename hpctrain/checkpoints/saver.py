@@ -1,0 +1,342 @@
+"""Saving and restoring a training state: training waits for one copy, a thread does the rest.
+
+Takes `Snapshot`s (named tensors and JSON) and gives them back; checkpoints/store.py has the files and the
+commit protocol, storage/lock.py the right to write. Large states are divided: each rank writes a part,
+and rank 0 commits once all are there. Ranks meet through files in the draft folder only, so that nothing in
+the writer thread can come between the collectives of the training thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.interval import young_daly_s
+from hpctrain.checkpoints.policy import Retention
+from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, FileRecord, Unreadable
+from hpctrain.checkpoints.tensor_file import HostBuffer, unpack
+from hpctrain.config.settings import CheckpointConfig
+from hpctrain.errors import RunFailed
+from hpctrain.storage.files import (
+    FILES,
+    Files,
+    refuse_if_shared,
+    remove_tree,
+    replace_file,
+    seal,
+    unseal,
+    write_file,
+)
+from hpctrain.storage.lock import Term
+
+FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs
+DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
+WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
+PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
+RETRY_S = 30.0  # a failed save is tried again so soon, whatever the settings say
+READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries where the storage gives an error
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training state: `tensors` by flat name, on any device; `meta` JSON-able, with store.Meta's keys."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Checkpointer:
+    """One attempt's saves. Every rank has one; rank 0 alone holds a term and commits. Times in seconds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: CheckpointConfig,
+        attempt: int,
+        mtbf_s: float,
+        term: Term | None,
+        rank: int = 0,
+        size: int = 1,
+        files: Files = FILES,
+    ) -> None:
+        """`mtbf_s`: the job's mean time between failures, for checkpoint.every=auto. `term`: on rank 0."""
+        self._folder, self._settings, self._attempt, self._mtbf_s = folder, settings, attempt, mtbf_s
+        self._term, self._rank, self._size, self._files = term, rank, size, files
+        self._retention = Retention(folder, settings, files)
+        self._buffer = HostBuffer()
+        self._job: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._last_error = OSError()
+        self._failures = self._saves = 0
+        self._saved_at = time.monotonic()
+        self.stall_s = 0.0  # what the last save kept training waiting
+        self.write_s = 0.0  # how long the last write took, beside training
+        self.written_bytes = 0  # by this rank, in its last save
+
+    def due(self, step: int, whole_epoch: bool) -> bool:
+        """Whether the settings ask for a save at this step; the same on every rank."""
+        every = self._settings.every
+        return whole_epoch if every == "epoch" else every != "auto" and step % every == 0
+
+    def overdue(self) -> bool:
+        """Whether the clock asks for one. Differs between ranks: ask on rank 0 and tell the others."""
+        s, waited_s = self._settings, time.monotonic() - self._saved_at
+        if self._failures and waited_s >= RETRY_S:
+            return True
+        if s.every == "auto":
+            cost_s = self.stall_s + self.write_s
+            if waited_s >= (young_daly_s(cost_s, self._mtbf_s) if cost_s else FIRST_SAVE_S):
+                return True
+        return s.every_min is not None and waited_s >= 60 * s.every_min
+
+    def reserve(self, snapshot: Snapshot) -> None:
+        """Allocate the host buffer for snapshots like this one, so that no save waits for it.
+
+        Raises RunFailed for a tensor that safetensors cannot hold.
+        """
+        parts = self._divide(snapshot.tensors)
+        if self._rank < len(parts):
+            self._buffer.lay_out(parts[self._rank])
+
+    def report(self) -> None:
+        """At every step: a write that has failed is told of now. Raises RunFailed at the second in a row."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def save(self, snapshot: Snapshot, metric: float | None = None) -> None:
+        """Copy the snapshot, then write it in the background; the last write is waited for first.
+
+        Every rank calls it at the same step with the same names and shapes. `metric`: smaller is better;
+        the best one is kept. A failed write is printed and training goes on; the second failure in a row
+        raises RunFailed.
+        """
+        began = time.monotonic()
+        self.wait()
+        self._saves += 1
+        parts = self._divide(snapshot.tensors)
+        if self._rank < len(parts):
+            self._buffer.fill(parts[self._rank])
+            meta = snapshot.meta | {"metric": metric, "attempt": self._attempt}
+            self._start(_Job(self._attempt, self._saves, self._rank, len(parts), meta))
+            if not self._settings.asynchronous:
+                self.wait()
+        self._saved_at = time.monotonic()
+        self.stall_s = self._saved_at - began
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises RunFailed at the second failure in a row."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        if error is None:
+            self._failures = 0
+            return
+        if not isinstance(error, OSError):
+            raise error  # a later attempt has taken over, or a defect: the next try would end the same
+        self._failures += 1
+        print(f"checkpoint not written ({error}); the run goes on", flush=True)
+        if self._failures >= 2:
+            raise _failed(error)
+        self._last_error = error
+
+    def finish(self) -> None:
+        """The last save stands on disk, or this raises.
+
+        A failed one is tried again from the same buffer, where rank 0 writes alone.
+        """
+        self.wait()
+        if self._failures and self._job is not None:
+            if self._job.parts > 1:
+                raise _failed(self._last_error)
+            self._saves += 1  # its name may be taken already
+            self._start(replace(self._job, save=self._saves))
+            self.wait()
+
+    def settle(self, patience_s: float = 30.0) -> None:
+        """Give the write under way its chance: the run is failing for another reason."""
+        if self._thread is not None:
+            self._thread.join(patience_s)
+
+    def restore(self) -> Snapshot | None:
+        """The newest checkpoint that verifies, or None where there never was one; broken ones are put aside.
+
+        Raises RunFailed("NO_VALID_CHECKPOINT") where there were some and none is good: a run never starts
+        from the beginning in silence. From here on this attempt's saves count, and those that an earlier
+        one makes after this do not. Rank 0 only.
+        """
+        assert self._term is not None
+        refuse_if_shared(self._folder)
+        refuse_if_shared(self._folder.parent)
+        store.sweep(self._folder, self._files)
+        snapshot, wrong = self._newest()
+        if snapshot is None and (wrong or store.had_some(self._folder)):
+            what = "; ".join(wrong) or "all were put aside or removed before"
+            raise RunFailed("NO_VALID_CHECKPOINT", f"{what}; to begin anew, remove {self._folder}")
+        self._term.begin(snapshot.meta["step"] if snapshot else 0)
+        return snapshot
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint that verifies, once nothing is being written. Rank 0 only."""
+        self.wait()
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[Snapshot | None, list[str]]:
+        """And what is wrong with those after it, which are put aside."""
+        wrong: list[str] = []
+        for entry in reversed(store.entries(self._folder)):
+            try:
+                return read_patiently(self._folder, entry), wrong
+            except CorruptCheckpoint as error:
+                wrong.append(str(error))
+                if not isinstance(error, Unreadable):
+                    store.put_aside(self._folder, entry, self._files)
+                print(f"checkpoint {error}: going back to the one before", flush=True)
+        return None, wrong
+
+    def _divide(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        divided = self._size > 1 and sum(t.nbytes for t in tensors.values()) >= DIVIDE_BYTES
+        return divide(tensors, self._size) if divided else [tensors]
+
+    def _start(self, job: _Job) -> None:
+        self._job = job
+        self._thread = threading.Thread(target=self._write, args=(job,), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, job: _Job) -> None:
+        began = time.monotonic()
+        draft = self._folder / f".draft.{job.name}"
+        try:
+            self._files.make_folder(draft)
+            part = self._write_part(draft, job)
+            if self._term is not None:
+                parts = part | self._other_parts(draft, job)
+                entry = Entry(job.meta["step"], self._term.number, job.save)
+                store.publish(draft, entry, parts, job.meta, self._term)
+                if not self._retention.is_good(entry):
+                    raise OSError(errno.EIO, "it does not read back as it was written")
+                self._prune()
+        except BaseException as error:
+            self._error = error
+            with contextlib.suppress(OSError):
+                if job.rank > 0:  # rank 0 need not wait for this part
+                    trouble = {"errno": getattr(error, "errno", None) or errno.EIO, "error": str(error)}
+                    replace_file(_receipt(draft, job.rank), seal(trouble), self._files)
+                else:  # leave no half of it on a full disk
+                    remove_tree(draft, self._files)
+        self.write_s = time.monotonic() - began
+
+    def _write_part(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
+        name = _part_name(job.rank, job.parts)
+        data = [memoryview(self._buffer.header), *store.pieces(self._buffer.data)]
+        part = FileRecord(*write_file(draft / name, data, self._files))
+        self.written_bytes = part.bytes
+        if job.rank > 0:  # the receipt, beside the draft
+            self._files.sync_folder(draft)
+            replace_file(_receipt(draft, job.rank), seal(asdict(part)), self._files)
+        return {name: part}
+
+    def _other_parts(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
+        """Wait for the receipts of the other ranks. Raises OSError naming the rank that has failed."""
+        parts: dict[str, FileRecord] = {}
+        end_s = time.monotonic() + PARTS_PATIENCE_S
+        for rank in range(1, job.parts):
+            receipt = _receipt(draft, rank)
+            while not receipt.exists():
+                if time.monotonic() > end_s:
+                    raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} did not write its part")
+                time.sleep(0.02)
+            said = unseal(receipt.read_bytes())
+            self._files.remove(receipt)
+            if "error" in said:
+                raise OSError(said["errno"], f"rank {rank}: {said['error']}")
+            parts[_part_name(rank, job.parts)] = FileRecord(**said)
+        return parts
+
+    def _prune(self) -> None:
+        try:
+            self._retention.prune()
+        except OSError as error:
+            print(f"old checkpoints not deleted: {error}", flush=True)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One write, by one rank of `parts`."""
+
+    attempt: int
+    save: int
+    rank: int
+    parts: int
+    meta: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The same on all ranks."""
+        return f"{self.attempt}-{self.save}"
+
+
+def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    """`size` sets of about equal bytes, by names and sizes alone: every rank comes to the same result."""
+    parts: list[dict[str, Tensor]] = [{} for _ in range(size)]
+    loads = [0] * size
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        small = tensors[name].nbytes < WHOLE_BYTES
+        rank = 0 if small else loads.index(min(loads))
+        parts[rank][name] = tensors[name]
+        loads[rank] += tensors[name].nbytes
+    return parts
+
+
+def read(folder: Path, entry: Entry) -> Snapshot:
+    """A committed checkpoint, verified. Raises CorruptCheckpoint naming the file."""
+    manifest = store.read_manifest(folder, entry)
+    meta = store.read_meta(folder, entry, manifest)
+    tensors: dict[str, Tensor] = {}
+    for name, record in sorted(manifest.files.items()):
+        if name == "meta.json":
+            continue
+        try:
+            part = unpack(store.read_file(folder, entry, name, record))
+        except ValueError as error:
+            raise CorruptCheckpoint(f"{entry.name}/{name}: {error}") from None
+        if twice := part.keys() & tensors.keys():
+            raise CorruptCheckpoint(f"{entry.name}/{name} holds {min(twice)} a second time")
+        tensors |= part
+    return Snapshot(tensors, meta)
+
+
+def read_patiently(folder: Path, entry: Entry) -> Snapshot:
+    """`read`, tried again where the storage gives an error. Raises CorruptCheckpoint."""
+    for pause_s in READ_PATIENCE_S:
+        try:
+            return read(folder, entry)
+        except Unreadable as error:
+            trouble = error
+            time.sleep(pause_s)
+    raise trouble
+
+
+def _part_name(rank: int, parts: int) -> str:
+    return f"tensors-{rank + 1:05d}-of-{parts:05d}.safetensors" if parts > 1 else "tensors.safetensors"
+
+
+def _receipt(draft: Path, rank: int) -> Path:
+    """Where a rank says what its part is; beside the draft, which holds the checkpoint's files only."""
+    return draft.with_name(f"{draft.name}.{rank}.json")
+
+
+def _failed(error: OSError) -> RunFailed:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"checkpoints cannot be written: {error}")

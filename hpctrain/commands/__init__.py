@@ -1,0 +1,5 @@
+"""The commands: each file turns one command line into calls of the packages below, prints, and returns an exit code.
+
+No other package prints or parses a command line.
+Imported by hpctrain/cli.py alone.
+"""

@@ -1,0 +1,98 @@
+"""Settings that are right one by one and wrong together. Takes a `Config`; raises UserError. Pure, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpctrain.config.image_sizes import check_pictures
+from hpctrain.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from hpctrain.config.settings import Config
+
+_RECURRENT = ("rnn", "gru", "lstm")
+_TEXT, _SPEECH, _PAIRS = "data=python_stdlib", "data=espeak", "data=gettext"
+# The networks that know a task, and a data set for it; a `target` is its user's affair.
+_TASK_MODELS: dict[str, tuple[tuple[str, ...], str]] = {
+    "language_model": (_RECURRENT, _TEXT),
+    "masked_language_model": ((*_RECURRENT, "birnn"), _TEXT),
+    "speech_recognition": (("deep_speech2",), _SPEECH),
+    "translation": (("gnmt", "gnmt_moe"), _PAIRS),
+}
+SPEECH, PAIRS = ("espeak", "librispeech"), ("gettext", "parallel")
+
+
+def check_whole(config: Config) -> None:
+    """What one field alone cannot know."""
+    train, data, ranks = config.train, config.data, config.ranks
+    if train.epochs is None and train.steps is None:
+        raise UserError("train.epochs", "null", "give train.epochs or train.steps")
+    samples = min(data.train_samples or 0, data.train_limit or data.train_samples)
+    if samples and ranks > samples:
+        raise _too_many_ranks(config, samples)
+    if config.cluster.kind == "local" and config.resources.nodes > 1:
+        raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
+    known = ("bucket_mb", "compression", "cycle_time_ms", "fusion_threshold_mb", "hierarchical")
+    for key, value in config.cluster.comm.items():
+        if key not in known:
+            raise UserError(
+                f"cluster.comm.{key}", value, f"must be of {', '.join(known)}", nearest(key, known)
+            )
+    _check_comm(config)
+    _check_task(config)
+    check_pictures(config)
+
+
+def _too_many_ranks(config: Config, samples: int) -> UserError:
+    """Said of the setting that makes them so many."""
+    if config.cluster.kind == "local":
+        key, value = "resources.ranks", config.ranks
+    elif config.ranks_per_node > samples:
+        key, value = "resources.gpus_per_node", config.ranks_per_node
+    else:
+        key, value = "resources.nodes", config.resources.nodes
+    return UserError(key, value, f"{config.ranks} ranks: must be ≤ {samples}, the number of training samples")
+
+
+def _check_comm(config: Config) -> None:
+    """What Horovod's own optimiser, and Adasum, can do."""
+    comm, ranks = config.comm, config.ranks
+    if comm.reduction == "adasum" and ranks & (ranks - 1):
+        raise UserError("comm.reduction", "adasum", f"needs 2, 4, 8, ... ranks, not {ranks}")
+    if comm.batch_norm_ranks != "all" and ranks % comm.batch_norm_ranks:
+        raise UserError(
+            "comm.batch_norm_ranks", comm.batch_norm_ranks, f"must divide the {ranks} ranks, or be all"
+        )
+    if comm.batch_norm_ranks != 1 and config.precision.compile:
+        raise UserError(
+            "comm.batch_norm_ranks", comm.batch_norm_ranks, "must be 1 with precision.compile=true"
+        )
+    if comm.exchange == "buckets":
+        return
+    alone = f"comm.exchange={comm.exchange}: allowed with comm.exchange=buckets only"
+    if comm.reduction != "mean":
+        raise UserError("comm.reduction", comm.reduction, alone)
+    if comm.compression != "none":
+        raise UserError("comm.compression", comm.compression, alone)
+    if config.optimizer.name == "lars":
+        raise UserError("optimizer", "lars", alone)
+    if config.precision.channels_last:
+        raise UserError("precision.channels_last", "true", f"{alone} (Horovod sums contiguous tensors)")
+
+
+def _check_task(config: Config) -> None:
+    """Task, network and data must speak of the same things."""
+    task, model, data = config.task.name, config.model, config.data
+    if task not in _TASK_MODELS:
+        return
+    models, example = _TASK_MODELS[task]
+    if model.target is None and model.name not in models:
+        why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
+        also = "; task=masked_language_model suits it" if why else ""
+        raise UserError("model", model.name, f"{why}task={task} needs {', '.join(models)}{also}")
+    kind = _SPEECH if data.name in SPEECH else _PAIRS if data.name in PAIRS else _TEXT
+    if kind != example or data.vocabulary_size is None or data.sequence_length is None:
+        raise UserError("data", data.name, f"task={task} needs other data, such as {example}")
+    size = getattr(model.settings, "vocabulary_size", data.vocabulary_size)
+    if size != data.vocabulary_size:
+        raise UserError("model.vocabulary_size", size, f"must be data.vocabulary_size={data.vocabulary_size}")

@@ -1,0 +1,211 @@
+"""Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
+
+Takes command-line overrides (`model=lenet optimizer.lr=0.1`), gives resolved configurations. Hydra's
+own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects. Sweeps, the one
+other use of Hydra, are in config/sweep_grammar.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hpctrain.config.settings import Config, from_dict
+from hpctrain.errors import RunFailed, UserError, nearest
+
+
+def _vocabulary_size(_parent_: DictConfig) -> int:
+    """`${vocabulary_size:}` in a data group: what the text that the group names makes of it."""
+    from hpctrain.config.settings import DataConfig, validate
+    from hpctrain.data.text import tokens
+
+    values = {str(key): _parent_[key] for key in _parent_ if key != "vocabulary_size"}
+    data: DataConfig = validate(DataConfig, values, "data.")
+    return tokens.vocabulary_size(data)
+
+
+OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
+
+
+def _num_classes(_parent_: DictConfig) -> int:
+    """`${num_classes:}` in a data group: how many the set of pictures that the group names has."""
+    from hpctrain.config.settings import DataConfig, validate
+    from hpctrain.data.images import sets
+
+    values = {str(key): _parent_[key] for key in _parent_ if key != "num_classes"}
+    data: DataConfig = validate(DataConfig, values, "data.")
+    return sets.num_classes(data)
+
+
+OmegaConf.register_new_resolver("num_classes", _num_classes, replace=True)
+
+
+def conf_dir() -> Path:
+    """conf/: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
+    """The composed and resolved configuration as plain containers; Hydra's own settings left out."""
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return plain(hydra_compose(config_name, list(experiments(overrides))))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, overrides, config_name) from None
+
+
+def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration with some values replaced, in Hydra's grammar (`optimizer.lr=0.1`). Raises UserError."""
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    for text in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+        except (HydraException, ValueError) as error:
+            raise explain(error, overrides, "config") from None
+        key = parsed.key_or_group
+        if key in groups():
+            raise UserError(key, parsed.get_value_string(), "single values can change here, no whole groups")
+        *path, last = key.split(".")
+        place: Any = changed
+        for name in path:
+            place = place.get(name) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise UserError(
+                key, parsed.get_value_string(), "unknown setting", nearest(key, list(_flat_keys(changed)))
+            )
+        place[last] = parsed.value()
+    return changed
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """The checked configuration of one run. Raises UserError."""
+    return from_dict(compose(overrides))
+
+
+def run_app(
+    argv: Sequence[str],
+    job: Callable[[Config, list[str]], int],
+    result: Callable[[Config], float | None] = lambda config: None,
+) -> int:
+    """Run `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
+
+    `job` gets the checked configuration and the overrides that made it, and returns an exit code;
+    a multirun's code is the largest. `result` is asked afterwards what Hydra's sweepers should minimise.
+    """
+    codes, here = [0], os.getpid()
+    errors: list[UserError | RunFailed] = []
+
+    def task(values: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        # Kept for our own one line: Hydra would print its own before it, and end a multirun.
+        try:
+            config = from_dict(plain(values))
+            codes.append(job(config, list(HydraConfig.get().overrides.task)))
+            return result(config)
+        except (UserError, RunFailed, OmegaConfBaseException) as error:
+            if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
+                raise
+            foreign = isinstance(error, OmegaConfBaseException)
+            errors.append(explain(error, argv, "config") if foreign else error)  # type: ignore[arg-type]
+            return None
+
+    argv = list(experiments(argv))
+    # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
+    argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
+    sys.argv = ["hpctrain", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+    if errors:
+        raise errors[0]
+    return max(codes)
+
+
+def groups() -> dict[str, list[str]]:
+    """Every config group with the names of its options."""
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir()
+    }
+
+
+def experiments(argv: Sequence[str]) -> Iterator[str]:
+    """A bare word is the name of an experiment."""
+    taken = False
+    for word in argv:
+        bare = re.fullmatch(r"[A-Za-z0-9_]+", word) is not None and not taken
+        taken = word.startswith("-") and word not in ("--multirun", "-m", "--resolve", "--help")
+        yield f"experiment={word}" if bare else word
+
+
+def plain(values: DictConfig) -> dict[str, Any]:
+    """A composed configuration, resolved, as plain containers; Hydra's own settings left out."""
+    OmegaConf.resolve(values)
+    container: Any = OmegaConf.to_container(values)
+    container.pop("hydra", None)
+    return container  # type: ignore[no-any-return]
+
+
+def explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
+    """One line for whatever Hydra or OmegaConf complains of."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError):  # from a resolver of our own
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    text = str(error).strip() or str(error.__cause__ or error)
+    if isinstance(error, OverrideParseException):
+        return UserError(error.override, "", f"cannot be read as key=value: {text.splitlines()[0]}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_option(error.missing_cfg_file)
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found:
+        return _unknown_key(found[1], overrides, config_name)
+    given = next((o for o in overrides if o.split("=")[0] and o.split("=")[0] in text), None)
+    key, _, value = (given or "config=").partition("=")
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return UserError(key, value, " ".join(f"{text}{cause}".split()))
+
+
+def _unknown_option(path: str) -> UserError:
+    group, _, name = path.rpartition("/")
+    names = groups().get(group, [])
+    return UserError(group or "config", name, f"must be one of {', '.join(names)}", nearest(name, names))
+
+
+def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserError:
+    """Name the nearest setting that exists with the same groups chosen."""
+    parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o])
+    chosen = [o.input_line for o in parsed if o.key_or_group in groups() and o.input_line is not None]
+    value = next((o.get_value_string() for o in parsed if o.key_or_group == key), "")
+    try:
+        names = list(_flat_keys(compose([c for c in chosen if c.partition("=")[0] != key], config_name)))
+    except UserError as deeper:
+        return deeper
+    return UserError(key, value, "unknown setting", nearest(key, [*names, *groups()]))
+
+
+def _flat_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,64 @@
+"""Settings of pictures that one field alone cannot judge, and the size of a training image by epoch.
+
+Takes a `Config`; raises UserError. Pure, no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from hpctrain.errors import UserError
+
+if TYPE_CHECKING:
+    from hpctrain.config.settings import Config
+
+# Sets of pictures in files, packed or not, decoded when they are needed (data/images/decode.py).
+PICTURES = ("image_folder", "imagenet", "hugging_face_images")
+# Networks whose weights do not depend on the size of the pictures.
+ANY_SIZE = ("alexnet", "vgg", "googlenet", "resnet")
+
+
+def check_pictures(config: Config) -> None:
+    """Random crops need the whole picture; sizes by epoch a network that takes them."""
+    data, model, sizes = config.data, config.model, config.train.image_sizes
+    if "random_resized_crop" in data.augment and data.name not in PICTURES:
+        raise UserError(
+            "data.augment", "random_resized_crop", f"is for pictures in files: data={', '.join(PICTURES)}"
+        )
+    if data.crop_scale[0] > data.crop_scale[1] or data.crop_ratio[0] > data.crop_ratio[1]:
+        raise UserError("data.crop_scale", data.crop_scale, "and data.crop_ratio: least first, then most")
+    if not sizes:
+        return
+    shown = str([list(pair) for pair in sizes]).replace(" ", "")
+    epochs = [epoch for epoch, _ in sizes]
+    if epochs[0] != 0 or sorted(set(epochs)) != epochs:
+        raise UserError(
+            "train.image_sizes", shown, "must begin with epoch 0, epochs rising: [[0,128],[6,224]]"
+        )
+    if len(data.shape) != 3 or config.task.name != "classification":
+        raise UserError("train.image_sizes", shown, "is for images")
+    if model.target is None and not model.name.startswith(ANY_SIZE):
+        raise UserError(
+            "train.image_sizes",
+            shown,
+            f"model={model.name} is made for one size; {', '.join(ANY_SIZE)} are not",
+        )
+    for _, pixels in sizes if model.target is None else ():
+        try:
+            sized(config, pixels)
+        except ValueError as error:
+            reason = str(error).partition(": ")[2]
+            raise UserError("train.image_sizes", shown, f"{pixels} pixels a side: {reason}") from None
+
+
+def sized(config: Config, pixels: int) -> Any:
+    """The network's settings with inputs of `pixels` a side. Raises ValueError where they are too few."""
+    settings = config.model.settings
+    return dataclasses.replace(settings, input_shape=(settings.input_shape[0], pixels, pixels))
+
+
+def image_size(config: Config, epoch: int) -> int | None:
+    """Pixels a side of the training images in `epoch`; None where all epochs see `data.shape`."""
+    begun = [pixels for start, pixels in config.train.image_sizes if start <= epoch]
+    return begun[-1] if begun else None

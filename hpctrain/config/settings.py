@@ -1,0 +1,446 @@
+"""The settings of a run: frozen dataclasses, their bounds, and the run id.
+
+Takes plain dictionaries (from config/compose.py, or from a run directory's config.yaml), gives `Config`.
+A wrong value is a `UserError` that names the key, the value, what is allowed and the nearest match.
+Imports neither Hydra nor torch; no side effects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from hpctrain.config.checks import check_whole
+from hpctrain.config.messages import explain
+from hpctrain.errors import choose
+from hpctrain.models.settings import SETTINGS
+from hpctrain.training.buckets import PIECE_BYTES
+
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Share = Annotated[float, Gt(0), Le(1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network; `settings` is the family's dataclass, or a mapping where `target` names a class."""
+
+    name: str
+    settings: Any
+    weights: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set as the model sees it: `shape` after padding, counts of the official split."""
+
+    name: str
+    path: str | None = None
+    shape: tuple[int, ...] = ()
+    num_classes: Positive | None = None
+    train_samples: Count = 0
+    validation_samples: Count = 0
+    train_limit: Positive | None = None
+    validation_limit: Positive | None = None
+    pad: Count = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[PositiveFloat, ...] = ()
+    augment: tuple[Literal["random_resized_crop", "flip", "pad_crop", "cutout"], ...] = ()
+    # Pictures in files: the shorter side before the centre crop (null: that of `shape`), random crops by area
+    # and by width over height, the columns of a Hugging Face set (null: the first of their kind).
+    resize: Positive | None = None
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
+    image_field: str | None = None
+    label_field: str | None = None
+    # And how they are fed, which no result depends on (`FEEDING`): processes that decode on each rank, batches
+    # ahead of the step, and how much may be held decoded.
+    workers: Count | None = None
+    prefetch: Positive = 4
+    resident_gb: Annotated[float, Ge(0)] = 2.0
+    # Text only: how it is cut into tokens, how many there are, and how long a training sequence is.
+    tokens: Literal["character", "word", "bpe"] = "character"
+    vocabulary_size: Positive | None = None
+    sequence_length: Positive | None = None
+    validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.05
+    # A Hugging Face data set: its name, its variant, and the column that holds the text.
+    source: str | None = None
+    subset: str | None = None
+    field: str = "text"
+    # Translation: source and target. Speech: frequency bins of 50 Hz; `sequence_length` is in frames.
+    languages: tuple[str, str] = ("en", "de")
+    frequency_bins: Positive | None = None
+
+    def __post_init__(self) -> None:
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if self.shape and values and len(values) not in (1, self.shape[0]):
+                raise ValueError(
+                    f"data.{key}={list(values)}: must be one number, or {self.shape[0]}, one a channel of data.shape"
+                )
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    name: Literal[
+        "classification", "language_model", "masked_language_model", "speech_recognition", "translation"
+    ] = "classification"
+    label_smoothing: Fraction = 0.0
+    # Language models: a sequence's loss is the mean, or the sum, over its tokens.
+    time_reduction: Literal["mean", "sum"] = "mean"
+    mask_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Lengths: `steps`, where given, is used instead of `epochs`. `batch_size` is a rank's, a micro-step."""
+
+    batch_size: Positive = 64
+    epochs: Annotated[int, Ge(0)] | None = 5
+    steps: Annotated[int, Ge(0)] | None = None
+    accumulate: Positive = 1
+    clip_norm: PositiveFloat | None = None
+    log_every: Positive = 50
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
+    # Progressive resizing: (from epoch, pixels a side); validation sees the whole size.
+    image_sizes: tuple[tuple[Count, Positive], ...] = ()
+    tensorboard: bool = False
+    deterministic: bool = True
+    profile: Count = 0
+    ceilings: bool = False
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["sgd"] = "sgd"
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    decay_norm_and_bias: bool = True
+
+    def __post_init__(self) -> None:
+        _check_nesterov(self)
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["adam", "adamw"] = "adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    decay_norm_and_bias: bool = True
+
+
+@dataclass(frozen=True)
+class LarsConfig:
+    lr: Annotated[float, Ge(0)]
+    name: Literal["lars"] = "lars"
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Ge(0)] = 5e-5
+    trust_coefficient: PositiveFloat = 0.001
+    decay_norm_and_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_nesterov(self)
+
+
+def _check_nesterov(settings: SgdConfig | LarsConfig) -> None:
+    if settings.nesterov and settings.momentum == 0:
+        raise ValueError("optimizer.nesterov=true: needs optimizer.momentum > 0")
+
+
+OptimizerConfig = SgdConfig | AdamConfig | LarsConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves; times in epochs. `scaling` multiplies it by the effective batch."""
+
+    name: Literal["constant", "cosine", "linear", "step", "exponential", "plateau"] = "constant"
+    warmup_epochs: Annotated[float, Ge(0)] = 0.0
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch: Positive = 256
+    final_factor: Annotated[float, Ge(0), Le(1)] = 0.0
+    milestones_epochs: tuple[Annotated[float, Ge(0)], ...] = ()
+    factor: Annotated[float, Gt(0), Le(1)] = 0.1
+    start_epochs: Annotated[float, Ge(0)] = 0.0
+    patience_epochs: Count = 0
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    name: Literal["fp32", "bf16", "auto"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class CommConfig:
+    """How ranks talk. `buckets` is hpctrain's own exchange on Horovod's allreduce."""
+
+    transport: Literal["auto", "mpi", "gloo"] = "auto"
+    exchange: Literal["buckets", "distributed_optimizer"] = "buckets"
+    bucket_mb: PositiveFloat = 25.0
+    reduction: Literal["mean", "adasum"] = "mean"
+    batch_norm_ranks: Positive | Literal["all"] = 1
+    compression: Literal["none", "fp16"] = "none"
+    cycle_time_ms: Annotated[float, Ge(0)] | None = None
+    fusion_threshold_mb: Annotated[float, Ge(0)] | None = None
+    hierarchical: bool = False
+    timeline: bool = False
+    timeout_s: PositiveFloat = 600.0
+
+    @property
+    def fusion_bytes(self) -> float:
+        """How much Horovod puts together, by copying, of what is ready at once.
+
+        Less where buckets have put it together before: no more than a piece of a sum (training/comm.py).
+        """
+        if self.fusion_threshold_mb is not None:
+            return self.fusion_threshold_mb * 2**20
+        bucketed = self.exchange == "buckets" and self.reduction == "mean"
+        return PIECE_BYTES if bucketed else 128.0 * 2**20
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What the job asks for. `ranks` is for local runs; on Slurm it is nodes times GPUs a node."""
+
+    ranks: Positive | None = None
+    nodes: Positive = 1
+    gpus_per_node: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpus_per_rank: Positive | None = None
+    mem_gb_per_rank: PositiveFloat | None = None
+    timeout_min: Positive | None = None
+    threads_per_rank: Positive | None = None
+    chain: Annotated[int, Ge(1), Le(100)] = 1
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Facts of a cluster, from conf/cluster. Nothing of it is science: it stays out of the run id."""
+
+    name: str
+    kind: Literal["local", "slurm"]
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    gpu_gres: str | None = None
+    gpus_per_node: Positive | None = None
+    cpus_per_node: Positive | None = None
+    cpus_per_gpu: Positive | None = None
+    mem_gb_per_node: PositiveFloat | None = None
+    max_time_min: Positive | None = None
+    max_nodes: Positive | None = None
+    signal_s: Positive = 120
+    mtbf_node_hours: PositiveFloat = 50_000.0
+    device: str | None = None
+    mpi: str | None = "pmix"
+    requeue: bool = True
+    exclusive: bool = False
+    modules: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    container: str | None = None
+    python: str | None = None
+    srun_args: tuple[str, ...] = ()
+    sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
+    slurm_conf: str | None = None
+    # Settings of comm that suit the cluster: conf/config.yaml takes them where the command line has none.
+    comm: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    # For scaling studies: a node's link as it is sold, and nodes that are one machine in truth.
+    link_gbit_per_s: PositiveFloat | None = None
+    nodes_per_host: Positive = 1
+    source: str | None = None
+    source_date: str | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    root: str = "runs"
+    study: Name = "default"
+    name: Name | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save (`every` steps, `every_min` minutes, or `auto`) and what to keep."""
+
+    every: Positive | Literal["auto", "epoch"] = "epoch"
+    every_min: PositiveFloat | None = None
+    keep_last: Positive = 3
+    keep_every: Positive | None = None
+    keep_best: bool = True
+    asynchronous: bool = True
+    allow_change: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. Field order is the order of conf/config.yaml."""
+
+    model: ModelConfig
+    data: DataConfig
+    task: TaskConfig
+    optimizer: Annotated[OptimizerConfig, Field(discriminator="name")]
+    schedule: ScheduleConfig
+    precision: PrecisionConfig
+    train: TrainConfig
+    comm: CommConfig
+    resources: ResourcesConfig
+    cluster: ClusterConfig
+    run: RunConfig
+    checkpoint: CheckpointConfig
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 0
+
+    @property
+    def ranks(self) -> int:
+        """World size: one rank a GPU (or a CPU slot on a machine without GPUs)."""
+        if self.cluster.kind == "local":
+            return self.resources.ranks or 1
+        return self.resources.nodes * self.ranks_per_node
+
+    @property
+    def ranks_per_node(self) -> int:
+        if self.cluster.kind == "local":
+            return self.ranks
+        return self.resources.gpus_per_node or self.cluster.gpus_per_node or 1
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples of one optimiser step, over all ranks and micro-steps."""
+        return self.train.batch_size * self.train.accumulate * self.ranks
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The model group, flat as in conf/model, to its family's settings dataclass."""
+    rest = dict(values)
+    name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
+    if target is not None:
+        return ModelConfig(name, rest, weights, target)
+    if name not in SETTINGS:
+        raise choose("model.name", name, SETTINGS)
+    return ModelConfig(name, validate(SETTINGS[name], rest, "model."), weights)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A resolved configuration, as plain containers, to a checked `Config`. Raises UserError."""
+    rest = dict(values)
+    model = model_config(rest.pop("model", {}))
+    rest.pop("sweep", None), rest.pop("scaling", None)
+    config: Config = validate(Config, rest | {"model": model}, "")
+    check_whole(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The inverse of `from_dict`, JSON-able; the model group flat again."""
+    model = config.model
+    settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
+    flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
+    # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
+    plain: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                f.name: flat if f.name == "model" else _plain(getattr(config, f.name))
+                for f in dataclasses.fields(config)
+            }
+        )
+    )
+    return plain
+
+
+def science(config: Config) -> dict[str, Any]:
+    """The settings that make the result, as plain containers; where and on how many ranks is not of them."""
+    whole = to_dict(config)
+    chosen = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
+    hidden = FEEDING if config.data.name in ("text", "image_folder") else (*FEEDING, "path")
+    chosen["data"] = _unless_default(DataConfig, {k: v for k, v in chosen["data"].items() if k not in hidden})
+    keys = ("epochs", "steps", "clip_norm", "on_nan", "ema_decay", "image_sizes")
+    chosen["train"] = _unless_default(TrainConfig, {k: whole["train"][k] for k in keys})
+    chosen["effective_batch"] = config.effective_batch
+    if config.comm.reduction != "mean":
+        chosen["reduction"] = config.comm.reduction
+    if config.comm.batch_norm_ranks != 1:
+        chosen["batch_norm_ranks"] = config.comm.batch_norm_ranks
+    return chosen
+
+
+# Settings of DataConfig that change no result.
+FEEDING = ("workers", "prefetch", "resident_gb")
+# Younger than the first runs: left out where they have their defaults, so that those runs keep their ids.
+_YOUNGER = ("resize", "crop_scale", "crop_ratio", "image_field", "label_field", "image_sizes")
+
+
+def _unless_default(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = json.loads(json.dumps({f.name: f.default for f in dataclasses.fields(kind)}, default=str))
+    return {k: v for k, v in values.items() if k not in _YOUNGER or v != defaults[k]}
+
+
+def science_hash(config: Config) -> str:
+    """SHA-256 of the scientific settings, in hex."""
+    text = json.dumps(science(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(config: Config) -> str:
+    """`<name>-<10 hex digits>`: a hash of the scientific settings; the same science is the same run."""
+    name = config.run.name or f"{config.model.name}-{config.data.name}"
+    return f"{name}-{science_hash(config)[:10]}"
+
+
+def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """`values` as an instance of the dataclass `kind`; keys in errors are given `prefix`."""
+    try:
+        return _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise explain(error.errors(), prefix, lambda where: _neighbours(kind, where)) from None
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        parts: tuple[Any, ...] = (kind, *_NESTED) if kind is Config else (kind,)
+        for part in parts:
+            part.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+_NESTED = (
+    DataConfig, TaskConfig, SgdConfig, AdamConfig, LarsConfig, ScheduleConfig, PrecisionConfig,
+    TrainConfig, CommConfig, ResourcesConfig, ClusterConfig, RunConfig, CheckpointConfig,
+)  # fmt: skip
+
+
+def _neighbours(kind: Any, where: list[str]) -> list[str]:
+    """The settings of the dataclass that holds the last key of `where`."""
+    for part in where[:-1]:
+        kind = {"optimizer": SgdConfig}.get(part) or next(
+            (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None
+        )
+    return [f.name for f in dataclasses.fields(kind)] if kind else []
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""CIFAR-10's binary version: records of one label byte and 3072 bytes, the red, green and blue plane.
+
+Takes paths, gives uint8 arrays. Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". The
+Python version of the same page is pickles and is not read: a pickle runs whatever its writer put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpctrain.data.downloads import CIFAR10_RECORD_BYTES
+from hpctrain.errors import UserError
+
+
+def records(path: Path) -> int:
+    """How many pictures a file holds. Raises UserError where its size is no multiple of a record's."""
+    count, rest = divmod(path.stat().st_size, CIFAR10_RECORD_BYTES)
+    if rest:
+        raise UserError("data.path", path, f"is truncated or no CIFAR-10 file: {rest} bytes too many")
+    return count
+
+
+def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images (N, 3, 32, 32) and labels (N,) of all files in order. Raises UserError."""
+    parts = []
+    for path in paths:
+        records(path)
+        parts.append(np.fromfile(path, np.uint8).reshape(-1, CIFAR10_RECORD_BYTES))
+    rows = np.concatenate(parts)
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]

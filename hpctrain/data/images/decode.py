@@ -1,0 +1,198 @@
+"""Encoded pictures (JPEG, PNG, ...) and how one becomes an array of bytes. NumPy and Pillow only, no torch.
+
+Takes keys (a path, or a row of Arrow files), gives uint8 (H, W, C): C channels, H and W pixels. Reads only.
+Used in the processes that decode (data/images/workers.py), so what is here starts quickly. What is broken is a
+UserError that names the file, and in a packed set the shard and the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hpctrain.errors import UserError
+
+Key = str | int
+Name = tuple[str, str]  # the folder, and what in it
+Box = tuple[float, float, float, float]  # left, upper, right, lower; pixels of the whole picture
+CROP_TRIES = 10
+
+
+class Reader(Protocol):
+    """Where encoded pictures come from."""
+
+    def read(self, key: Key) -> tuple[Any, Name]:
+        """The bytes, as anything with the buffer protocol, and the picture's name for a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files of their own; the key is the path."""
+
+    root: str = ""
+
+    def read(self, key: Key) -> tuple[Any, Name]:
+        name = self.root, str(key)
+        try:
+            with open(os.path.join(*name), "rb") as file:  # noqa: PTH118, PTH123 -- twice as fast, for a million
+                return file.read(), name
+        except OSError as error:
+            said = f"{key} cannot be read: {error.strerror or error}"
+            raise UserError("data.path", self.root, said) from None
+
+
+@dataclass
+class Arrow:
+    """Rows of Arrow files, mapped into memory; the key is the row, counted through all files.
+
+    Column `image` is a struct of `bytes` and `path` (Hugging Face's Image), or plain binary. Where there is a
+    column `crc32`, each picture is compared with it.
+    """
+
+    files: Sequence[str]
+    image: str = "image"
+    _tables: list[Any] = field(default_factory=list, init=False, repr=False)
+    _starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64), init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "image": self.image}  # another process maps the files itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def open(self) -> None:
+        """Map the files. Raises UserError, naming the one that is no whole Arrow file."""
+        if self._tables:
+            return
+        self._tables = [open_table(Path(file)) for file in self.files]
+        self._starts = np.cumsum([0, *(len(table) for table in self._tables)])
+
+    def __len__(self) -> int:
+        self.open()
+        return int(self._starts[-1])
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of numbers, of all files."""
+        self.open()
+        return np.concatenate([table.column(name).to_numpy() for table in self._tables])
+
+    def read(self, key: Key) -> tuple[Any, Name]:
+        self.open()
+        at = int(np.searchsorted(self._starts, int(key), side="right")) - 1
+        table, row = self._tables[at], int(key) - int(self._starts[at])
+        found = table.column(self.image)[row]
+        data, path = (found["bytes"], found["path"].as_py()) if hasattr(found, "keys") else (found, None)
+        if not data.is_valid:
+            return Folder().read(path or "")
+        buffer = data.as_buffer()
+        root, file = os.path.split(self.files[at])
+        if "crc32" in table.column_names and zlib.crc32(buffer) != table.column("crc32")[row].as_py():
+            said = f"{file} is broken: picture {row} ({path}) is not what was packed; pack the set again"
+            raise UserError("data.path", root, said)
+        return buffer, (root, f"{file}, picture {row} ({path}),")
+
+
+def open_table(path: Path) -> Any:
+    """An Arrow table whose bytes stay on disk until they are read. Raises UserError."""
+    import pyarrow as pa
+
+    try:
+        mapped = pa.memory_map(str(path))
+        try:
+            return pa.ipc.open_file(mapped).read_all()
+        except pa.ArrowInvalid:  # Hugging Face writes streams
+            mapped.seek(0)
+            return pa.ipc.open_stream(mapped).read_all()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError("data.path", path.parent, f"{path.name} is no whole Arrow file: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """From a picture to an array of `shape` (C, H, W).
+
+    The shorter side becomes `resize` and the middle is taken, or, where a crop is drawn, a part of the whole
+    picture becomes H x W.
+    """
+
+    shape: tuple[int, int, int]
+    resize: int
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+
+    def decode(
+        self, data: Any, name: Name, draw: tuple[int, ...] | None, size: int | None
+    ) -> NDArray[np.uint8]:
+        """(H, W, C), or (size, size, C). `draw`: numbers that a random crop is drawn from. Raises UserError."""
+        c, h, w = self.shape
+        h, w = (h, w) if size is None else (size, size)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd metadata: the pixels are good
+                image = Image.open(io.BytesIO(data))
+                box = self._middle(image.size) if draw is None else self._crop(image.size, draw)
+                return _pixels(image, "L" if c == 1 else "RGB", box, (w, h))
+        except Exception as error:
+            raise broken(name, error) from None
+
+    def _middle(self, size: tuple[int, int]) -> Box:
+        """What is left of the whole after the shorter side became `resize` and H x W was cut from the middle."""
+        width, height = size
+        _, h, w = self.shape
+        pixel = min(min(width, height) / self.resize, width / w, height / h)
+        left, upper = (width - w * pixel) / 2, (height - h * pixel) / 2
+        return left, upper, left + w * pixel, upper + h * pixel
+
+    def _crop(self, size: tuple[int, int], draw: tuple[int, ...]) -> Box:
+        """A part of random area and aspect (Szegedy et al. 2014, arXiv:1409.4842, section 6).
+
+        Where CROP_TRIES draws do not fit into the picture, the largest part in its middle, as torchvision does.
+        """
+        width, height = size
+        random = np.random.default_rng(draw)
+        low, high = map(math.log, self.crop_ratio)
+        for _ in range(CROP_TRIES):
+            area = width * height * random.uniform(*self.crop_scale)
+            ratio = math.exp(random.uniform(low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, upper = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+                return left, upper, left + w, upper + h
+        ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        left, upper = (width - w) // 2, (height - h) // 2
+        return left, upper, left + w, upper + h
+
+
+def broken(name: Name, error: Exception) -> UserError:
+    """Whatever Pillow's plugins raise, and they raise many kinds, means that this is no whole picture."""
+    reason = " ".join(f"{error}".split())[:120] or type(error).__name__
+    return UserError("data.path", name[0], f"{name[1]} is no whole picture: {reason}")
+
+
+def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The part `box` of `image`, made `size` (width, height): (height, width, channels)."""
+    width, height = image.size
+    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, where what is left is not smaller than wanted.
+    wanted = (width * size[0] / (box[2] - box[0]), height * size[1] / (box[3] - box[1]))
+    image.draft(mode, (math.ceil(wanted[0]), math.ceil(wanted[1])))
+    x, y = image.size[0] / width, image.size[1] / height
+    box = (box[0] * x, box[1] * y, min(box[2] * x, image.size[0]), min(box[3] * y, image.size[1]))
+    if image.mode != mode:
+        image = image.convert(mode)
+    if box != (0, 0, *size) or image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image, np.uint8).reshape(size[1], size[0], -1)

@@ -1,0 +1,268 @@
+"""Which pictures a DataConfig names, and their classes: a folder, a packed folder, a Hugging Face set.
+
+Takes a DataConfig; gives `PictureSet`s: a reader, keys and labels of each split. No torch; no picture is read.
+A folder's pictures are in an order drawn from their names, so that the first n, or a shard, are a sample of all;
+packing keeps this order.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.images.decode import Arrow, Folder, Key, Reader
+from hpctrain.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
+MANIFEST = "pack.json"
+EXTRA = "needs an extra: pip install 'hpctrain[images]'"
+
+
+@dataclass(frozen=True)
+class Split:
+    """`keys[i]` is what `reader` calls picture i; its class is `labels[i]`."""
+
+    reader: Reader
+    keys: Sequence[Key]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Arrow file of a packed set."""
+
+    file: str
+    samples: Annotated[int, Ge(0)]
+    bytes: Annotated[int, Ge(0)]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """pack.json: what `hpctrain data pack` made. `splits` has `train` and `validation`."""
+
+    format: int
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    resize: int | None = None
+
+    def samples(self, split: str) -> int:
+        return sum(shard.samples for shard in self.splits[split])
+
+
+def find(config: DataConfig) -> PictureSet:
+    """Both splits, cut to their limits. Raises UserError."""
+    whole = _of_hub(config) if config.name == "hugging_face_images" else of_folder(_folder(config))
+    train, validation = (
+        Split(split.reader, split.keys[:limit], split.labels[:limit])
+        for split, limit in ((whole.train, config.train_limit), (whole.validation, config.validation_limit))
+    )
+    return PictureSet(whole.classes, train, validation)
+
+
+def check(config: DataConfig) -> int:
+    """Training samples. Looks at names and sizes only. Raises UserError, naming a missing or short shard."""
+    if config.name == "hugging_face_images":
+        counts = {"train": len(find(config).train.keys)}
+    else:
+        folder = _folder(config)
+        if (folder / MANIFEST).is_file():
+            manifest = read_manifest(folder)
+            check_shards(folder, manifest)
+            counts = {split: manifest.samples(split) for split in SPLITS}
+        else:
+            found = _listing(str(folder))
+            counts = {split: len(found[1][split]) for split in SPLITS}
+        for split, official in (("train", config.train_samples), ("validation", config.validation_samples)):
+            if official and counts[split] != official:
+                said = f"holds {counts[split]} pictures for {split}, the official set {official}"
+                raise UserError("data.path", folder, said)
+    return min(counts["train"], config.train_limit or counts["train"])
+
+
+def num_classes(config: DataConfig) -> int:
+    """How many classes a set without an official number has. Raises UserError."""
+    if config.name == "hugging_face_images":
+        return len(find(config).classes)
+    folder = _folder(config)
+    packed = (folder / MANIFEST).is_file()
+    return len(read_manifest(folder).classes if packed else _class_names(_split_folder(folder, "train")))
+
+
+def _folder(config: DataConfig) -> Path:
+    if config.path is None and config.name == "image_folder":
+        raise UserError("data.path", "null", "give the folder that has train/<class>/ and val/<class>/")
+    from hpctrain.data.check import find_folder
+
+    return find_folder(config.name, config.path)
+
+
+def of_folder(folder: Path) -> PictureSet:
+    """A folder of pictures, packed or not. Raises UserError."""
+    if (folder / MANIFEST).is_file():
+        return _of_pack(folder)
+    classes, found = _listing(str(folder))
+
+    def split(name: str) -> Split:
+        pictures = found[name]
+        labels = np.fromiter((label for _, label in pictures), np.int64, len(pictures))
+        return Split(Folder(str(folder)), [path for path, _ in pictures], labels)
+
+    return PictureSet(classes, split("train"), split("validation"))
+
+
+@functools.lru_cache(maxsize=2)
+def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]]]:
+    """Class names, and of each split the pictures' paths below `root` with the number of their class."""
+    folder = Path(root)
+    classes = _class_names(_split_folder(folder, "train"))
+    numbers = {name: number for number, name in enumerate(classes)}
+    found = {}
+    for split in SPLITS:
+        place = _split_folder(folder, split)
+        pictures = []
+        for name in _class_names(place):
+            if name not in numbers:
+                raise UserError("data.path", place / name, f"is no class of {_split_folder(folder, 'train')}")
+            paths = _pictures_below(str(place / name))
+            pictures += [(os.path.relpath(path, root), numbers[name]) for path in paths]
+        if not pictures:
+            raise UserError("data.path", place, f"holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        pictures.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
+        found[split] = pictures
+    return classes, found
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    for name in SPLITS[split]:
+        if (folder / name).is_dir():
+            return folder / name
+    said = f"has no folder {' or '.join(SPLITS[split])}: pictures lie in train/<class>/ and val/<class>/"
+    raise UserError("data.path", folder, said)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise UserError(
+            "data.path", folder, "has no folder for each class: pictures lie in <class>/ below it"
+        )
+    return tuple(names)
+
+
+def _pictures_below(folder: str) -> list[str]:
+    return [
+        os.path.join(place, name)  # noqa: PTH118 -- a million of them
+        for place, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122
+    ]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises UserError."""
+    path = folder / MANIFEST
+    try:
+        found: Manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError("data.path", path, f"cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            "data.path", path, f"is no list of packed pictures: {where}: {first['msg']}"
+        ) from None
+    if found.format != 1 or set(found.splits) != set(SPLITS):
+        raise UserError("data.path", path, f"has format {found.format}, this version reads format 1")
+    return found
+
+
+def check_shards(folder: Path, manifest: Manifest) -> None:
+    """That every shard is there, with its size. Raises UserError naming the first that is not."""
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        path = folder / shard.file
+        if not path.is_file():
+            raise UserError("data.path", folder, f"{shard.file}, a shard of the packed set, is missing")
+        if path.stat().st_size != shard.bytes:
+            size = path.stat().st_size
+            said = f"{shard.file} is broken: {size} bytes, packed were {shard.bytes}; pack the set again"
+            raise UserError("data.path", folder, said)
+
+
+def _of_pack(folder: Path) -> PictureSet:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UserError("data.path", folder, f"is packed, which {EXTRA}") from None
+    manifest = read_manifest(folder)
+    check_shards(folder, manifest)
+
+    def split(name: str) -> Split:
+        reader = Arrow([str(folder / shard.file) for shard in manifest.splits[name]])
+        return Split(reader, range(len(reader)), reader.column("label").astype(np.int64))
+
+    return PictureSet(manifest.classes, split("train"), split("validation"))
+
+
+def _of_hub(config: DataConfig) -> PictureSet:
+    """A Hugging Face set: `validation`, else `test`, else the last rows of `train` are for validation."""
+    from hpctrain.data.hub import load_rows
+
+    return _arranged(load_rows(config), config)
+
+
+def _arranged(rows: Any, config: DataConfig) -> PictureSet:
+    features = rows["train"].features
+    image = _column(features, config.image_field, "Image", "data.image_field")
+    label = _column(features, config.label_field, "ClassLabel", "data.label_field")
+
+    def split(part: Any) -> Split:
+        files = [entry["filename"] for entry in part.cache_files]
+        reader = Arrow(files, image)
+        if not files or len(reader) != len(part):
+            raise UserError(
+                "data.source", config.source, "is not whole in Arrow files of the library's cache"
+            )
+        return Split(reader, range(len(reader)), reader.column(label).astype(np.int64))
+
+    train = split(rows["train"])
+    name = next((name for name in SPLITS["validation"] if name in rows), None)
+    if name is not None:
+        validation = split(rows[name])
+    else:
+        cut = round((1 - config.validation_fraction) * len(train.keys))
+        train, validation = (
+            Split(train.reader, train.keys[part], train.labels[part])
+            for part in (slice(cut), slice(cut, None))
+        )
+    names = getattr(features[label], "names", None) or range(int(train.labels.max()) + 1)
+    return PictureSet(tuple(map(str, names)), train, validation)
+
+
+def _column(features: Any, asked: str | None, kind: str, key: str) -> str:
+    """The column asked for, else the first whose feature is a `kind`."""
+    if asked is not None and asked not in features:
+        raise UserError(key, asked, f"must be one of {', '.join(features)}")
+    name = asked or next((name for name, what in features.items() if type(what).__name__ == kind), None)
+    if name is None:
+        raise UserError(key, "null", f"no column is of kind {kind}: must be one of {', '.join(features)}")
+    return name

@@ -1,0 +1,121 @@
+"""Recordings and what is said in them: LibriSpeech's layout, or sentences that espeak-ng speaks.
+
+Takes a DataConfig, gives utterances of both splits. A folder holds `*.trans.txt` files, whose lines are an id
+and its words, beside `<id>.flac` or `<id>.wav`; a split is every such file below folders named train* or dev*.
+`data=espeak` makes such a folder of spoken numbers once, in the user's cache. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.check import find_folder
+from hpctrain.data.text.source import cache_folder
+from hpctrain.errors import UserError
+
+SPLITS = {"train": "train*", "validation": "dev*"}
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-us+f2", "en-gb+m3", "en-us+f4")
+# What a network writes: number 0 is CTC's blank.
+CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    path: Path
+    text: str
+
+
+def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
+    """Both splits, in the order of their ids, cut to their limits. Raises UserError."""
+    folder = _spoken(config) if config.name == "espeak" else find_folder(config.name, config.path)
+    limits = {"train": config.train_limit, "validation": config.validation_limit}
+    found = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
+    for split, items in found.items():
+        if not items:
+            raise UserError(
+                "data.path", folder, f"has no *.trans.txt in a folder {SPLITS[split]} for {split}"
+            )
+    return found
+
+
+def _listed(folder: Path, pattern: str) -> list[Utterance]:
+    found = []
+    for listing in sorted(path for part in folder.glob(pattern) for path in part.rglob("*.trans.txt")):
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            audio = next(
+                (p for p in (listing.with_name(f"{name}{end}") for end in (".flac", ".wav")) if p.exists()),
+                None,
+            )
+            if audio is None:
+                raise UserError(
+                    "data.path", listing, f"names {name}, but no {name}.flac or .wav is beside it"
+                )
+            found.append(Utterance(audio, text))
+    return found
+
+
+def numbers_of(text: str) -> list[int]:
+    """Characters as a network writes them, 1 and up; others than `CHARACTERS` are left out."""
+    return [1 + CHARACTERS.index(c) for c in " ".join(text.lower().split()) if c in CHARACTERS]
+
+
+def _spoken(config: DataConfig) -> Path:
+    """The folder of spoken numbers, made now where it is not in the cache. Raises UserError."""
+    counts = {
+        "train": min(config.train_samples, config.train_limit or config.train_samples),
+        "validation": min(config.validation_samples, config.validation_limit or config.validation_samples),
+    }
+    folder = cache_folder() / "espeak" / hashlib.sha256(repr((counts, VOICES, 1)).encode()).hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    if shutil.which("espeak-ng") is None:
+        raise UserError("data", config.name, "needs espeak-ng (Debian's package of this name)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        for split, name in (("train", "train"), ("validation", "dev")):
+            _speak(draft / name, counts[split], seed=len(name))
+        try:
+            draft.rename(folder)  # whole, or not at all
+        except OSError:
+            if not folder.is_dir():  # another process was first, which is as good
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _speak(folder: Path, count: int, seed: int) -> None:
+    """`count` sentences of one to three digits, by voices and at speeds drawn from `seed`."""
+    folder.mkdir()
+    draw = random.Random(seed)
+    lines, commands = [], []
+    for number in range(count):
+        text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 3)))
+        name = f"{number:05d}"
+        voice = [
+            "-v",
+            draw.choice(VOICES),
+            "-s",
+            str(draw.randint(150, 200)),
+            "-p",
+            str(draw.randint(35, 65)),
+        ]
+        commands.append(["espeak-ng", *voice, "-w", str(folder / f"{name}.wav"), text])
+        lines.append(f"{name} {text.upper()}\n")
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for done in pool.map(lambda c: subprocess.run(c, capture_output=True, text=True), commands):
+            if done.returncode:
+                raise UserError("data", "espeak", f"espeak-ng failed: {done.stderr.strip()[-200:]}")
+    (folder / "spoken.trans.txt").write_text("".join(lines))

@@ -1,0 +1,98 @@
+"""Speech as spectrograms: logarithmic power every 10 ms of 20 ms windows, at 50 Hz a bin.
+
+B utterances, F frequency bins, T frames, L characters. Each utterance is brought to mean 0 and deviation 1
+(Amodei et al. 2016 normalise so); shorter ones are filled with zeros up to `data.sequence_length` frames.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpctrain.data.speech.source import Utterance, numbers_of
+from hpctrain.errors import UserError
+
+WINDOW_S, HOP_S = 0.020, 0.010
+
+
+class SpeechDataset:
+    shuffle = True
+
+    def __init__(self, items: Sequence[Utterance], frames: int, bins: int) -> None:
+        """Reads every recording. Raises UserError where one is longer than `frames`."""
+        spectra = [spectrogram(*read_audio(item.path), bins) for item in items]
+        longest = max(spectrum.shape[1] for spectrum in spectra)
+        if longest > frames:
+            raise UserError(
+                "data.sequence_length", frames, f"must be ≥ {longest}, the longest recording's frames"
+            )
+        labels = [numbers_of(item.text) for item in items]
+        self._lengths = torch.tensor([spectrum.shape[1] for spectrum in spectra])
+        self._label_lengths = torch.tensor([len(numbers) for numbers in labels])
+        self._spectra = torch.zeros(len(items), 1, bins, frames)
+        self._labels = torch.zeros(len(items), max(map(len, labels)), dtype=torch.int64)
+        for i, (spectrum, numbers) in enumerate(zip(spectra, labels, strict=True)):
+            self._spectra[i, 0, :, : spectrum.shape[1]] = torch.from_numpy(spectrum)
+            self._labels[i, : len(numbers)] = torch.tensor(numbers)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def to(self, device: torch.device) -> SpeechDataset:
+        """Batches go to `device`; the recordings stay on the host."""
+        self._device = device
+        return self
+
+    _device = torch.device("cpu")
+
+    def batch(
+        self, indices: NDArray[np.int64], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Spectrograms (B, 1, F, T), their frames (B,), characters (B, L), how many of those count (B,)."""
+        del generator
+        parts = (self._spectra, self._lengths, self._labels, self._label_lengths)
+        spectra, lengths, labels, counts = (p[torch.from_numpy(indices)].to(self._device) for p in parts)
+        return spectra, lengths, labels, counts
+
+
+def read_audio(path: Path) -> tuple[NDArray[Any], int]:
+    """Samples in ±1 of a recording of one channel, and how many a second. Raises UserError."""
+    if path.suffix == ".flac":
+        try:
+            import soundfile
+        except ImportError:
+            raise UserError(
+                "data.path", path, "FLAC needs the extra: pip install 'hpctrain[speech]'"
+            ) from None
+        samples, rate = soundfile.read(path, dtype="float32")
+        return samples, int(rate)
+    try:
+        with wave.open(str(path)) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                raise UserError("data.path", path, "must have one channel of 16 bits")
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 2**15
+            return samples, file.getframerate()
+    except (wave.Error, EOFError) as error:
+        raise UserError("data.path", path, f"is no WAV file: {error}") from None
+
+
+def spectrogram(samples: NDArray[Any], rate: int, bins: int) -> NDArray[np.float32]:
+    """(F, T): the lowest `bins` frequencies, 50 Hz apart whatever the rate; normalised."""
+    width, hop = round(rate * WINDOW_S), round(rate * HOP_S)
+    if width // 2 + 1 < bins:
+        raise UserError("data.frequency_bins", bins, f"must be ≤ {width // 2 + 1} at {rate} samples a second")
+    samples = np.pad(samples, (0, max(0, width - len(samples))))
+    windows = np.lib.stride_tricks.sliding_window_view(samples, width)[::hop]
+    power = np.abs(np.fft.rfft(windows * np.hanning(width))[:, :bins]) ** 2
+    logarithm = np.log(power + 1e-10).T
+    scaled: NDArray[np.float32] = ((logarithm - logarithm.mean()) / (logarithm.std() + 1e-6)).astype(
+        np.float32
+    )
+    return scaled

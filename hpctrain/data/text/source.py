@@ -1,0 +1,169 @@
+"""Which text a DataConfig names, and where it divides into training and validation.
+
+Takes a DataConfig; gives a `Source`: functions that stream each part as blocks of text, and what tells this
+text from another. Reads only, a block at a time; no torch. Bytes that are no UTF-8 are a UserError.
+
+A folder whose files say `train` and `valid` in their names is divided so. Of any other text the last
+`validation_fraction` of the bytes is for validation, cut at a line's end; a folder's files are put in an
+order drawn from their names first, so that this part is a sample of them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import re
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.check import places
+from hpctrain.errors import UserError
+
+BLOCK_BYTES = 2**20
+_TEST_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """`identity` is JSON-able and changes with the text; `size_bytes` is None where it is not known."""
+
+    identity: Any
+    train: Callable[[], Iterator[str]]
+    validation: Callable[[], Iterator[str]]
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes [start, stop) of a file."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+def find_source(config: DataConfig) -> Source:
+    """The text that `config` names. Raises UserError; looks at names and sizes, reads next to nothing."""
+    if config.source is not None and config.path is None:
+        from hpctrain.data.hub import hugging_face
+
+        return hugging_face(config)
+    return from_files(*_files(config), config.validation_fraction)
+
+
+def _files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files."""
+    if config.name == "python_stdlib" and config.path is None:
+        folder = Path(sysconfig.get_paths()["stdlib"])
+        found = sorted(folder.rglob("*.py"))
+        return folder, [p for p in found if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
+    if config.path is not None:
+        path = Path(config.path).expanduser()
+    else:
+        path = next((folder for folder in _places(config) if folder.is_dir()), Path())
+        if path == Path():
+            looked = "".join(f"{folder} or " for folder in _places(config))
+            raise UserError("data.path", "null", f"give {looked}a file or folder of UTF-8 text")
+    if path.is_file():
+        return path.parent, [path]
+    if not path.is_dir():
+        raise UserError("data.path", config.path, "is no file and no folder")
+    hidden = re.compile(r"(^|/)\.")
+    found = [p for p in sorted(path.rglob("*")) if not hidden.search(p.relative_to(path).as_posix())]
+    return path, [p for p in found if p.is_file()]
+
+
+def _places(config: DataConfig) -> list[Path]:
+    """Where a set with a name may lie."""
+    return [] if config.name == "text" else places(config.name)
+
+
+def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
+    """Files below `folder`, or one file. Raises UserError where they hold no text."""
+    facts = [(p, p.relative_to(folder).as_posix(), p.stat()) for p in files]
+    facts = [fact for fact in facts if fact[2].st_size > 0]
+    where = facts[0][0] if len(facts) == 1 else folder
+    if not facts:
+        raise UserError("data.path", folder, "holds no text: every file is empty, or there is none")
+    identity = [str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for _, name, s in facts]]
+    splits = {key: [p for p, name, _ in facts if _says(key, name)] for key in ("train", "valid")}
+    if splits["train"] and splits["valid"]:
+        train, validation = (_whole(splits[key]) for key in ("train", "valid"))
+    else:
+        facts.sort(key=lambda fact: hashlib.sha256(fact[1].encode()).digest())
+        train, validation = _divide(_whole([p for p, _, _ in facts]), fraction)
+    if not validation or not train:
+        raise UserError("data.path", where, "is too small to be divided into training and validation")
+    size = sum(span.stop - span.start for span in [*train, *validation])
+    return Source(identity, lambda: read(train), lambda: read(validation), size)
+
+
+def _says(key: str, name: str) -> bool:
+    return re.search(rf"(^|[^a-z]){key}(ation)?([^a-z]|$)", Path(name).name.lower()) is not None
+
+
+def _whole(paths: Iterable[Path]) -> list[Span]:
+    return [Span(p, 0, p.stat().st_size) for p in paths]
+
+
+def _divide(spans: list[Span], fraction: float) -> tuple[list[Span], list[Span]]:
+    """The last `fraction` of the bytes of all spans for validation, from a line's begin on."""
+    left = round((1 - fraction) * sum(span.stop for span in spans))
+    for number, span in enumerate(spans):
+        if left < span.stop:
+            cut = _line_begin(span.path, left)
+            first = [Span(span.path, 0, cut)] if cut > 0 else []
+            last = [Span(span.path, cut, span.stop)] if cut < span.stop else []
+            return spans[:number] + first, last + spans[number + 1 :]
+        left -= span.stop
+    return spans, []
+
+
+def _line_begin(path: Path, offset: int) -> int:
+    """The first line's begin at or after `offset`; in a text without lines there, a character's."""
+    with path.open("rb") as file:
+        file.seek(max(offset - 1, 0))
+        block = file.read(BLOCK_BYTES)
+    end = block.find(b"\n")
+    if 0 <= end < len(block) - 1:
+        return max(offset - 1, 0) + end + 1
+    whole = next((i for i, byte in enumerate(block[1:5], 1) if byte & 0xC0 != 0x80), 1)
+    return max(offset - 1, 0) + whole
+
+
+def read(spans: Iterable[Span]) -> Iterator[str]:
+    """The text of all spans in blocks; a newline ends each. Raises UserError at what is no UTF-8."""
+    for span in spans:
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if span.start == 0 else "utf-8")()
+        at, text = span.start, ""
+        with span.path.open("rb") as file:
+            file.seek(span.start)
+            while at < span.stop:
+                block = file.read(min(BLOCK_BYTES, span.stop - at))
+                pending = len(decoder.getstate()[0])
+                try:
+                    text = decoder.decode(block, final=at + len(block) >= span.stop or not block)
+                except UnicodeDecodeError as error:
+                    offset = at - pending + error.start
+                    byte = error.object[error.start]
+                    raise UserError(
+                        "data.path", span.path, f"is no UTF-8 text: byte 0x{byte:02x} at offset {offset}"
+                    ) from None
+                if not block:
+                    raise UserError("data.path", span.path, "became shorter while it was read")
+                at += len(block)
+                yield text
+        if not text.endswith("\n"):
+            yield "\n"
+
+
+def cache_folder() -> Path:
+    """Where tokenised text is kept: $HPCTRAIN_CACHE, else hpctrain/ in the user's cache."""
+    own = os.environ.get("HPCTRAIN_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hpctrain"
+    return base.expanduser() / "tokens"

@@ -1,0 +1,111 @@
+"""Sentence pairs of two languages: line-aligned files as WMT has them, or this system's gettext catalogues.
+
+Takes a DataConfig, gives pairs of words for both splits. No torch. `data=gettext` reads the *.mo files below
+data.path (default /usr/share/locale): what programs say in English, and its translation.
+"""
+
+from __future__ import annotations
+
+import gettext
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.check import find_folder
+from hpctrain.errors import UserError
+
+PADDING, UNKNOWN, START, END = range(4)
+LOCALES = Path("/usr/share/locale")
+VALIDATION_SHARE = 20  # one sentence in so many
+_WORDS = re.compile(r"\w+|[^\w\s]")
+
+Pair = tuple[list[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    train: list[Pair]
+    validation: list[Pair]
+
+
+def pairs(config: DataConfig) -> Pairs:
+    """Both splits, sentences that fit into data.sequence_length words, cut to their limits. Raises UserError."""
+    longest = config.sequence_length
+    if longest is None:
+        raise UserError("data.sequence_length", "null", "give the most words of a sentence")
+    found = _gettext(config) if config.name == "gettext" else _aligned(config)
+    fitting = {
+        split: [(s, t) for s, t in items if 0 < len(s) <= longest and 0 < len(t) < longest]  # </s> needs room
+        for split, items in vars(found).items()
+    }
+    for split, items in fitting.items():
+        if not items:
+            raise UserError("data.sequence_length", longest, f"no {split} sentence is as short")
+    return Pairs(fitting["train"][: config.train_limit], fitting["validation"][: config.validation_limit])
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and signs."""
+    return _WORDS.findall(text.lower())
+
+
+def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
+    """The most frequent words of both languages together, numbered from 4; ties in alphabetical order."""
+    counts = Counter(word for pair in sentences for side in pair for word in side)
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return {word: number for number, word in enumerate(ranked[: size - 4], 4)}
+
+
+def _gettext(config: DataConfig) -> Pairs:
+    folder = Path(config.path).expanduser() if config.path else LOCALES
+    language = config.languages[1]
+    files = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
+    if not files:
+        raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
+    found: dict[str, str] = {}
+    for file in files:
+        for source, target in _catalogue(file):
+            if "%" not in source and "\n" not in source and source != target:
+                found.setdefault(source, target)
+    train: list[Pair] = []
+    validation: list[Pair] = []
+    for source, target in sorted(found.items()):
+        part = validation if zlib.crc32(source.encode()) % VALIDATION_SHARE == 0 else train
+        part.append((words(source), words(target)))
+    return Pairs(train, validation)
+
+
+def _catalogue(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with file.open("rb") as opened:
+            catalogue = gettext.GNUTranslations(opened)
+    except (OSError, UnicodeDecodeError):
+        return  # some programs' catalogues are no UTF-8
+    for source, target in catalogue._catalog.items():  # type: ignore[attr-defined]
+        if source and isinstance(source, str) and isinstance(target, str):
+            yield source, target
+
+
+def _aligned(config: DataConfig) -> Pairs:
+    """train.<language> and valid.<language> of both languages, a sentence a line."""
+    folder = find_folder(config.name, config.path)
+    splits = {}
+    for split, stem in (("train", "train"), ("validation", "valid")):
+        texts: list[Sequence[str]] = []
+        for language in config.languages:
+            file = folder / f"{stem}.{language}"
+            if not file.is_file():
+                raise UserError("data.path", folder, f"has no {file.name}")
+            texts.append(file.read_text(encoding="utf-8").splitlines())
+        if len(texts[0]) != len(texts[1]):
+            raise UserError(
+                "data.path",
+                folder,
+                f"{stem}.*: {len(texts[0])} lines in one language, {len(texts[1])} in the other",
+            )
+        splits[split] = [(words(s), words(t)) for s, t in zip(*texts, strict=True)]
+    return Pairs(splits["train"], splits["validation"])

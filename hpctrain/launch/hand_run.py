@@ -1,0 +1,43 @@
+"""`python -m hpctrain.launch.hand_run SETTINGS`: what slurm/train.sbatch does first, inside its job.
+
+Takes settings as submit does; makes the run directory, or finds the one there is, notes the job in it as submit
+would, and prints its path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from hpctrain.config.compose import load
+from hpctrain.errors import UserError
+from hpctrain.launch.prepare import prepare
+from hpctrain.scheduler import sbatch
+from hpctrain.storage.run_dir import make_private, replace_text
+
+
+def main() -> int:
+    try:
+        config = load(sys.argv[1:])
+        if config.cluster.kind != "slurm":
+            raise UserError("cluster", config.cluster.name, "give cluster=NAME, one that Slurm runs")
+        sbatch.check(config)
+        run = prepare(config)
+    except UserError as error:
+        print(f"hpctrain: {error}", file=sys.stderr)
+        return 2
+    make_private(run.submitit)
+    job_id, earlier = os.environ["SLURM_JOB_ID"], run.read_submission().get("job_ids", [])
+    facts = {
+        "cluster": config.cluster.name, "token": "", "open": False, "time": time.time(),
+        "slurm_conf": os.environ.get("SLURM_CONF"), "job_ids": [*(i for i in earlier if i != job_id), job_id],
+    }  # fmt: skip
+    replace_text(run.submission_file, json.dumps(facts))
+    print(run.path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""A run of a study as processes of this job: forked, a Slurm step, or mpirun.
+
+Takes a prepared run directory; gives a `Process` to ask, to stop and to kill. No other side effects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from typing import NoReturn, Protocol
+
+from hpctrain.config.settings import Config
+from hpctrain.launch import local
+from hpctrain.scheduler import client
+from hpctrain.scheduler.sbatch import START_MARK, cpus_per_rank, python_command
+from hpctrain.storage.run_dir import RunDir
+
+_SIGNALS = {
+    "INTERRUPTED": signal.SIGINT, "PREEMPTED": signal.SIGUSR2, "TIME_LIMIT": signal.SIGUSR2,
+    "TERMINATED": signal.SIGTERM,
+}  # fmt: skip
+_PR_SET_PDEATHSIG = 1
+
+
+class Process(Protocol):
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+
+    def ask_to_stop(self, reason: str) -> None:
+        """To save a checkpoint and end; `reason` is one of training/stop.py."""
+
+    def kill(self) -> None: ...
+
+
+def start(run: RunDir, config: Config, name: str, lane: int, lanes: int) -> Process:
+    """Start the run; `name` tells this start from others in the same job."""
+    job_id = os.environ.get("SLURM_JOB_ID")
+    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.{name}"
+    if config.ranks == 1:
+        return Forked(run, token if job_id else f"local-{os.getpid()}.{name}", lane, lanes)
+    if config.cluster.kind == "local":
+        return Started(run, local.start(run, config))
+    with (run.path / "launcher.log").open("ab", buffering=0) as log:
+        log.write(f"{START_MARK}\n".encode())
+        command = step_command(run, config, token)
+        return Started(
+            run, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        )
+
+
+def step_command(run: RunDir, config: Config, token: str) -> list[str]:
+    """The Slurm step, inside this job, that starts all ranks of a run."""
+    nodes, ranks = config.resources.nodes, config.ranks_per_node
+    return [
+        "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}",
+        f"--cpus-per-task={cpus_per_rank(config)}", *([f"--mpi={config.cluster.mpi}"] if config.cluster.mpi else []),
+        "--kill-on-bad-exit=1", *config.cluster.srun_args, "sh", "-c",
+        f'exec {python_command(config, sys.executable)} -m hpctrain.launch.rank "$0" "$1"', str(run.path), token,
+    ]  # fmt: skip
+
+
+class Forked:
+    """One rank, forked from this process: imports cost each job once, not each run."""
+
+    def __init__(self, run: RunDir, token: str, lane: int, lanes: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._code: int | None = None
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _child(run, token, lane, lanes, parent)
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def ask_to_stop(self, reason: str) -> None:
+        if self._code is None:
+            os.kill(self.pid, _SIGNALS[reason])
+
+    def kill(self) -> None:
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def preload() -> None:
+    """Import what every run needs, before the first is forked."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+    import hpctrain.training.session  # noqa: F401
+
+    # torch does so with a process's first optimiser: most of the time that a short run would take.
+    importlib.import_module("torch._dynamo")
+
+
+def _child(run: RunDir, token: str, lane: int, lanes: int, parent: int) -> NoReturn:
+    code = 1
+    try:
+        # The kernel ends the run with this job's process, whatever ends that.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        _share(lane, lanes)
+        from hpctrain.training.worker import work
+
+        code = work(run, token, client.has_ended)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _share(lane: int, lanes: int) -> None:
+    """This lane's part of the job's GPUs and cores."""
+    if lanes == 1:
+        return
+    gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[lane % len(gpus)]
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= lanes:
+        os.sched_setaffinity(0, cores[lane::lanes])
+
+
+class Started:
+    """Several ranks, started by srun or mpirun."""
+
+    def __init__(self, run: RunDir, process: subprocess.Popen[bytes]) -> None:
+        self._run, self._process = run, process
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def ask_to_stop(self, reason: str) -> None:
+        if local.signal_ranks(self._run, _SIGNALS[reason]) == 0:
+            # srun hands SIGUSR2 on to all ranks; its own Ctrl-C would abort them.
+            self._process.send_signal(signal.SIGTERM if reason == "TERMINATED" else signal.SIGUSR2)
+
+    def kill(self) -> None:
+        local.kill(self._process, self._run)

@@ -1,0 +1,78 @@
+"""A run that is started again, with the settings it had or with some of them changed.
+
+Takes a run directory and overrides (`resources.ranks=4`), gives the configuration to go on with. Another
+number of ranks keeps the samples of an optimiser step. Side effects: `renew` replaces config.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpctrain.config.settings import Config, from_dict, science, science_hash, to_dict
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch import prepare
+from hpctrain.storage.files import refuse_if_shared
+from hpctrain.storage.run_dir import RunDir, replace_text
+from hpctrain.training.progress import refuse_change
+
+BATCH = ("train.batch_size", "train.accumulate")
+
+
+def configuration(run: RunDir, overrides: Sequence[str]) -> Config:
+    """The run's configuration with `overrides`. Raises UserError, for changes to the science too."""
+    refuse_if_shared(run.path)
+    before = from_dict(run.read_config())
+    if not overrides:
+        return before
+    from hpctrain.config.compose import change
+
+    config = from_dict(change(run.read_config(), overrides))
+    if not any(override.startswith(BATCH) for override in overrides):
+        config = with_batch(config, before.effective_batch)
+    check(before, config)
+    prepare.check(config)
+    return config
+
+
+def check(before: Config, config: Config) -> None:
+    """Raises UserError where a setting that makes the science differs."""
+    try:
+        refuse_change(science(before), science(config), config.checkpoint.allow_change)
+    except RunFailed as error:
+        key, _, rest = error.detail.partition(" is ")
+        value, _, why = rest.partition(", but ")
+        raise UserError(key, value, why) from None
+
+
+def with_batch(config: Config, effective_batch: int) -> Config:
+    """The same with `effective_batch` samples a step: fewer a rank, or more forward passes to a step."""
+    if config.effective_batch == effective_batch:
+        return config
+    per_rank, left = divmod(effective_batch, config.ranks)
+    if left:
+        divisors = [n for n in range(1, effective_batch + 1) if effective_batch % n == 0]
+        near = min(divisors, key=lambda n: abs(n - config.ranks))
+        raise UserError(
+            "resources.ranks", config.ranks, f"must divide the {effective_batch} samples of a step", str(near)
+        )
+    size = max(n for n in range(1, config.train.batch_size + 1) if per_rank % n == 0)
+    return replace(config, train=replace(config.train, batch_size=size, accumulate=per_rank // size))
+
+
+def renew(run: RunDir, config: Config) -> None:
+    """config.yaml as `config` says, for a run that nobody works on. Raises UserError."""
+    before = from_dict(run.read_config())
+    if to_dict(before) == to_dict(config):
+        return
+    check(before, config)
+    import yaml
+
+    replace_text(run.config_file, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    if (before.ranks, science_hash(before)) != (config.ranks, science_hash(config)):
+        note = {"ranks": config.ranks, "batch_size": config.train.batch_size}
+        print(
+            f"{Path(run.path).name} goes on with {json.dumps(note | {'accumulate': config.train.accumulate})}"
+        )

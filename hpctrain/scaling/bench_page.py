@@ -1,0 +1,167 @@
+"""What `hpctrain bench` found: from a run's own files to one document, and the document as text.
+
+Takes finished run directories; reads metrics.jsonl, profile.json and state.json. Seconds, bytes, operations a
+second in the document; milliseconds and GFLOP/s in the text. No torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.config.settings import Config
+from hpctrain.flops.render import seconds
+from hpctrain.scaling.measured import straggler_s
+from hpctrain.storage.run_dir import RunDir
+
+DATA = {"own": "the experiment's data", "synthetic": "noise"}
+PARTS = ("data", "forward", "backward", "communication", "straggler", "optimizer", "rest")
+# The loop's parts (training/step_timer.py) under this page's names; a checkpoint belongs to no step.
+_PART_OF = {"allreduce": "communication", "other": "rest"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run's step and, of the first run, the machine."""
+
+    step: dict[str, Any]
+    ceilings: dict[str, Any] | None
+
+
+def read(run: RunDir, kind: str) -> Measured:
+    """A finished run's figures, its first stretch left out."""
+    records = run.read_metrics("train")[1:]
+    profile = run.read_profile() or {}
+    steps = sum(r["window_steps"] for r in records)
+    total_s = sum(r["window_s"] for r in records)
+    parts_s = dict.fromkeys(PARTS, 0.0)
+    for part in records[0]["step_ms"]:
+        if part != "checkpoint":
+            spent_s = sum(r["step_ms"][part] * r["window_steps"] for r in records) / steps / 1e3
+            parts_s[_PART_OF.get(part, part)] += spent_s
+    if profile.get("ranks", 1) > 1:
+        parts_s["straggler"] = min(parts_s["communication"], straggler_s(profile))
+        parts_s["communication"] -= parts_s["straggler"]
+    rates = [r["samples_per_s"] for r in records]
+    found = {
+        "data": kind,
+        "steps": steps,
+        "step_s": total_s / steps,
+        "samples_per_s": statistics.median(rates),
+        "samples_per_s_least": min(rates),
+        "samples_per_s_most": max(rates),
+        "parts_s": parts_s,
+        "exchange_alone_s": statistics.fmean(profile["exchange_s"]) if profile.get("exchange_s") else None,
+    }
+    for key in ("gflop_per_s", "mfu", "roofline_share"):
+        values = [r[key] for r in records if r.get(key) is not None]
+        found[key] = statistics.median(values) if values else None
+    found["peak"] = (run.read_state().get("summary") or {}).get("device_peak")
+    return Measured(found, profile.get("ceilings"))
+
+
+def document(config: Config, found: Sequence[Measured]) -> dict[str, Any]:
+    """All of it, for programs."""
+    first = next(one.ceilings for one in found if one.ceilings)
+    steps = [dict(one.step) for one in found]
+    if config.task.name.endswith("language_model") and config.data.sequence_length:
+        for step in steps:
+            step["tokens_per_s"] = step["samples_per_s"] * config.data.sequence_length
+    return {
+        "model": config.model.name,
+        "dataset": config.data.name,
+        "precision": config.precision.name,
+        "ranks": config.ranks,
+        "nodes": config.resources.nodes,
+        "batch_size": config.train.batch_size,
+        "effective_batch": config.effective_batch,
+        "ceilings": {
+            "device": first["device"],
+            "threads": first["threads"],
+            "flops_per_s": {
+                name: statistics.median(rank[name] for rank in first["flops_per_s"])
+                for name in first["flops_per_s"][0]
+            },
+            "bytes_per_s": statistics.median(first["bytes_per_s"]),
+            "allreduce": [_sum(one, config.ranks) for one in first["sums"]],
+        },
+        "steps": steps,
+    }
+
+
+def _sum(measured: Mapping[str, Any], ranks: int) -> dict[str, Any]:
+    """One size: the median, and the rate at which a ring would move its bytes, 2(p−1)/p n over the time."""
+    s = statistics.median(measured["s"])
+    return {
+        "bytes": measured["bytes"],
+        "s": s,
+        "least_s": min(measured["s"]),
+        "bus_bytes_per_s": 2 * (ranks - 1) / ranks * measured["bytes"] / s,
+    }
+
+
+def text(d: Mapping[str, Any]) -> str:
+    """The document for people."""
+    return "\n".join([*_machine(d), *(_steps(d) if d["steps"] else [])])
+
+
+def _machine(d: Mapping[str, Any]) -> list[str]:
+    top, ranks = d["ceilings"], d["ranks"]
+    threads = top["threads"]
+    each = " for each rank, all at once" if ranks > 1 else ""
+    products = "  ".join(f"{name} {rate / 1e9:,.1f} GFLOP/s" for name, rate in top["flops_per_s"].items())
+    lines = [
+        f"{top['device']}: {ranks} rank{'s' * (ranks > 1)}, {threads} CPU thread{'s' * (threads > 1)} a rank",
+        f"  matrix products  {products}{each}",
+        f"  memory, copies   {top['bytes_per_s'] / 1e9:,.2f} GB/s{each}",
+    ]
+    for i, one in enumerate(top["allreduce"]):
+        name = "allreduce" if i == 0 else ""
+        lines.append(
+            f"  {name:15}  {_size(one['bytes']):>7}  {seconds(one['s']):>8}  {one['bus_bytes_per_s'] / 1e9:8.3f} GB/s"
+        )
+    return lines
+
+
+def _steps(d: Mapping[str, Any]) -> list[str]:
+    steps = d["steps"]
+    batch = f"{d['batch_size']} × {d['effective_batch'] // d['batch_size']}"
+    title = f"{d['model']} on {d['dataset']}, {d['precision']}, batch {batch}"
+    rows: list[tuple[str, list[str]]] = [(title, [DATA[s["data"]] for s in steps])]
+
+    def add(name: str, key: str, form: str) -> None:
+        if any(s.get(key) is not None for s in steps):
+            rows.append((name, [form.format(s[key]) if s.get(key) is not None else "" for s in steps]))
+
+    add("samples/s", "samples_per_s", "{:,.1f}")
+    rows.append(
+        (
+            "  least to most",
+            [f"{s['samples_per_s_least']:,.1f} to {s['samples_per_s_most']:,.1f}" for s in steps],
+        )
+    )
+    add("tokens/s", "tokens_per_s", "{:,.0f}")
+    add("GFLOP/s", "gflop_per_s", "{:,.2f}")
+    add("MFU", "mfu", "{:.1%}")
+    add("of the roofline", "roofline_share", "{:.1%}")
+    rows.append(("step", [f"{1e3 * s['step_s']:,.3f} ms" for s in steps]))
+    for part in PARTS:
+        if any(s["parts_s"][part] for s in steps):
+            rows.append((f"  {part}", [_share(s, part) for s in steps]))
+    first = max(len(name) for name, _ in rows)
+    widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(steps))]
+    return [
+        f"{name:{first}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+        for name, cells in rows
+    ]
+
+
+def _share(step: Mapping[str, Any], part: str) -> str:
+    return f"{1e3 * step['parts_s'][part]:,.3f} ms {step['parts_s'][part] / step['step_s']:6.1%}"
+
+
+def _size(count: int) -> str:
+    power = max(0, count.bit_length() - 1) // 10
+    return f"{count >> 10 * power} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,326 @@
+"""From measured step times to what they mean: speed-up, efficiency, serial fractions, and how many GPUs to ask for.
+
+Pure arithmetic over repeats: takes seconds and samples, gives figures with their 95 % confidence intervals (half
+widths; None where one repeat allows none). p is GPUs, T a step's seconds, R samples a second. No I/O, no torch.
+
+Sources: Amdahl, AFIPS 30 (1967); Gustafson, CACM 31 (1988); Karp, Flatt, CACM 33 (1990); Student's t with
+Welch's degrees of freedom for ratios, whose variance is that of their logarithm (delta method).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hpctrain.report.intervals import interval
+
+LEVEL = 0.95
+NOISY = 0.25  # an interval of so much of the efficiency itself says nothing
+WORTH = 0.70  # the efficiency below which GPUs are not worth asking for
+Mode = Literal["strong", "weak"]
+
+# The parts of a step, and how a sentence names each.
+PARTS = {
+    "data": "reading and preparing data",
+    "compute": "computing",
+    "exposed": "communication that nothing hides",
+    "straggler": "waiting for the slowest rank",
+    "checkpoint": "saving checkpoints",
+    "other": "work around the step",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean and half the width of its 95 % interval."""
+
+    mean: float
+    half: float | None = None
+
+    @property
+    def low(self) -> float:
+        return self.mean - (self.half or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.mean + (self.half or 0.0)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One run of a point: seconds a step, of each part, and its throughput over all ranks."""
+
+    step_s: float
+    samples_per_s: float
+    parts_s: Mapping[str, float]
+    hidden_s: float | None = None
+    gflop_per_s: float | None = None
+    mfu: float | None = None
+    sample_j: float | None = None  # joules a sample, and of what
+    energy: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of GPUs with the repeats that succeeded, and why others did not."""
+
+    gpus: int
+    nodes: int
+    batch: int
+    repeats: tuple[Repeat, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report. Hours and exaFLOPs are for the study's target of epochs."""
+
+    gpus: int
+    nodes: int
+    batch: int
+    repeats: int
+    samples_per_s: Value
+    step_s: Value
+    parts_s: Mapping[str, float]
+    hidden_s: float | None
+    speedup: Value
+    efficiency: Value
+    karp_flatt: Value | None
+    gflop_per_s: float | None
+    mfu: float | None
+    node_hours: float | None
+    sample_j: Value | None = None
+    energy: str = ""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law's serial fraction; `limit` is the speed-up that no number of GPUs exceeds (Amdahl)."""
+
+    law: Literal["Amdahl", "Gustafson"]
+    serial: Value
+
+    @property
+    def limit(self) -> float | None:
+        return 1 / self.serial.mean if self.law == "Amdahl" and self.serial.mean > 0 else None
+
+    def speedup(self, p: float) -> float:
+        s = self.serial.mean
+        return 1 / (s + (1 - s) / p) if self.law == "Amdahl" else s + (1 - s) * p
+
+
+def mean(values: Sequence[float]) -> Value:
+    """The mean with Student's interval."""
+    return Value(statistics.fmean(values), interval(values))
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
+    """The ratio of two means of independent repeats; its interval by the delta method."""
+    value = statistics.fmean(above) / statistics.fmean(below)
+    if min(len(above), len(below)) < 2:
+        return Value(value)
+    # Squared relative errors of both means.
+    a, b = (statistics.variance(v) / len(v) / statistics.fmean(v) ** 2 for v in (above, below))
+    if a + b == 0:
+        return Value(value, 0.0)
+    freedom = (a + b) ** 2 / (a**2 / (len(above) - 1) + b**2 / (len(below) - 1))
+    return Value(value, _t(freedom) * value * math.sqrt(a + b))
+
+
+def rows(points: Sequence[Point], node_hours_samples: float | None = None) -> list[Row]:
+    """The table, from the smallest point that succeeded, whose efficiency is 1.
+
+    S(p) = p₀ R(p)/R(p₀) in both modes: with a fixed batch that is T(p₀)/T(p), with a batch that grows with p
+    Gustafson's scaled speed-up. E = S/p. `node_hours_samples`: the samples of the target.
+    """
+    measured = sorted((p for p in points if p.repeats), key=lambda p: p.gpus)
+    return [_row(point, measured[0], node_hours_samples) for point in measured]
+
+
+def _row(point: Point, base: Point, target: float | None) -> Row:
+    rates = [r.samples_per_s for r in point.repeats]
+    p, p0 = point.gpus, base.gpus
+    gain = ratio(rates, [r.samples_per_s for r in base.repeats]) if point is not base else Value(1.0)
+    speedup = _scaled(gain, p0)
+    parts = {
+        name: statistics.fmean([r.parts_s.get(name, 0.0) for r in point.repeats])
+        for name in PARTS
+        if any(name in r.parts_s for r in point.repeats)
+    }
+    throughput = mean(rates)
+    joules = [r.sample_j for r in point.repeats if r.sample_j is not None]
+    return Row(
+        p,
+        point.nodes,
+        point.batch,
+        len(rates),
+        throughput,
+        mean([r.step_s for r in point.repeats]),
+        parts,
+        _known([r.hidden_s for r in point.repeats]),
+        speedup,
+        _scaled(speedup, 1 / p),
+        karp_flatt(gain, p / p0) if p > p0 else None,
+        _known([r.gflop_per_s for r in point.repeats]),
+        _known([r.mfu for r in point.repeats]),
+        point.nodes * target / throughput.mean / 3600 if target else None,
+        mean(joules) if len(joules) == len(rates) else None,
+        point.repeats[0].energy,
+    )
+
+
+def karp_flatt(speedup: Value, p: float) -> Value:
+    """The experimentally determined serial fraction e = (1/S − 1/p) / (1 − 1/p). It grows where overhead does."""
+    e = (1 / speedup.mean - 1 / p) / (1 - 1 / p)
+    if speedup.half is None:
+        return Value(e)
+    return Value(e, speedup.half / speedup.mean**2 / (1 - 1 / p))
+
+
+def fit(points: Sequence[Point], mode: Mode) -> Fit | None:
+    """Amdahl's law for a fixed batch, Gustafson's for one that grows; None for fewer than two points.
+
+    Amdahl: T = a + b/p by least squares over all repeats, s = a/(a + b). Gustafson: p − S = s (p − 1), through
+    the origin.
+    """
+    measured = sorted((p for p in points if p.repeats), key=lambda p: p.gpus)
+    if len(measured) < 2:
+        return None
+    if mode == "strong":
+        return Fit("Amdahl", _amdahl([(p.gpus, r.step_s) for p in measured for r in p.repeats]))
+    base = statistics.fmean([r.samples_per_s for r in measured[0].repeats])
+    p0 = measured[0].gpus
+    pairs = [(p.gpus / p0 - 1, p.gpus / p0 - r.samples_per_s / base) for p in measured[1:] for r in p.repeats]
+    return Fit("Gustafson", _slope(pairs))
+
+
+def _amdahl(pairs: Sequence[tuple[int, float]]) -> Value:
+    x = [1 / p for p, _ in pairs]
+    y = [t for _, t in pairs]
+    mx, my, n = statistics.fmean(x), statistics.fmean(y), len(pairs)
+    sxx = math.fsum((v - mx) ** 2 for v in x)
+    b = math.fsum((u - mx) * (v - my) for u, v in zip(x, y, strict=True)) / sxx
+    a = my - b * mx
+    s = a / (a + b)
+    if n < 3:
+        return Value(s)
+    variance = math.fsum((v - a - b * u) ** 2 for u, v in zip(x, y, strict=True)) / (n - 2)
+    vb, va, vab = variance / sxx, variance * (1 / n + mx**2 / sxx), -variance * mx / sxx
+    da, db = b / (a + b) ** 2, -a / (a + b) ** 2
+    return Value(s, _t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
+
+
+def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
+    sxx = math.fsum(x * x for x, _ in pairs)
+    s = math.fsum(x * y for x, y in pairs) / sxx
+    if len(pairs) < 2:
+        return Value(s)
+    variance = math.fsum((y - s * x) ** 2 for x, y in pairs) / (len(pairs) - 1)
+    return Value(s, _t(len(pairs) - 1) * math.sqrt(variance / sxx))
+
+
+def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | None:
+    """The most GPUs of a curve of (p, efficiency) up to which every point is worth it."""
+    best = None
+    for p, efficiency in sorted(curve):
+        if efficiency < worth:
+            break
+        best = p
+    return best
+
+
+def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, float]] = ()) -> list[str]:
+    """In plain words: how far it scales, why no further, how many GPUs to ask for.
+
+    `predicted`: (p, efficiency) of the model, for counts that were not measured.
+    """
+    if not table:
+        return ["No point has a result yet."]
+    if len(table) == 1:
+        return [f"Only {table[0].gpus} GPUs have a result: speed-up needs a second point."]
+    last, most = table[-1], ask_for([(r.gpus, r.efficiency.mean) for r in table])
+    one = "as on one" if table[0].gpus == 1 else f"as on one of the first {table[0].gpus}"
+    kept = "the effective batch fixed" if mode == "strong" else "the batch a GPU fixed"
+    said = [
+        f"With {kept}, training on {last.gpus} GPUs is {_said(last.speedup)} times as fast {one}: "
+        f"efficiency {_percent(last.efficiency)}."
+    ]
+    if last.efficiency.half is not None and last.efficiency.half > NOISY * last.efficiency.mean:
+        return [
+            *said,
+            "The repeats differ too much to say more: measure again on nodes that nobody else uses.",
+        ]
+    fastest = max(table, key=lambda r: r.samples_per_s.mean)
+    if fastest is not last:
+        said.append(f"It is fastest on {fastest.gpus} GPUs; more make it slower.")
+    said.append(
+        _why(table, mode)
+        if last.efficiency.mean < 1
+        else "That is more than ideal: smaller shares fit the caches better, or the smallest point was disturbed."
+    )
+    if most == last.gpus:
+        beyond = ask_for(predicted)
+        more = f", and the model says up to {beyond}" if beyond and beyond > last.gpus else ""
+        said.append(
+            f"Ask for {last.gpus} GPUs: all that were measured are worth it (efficiency ≥ {WORTH:.0%}){more}."
+        )
+    elif most is not None:
+        said.append(
+            f"Ask for {most} GPUs: beyond that efficiency falls below {WORTH:.0%}"
+            f"{_doubt(next(r for r in table if r.gpus > most))}."
+        )
+    return said
+
+
+def _why(table: Sequence[Row], mode: Mode) -> str:
+    """Which part of the step costs most beyond its ideal share."""
+    base, last = table[0], table[-1]
+    shrink = base.gpus / last.gpus if mode == "strong" else 1.0
+    lost = {
+        name: last.parts_s.get(name, 0.0) - shrink * base.parts_s.get(name, 0.0)
+        for name in PARTS
+        if name in last.parts_s
+    }
+    total = math.fsum(v for v in lost.values() if v > 0)
+    if not total:
+        return "The step's parts do not say what is lost."
+    name = max(lost, key=lambda key: lost[key])
+    return (
+        f"What is lost there is mostly {PARTS[name]}: {1e3 * lost[name]:.3g} ms a step beyond the ideal, "
+        f"{lost[name] / total:.0%} of the loss."
+    )
+
+
+def _doubt(row: Row) -> str:
+    above = row.efficiency.high >= WORTH
+    return (
+        f" (on {row.gpus} the interval reaches {row.efficiency.high:.0%}: repeat to be sure)" if above else ""
+    )
+
+
+def _said(value: Value) -> str:
+    return f"{value.mean:.3g}" if value.half is None else f"{value.mean:.3g} ± {value.half:.2g}"
+
+
+def _percent(value: Value) -> str:
+    half = "" if value.half is None else f" ± {100 * value.half:.2g}"
+    return f"{100 * value.mean:.0f}{half} %"
+
+
+def _scaled(value: Value, factor: float) -> Value:
+    return Value(value.mean * factor, None if value.half is None else value.half * factor)
+
+
+def _known(values: Sequence[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return statistics.fmean(found) if found else None
+
+
+def _t(freedom: float) -> float:
+    """Student's t: half of a 95 % interval, in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))

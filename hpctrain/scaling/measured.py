@@ -1,0 +1,184 @@
+"""What the runs of a scaling study measured: from their own files to `scaling.Point`s.
+
+Takes the study's folder and its plan (scaling.json); reads configurations, states, metrics.jsonl and
+profile.json. Seconds. No torch, no Slurm. A run that failed, or has not ended, is a named gap.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import UserError, nearest
+from hpctrain.scaling import horovod_timeline
+from hpctrain.scaling.horovod_timeline import Timeline
+from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.storage.run_dir import RunDir, read_json, replace_text
+
+PLAN = "scaling.json"
+
+# The loop's parts (training/step_timer.py) under this report's names.
+_PART_OF = {
+    "data": "data",
+    "forward": "compute",
+    "backward": "compute",
+    "optimizer": "compute",
+    "allreduce": "exposed",
+    "checkpoint": "checkpoint",
+    "other": "other",
+}
+
+
+def is_scaling(study: Path) -> bool:
+    return (study / PLAN).is_file()
+
+
+def read_plan(study: Path) -> dict[str, Any]:
+    """What `hpctrain scale` planned. Raises UserError where the folder is not a scaling study."""
+    plan = read_json(study / PLAN)
+    if plan is None:
+        names = [p.parent.name for p in study.parent.glob(f"*/{PLAN}")]
+        raise UserError("study", study.name, "is no scaling study", nearest(study.name, names))
+    return plan
+
+
+def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str, Any]]) -> None:
+    """Add runs to the study's plan. Raises UserError where it was begun in another mode."""
+    before = read_json(study / PLAN) or {}
+    if before and before["mode"] != facts["mode"]:
+        raise UserError(
+            "scaling.mode",
+            facts["mode"],
+            f"study {study.name} is {before['mode']}: another run.study makes a new one",
+        )
+    known = {run["run"]: run for run in [*before.get("runs", []), *runs]}
+    replace_text(study / PLAN, json.dumps({**before, **facts, "runs": list(known.values())}))
+
+
+def points(
+    study: Path, plan: Mapping[str, Any], data: str, job_j: Mapping[str, float] | None = None
+) -> list[Point]:
+    """The study's points for one kind of data ("own", "synthetic"), from the smallest."""
+    chosen = [run for run in plan["runs"] if run["data"] == data and not run.get("knob")]
+    counts = sorted({run["gpus"] for run in chosen})
+    return [_point(study, [run for run in chosen if run["gpus"] == gpus], job_j) for gpus in counts]
+
+
+def knobs(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
+    """(key, value, point) of every setting of the exchange that was tried."""
+    by_knob: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    for run in plan["runs"]:
+        if run.get("knob"):
+            by_knob.setdefault(tuple(run["knob"]), []).append(run)
+    return [(*knob, _point(study, runs)) for knob, runs in by_knob.items()]
+
+
+def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int, Timeline]]:
+    """(GPUs, Horovod's timeline) of each count's first run that was asked for one (comm.timeline=true)."""
+    found: dict[int, Timeline] = {}
+    for facts in sorted(plan["runs"], key=lambda facts: (facts["gpus"], facts["repeat"])):
+        run = RunDir(study / facts["run"])
+        attempts = run.attempts()
+        if facts["data"] != data or facts.get("knob") or facts["gpus"] in found or not attempts:
+            continue
+        file = run.timeline_file(attempts[-1])
+        if file.is_file():
+            seen = horovod_timeline.summary(
+                file.read_text(errors="replace"), run.read_config()["train"]["steps"]
+            )
+            if seen is not None:
+                found[facts["gpus"]] = seen
+    return list(found.items())
+
+
+def _point(
+    study: Path, planned: Sequence[Mapping[str, Any]], job_j: Mapping[str, float] | None = None
+) -> Point:
+    """The repeats of one point, and why others are missing."""
+    repeats, missing = [], []
+    for facts in sorted(planned, key=lambda facts: facts["repeat"]):
+        run = RunDir(study / facts["run"])
+        state = run.read_state()
+        found = repeat(run, job_j) if state.get("phase") == "done" else None
+        if found is None:
+            why = state.get("reason") or state.get("phase") or "never submitted"
+            missing.append(f"{facts['run']}: {why}")
+        else:
+            repeats.append(found)
+    first = planned[0]
+    return Point(first["gpus"], first["nodes"], first["batch"], tuple(repeats), tuple(missing))
+
+
+def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | None:
+    """One run's figures, without its warm-up; None where it has none."""
+    values = run.read_config()
+    window = values["train"]["log_every"]
+    warm = window * warmup_windows(run.path.parent)
+    records = [r for r in run.read_metrics("train") if r["step"] > warm and not r.get("cut")]
+    steps = sum(r["window_steps"] for r in records)
+    if not steps:
+        return None
+    total_s = sum(r["window_s"] for r in records)
+    parts_s: dict[str, float] = {}
+    for part, name in _PART_OF.items():
+        spent_s = sum(r["step_ms"].get(part, 0.0) * r["window_steps"] for r in records) / steps / 1e3
+        parts_s[name] = parts_s.get(name, 0.0) + spent_s
+    profile = run.read_profile()
+    hidden_s = None
+    if profile and profile["ranks"] > 1:
+        parts_s["straggler"] = min(parts_s["exposed"], straggler_s(profile))
+        parts_s["exposed"] -= parts_s["straggler"]
+        hidden_s = max(0.0, statistics.fmean(profile["exchange_s"]) - parts_s["exposed"])
+    return Repeat(
+        total_s / steps,
+        sum(r["samples_per_s"] * r["window_s"] for r in records) / total_s,
+        parts_s,
+        hidden_s,
+        _mean([r.get("gflop_per_s") for r in records]),
+        _mean([r.get("mfu") for r in records]),
+        *sample_j(run.read_state(), job_j or {}),
+    )
+
+
+ENERGY = {"gpu": "GPUs (NVML)", "packages": "CPU packages (RAPL)"}
+
+
+def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[float | None, str]:
+    """Joules a sample over the whole run, and what they are of; None where nothing reports any.
+
+    The run's own figure is of its training; Slurm's, where it has none, of the whole job.
+    """
+    summary = state.get("summary") or {}
+    own = summary.get("energy") or {}
+    if own.get("samples") and own["joules"]:
+        text = " and ".join(ENERGY[source] for source in sorted(own["joules"]))
+        return float(sum(own["joules"].values()) / own["samples"]), text
+    joules = job_j.get(str(state.get("job_id")))
+    if joules and summary.get("samples"):
+        return joules / summary["samples"], "whole jobs (Slurm)"
+    return None, ""
+
+
+def job_ids(study: Path, plan: Mapping[str, Any]) -> list[str]:
+    """The jobs of the runs that are done and have no energy of their own."""
+    states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
+    done = [s for s in states if s.get("phase") == "done" and not (s.get("summary") or {}).get("energy")]
+    return sorted({str(s["job_id"]) for s in done if s.get("job_id")})
+
+
+def warmup_windows(study: Path) -> int:
+    return int((read_json(study / PLAN) or {}).get("warmup_windows", 1))
+
+
+def straggler_s(profile: Mapping[str, Any]) -> float:
+    """How long rank 0, whose clock the records are, waits for the slowest rank's computing, on average."""
+    own, *others = profile["computing"][str(profile["batch_size"])]["step_s"]
+    return statistics.fmean([max(each) - each[0] for each in zip(own, *others, strict=True)])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,262 @@
+"""A scaling study as a list of runs, from its settings: which run has how many GPUs, what batch, in what order.
+
+Pure: takes settings and a run's configuration, gives configurations. No I/O, no torch.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from hpctrain.config.settings import (
+    Config,
+    Count,
+    DataConfig,
+    Positive,
+    PositiveFloat,
+    ScheduleConfig,
+    run_id,
+    validate,
+)
+from hpctrain.errors import UserError
+from hpctrain.scaling import comm_settings
+from hpctrain.scaling.network import ALGORITHMS, CHOICES, Shape
+
+
+@dataclass(frozen=True)
+class ScalingConfig:
+    """conf/scaling_base.yaml says what each is."""
+
+    gpus: tuple[Positive, ...]
+    mode: Literal["strong", "weak"] = "strong"
+    batch: Positive | None = None
+    repeats: Positive = 3
+    windows: Positive = 4
+    window_steps: Positive = 10
+    warmup_windows: Positive = 1
+    profile_steps: Count = 5
+    data: Literal["own", "synthetic", "both"] = "own"
+    epochs: PositiveFloat | None = None
+    one_at_a_time: bool = True
+    exclusive: bool = True
+    timeout_min: Positive = 15
+    max_node_hours: PositiveFloat | None = None
+    seed: Annotated[int, Ge(0)] = 0
+    knobs: Mapping[str, Any] | None = None
+    algorithm: Literal["auto", "ring", "double_tree", "halving", "recursive_doubling", "hierarchical"] = (
+        "auto"
+    )
+
+    @property
+    def steps(self) -> int:
+        return (self.warmup_windows + self.windows) * self.window_steps
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One measurement: a run of its own."""
+
+    config: Config
+    gpus: int
+    nodes: int
+    repeat: int
+    data: Literal["own", "synthetic"]
+    knob: tuple[str, Any] | None = None  # of the exchange, where it is not as the study has it
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.config)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "run": self.run_id, "gpus": self.gpus, "nodes": self.nodes, "repeat": self.repeat,
+            "data": self.data, "batch": self.config.effective_batch, "knob": self.knob,
+        }  # fmt: skip
+
+
+def scaling_config(values: Mapping[str, Any]) -> ScalingConfig:
+    """The `scaling` node of a composed configuration. Raises UserError."""
+    found: ScalingConfig = validate(
+        ScalingConfig, dict(values) | {"gpus": gpu_counts(values["gpus"])}, "scaling."
+    )
+    return found
+
+
+def gpu_counts(given: Any) -> tuple[int, ...]:
+    """`1,2,4`, a list, or `1..1024`: from the first by doubling to the last. Raises UserError."""
+    words = (
+        [str(v).strip() for v in given]
+        if isinstance(given, Sequence) and not isinstance(given, str)
+        else None
+    )
+    words = words if words is not None else [w.strip() for w in str(given).strip("[]").split(",")]
+    counts: list[int] = []
+    for word in words:
+        span = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
+        if span is None or int(span[1]) < 1 or (span[2] and int(span[2]) < int(span[1])):
+            raise UserError("scaling.gpus", given, "must be counts such as 1,2,4 or 1..1024")
+        first, last = int(span[1]), int(span[2] or span[1])
+        while first < last:
+            counts.append(first)
+            first *= 2
+        counts.append(last)
+    return tuple(sorted(set(counts)))
+
+
+def shape(config: Config, gpus: int) -> Shape:
+    """Whole nodes, or a part of one. Raises UserError."""
+    per_node = config.resources.gpus_per_node or config.cluster.gpus_per_node or 1
+    if gpus <= per_node:
+        return Shape(1, gpus)
+    if gpus % per_node:
+        raise UserError(
+            "scaling.gpus", gpus, f"must be at most {per_node} or a multiple of it, the GPUs a node"
+        )
+    return Shape(gpus // per_node, per_node)
+
+
+def rank_batch(config: Config, settings: ScalingConfig, gpus: int) -> int:
+    """Samples of one rank in one forward pass. Raises UserError where the effective batch does not divide."""
+    train = config.train
+    if settings.mode == "weak":
+        return train.batch_size
+    whole = settings.batch or train.batch_size * train.accumulate
+    each, rest = divmod(whole, gpus * train.accumulate)
+    if rest or not each:
+        by = f"{gpus} GPUs" + (f" × {train.accumulate} forward passes" if train.accumulate > 1 else "")
+        raise UserError(
+            "scaling.batch", whole, f"strong scaling keeps the effective batch, which {by} do not divide"
+        )
+    return each
+
+
+def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
+    """All runs of the study, in the random order in which they are to be submitted. Raises UserError."""
+    if len(settings.gpus) < 2 and not settings.knobs:
+        raise UserError(
+            "scaling.gpus", settings.gpus[0], "one count says nothing of scaling: give two or more"
+        )
+    kinds: tuple[Literal["own", "synthetic"], ...] = (
+        ("own", "synthetic") if settings.data == "both" else (settings.data,)
+    )
+    planned = [
+        measurement(config, settings, gpus, repeat, kind)
+        for gpus in settings.gpus
+        for kind in kinds
+        for repeat in range(1, settings.repeats + 1)
+    ]
+    planned += [
+        replace(
+            measurement(other, settings, settings.gpus[-1], repeat, kinds[0], f"-{key}-{value}"),
+            knob=(key, value),
+        )
+        for key, value, other in comm_settings.choices(config, settings.knobs or {})
+        for repeat in range(1, settings.repeats + 1)
+    ]
+    random.Random(settings.seed).shuffle(planned)
+    return planned
+
+
+def measurement(
+    config: Config,
+    settings: ScalingConfig,
+    gpus: int,
+    repeat: int,
+    kind: Literal["own", "synthetic"],
+    suffix: str = "",
+) -> Planned:
+    """One repeat on so many GPUs."""
+    on, batch = shape(config, gpus), rank_batch(config, settings, gpus)
+    name = f"g{gpus}-r{repeat}{suffix}" + ("-synthetic" if kind == "synthetic" else "")
+    return Planned(timed(config, settings, on, batch, name, kind), gpus, on.nodes, repeat, kind)
+
+
+def timed(
+    config: Config,
+    settings: ScalingConfig,
+    on: Shape,
+    batch: int,
+    name: str,
+    kind: Literal["own", "synthetic"],
+) -> Config:
+    """`config` as a short run on `on`, that is timed and does little else."""
+    whole = batch * config.train.accumulate * on.ranks
+    data = synthetic(config.data) if kind == "synthetic" else config.data
+    limit = min(whole, data.validation_limit or whole)
+    return replace(
+        config,
+        data=replace(data, validation_limit=limit),
+        train=replace(
+            config.train,
+            batch_size=batch,
+            steps=settings.steps,
+            epochs=None,
+            log_every=settings.window_steps,
+            profile=settings.profile_steps,
+        ),
+        resources=replace(
+            config.resources,
+            nodes=on.nodes,
+            gpus_per_node=on.ranks_per_node,
+            timeout_min=config.resources.timeout_min or settings.timeout_min,
+            chain=1,
+        ),
+        cluster=replace(
+            config.cluster, exclusive=settings.exclusive or config.cluster.exclusive, requeue=False
+        ),
+        run=replace(config.run, name=name),
+        checkpoint=replace(
+            config.checkpoint, every=settings.steps, every_min=None, keep_last=1, keep_best=False
+        ),
+    )
+
+
+def synthetic(data: DataConfig) -> DataConfig:
+    """Noise in place of a set of images: same shape, classes and number. Raises UserError for text."""
+    if not data.shape:
+        raise UserError("scaling.data", "synthetic", f"is images; data={data.name} is not")
+    return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
+
+
+def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
+    """The profiled runs from which the model takes its parameters, by shape such as "1x2".
+
+    One rank; 2, 4, ... ranks of a node at once (they share memory and network card); one rank on each of two
+    nodes. Learning rate, schedule and seed are set to fixed values: they do not change how long a step takes.
+    """
+    per_node = config.cluster.gpus_per_node or config.resources.gpus_per_node or 1
+    counts = gpu_counts(f"1..{per_node}")
+    shapes = [Shape(1, c) for c in counts] + ([Shape(2, 1)] if (config.cluster.max_nodes or 2) > 1 else [])
+    plain = replace(
+        config,
+        optimizer=replace(config.optimizer, lr=0.001),
+        schedule=ScheduleConfig(),
+        seed=0,
+        run=replace(config.run, study=calibration_study(config)),
+    )
+    # Fixed lengths: what a calibration is called does not depend on how a study measures.
+    profiled = replace(
+        settings, windows=1, warmup_windows=1, window_steps=5, profile_steps=max(settings.profile_steps, 10)
+    )
+    return {
+        name: timed(plain, profiled, on, config.train.batch_size, name, "own")
+        for on in shapes
+        for name in (f"{on.nodes}x{on.ranks_per_node}",)
+    }
+
+
+def calibration_study(config: Config) -> str:
+    return f"calibration-{config.cluster.name}"
+
+
+def algorithm(settings: ScalingConfig, device: str) -> str:
+    """A name that network.allreduce_s knows."""
+    if settings.algorithm == "auto":
+        return "nccl" if device == "cuda" else "mpi"
+    assert settings.algorithm in ALGORITHMS or settings.algorithm in CHOICES
+    return settings.algorithm

@@ -1,0 +1,354 @@
+"""Step times on machines that nobody has asked for yet: a calibration fitted, and the model run forward.
+
+Pure: takes profiles (training/profile.py) as plain values, gives seconds with 95 % intervals. No I/O, no torch.
+What is fitted: α and β of each kind of link from sums over two ranks, the time of a step's parts over the
+batch and over the ranks that share a node, the scatter of ranks. docs/scaling.md says how, and what is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpctrain.flops.result import Count
+from hpctrain.scaling import network
+from hpctrain.scaling.network import (
+    Exchange,
+    Gradient,
+    Link,
+    Network,
+    Shape,
+    Step,
+    Stragglers,
+    Work,
+)
+
+DRAWS = 200
+LEVEL = 0.95
+HEADERS = 1514 / 1448  # bytes of Ethernet to bytes of TCP's payload, in packets of 1500
+
+
+@dataclass(frozen=True)
+class LinkFit:
+    """α, β, and how far β is from that of smaller and larger messages (root mean square, relative)."""
+
+    latency_s: float
+    s_per_byte: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Profiles by shape ("1x1", "1x2", "2x1"): what was measured, and the facts of the cluster it was measured on."""
+
+    profiles: Mapping[str, Mapping[str, Any]]
+    ranks_per_node: int
+    nodes_per_host: int = 1
+    link_gbit_per_s: float | None = None
+    cycle_s: float = 0.0  # Horovod's, while it was measured
+    bucket_bytes: float = 25 * 2**20  # and the exchange's
+
+    @property
+    def one(self) -> Mapping[str, Any]:
+        return self.profiles["1x1"]
+
+    @property
+    def on_cpu(self) -> bool:
+        return bool(self.one["device"] == "cpu")
+
+    def load(self, on: Shape) -> float:
+        """Ranks that share a core of one machine; 1 where each has its own."""
+        if not self.on_cpu:
+            return 1.0
+        return max(1.0, self.neighbours(on) / int(self.one["cores"]))
+
+    def busy(self, name: str = "1x1") -> float:
+        """Cores that a rank keeps busy while it computes: none of its own while it waits for a device."""
+        profile = self.profiles[name]
+        part = profile["computing"][str(profile["batch_size"])]
+        seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
+        return float(min(part.get("cpu_s", seconds) / seconds, self.one["cores"]))
+
+    def contention(self, ranks: int) -> float:
+        """How much longer computing takes where `ranks` on one machine want more cores than it has.
+
+        Horovod's thread wants its part of a core too, as the profiles of several ranks show; time in which a rank
+        waits for a device gets no longer.
+        """
+        wanted = ranks * max(self.busy(name) for name in self.profiles)
+        return 1.0 + min(1.0, self.busy()) * (max(1.0, wanted / int(self.one["cores"])) - 1.0)
+
+    def stolen(self, on: Shape) -> float:
+        """What the exchange, a core's work itself, takes from a rank's computing: all of it where no core is left."""
+        if not self.on_cpu:
+            return 0.0
+        busy = self.busy()
+        left = int(self.one["cores"]) / self.neighbours(on) - busy
+        return max(0.0, min(1.0, 1.0 - left)) * min(1.0, busy)
+
+    def neighbours(self, on: Shape) -> int:
+        """Ranks on one machine."""
+        return on.ranks_per_node * min(on.nodes, self.nodes_per_host)
+
+
+def fit_link(sums: Sequence[Mapping[str, Any]], size: float, cycle_s: float = 0.0) -> LinkFit:
+    """From sums over two ranks, which take 2α + nβ: α from the shortest, β at messages of about `size` bytes.
+
+    Copies and protocols change with the size, so β is taken where the job's own messages are: between the two
+    sizes measured around it, by the logarithms of size and time. Its error is how far β is from theirs. A sum waits
+    for half a cycle of Horovod's on average, which is not the link's.
+    """
+    times = sorted((float(s["bytes"]), statistics.median(s["s"])) for s in sums)
+    latency_s = max(1e-7, (times[0][1] - cycle_s / 2) / 2)
+    constant_s = 2 * latency_s + cycle_s / 2
+    size = min(max(size, times[1][0]), times[-1][0])
+    place = next(k for k in range(1, len(times)) if size <= times[k][0])
+    (n0, t0), (n1, t1) = times[place - 1], times[place]
+    share = math.log(size / n0) / math.log(n1 / n0)
+    betas = [
+        max(0.0, t - constant_s) / n for n, t in ((size, t0 ** (1 - share) * t1**share), (n0, t0), (n1, t1))
+    ]
+    beta = max(betas[0], 1e-13)
+    return LinkFit(
+        latency_s, beta, math.sqrt(statistics.fmean([min(1.0, abs(b / beta - 1)) ** 2 for b in betas[1:]]))
+    )
+
+
+@dataclass(frozen=True)
+class Links:
+    inside: LinkFit
+    between: LinkFit
+
+
+def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
+    """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind.
+
+    The size that matters is that of the bucket in which a byte travels, on average over the bytes. Where the profile
+    has the exchange of these very gradients, β is as much larger as that took longer: sums of one size again and
+    again find their bytes in the caches, gradients do not.
+    """
+    gradients = [Gradient(g["ready_s"], g["bytes"]) for g in calibration.one["gradients"]]
+    wanted = [bucket.bytes for bucket in network.bucketed(gradients, exchange.bucket_bytes)]
+    measured = [bucket.bytes for bucket in network.bucketed(gradients, calibration.bucket_bytes)]
+    found = {}
+    for name in ("1x2", "2x1"):
+        if name not in calibration.profiles:
+            continue
+        profile = calibration.profiles[name]
+
+        def fit(sizes: Sequence[float], of: Mapping[str, Any] = profile) -> LinkFit:
+            size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
+            return fit_link(of["sums"], size, calibration.cycle_s)
+
+        link, factor = fit(wanted), 1.0
+        if profile.get("exchange_s") and _bytes(profile) == _bytes(calibration.one):
+            own = fit(measured)
+            rest_s = statistics.median(profile["exchange_s"]) - calibration.cycle_s / 2
+            rest_s -= 2 * own.latency_s * len(measured)
+            factor = max(0.1, rest_s / math.fsum(measured) / own.s_per_byte)
+        found[name] = replace(link, s_per_byte=link.s_per_byte * factor)
+    one = next(iter(found.values()), LinkFit(0.0, 0.0, 0.0))
+    return Links(found.get("1x2", one), found.get("2x1", one))
+
+
+def _bytes(profile: Mapping[str, Any]) -> list[int]:
+    return [g["bytes"] for g in profile["gradients"]]
+
+
+def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: float | None) -> Network:
+    """The network that a job of this shape sees.
+
+    Between nodes, β is the wire's time, known from its rate, and the hosts' work on each byte, the rest; with
+    another rate (`gbit_per_s`) only the wire's part changes. GPUs' hosts have no part in it.
+    """
+    fitted = links.between.s_per_byte
+    wire = fitted
+    if calibration.link_gbit_per_s and calibration.on_cpu:
+        wire = min(fitted, HEADERS * 8e-9 / calibration.link_gbit_per_s)
+    host = fitted - wire
+    if gbit_per_s and calibration.link_gbit_per_s:
+        wire *= calibration.link_gbit_per_s / gbit_per_s
+    inside = links.inside.s_per_byte
+    shares = calibration.on_cpu  # memory copies are a core's work
+    return Network(
+        Link(links.inside.latency_s, 0.0 if shares else inside, inside if shares else 0.0),
+        Link(links.between.latency_s, wire, host),
+        load=calibration.load(on) / calibration.load(Shape(1, 2)),
+    )
+
+
+def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
+    """A rank's own part of a step with `batch` samples, among as many neighbours as `on` gives it."""
+    wanted = calibration.neighbours(on)
+    known = {
+        int(name[2:]): profile for name, profile in calibration.profiles.items() if name.startswith("1x")
+    }
+    below = max((c for c in known if c <= wanted), default=min(known))
+    above = min((c for c in known if c >= wanted), default=max(known))
+    first, second = _at_batch(known[below], batch), _at_batch(known[above], batch)
+    share = (wanted - below) / (above - below) if above > below else 0.0
+    mixed = _mix(first, second, share)
+    # More neighbours than were measured: where they outnumber the cores, they take turns.
+    crowded = calibration.contention(wanted) / calibration.contention(above) if wanted > above else 1.0
+    return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
+
+
+def _at_batch(profile: Mapping[str, Any], batch: float) -> Work:
+    """Each part by straight lines between the batches that were measured, the outer ones going on."""
+    sizes = sorted(int(size) for size in profile["computing"])
+    parts = [
+        _line([(size, profile["computing"][str(size)][part]) for size in sizes], batch)
+        for part in ("data_s", "forward_s", "backward_s")
+    ]
+    whole_s = profile["computing"][str(profile["batch_size"])]["backward_s"]
+    gradients = tuple(
+        Gradient(min(1.0, g["ready_s"] / whole_s) * parts[2], g["bytes"]) for g in profile["gradients"]
+    )
+    return Work(parts[0], parts[1], parts[2], profile["optimizer_s"], gradients)
+
+
+def _line(pairs: Sequence[tuple[float, float]], at: float) -> float:
+    if len(pairs) == 1:
+        return pairs[0][1] * at / pairs[0][0]
+    place = next((k for k in range(1, len(pairs) - 1) if at <= pairs[k][0]), len(pairs) - 1)
+    (x0, y0), (x1, y1) = pairs[place - 1], pairs[place]
+    return max(0.0, y0 + (y1 - y0) * (at - x0) / (x1 - x0))
+
+
+def _mix(a: Work, b: Work, share: float) -> Work:
+    def between(x: float, y: float) -> float:
+        return x + (y - x) * share
+
+    return Work(
+        between(a.data_s, b.data_s),
+        between(a.forward_s, b.forward_s),
+        between(a.backward_s, b.backward_s),
+        between(a.optimizer_s, b.optimizer_s),
+        tuple(
+            replace(g, ready_s=between(g.ready_s, h.ready_s))
+            for g, h in zip(a.gradients, b.gradients, strict=True)
+        ),
+    )
+
+
+def work_from_flops(count: Count, step_s: float) -> Work:
+    """A step whose time alone is known, taken apart by the operations of its layers: no profile is needed.
+
+    `count`: of the training step (hpctrain.flops). A layer's gradients are ready when its backward pass is.
+    """
+    forward = sum(layer.forward.macs for layer in count.layers)
+    backward = [layer.weight_grad.macs + layer.input_grad.macs for layer in count.layers]
+    a_mac_s = step_s / (forward + sum(backward))
+    gradients, passed_s = [], 0.0
+    for layer, macs in zip(reversed(count.layers), reversed(backward), strict=True):
+        passed_s += macs * a_mac_s
+        if layer.params:
+            gradients.append(Gradient(passed_s, 4.0 * layer.params))
+    return Work(0.0, forward * a_mac_s, passed_s, 0.0, tuple(gradients))
+
+
+def variation(calibration: Calibration) -> float:
+    """How much ranks scatter in one step: the coefficient of variation over ranks, its median over steps."""
+    spreads = []
+    for profile in calibration.profiles.values():
+        ranks = profile["computing"][str(profile["batch_size"])]["step_s"]
+        if len(ranks) > 1:
+            spreads += [statistics.stdev(step) / statistics.fmean(step) for step in zip(*ranks, strict=True)]
+    return statistics.median(spreads) if spreads else 0.0
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One count of GPUs: the step, its interval, the throughput and the efficiency against one GPU."""
+
+    gpus: int
+    nodes: int
+    batch: int
+    step: Step
+    low_s: float
+    high_s: float
+    samples_per_s: float
+    efficiency: float
+    efficiency_low: float
+    efficiency_high: float
+
+
+def predict(
+    calibration: Calibration,
+    points: Sequence[tuple[Shape, int]],
+    exchange: Exchange,
+    algorithm: str,
+    single_batch: int,
+    accumulate: int = 1,
+    gbit_per_s: float | None = None,
+    draws: int = DRAWS,
+) -> list[Predicted]:
+    """`points`: shapes, and the samples of a rank's forward pass on each; `single_batch`: those of one GPU alone,
+    against which efficiency is. Every point has the same draws.
+
+    The interval is that of the parameters: the profile's scatter over its steps, and the links' misfit.
+    """
+    links = fit_links(calibration, exchange)
+    scatter = Stragglers(variation(calibration))
+    steps_s = calibration.one["computing"][str(calibration.one["batch_size"])]["step_s"][0]
+    unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)
+    draw = random.Random(0)
+    factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]
+
+    def stepper(on: Shape, batch: int) -> Callable[[float, float], Step]:
+        """A step as a function of how far off work and links are, in their own uncertainty."""
+        seen, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
+
+        def one(work: float, wire: float) -> Step:
+            mine, off = own.slowed(max(0.1, work)), seen
+            if wire:
+                inside, between = 1 + wire * links.inside.error, 1 + wire * links.between.error
+                off = replace(
+                    seen, inside=_slower(seen.inside, inside), between=_slower(seen.between, between)
+                )
+            found = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
+            # Forward and backward passes before the last of a step exchange nothing.
+            again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
+            return replace(found, compute_s=found.compute_s + again)
+
+        return one
+
+    single = stepper(Shape(1, 1), single_batch)
+    base = accumulate * single_batch / single(1.0, 0.0).total_s
+    alone = [single(work, 0.0).total_s for work, _ in factors]
+    found = []
+    for on, batch in points:
+        one = stepper(on, batch)
+        step = one(1.0, 0.0)
+        samples = accumulate * batch * on.ranks
+        drawn = [one(work, wire).total_s for work, wire in factors]
+        low_s, high_s = _interval(drawn)
+        shares = [
+            samples / t / (accumulate * single_batch / t1) / on.ranks
+            for t, t1 in zip(drawn, alone, strict=True)
+        ]
+        low, high = _interval(shares)
+        rate = samples / step.total_s
+        found.append(
+            Predicted(
+                on.ranks, on.nodes, samples, step, low_s, high_s, rate, rate / base / on.ranks, low, high
+            )
+        )
+    return found
+
+
+def _slower(link: Link, factor: float) -> Link:
+    factor = max(0.2, factor)
+    return replace(
+        link, wire_s_per_byte=link.wire_s_per_byte * factor, host_s_per_byte=link.host_s_per_byte * factor
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    edge = (1 - LEVEL) / 2
+    return ordered[int(edge * (len(ordered) - 1))], ordered[math.ceil((1 - edge) * (len(ordered) - 1))]

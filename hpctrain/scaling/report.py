@@ -1,0 +1,281 @@
+"""What a scaling study found, from its files alone: table, laws, finding, prediction beside measurement.
+
+Takes a study's folder; gives text, CSV, JSON, LaTeX and the sections of its page. Works while the study runs.
+Seconds, GPUs. No torch, no Slurm.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.settings import Config, from_dict
+from hpctrain.errors import UserError
+from hpctrain.launch.estimate import step_work
+from hpctrain.scaling import calibration as calibrations
+from hpctrain.scaling import comm_settings, laws, measured
+from hpctrain.scaling.comm_settings import Effect
+from hpctrain.scaling.horovod_timeline import Timeline
+from hpctrain.scaling.laws import PARTS, Fit, Point, Row, Value
+from hpctrain.scaling.plan import ScalingConfig, scaling_config
+from hpctrain.scaling.predict import Predicted
+
+
+@dataclass(frozen=True)
+class Found:
+    """One kind of data's figures; a study has one or two."""
+
+    data: str
+    points: list[Point]
+    table: list[Row]
+    law: Fit | None
+    predicted: list[Predicted]
+    finding: list[str]
+    exaflops: float | None
+    effects: list[Effect] = field(default_factory=list)
+    tried: list[Point] = field(default_factory=list)  # other settings of the exchange
+    timelines: list[tuple[int, Timeline]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        return [text for point in (*self.points, *self.tried) for text in point.missing]
+
+
+def look(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[str, Any], list[Found]]:
+    """The study's plan and what was found so far. Raises UserError where nothing was.
+
+    `job_j`: joules by job, where Slurm has them and the runs have none of their own.
+    """
+    plan = measured.read_plan(study)
+    mode = plan["mode"]
+    samples = (plan["epochs"] or 0) * (plan["train_samples"] or 0)
+    all_points = {data: measured.points(study, plan, data, job_j or {}) for data in ("own", "synthetic")}
+    if not any(point.repeats for points in all_points.values() for point in points):
+        gaps = [gap for points in all_points.values() for point in points for gap in point.missing]
+        raise UserError(
+            "study", study.name, f"has no result yet ({gaps[0]}); hpctrain status --study {study.name}"
+        )
+    found = []
+    for data, points in all_points.items():
+        if not points:
+            continue
+        table = laws.rows(points, samples or None)
+        predicted = _predicted(study, plan, sorted({p.gpus for p in points})) if data == "own" else []
+        curve = [(p.gpus, p.efficiency) for p in predicted]
+        law = laws.fit(points, mode)
+        said = laws.finding(table, mode, curve)
+        found.append(
+            Found(
+                data, points, table, law, predicted, said, _exaflops(plan, samples),
+                timelines=measured.timelines(study, plan, data),
+            )
+        )  # fmt: skip
+    found[0] = _with_knobs(study, plan, found[0])
+    return plan, found
+
+
+def _with_knobs(study: Path, plan: dict[str, Any], found: Found) -> Found:
+    """Beside them what other settings of the exchange did on the most GPUs, and what the model says of each."""
+    tried = measured.knobs(study, plan)
+    if not tried:
+        return found
+    most = found.points[-1].gpus
+    said = _predicted_knobs(study, plan, most, [(key, value) for key, value, _ in tried])
+    effects = comm_settings.effects(found.points[-1], tried, said)
+    return replace(
+        found, effects=effects, tried=[point for _, _, point in tried],
+        finding=[*found.finding, *comm_settings.finding(effects, most)],
+    )  # fmt: skip
+
+
+def _predicted_knobs(
+    study: Path, plan: dict[str, Any], gpus: int, tried: Sequence[tuple[str, Any]]
+) -> dict[str, float]:
+    """The model's change of samples/s by each setting; {} where the cluster is not calibrated."""
+    config, settings = _settings(study, plan)
+    calibration = calibrations.find(config, settings)
+    if calibration is None:
+        return {}
+    most = replace(settings, gpus=(gpus,))
+    own = calibrations.curve(config, most, calibration)[0].samples_per_s
+    said = {}
+    for key, value in tried:
+        (other,) = calibrations.curve(comm_settings.changed(config, key, value), most, calibration)
+        said[Effect(key, value, 0, Value(0.0)).name] = other.samples_per_s / own - 1
+    return said
+
+
+def _settings(study: Path, plan: dict[str, Any]) -> tuple[Config, ScalingConfig]:
+    """The study's, as of where it lies now."""
+    config = from_dict(plan["config"])
+    return replace(config, run=replace(config.run, root=str(study.parent))), scaling_config(plan["settings"])
+
+
+def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[Predicted]:
+    """The model at the measured counts and four times as many; [] where the cluster is not calibrated."""
+    config, settings = _settings(study, plan)
+    calibration = calibrations.find(config, settings)
+    if calibration is None:
+        return []
+    counts = [*gpus, 2 * gpus[-1], 4 * gpus[-1]]
+    found = []
+    for count in counts:
+        try:  # a fixed batch may not divide further
+            found += calibrations.curve(config, replace(settings, gpus=(count,)), calibration)
+        except UserError:
+            break
+    return found
+
+
+def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
+    """Of the target's forward and backward passes; None where the network is one of the user's own."""
+    config = from_dict(plan["config"])
+    if not samples or config.model.target is not None:
+        return None
+    work = step_work(config)
+    return (work.forward_flops + work.backward_flops) * samples / 1e18
+
+
+COLUMNS = (
+    "gpus", "nodes", "batch", "repeats", "samples_per_s", "samples_per_s_half", "step_ms", "step_ms_half",
+    *(f"{part}_ms" for part in PARTS), "hidden_ms", "speedup", "speedup_half", "efficiency", "efficiency_half",
+    "karp_flatt", "karp_flatt_half", "gflop_per_s", "mfu", "node_hours", "sample_j", "sample_j_half", "energy",
+    "predicted_step_ms", "predicted_efficiency",
+)  # fmt: skip
+
+
+def flat(found: Found) -> list[dict[str, Any]]:
+    """One flat row a count, for programs; halves are of 95 % intervals."""
+    predicted = {p.gpus: p for p in found.predicted}
+    rows = []
+    for r in found.table:
+        model = predicted.get(r.gpus)
+        values: dict[str, Any] = {
+            "gpus": r.gpus, "nodes": r.nodes, "batch": r.batch, "repeats": r.repeats,
+            **_pair("samples_per_s", r.samples_per_s), **_pair("step_ms", r.step_s, 1e3),
+            **{f"{part}_ms": 1e3 * s for part, s in r.parts_s.items()},
+            "hidden_ms": None if r.hidden_s is None else 1e3 * r.hidden_s,
+            **_pair("speedup", r.speedup), **_pair("efficiency", r.efficiency),
+            **(_pair("karp_flatt", r.karp_flatt) if r.karp_flatt else {}),
+            "gflop_per_s": r.gflop_per_s, "mfu": r.mfu, "node_hours": r.node_hours,
+            **(_pair("sample_j", r.sample_j) | {"energy": r.energy} if r.sample_j else {}),
+            "predicted_step_ms": 1e3 * model.step.total_s if model else None,
+            "predicted_efficiency": model.efficiency if model else None,
+        }  # fmt: skip
+        rows.append({column: values.get(column) for column in COLUMNS})
+    return rows
+
+
+def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, float | None]:
+    return {name: value.mean * factor, f"{name}_half": None if value.half is None else value.half * factor}
+
+
+def as_json(plan: dict[str, Any], found: Sequence[Found]) -> dict[str, Any]:
+    return {
+        "mode": plan["mode"], "cluster": plan["cluster"], "experiment": plan["experiment"], "epochs": plan["epochs"],
+        "data": {
+            f.data: {
+                "rows": flat(f), "law": None if f.law is None else asdict(f.law) | {"limit": f.law.limit},
+                "finding": f.finding, "missing": f.missing, "exaflops": f.exaflops,
+                "predicted": [asdict(p) for p in f.predicted],
+                "timelines": {gpus: asdict(seen) for gpus, seen in f.timelines},
+                "knobs": [asdict(e) | {"setting": e.name, "matters": e.matters} for e in f.effects],
+            }
+            for f in found
+        },
+    }  # fmt: skip
+
+
+def as_csv(found: Sequence[Found]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["data", *COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    for f in found:
+        writer.writerows({"data": f.data, **row} for row in flat(f))
+    return out.getvalue()
+
+
+def as_latex(plan: dict[str, Any], found: Sequence[Found]) -> str:
+    """A table for a proposal: needs the package booktabs."""
+    kept = "effective batch" if plan["mode"] == "strong" else "batch a GPU"
+    lines = [
+        r"\begin{tabular}{rrrrrr}",
+        r"\toprule",
+        r"GPUs & Nodes & Batch & Samples/s & Speed-up & Efficiency \\",
+    ]
+    for f in found:
+        lines.append(r"\midrule")
+        lines += [
+            f"{r.gpus} & {r.nodes} & {r.batch} & {_tex(r.samples_per_s)} & {_tex(r.speedup)} & "
+            f"{_tex(Value(100 * r.efficiency.mean, _times(r.efficiency.half, 100)))}\\,\\% \\\\"
+            for r in f.table
+        ]
+    name = str(plan["experiment"]).replace("_", r"\_")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return f"% {plan['mode']} scaling (fixed {kept}) of {name}, 95 % intervals\n" + "\n".join(lines) + "\n"
+
+
+def _tex(value: Value) -> str:
+    return (
+        f"${number(value.mean)}$" if value.half is None else f"${number(value.mean)} \\pm {value.half:.2g}$"
+    )
+
+
+def number(value: float) -> str:
+    """Four digits, never with an exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+HEADS = (
+    "GPUs",
+    "nodes",
+    "batch",
+    "samples/s",
+    "ms a step",
+    "speed-up",
+    "efficiency",
+    "Karp-Flatt",
+    "node-hours",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A line of the table for people."""
+    return [
+        str(row.gpus), str(row.nodes), f"{row.batch:,}", shown(row.samples_per_s), shown(row.step_s, 1e3),
+        shown(row.speedup), f"{shown(row.efficiency, 100)} %", shown(row.karp_flatt) if row.karp_flatt else "",
+        "" if row.node_hours is None else f"{row.node_hours:.3g}",
+    ]  # fmt: skip
+
+
+def shown(value: Value, factor: float = 1.0) -> str:
+    half = "" if value.half is None else f" ± {value.half * factor:.2g}"
+    return f"{value.mean * factor:,.4g}{half}"
+
+
+def law_line(law: Fit) -> str:
+    """The fitted law in a sentence."""
+    half = "" if law.serial.half is None else f" ± {100 * law.serial.half:.2g}"
+    if law.serial.mean < 0:
+        return (
+            f"{law.law}'s law does not fit: its serial fraction would be {100 * law.serial.mean:.3g}{half} %"
+        )
+    text = f"{law.law}'s law: serial fraction {100 * law.serial.mean:.3g}{half} %"
+    return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
+
+
+def errors_line(found: Found) -> str | None:
+    """How far the prediction is from the measurement, where there are both."""
+    predicted = {p.gpus: p.step.total_s for p in found.predicted}
+    pairs = [(r.gpus, predicted[r.gpus] / r.step_s.mean - 1) for r in found.table if r.gpus in predicted]
+    if not pairs:
+        return None
+    return "predicted step time against measured: " + ", ".join(f"{gpus} GPUs {e:+.0%}" for gpus, e in pairs)

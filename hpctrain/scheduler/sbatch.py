@@ -1,0 +1,240 @@
+"""Slurm's side as pure functions: resources to sbatch parameters, and Slurm's answers to Python values.
+
+Takes configurations and command output as text, gives dictionaries. No I/O, no submitit, no torch.
+Parameter names are submitit's (submitit.SlurmExecutor.update_parameters); times are in minutes or
+seconds as named.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from hpctrain.config.settings import Config
+from hpctrain.errors import UserError
+
+# `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
+SQUEUE_FORMAT = "%i|%T|%r|%V|%S|%k"
+
+# Slurm's job states (squeue's long names) by what they mean for a run.
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
+ACTIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
+ENDED = {
+    "COMPLETED": "DONE",
+    "CANCELLED": "CANCELLED",
+    "TIMEOUT": "TIME_LIMIT",
+    "DEADLINE": "TIME_LIMIT",
+    "OUT_OF_MEMORY": "OUT_OF_MEMORY",
+    "NODE_FAIL": "NODE_FAILURE",
+    "BOOT_FAIL": "NODE_FAILURE",
+    "PREEMPTED": "PREEMPTED",
+    "FAILED": "ERROR",
+    "REVOKED": "CANCELLED",
+}
+
+PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
+START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
+
+_MEMORY_SHARE = 0.97  # of a node's memory: what the system itself needs is not for jobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as squeue, scontrol or sacct tells it."""
+
+    job_id: str
+    state: str
+    reason: str = ""
+    comment: str = ""
+
+
+def check(config: Config) -> None:
+    """What the preset says of the cluster, before anything is sent there. Raises UserError."""
+    cluster, resources = config.cluster, config.resources
+    for needed in cluster.needs:
+        if not getattr(cluster, needed):
+            raise UserError(
+                f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
+            )
+    for key, value, limit, what in (
+        ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs a node"),
+        ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes a job"),
+        ("resources.timeout_min", resources.timeout_min, cluster.max_time_min, "minutes, the time limit"),
+    ):
+        if value and limit and value > limit:
+            raise UserError(key, value, f"must be ≤ {limit}, {cluster.name}'s {what}")
+    if cpus_per_rank(config) * config.ranks_per_node > (cluster.cpus_per_node or 10**9):
+        raise UserError(
+            "resources.cpus_per_rank", resources.cpus_per_rank,
+            f"× {config.ranks_per_node} ranks is more than the {cluster.cpus_per_node} cores of a node",
+        )  # fmt: skip
+
+
+def cpus_per_rank(config: Config) -> int:
+    """A rank's cores: as asked for, else its GPU's share of the node."""
+    cluster = config.cluster
+    if config.resources.cpus_per_rank:
+        return config.resources.cpus_per_rank
+    if cluster.cpus_per_gpu:
+        return cluster.cpus_per_gpu
+    if cluster.cpus_per_node:
+        return max(1, cluster.cpus_per_node // (cluster.gpus_per_node or config.ranks_per_node))
+    return 1
+
+
+def timeout_min(config: Config) -> int:
+    """The job's time limit: as asked for, else all that the partition allows, else an hour."""
+    return config.resources.timeout_min or config.cluster.max_time_min or 60
+
+
+def node_hours(config: Config) -> float:
+    """What the job may cost at most: nodes × time limit × jobs in the chain."""
+    return config.resources.nodes * timeout_min(config) / 60 * config.resources.chain
+
+
+def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) -> dict[str, Any]:
+    """Everything that submitit needs to write the job's script. One task a GPU is one rank.
+
+    `run` is the run directory; `python` the interpreter's command line (see `python_command`).
+    """
+    cluster, resources = config.cluster, config.resources
+    ranks, cpus = config.ranks_per_node, cpus_per_rank(config)
+    parameters: dict[str, Any] = {
+        "job_name": run.name,
+        "comment": comment,
+        "time": timeout_min(config),
+        "nodes": resources.nodes,
+        "ntasks_per_node": ranks,
+        "cpus_per_task": cpus,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclusive": cluster.exclusive or None,
+        "mem": _memory(config),
+        "signal_delay_s": cluster.signal_s,
+        "stderr_to_stdout": True,
+        "setup": _setup(config, run),
+        # Where no rank was left to say how the run ended, the batch shell finds out.
+        "teardown": [f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))}"],
+        "srun_args": [
+            *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
+            f"--cpus-per-task={cpus}",  # since 22.05 srun no longer takes it from sbatch
+            "--kill-on-bad-exit=1",  # a rank that dies takes the others with it
+            *cluster.srun_args,
+        ],
+        "additional_parameters": {
+            ("requeue" if cluster.requeue else "no-requeue"): True,
+            "open-mode": "append",
+            **({"reservation": cluster.reservation} if cluster.reservation else {}),
+            **dict(cluster.sbatch),
+        },
+    }
+    if resources.device != "cpu" and cluster.gpus_per_node:
+        if cluster.gpu_gres:
+            parameters["gres"] = f"{cluster.gpu_gres}:{ranks}"
+        else:
+            parameters["gpus_per_node"] = ranks
+    given = {key: value for key, value in parameters.items() if value is not None}
+    return given | {"wckey": None}  # submitit's own default is refused where wckeys are enforced
+
+
+def python_command(config: Config, executable: str) -> str:
+    """How a job starts Python: this environment's, the preset's, or inside the container."""
+    python = config.cluster.python or executable
+    if config.cluster.container:
+        gpu = "" if config.resources.device == "cpu" else "--nv "
+        inside = config.cluster.python or "python3"
+        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {inside}"
+    return shlex.quote(python)
+
+
+def _memory(config: Config) -> str | None:
+    """Memory a node in MB: as asked for a rank, else the ranks' share of the node's."""
+    cluster, ranks = config.cluster, config.ranks_per_node
+    if config.resources.mem_gb_per_rank:
+        return f"{round(config.resources.mem_gb_per_rank * ranks * 1024)}M"
+    if cluster.mem_gb_per_node:
+        share = min(1.0, ranks / (cluster.gpus_per_node or ranks))
+        return f"{int(cluster.mem_gb_per_node * share * _MEMORY_SHARE * 1024)}M"
+    return None
+
+
+def _setup(config: Config, run: PurePath) -> list[str]:
+    """Shell lines before srun: modules, the site's own lines, variables."""
+    cluster, folder = config.cluster, shlex.quote(str(run / "submitit"))
+    return [
+        f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"',
+        # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
+        f"ln -s {PICKLE} {folder}/${{SLURM_JOB_ID}}_submitted.pkl 2>/dev/null || true",
+        *([f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []),
+        *cluster.setup,
+        *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
+    ]
+
+
+def current(jobs: Sequence[Job]) -> Job | None:
+    """The one of a run's jobs, oldest first, that stands for it: on nodes, else next to come, else the last."""
+    for states in (ACTIVE, WAITING):
+        for job in jobs:
+            if job.state in states:
+                return job
+    return jobs[-1] if jobs else None
+
+
+def parse_squeue(text: str) -> list[Job]:
+    """The answer to `squeue --noheader --format=SQUEUE_FORMAT`."""
+    jobs = []
+    for line in text.splitlines():
+        fields = line.strip().split("|", 5)
+        if len(fields) == 6:
+            jobs.append(Job(fields[0], fields[1], fields[2], fields[5]))
+    return jobs
+
+
+def parse_time(text: str) -> float | None:
+    """A time as squeue writes it, on this machine's clock, in seconds since the epoch; None: unknown."""
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except ValueError:
+        return None  # N/A, NONE, no such job
+
+
+def in_grace(text: str) -> bool:
+    """From `scontrol show job ID`: the job is being preempted and has until GraceTime to end by itself.
+
+    Slurm counts a job that does so as completed and does not requeue it.
+    """
+    return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
+
+
+def parse_energy(text: str) -> dict[str, float]:
+    """The answer to `sacct --noheader --parsable2 --format=JobIDRaw,ConsumedEnergyRaw`: joules by job.
+
+    The job's own line, or its largest step's; 0 and 2³² − 2 and more are Slurm's words for "not known".
+    """
+    own: dict[str, float] = {}
+    steps: dict[str, float] = {}
+    for line in text.splitlines():
+        name, _, given = line.partition("|")
+        job_id, _, step = name.partition(".")
+        if given.isdigit() and 0 < int(given) < 2**32 - 2:
+            place = steps if step else own
+            place[job_id] = max(place.get(job_id, 0.0), float(given))
+    return steps | own
+
+
+def parse_sacct(text: str) -> list[Job]:
+    """The answer to `sacct --noheader --parsable2 --format=JobID,State,Comment`; steps are left out."""
+    jobs = []
+    for line in text.splitlines():
+        fields = line.split("|", 2)
+        if len(fields) == 3 and "." not in fields[0]:
+            # "CANCELLED by 1000" is CANCELLED.
+            jobs.append(Job(fields[0], fields[1].split(" ")[0], "", fields[2]))
+    return jobs

@@ -1,0 +1,271 @@
+"""Jobs through submitit. The only file that imports it.
+
+Takes a configuration and its prepared run directory; starts a Slurm job, or a background job on this
+machine (cluster=local). Side effects: files under <run>/submitit, submission.json, one sbatch call.
+
+submission.json is written with a token before sbatch is called, and the token is in the job's comment: a
+submitter that dies in between leaves a job that the next submit finds, instead of a second one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.settings import Config
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch import jobs, local
+from hpctrain.scheduler import client, sbatch
+from hpctrain.storage.run_dir import FINAL, RunDir, make_private, replace_text
+
+# Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
+LOCAL_LIMIT_MIN = 30 * 24 * 60
+_JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "PMIX_", "PMI_", "OMPI_", "HOROVOD_", "SUBMITIT_")
+# sbatch's words where the controller may have taken the job, and only its answer is missing.
+_NO_ANSWER = r"(?i)timed out|unable to contact|zero bytes|connection|communication"
+
+
+def check_here(config: Config) -> None:
+    """That this machine can submit to the cluster. Raises UserError."""
+    cluster, conf = config.cluster, slurm_conf(config)
+    if cluster.kind != "slurm":
+        return
+    missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+    if missing:
+        raise UserError(
+            "cluster", cluster.name, f"{missing[0]} is not on the PATH: this is no login node of a Slurm cluster; "
+            "here cluster=local trains, and --dry-run shows the job"
+        )  # fmt: skip
+    if conf and not Path(conf).exists():
+        hint = f" ({cluster.source} up)" if cluster.source == "slurm/devcluster" else ""
+        raise UserError("cluster", cluster.name, f"is not up: there is no {conf}{hint}")
+
+
+def slurm_conf(config: Config) -> str | None:
+    """The slurm.conf that names the cluster's controller, where Slurm's own default is not meant."""
+    given = os.environ.get("SLURM_CONF") or config.cluster.slurm_conf
+    return str(Path(given).expanduser()) if given else None
+
+
+def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
+    """Submit the run as a job; gives the job id. A job of it that is under way already is kept.
+
+    `goes_on`: from inside a job of the run that ends now; the count of starts without progress goes on.
+    Raises RunFailed("SUBMIT_FAILED") with the scheduler's own message, leaving nothing behind.
+    """
+    make_private(run.submitit)
+    with _only_submitter(run):
+        lost = _lost_submission(run, config)
+        if lost:
+            _note_jobs(run, lost)
+            if run.read_state().get("phase", "failed") in FINAL:
+                run.write_state(phase="submitted", reason=None, detail=None, rank=None)
+            return lost[0]
+        token = uuid.uuid4().hex
+        earlier = run.read_submission().get("job_ids", [])
+        facts = {"cluster": config.cluster.name, "token": token, "job_ids": earlier, "open": True}
+        if config.cluster.kind == "slurm":
+            facts["slurm_conf"] = slurm_conf(config)
+        replace_text(run.submission_file, json.dumps(facts | {"time": time.time()}))
+        run.cancel_file.unlink(missing_ok=True)
+        run.pause_at(None)
+        before = run.read_state()
+        if not goes_on:
+            run.write_state(phase="submitted", reason=None, detail=None, rank=None, starts=[])
+        try:
+            local_job = config.cluster.kind == "local"
+            job_ids = [_submit_local(run, config)] if local_job else _submit_slurm(run, config, token)
+        except RunFailed as error:
+            refused = not re.search(_NO_ANSWER, error.detail)
+            if refused and not before:
+                run.discard()
+                raise
+            run.write_state(phase=before.get("phase", "failed"), reason=error.reason, detail=error.detail)
+            replace_text(run.submission_file, json.dumps(facts | {"open": not refused}))
+            raise
+        _note_jobs(run, job_ids)
+        return job_ids[0]
+
+
+def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> str:
+    """The sbatch script, exactly as it would be submitted; or of another module. Pure: no Slurm is needed."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    python = sbatch.python_command(config, sys.executable)
+    parameters = sbatch.sbatch_parameters(config, run.path, python, comment or _comment(run, "TOKEN"))
+    if module:
+        del parameters["teardown"]
+    command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
+    text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
+    return text
+
+
+def _submit_local(run: RunDir, config: Config) -> str:
+    """Start the run in the background of this machine; the id is submitit's, a process id."""
+    return submit_here(run.submitit, config, jobs.local_job, str(run.path))
+
+
+def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
+    """One sbatch call for each job of the chain; gives the ids in the order in which they run."""
+    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
+
+    _turn_to(config)
+    executor = _slurm_executor(run, config, _comment(run, token))
+    delayed = DelayedSubmission(jobs.slurm_rank, str(run.path))
+    delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
+    delayed.dump(run.submitit / sbatch.PICKLE)
+    ids: list[str] = []
+    try:
+        for _ in range(config.resources.chain):
+            if ids:
+                executor.update_parameters(dependency=f"afterany:{ids[-1]}")
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises as well
+                ids.append(str(executor.submit(jobs.slurm_rank, str(run.path)).job_id))
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        with contextlib.suppress(client.Unreachable):
+            client.cancel(ids)
+        raise _refusal(error) from None
+    return ids
+
+
+def submit_array(
+    folder: Path,
+    config: Config,
+    parameters: dict[str, Any],
+    pickle: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> str:
+    """One sbatch call for an array of jobs that all call the same; gives the array's job id.
+
+    `folder` takes submitit's files, `parameters` are submitit's and link `pickle`, the file there that says
+    what to call, to each task's name: the array needs nothing of us once sbatch has it. Raises RunFailed.
+    """
+    import submitit
+    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
+
+    _turn_to(config)
+    try:
+        executor = submitit.SlurmExecutor(folder, python=sbatch.python_command(config, sys.executable))
+    except RuntimeError:
+        raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
+    executor.update_parameters(**parameters)
+    delayed = DelayedSubmission(function, *arguments)
+    delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
+    delayed.dump(folder / pickle)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return str(executor.submit(function, *arguments).job_id)
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        raise _refusal(error) from None
+
+
+def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
+    """A process in the background of this machine that calls `function`; gives its id."""
+    import submitit
+
+    executor = submitit.LocalExecutor(folder)
+    gpus = list(range(local.gpu_count()))
+    executor.update_parameters(
+        timeout_min=config.resources.timeout_min or LOCAL_LIMIT_MIN,
+        **({"gpus_per_node": len(gpus), "visible_gpus": gpus} if gpus else {}),
+    )
+    # The job outlives the terminal it was started from.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _stdio_elsewhere(folder):
+        job = executor.submit(function, *arguments)
+    job_id = str(job.job_id)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
+        del job
+    return job_id
+
+
+def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
+    import submitit
+
+    python = sbatch.python_command(config, sys.executable)
+    try:
+        executor = submitit.SlurmExecutor(run.submitit, python=python)
+    except RuntimeError:
+        raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
+    executor.update_parameters(**sbatch.sbatch_parameters(config, run.path, python, comment))
+    return executor
+
+
+def _turn_to(config: Config) -> None:
+    """Set this process's environment as sbatch, which submitit calls, and the new job are to have it."""
+    conf = slurm_conf(config)
+    if "SLURM_JOB_ID" in os.environ:  # we are in a job, whose variables are not the new one's
+        for key in [k for k in os.environ if k.startswith(_JOB_VARIABLES)]:
+            del os.environ[key]
+    if conf:
+        os.environ["SLURM_CONF"] = conf
+
+
+def _refusal(error: Exception) -> RunFailed:
+    """sbatch's own words, out of submitit's."""
+    said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error)]
+    return RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split()))
+
+
+def _comment(run: RunDir, token: str) -> str:
+    return f"hpctrain:{run.run_id}:{token}"
+
+
+def _lost_submission(run: RunDir, config: Config) -> list[str]:
+    """The jobs of a submission whose submitter died before it could note their ids."""
+    facts = run.read_submission()
+    if not facts.get("open") or config.cluster.kind == "local":
+        return []
+    try:
+        return client.find_by_comment(_comment(run, facts["token"]), facts.get("slurm_conf"))
+    except client.Unreachable as error:
+        detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
+        raise RunFailed("SUBMIT_FAILED", detail) from None
+
+
+def _note_jobs(run: RunDir, job_ids: list[str]) -> None:
+    """Add jobs to submission.json, the newest last: the submission is complete."""
+    facts = {"job_ids": []} | run.read_submission()
+    ids = [*(i for i in facts["job_ids"] if i not in job_ids), *job_ids]
+    replace_text(run.submission_file, json.dumps(facts | {"job_ids": ids, "open": False}))
+
+
+@contextlib.contextmanager
+def _stdio_elsewhere(folder: Path) -> Iterator[None]:
+    """The job's controller inherits our standard streams: a pipe of ours would stay open with it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(number) for number in range(3)]
+    with Path(os.devnull).open() as nothing, (folder / "controller.log").open("a") as log:
+        for number, target in enumerate((nothing, log, log)):
+            os.dup2(target.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, copy in enumerate(saved):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+@contextlib.contextmanager
+def _only_submitter(run: RunDir) -> Iterator[None]:
+    """One submit of a run at a time, on this host."""
+    with (run.path / ".submit.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,239 @@
+"""One writer a run: each attempt that may write holds a term, numbered one higher than the last.
+
+Takes a folder on shared storage; keeps terms/<n>.json there, the owner of term n: attempt, host, process,
+Slurm job and restart count, and the step from which its work began. A term is taken by link(2), which
+fails where another was faster (also over NFS, where flock may not work), and only once the owner of the
+last one is known to have ended. The numbers only grow: a zombie, an attempt that others believe dead,
+still holds its old number, and readers drop what it wrote beyond the step at which a later term began.
+No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hpctrain.errors import RunFailed
+from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
+
+# A Slurm job id to whether that job has ended; None: Slurm does not say.
+JobEnded = Callable[[str], bool | None]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a term. `machine`, `boot`, `pid` and `started` together name one process for ever."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    attempt: int
+    host: str
+    machine: str
+    boot: str
+    pid: int
+    started: str
+    job_id: str | None
+    restarts: int
+    since: float
+    step: int | None = None
+    ended: bool = False
+
+
+_OWNER = TypeAdapter(Owner)
+
+
+@dataclass
+class Term:
+    """The right to write, until a later term is taken."""
+
+    folder: Path
+    number: int
+    owner: Owner
+    files: Files = FILES
+
+    def begin(self, step: int) -> None:
+        """Say from which step on this term's work counts, before any of it is committed."""
+        self._write(step=step)
+
+    def stands(self) -> bool:
+        """Whether no later term was taken."""
+        return _newest(self.folder) == self.number
+
+    def confirm(self) -> None:
+        """Raises RunFailed("RUN_LOCKED") where a later term was taken."""
+        if not self.stands():
+            owner = _read(self.folder, _newest(self.folder))
+            raise RunFailed("RUN_LOCKED", f"attempt {owner.attempt} on {owner.host} has taken this run over")
+
+    def release(self) -> None:
+        """Let the next one in without asking."""
+        if self.stands():
+            self._write(ended=True)
+
+    def __enter__(self) -> Term:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, RunFailed):  # not released: the next one looks for our process
+            self.release()
+
+    def _write(self, **changes: int | bool) -> None:
+        self.owner = dataclasses.replace(self.owner, **changes)  # type: ignore[arg-type]
+        replace_file(_path(self.folder, self.number), seal(dataclasses.asdict(self.owner)), self.files)
+
+
+def acquire(
+    folder: Path,
+    attempt: int,
+    job_ended: JobEnded | None = None,
+    patience_s: float = 0.0,
+    files: Files = FILES,
+) -> Term:
+    """The next term below `folder`, which is made where it is missing.
+
+    Raises RunFailed("RUN_LOCKED") naming the last owner, where that is not known to have ended and does
+    not within `patience_s` seconds.
+    """
+    for made in (folder, folder / "terms"):
+        files.make_folder(made)
+        files.sync_folder(made.parent)
+    end_s = time.monotonic() + patience_s
+    mine = this_process(attempt)
+    draft = folder / "terms" / f".draft.{uuid.uuid4().hex[:8]}"
+    write_file(draft, [memoryview(seal(dataclasses.asdict(mine)))], files)
+    try:
+        while True:
+            last = _newest(folder)
+            if last and not has_ended(_read(folder, last), mine, job_ended):
+                if time.monotonic() >= end_s:
+                    raise _locked(folder, _read(folder, last), mine)
+                time.sleep(1)
+            elif files.link(draft, _path(folder, last + 1)):
+                files.sync_folder(folder / "terms")
+                return Term(folder, last + 1, mine, files)
+    finally:
+        files.remove(draft)
+
+
+def last_owner(folder: Path) -> Owner | None:
+    """Who took the last term."""
+    number = _newest(folder)
+    return _read(folder, number) if number else None
+
+
+def unlock(folder: Path) -> Owner | None:
+    """Declare the owner of the last term ended, on the word of a person; gives who that was."""
+    number = _newest(folder)
+    if not number:
+        return None
+    term = Term(folder, number, _read(folder, number))
+    term.release()
+    return term.owner
+
+
+def owners(folder: Path) -> dict[int, Owner]:
+    """All terms below `folder` so far. Raises RunFailed where a record is damaged."""
+    return {number: _read(folder, number) for number in _numbers(folder)}
+
+
+def this_process(attempt: int) -> Owner:
+    """The record of the process that asks."""
+    return Owner(
+        attempt=attempt,
+        host=socket.gethostname(),
+        machine=_text("/etc/machine-id"),
+        boot=_boot(),
+        pid=os.getpid(),
+        started=_start_time(os.getpid()) or "",
+        job_id=os.environ.get("SLURM_JOB_ID"),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        since=time.time(),
+    )
+
+
+def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | None:
+    """Whether `owner` has ended, as far as this process can know; None: it cannot."""
+    if owner.ended:
+        return True
+    if owner.job_id is not None:
+        # Slurm starts a job again only once its last start is over.
+        if owner.job_id == mine.job_id and owner.restarts < mine.restarts:
+            return True
+        if owner.job_id != mine.job_id and job_ended is not None and job_ended(owner.job_id):
+            return True
+    if owner.boot == mine.boot:
+        return _start_time(owner.pid) != owner.started
+    same_machine = owner.machine and (owner.host, owner.machine) == (mine.host, mine.machine)
+    if same_machine and owner.boot.split()[0] != mine.boot.split()[0]:
+        # Images and containers may share name and id, so: our kernel must have started after the owner.
+        return True if _boot_time_s() > owner.since else None
+    return None  # another machine's processes, or another container's
+
+
+def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
+    job = f", Slurm job {owner.job_id}" if owner.job_id else ""
+    who = f"attempt {owner.attempt} (process {owner.pid} on {owner.host}{job})"
+    if owner.boot == mine.boot:
+        return RunFailed("RUN_LOCKED", f"{who} is writing")
+    unlock = f"hpctrain checkpoints {folder.parent.name} --unlock"
+    return RunFailed("RUN_LOCKED", f"{who} may still be writing; where you know that it has ended: {unlock}")
+
+
+def _boot() -> str:
+    """This start of the kernel, and the set of processes that this process can see."""
+    return f"{_text('/proc/sys/kernel/random/boot_id')} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _boot_time_s() -> float:
+    """When this kernel started, in seconds since the epoch; infinitely early where it does not say."""
+    found = re.search(r"^btime (\d+)$", _text("/proc/stat"), re.MULTILINE)
+    return float(found[1]) if found else -math.inf
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process began, in clock ticks after boot; None: there is none, or it has ended."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / "terms" / f"{number}.json"
+
+
+def _numbers(folder: Path) -> list[int]:
+    terms = folder / "terms"
+    stems = [path.stem for path in terms.glob("*.json")] if terms.is_dir() else []
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def _newest(folder: Path) -> int:
+    return max(_numbers(folder), default=0)
+
+
+def _read(folder: Path, number: int) -> Owner:
+    path = _path(folder, number)
+    try:
+        return _OWNER.validate_python(unseal(path.read_bytes()))
+    except (ValueError, ValidationError) as error:
+        why = str(error).splitlines()[0]
+        raise RunFailed(
+            "STORAGE_ERROR", f"{path} is damaged ({why}); once no attempt of the run lives, remove it"
+        ) from None

@@ -1,0 +1,128 @@
+"""A study's jobs as numbers: how many, in which arrays, for what each asks, and what all of it may cost.
+
+Pure: takes settings, a run's configuration and Slurm's limits; gives plans and sbatch parameters (submitit's
+names). Hours and seconds as named. No I/O, no submitit, no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from hpctrain.config.settings import Config
+from hpctrain.scheduler import sbatch
+from hpctrain.sweep.settings import SweepConfig
+
+SEARCH_JOBS = 8  # at once, where a search does not say how many
+RESTARTS = 5  # how often a job that was killed goes back into the queue by itself
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`arrays`: the number of tasks of each array; `at_once`: tasks that may run together; `quota`: runs a task."""
+
+    arrays: tuple[int, ...]
+    at_once: int
+    quota: int | None
+
+    @property
+    def jobs(self) -> int:
+        return sum(self.arrays)
+
+
+def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = None, live: int = 0) -> Plan:
+    """The jobs for `runs` runs that nobody has done yet.
+
+    `max_array`: tasks that an array may have (MaxArraySize - 1). `room`: jobs that the user may still submit;
+    where it is less than what is needed, each job does more runs. `live`: jobs of the study in the queue now.
+    """
+    lanes = settings.runs_at_once
+    quota = settings.runs_per_job or (None if settings.searches else lanes)
+    wanted = math.ceil(runs / (quota or lanes))
+    if quota is None:  # each job works until all is done
+        wanted = min(settings.jobs or SEARCH_JOBS, wanted)
+    tasks = max(0, wanted - live)
+    if room is not None and tasks > room:
+        tasks = room
+        quota = None if quota is None else math.ceil(runs / max(1, tasks + live))
+    whole, rest = divmod(tasks, max_array)
+    arrays = (max_array,) * whole + ((rest,) if rest else ())
+    return Plan(arrays, settings.jobs or tasks, quota)
+
+
+def job_config(config: Config, settings: SweepConfig) -> Config:
+    """One run's configuration with the resources of a whole job: room for `runs_at_once` runs of one rank."""
+    lanes = settings.runs_at_once
+    if lanes == 1 or config.cluster.kind == "local":
+        return config
+    gpus = math.ceil(lanes / settings.runs_per_gpu) if uses_gpus(config) else lanes
+    memory = config.resources.mem_gb_per_rank
+    resources = replace(
+        config.resources,
+        gpus_per_node=gpus,
+        cpus_per_rank=math.ceil(sbatch.cpus_per_rank(config) * lanes / gpus),
+        mem_gb_per_rank=memory * lanes / gpus if memory else None,
+    )
+    return replace(config, resources=resources)
+
+
+def uses_gpus(config: Config) -> bool:
+    return config.resources.device != "cpu" and bool(config.cluster.gpus_per_node)
+
+
+def array_parameters(
+    config: Config,
+    settings: SweepConfig,
+    study: PurePath,
+    python: str,
+    comment: str,
+    pickle: str,
+    tasks: int,
+    at_once: int,
+) -> dict[str, Any]:
+    """What submitit needs to write the script of an array of `tasks` jobs.
+
+    `config` is one run's; `study` the study's own folder (study_dir.StudyDir.folder), `python` as in
+    slurm.python_command; `pickle` the file in its submitit/ that says what each task calls.
+    """
+    job = job_config(config, settings)
+    given = sbatch.sbatch_parameters(job, study, python, comment)
+    cpus = given["cpus_per_task"]
+    if config.ranks == 1:  # one task has all that the job's runs need
+        cpus *= job.ranks_per_node
+        given |= {"ntasks_per_node": 1, "cpus_per_task": cpus}
+    task = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
+    requeue = (
+        # A job that was killed, not one that failed or was cancelled, comes back.
+        f"[ $code -gt 128 ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {RESTARTS} ] && scontrol requeue $SLURM_JOB_ID"
+    )
+    return given | {
+        "job_name": f"sweep-{study.parent.name}",
+        "setup": [*given["setup"], f"ln -sf {pickle} {shlex.quote(str(study / 'submitit'))}/{task}"],
+        "teardown": ["code=$?", *([requeue] if config.cluster.requeue else []), "exit $code"],
+        "srun_args": [
+            "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}", "--overlap", "--mpi=none",
+            *config.cluster.srun_args,
+        ],
+        "additional_parameters": given["additional_parameters"] | {"array": f"0-{tasks - 1}%{min(tasks, at_once)}"},
+    }  # fmt: skip
+
+
+def node_hours(config: Config, settings: SweepConfig, jobs: int) -> float:
+    """What the jobs may cost at most: their share of a node × time limit, each."""
+    job = job_config(config, settings)
+    share = 1.0
+    per_node = config.cluster.gpus_per_node if uses_gpus(config) else config.cluster.cpus_per_node
+    if per_node and not config.cluster.exclusive:
+        taken = job.ranks_per_node * (1 if uses_gpus(config) else sbatch.cpus_per_rank(job))
+        share = min(1.0, taken / per_node)
+    return jobs * job.resources.nodes * share * sbatch.timeout_min(job) / 60
+
+
+def wall_bound_s(run_bounds_s: Sequence[float], at_once: int) -> float:
+    """No schedule of the runs over `at_once` slots is shorter: the longest run, or an even share of all."""
+    return max(max(run_bounds_s, default=0.0), math.fsum(run_bounds_s) / max(1, at_once))

@@ -1,0 +1,106 @@
+"""Who does which piece of work: a claim is a file that one job makes and all can see.
+
+claims/<run>.<rung>.<n>.json holds the n-th claim of a piece of work: its owner (storage/lock.py says who that
+is and whether it has ended), when it began, and, once it is over, when and how. Claim n + 1 can be made only
+once n is over or its owner has ended; link(2) lets one win. The claims together are the study's time sheet.
+No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Set
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
+from hpctrain.storage.run_dir import read_json, replace_text
+from hpctrain.sweep.study_dir import Work, publish
+
+JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that end a piece of work
+
+
+@dataclass
+class Claim:
+    """One piece of work in this process's hands."""
+
+    work: Work
+    path: Path
+    number: int
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+
+    def close(self, outcome: str, **facts: Any) -> None:
+        """The work is over, or given back."""
+        record = (read_json(self.path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
+        replace_text(self.path, json.dumps(record))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether this is work that somebody began and nobody has judged yet."""
+        return bool(self.earlier) and self.earlier[-1].get("outcome") not in JUDGED
+
+    def mishaps(self, reasons: Set[str] = frozenset()) -> int:
+        """How many of those who had this work before, the last ones in a row, died or stopped for one of `reasons`."""
+        count = 0
+        for record in reversed(self.earlier):
+            outcome = record.get("outcome")
+            if outcome in JUDGED or (outcome == "stopped" and record.get("reason") not in reasons):
+                break
+            count += outcome in (None, "stopped")
+        return count
+
+
+def newest(folder: Path) -> dict[str, int]:
+    """The number of each piece of work's newest claim, by key."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            key, _, number = entry.name.removesuffix(".json").rpartition(".")
+            if not entry.name.startswith(".") and number.isdigit():
+                found[key] = max(found.get(key, 0), int(number))
+    return found
+
+
+def take(folder: Path, work: Work, last: int = 0, job_ended: JobEnded | None = None) -> Claim | None:
+    """Claim a piece of work whose newest claim is number `last` (0: none yet). None where it is not to be had.
+
+    Raises OSError where the claim cannot be written.
+    """
+    mine = this_process(last + 1)
+    if last and not is_over(read(folder, work.key, last), mine, job_ended):
+        return None
+    earlier = [read(folder, work.key, n) for n in range(1, last + 1)]
+    path = _path(folder, work.key, last + 1)
+    record = {"owner": asdict(mine), "began": time.time(), "key": work.key}
+    return Claim(work, path, last + 1, earlier) if publish(path, json.dumps(record).encode()) else None
+
+
+def is_over(record: dict[str, Any], mine: Owner, job_ended: JobEnded | None = None) -> bool:
+    """Whether nobody works on this claim any more, as far as this process can know."""
+    if record.get("outcome") is not None:
+        return True
+    return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
+
+
+def read(folder: Path, key: str, number: int) -> dict[str, Any]:
+    return read_json(_path(folder, key, number)) or {}
+
+
+def asking_once(ask: Callable[[], set[str] | None]) -> JobEnded:
+    """A `JobEnded` that calls `ask` (the ids of all jobs that hold nodes; None: no answer) at most once."""
+    answers: list[set[str] | None] = []
+
+    def ended(job_id: str) -> bool | None:
+        if not answers:
+            answers.append(ask())
+        return None if answers[0] is None else job_id not in answers[0]
+
+    return ended
+
+
+def _path(folder: Path, key: str, number: int) -> Path:
+    return folder / f"{key}.{number}.json"

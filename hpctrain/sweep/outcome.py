@@ -1,0 +1,65 @@
+"""How a start of a run ended and what that means for the study, from the files of this start alone.
+
+Takes a run directory whose processes have ended, and the claim that they were started for; gives an `End`. What an
+earlier start or rung left behind never counts: a run that ended before it had begun is tried again. Side effect:
+state.json, where the run could not say itself how it ended.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpctrain.launch.failure import settle
+from hpctrain.storage.run_dir import FINAL, RunDir
+from hpctrain.sweep import results
+from hpctrain.sweep.claims import Claim
+
+# Ends that say nothing of the run itself: it is tried again, so many times in a row at most.
+PASSING = frozenset({"RANK_KILLED", "LOST", "NODE_FAILURE", "COLLECTIVE_TIMEOUT", "STORAGE_ERROR"})
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class End:
+    """`outcome` as claims.JUDGED has it, or "stopped" or "locked": the work goes on later. `facts` go to ended/."""
+
+    outcome: str
+    reason: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None, asked: bool) -> End:
+    """The end of one start.
+
+    `before`: the newest attempt before it; `told`: why the job stops, if it does; `asked`: whether the run was
+    told so.
+    """
+    state = run.read_state()
+    if state.get("phase") not in (*FINAL, "requeued"):
+        fresh = [number for number in run.attempts() if number > before]
+        failure = run.failure(fresh[-1]) if fresh else None
+        if failure and failure["reason"] == "RUN_LOCKED":  # another process is at it: not ours to judge
+            return End("locked")
+        if asked and told and failure is None and not run.cancel_file.exists():
+            # It ended before it could save, or before it had begun.
+            run.write_state(phase="requeued" if "SLURM_JOB_ID" in os.environ else "interrupted", reason=told)
+            return End("stopped", told)
+        log = run.path / "launcher.log"
+        state = settle(run, log.read_text(errors="replace") if log.exists() else "", before)
+    epochs = claim.work.epochs
+    facts = results.facts(run, metric, epochs)
+    phase, reason = state.get("phase"), state.get("reason")
+    again = reason in PASSING or (asked and reason == "ERROR")  # a signal can make anything fail
+    if phase == "done" or reason == "PAUSED":
+        if epochs is None or facts["epochs"] >= epochs:
+            outcome = "done" if epochs is None else "paused"
+            return End(outcome, reason, facts | {"phase": outcome})
+        phase, again = "failed", True  # it stopped short of this rung: whatever led it astray has passed
+        facts |= {"phase": phase, "detail": f"stopped after {facts['epochs']:g} of {epochs} epochs"}
+    if phase == "failed" and not (again and claim.mishaps(PASSING | {"PAUSED", "ERROR"}) + 1 < TRIES):
+        return End("failed", reason, facts)
+    if phase == "cancelled" and not told:
+        return End("cancelled", reason, facts)
+    return End("stopped", reason, facts)

@@ -1,0 +1,68 @@
+"""A study as `status` and `cancel` see it: runs that wait for a slot, a summary line, an end to all of it.
+
+Takes a study's folder; gives rows and words. Side effects: those of `cancel`, and one squeue call at most.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hpctrain.launch.status import Row
+from hpctrain.scheduler import client
+from hpctrain.storage.lock import Owner, has_ended, this_process
+from hpctrain.storage.run_dir import FINAL
+from hpctrain.sweep.study_dir import StudyDir
+
+
+def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]:
+    """The runs of a study, or of all, that no job has begun yet."""
+    found = []
+    for folder in sorted(root.glob(f"{study or '*'}/")):
+        place = StudyDir(folder)
+        for run_id in place.trials() if place.exists() else ():
+            if (name is None or name in run_id) and not place.run(run_id).config_file.exists():
+                found.append(
+                    Row(place.name, run_id, "submitted", None, "waits for a slot of its study", None, None, None,
+                        {}, None, None, None)
+                )  # fmt: skip
+    return found
+
+
+def summary(study: StudyDir, rows: list[Row]) -> str:
+    """One line over the table: how far the study is."""
+    counts = Counter("paused" if r.reason == "PAUSED" else r.phase for r in rows)
+    said = ", ".join(f"{n} {phase}" for phase, n in counts.most_common())
+    jobs = f"; job arrays {', '.join(study.job_ids())}" if study.job_ids() else ""
+    ended = "; cancelled" if study.cancel_file.exists() else ""
+    return f"study {study.name}: {len(rows)} runs: {said}{jobs}{ended}"
+
+
+def cancel(study: StudyDir) -> str:
+    """No run begins any more; those under way save and stop. `hpctrain sweep` goes on from there."""
+    study.cancel_file.touch()
+    stopped = 0
+    for run_id in study.trials():
+        run = study.run(run_id)
+        if run.config_file.exists() and run.read_state().get("phase") not in FINAL:
+            run.cancel_file.touch()
+            stopped += 1
+    part = study.parts()[-1]
+    if part["on_slurm"]:
+        try:
+            client.cancel(study.job_ids(), part["slurm_conf"])
+        except client.Unreachable as error:
+            return f"Slurm did not take the request: {error}; try again"
+    else:
+        for job in study.jobs():
+            if job["until"] is None and _is_here(job["owner"]):
+                os.kill(job["owner"]["pid"], signal.SIGTERM)
+    return f"no further run begins; {stopped} under way were asked to save and stop"
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    mine, theirs = this_process(0), Owner(**owner)
+    return theirs.boot == mine.boot and not has_ended(theirs, mine, None)

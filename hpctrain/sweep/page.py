@@ -1,0 +1,112 @@
+"""A study as one HTML page: what was found, how sure that is, what it cost. Takes a `Found`; gives text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hpctrain.commands.report import Found, cost_facts, like_best
+from hpctrain.report import html, plots
+from hpctrain.sweep.results import Result
+
+MOST_ROWS = 200  # of the leaderboard on the page; tables for programs have all
+
+
+def study_page(found: Found) -> str:
+    ran = [r for r in found.rows if r.value is not None]
+    counts = ", ".join(f"{n} {phase}" for phase, n in found.phases.most_common())
+    sections = [
+        html.Section("Result", _result(found)),
+        html.Section("Leaderboard", _leaderboard(found)),
+        html.Section("Learning curves", _curves(found, ran)),
+        html.Section("What matters", _parameters(found, ran)),
+        html.Section("Cost", [html.Facts(cost_facts(found))]),
+        html.Section("Failed runs", _failed(found.rows)),
+    ]
+    better = "more" if found.more else "less"
+    subtitle = f"{len(found.rows)} runs ({counts}), {found.searched}; {found.metric}: {better} is better"
+    return html.page(f"Study {found.study.name}", subtitle, sections)
+
+
+def _result(found: Found) -> list[html.Block]:
+    blocks: list[html.Block] = []
+    if found.settings:
+        best = found.settings[0]
+        width = "" if best.half_width is None else f" ± {best.half_width:.2g}"
+        items = [(f"best {found.metric}", f"{best.mean:.4g}{width}"), ("epochs", f"{best.epochs:g}")]
+        items += [(key, html.number(value)) for key, value in best.params.items()]
+        blocks.append(html.Facts(items))
+    blocks.append(html.Text(found.verdict()))
+    if found.best_line:
+        blocks.append(html.Code(found.best_line))
+    return blocks
+
+
+def _leaderboard(found: Found) -> list[html.Block]:
+    if not found.settings:
+        return []
+    keys = [k for k in found.params if k != "seed"]
+    columns = ["#", found.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"]
+    rows: list[Sequence[Any]] = [
+        (n, s.mean, s.half_width, len(s.results), s.epochs, *(s.params.get(k) for k in keys), like_best(s))
+        for n, s in enumerate(found.settings[:MOST_ROWS], 1)
+    ]
+    alike = frozenset(n for n, s in enumerate(found.settings[:MOST_ROWS]) if n == 0 or s.like_best)
+    blocks: list[html.Block] = [html.Table(columns, rows, alike)]
+    if any(s.half_width is not None for s in found.settings):
+        blocks.append(
+            html.Text(
+                "Marked settings (≈ best) are not distinguishable from the best: "
+                "Welch's t-test over the seeds, 5 % family-wise (Holm)."
+            )
+        )
+    if len(found.settings) > MOST_ROWS:
+        blocks.append(html.Text(f"{len(found.settings) - MOST_ROWS} more are in hpctrain report --csv."))
+    return blocks
+
+
+def _curves(found: Found, ran: list[Result]) -> list[html.Block]:
+    if not ran:
+        return []
+    best = found.settings[0].best_run.run_id
+    place = next(n for n, r in enumerate(ran) if r.run_id == best)
+    png = plots.learning_curves([r.curve for r in ran], [r.value for r in ran], place, found.metric)
+    return [html.Picture(png, f"validation {found.metric} of every run over its epochs")]
+
+
+def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
+    keys = [k for k in found.params if len({repr(r.params.get(k)) for r in ran}) > 1]
+    if len(ran) < 2 or not keys:
+        return []
+    params = {key: [r.params.get(key) for r in ran] for key in keys}
+    values = [r.value for r in ran if r.value is not None]
+    blocks: list[html.Block] = []
+    shares = importance(params, values, found.more)
+    if shares:
+        caption = "Share of the variation among the better runs (PED-ANOVA, Watanabe et al. 2023, by Optuna)."
+        blocks.append(html.Picture(plots.bars(shares, "importance"), "importance of each setting", caption))
+    slices = [
+        html.Picture(
+            plots.slice_of(key, given, values, found.metric), f"{found.metric} over {key}", wide=False
+        )
+        for key, given in params.items()
+    ]
+    blocks.append(html.Grid(slices))
+    if len(keys) > 1:
+        png = plots.parallel_coordinates(params, values, found.metric, found.more)
+        blocks.append(html.Picture(png, "one line a run through all settings to the metric"))
+    return blocks
+
+
+def importance(params: dict[str, list[Any]], values: list[float], more: bool) -> dict[str, float]:
+    """How much each setting matters, by Optuna; {} without Optuna or with too few runs."""
+    try:
+        from hpctrain.sweep.samplers import importances
+    except ImportError:
+        return {}
+    return importances(params, values, more) if len(values) >= 10 else {}
+
+
+def _failed(rows: list[Result]) -> list[html.Block]:
+    failed = [(r.run_id, r.reason, r.detail, " ".join(r.overrides)) for r in rows if r.phase == "failed"]
+    return [html.Table(["run", "reason", "detail", "settings"], failed[:MOST_ROWS])] if failed else []

@@ -1,0 +1,181 @@
+"""What the runs of a study reached and cost, read from files. No torch, no Slurm, no GPU.
+
+Takes a study's folder; gives one `Result` a run, and how the study's slots were used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpctrain.storage.run_dir import FINAL, RunDir, runs
+from hpctrain.sweep import claims
+from hpctrain.sweep.study_dir import StudyDir, Trial
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: what was swept, how far it came, what it cost. `curve` is (epoch, metric) pairs."""
+
+    run_id: str
+    params: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    fixed: tuple[str, ...]
+    phase: str
+    reason: str | None
+    detail: str | None
+    value: float | None
+    epochs: float
+    curve: list[tuple[float, float]]
+    ranks: int
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Slot time of the study's jobs in seconds: all, and what of it runs were going."""
+
+    slots_s: float
+    busy_s: float
+    jobs: int
+
+
+def validations(run: RunDir) -> list[dict[str, Any]]:
+    """The validation records of a run; the others are not even parsed."""
+    try:
+        lines = run.metrics_file.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if '"validation"' in line:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("kind") == "validation":
+                found.append(record)
+    return found
+
+
+def score(records: list[dict[str, Any]], metric: str, epochs: float | None = None) -> float | None:
+    """The metric of the last record, or of that after `epochs`; None where there is none or it is not finite."""
+    found = [r for r in records if epochs is None or r.get("epoch") == epochs]
+    value = found[-1].get(metric) if found else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, Any]:
+    """For the record of how a piece of work ended."""
+    state, records = run.read_state(), validations(run)
+    return {
+        "value": score(records, metric, epochs), "epochs": records[-1].get("epoch", 0.0) if records else 0.0,
+        "phase": state.get("phase"), "reason": state.get("reason"), "detail": state.get("detail"),
+    }  # fmt: skip
+
+
+def read(study: StudyDir, metric: str) -> list[Result]:
+    """One result a run, in the order in which the runs were added. A run without a folder keeps its last word."""
+    trials, ended = study.trials(), study.ended()
+    last: dict[str, dict[str, Any]] = {}
+    for key in sorted(ended, key=lambda key: int(key.rpartition(".")[2])):
+        last[key.rpartition(".")[0]] = ended[key]
+    spent = seconds(study)
+    keys = list(dict.fromkeys(key for t in trials.values() for key in t.params))
+    trials = {run_id: _with_all(t, keys) for run_id, t in trials.items()}
+    return [
+        _result(study.run(t.run_id), t, last.get(t.run_id), spent.get(t.run_id), metric)
+        for t in trials.values()
+    ]
+
+
+def _with_all(trial: Trial, keys: Sequence[str]) -> Trial:
+    """The trial with a value for each key that some call of `sweep` has swept: where its own did not, what it had."""
+    if len(trial.params) == len(keys):
+        return trial
+    flat = dict(_flat(trial.config))
+    had = {key: flat.get(key, flat.get(f"{key}.name")) for key in keys}
+    return replace(trial, params=had | dict(trial.params))
+
+
+def read_plain(study: StudyDir, metric: str) -> list[Result]:
+    """The same of runs that `submit` or `train` put into one folder: the settings that differ are the swept ones."""
+    found = list(runs(study.path.parent, study.name))
+    configs = [run.read_config() for run in found]
+    flat = [dict(_flat(c)) for c in configs]
+    keys = [k for k in (flat[0] if flat else {}) if len({json.dumps(f.get(k)) for f in flat}) > 1]
+    keys = [k for k in keys if not k.startswith(("run.", "cluster.", "resources."))]
+    results = []
+    for run, config, values in zip(found, configs, flat, strict=True):
+        params = {key: values.get(key) for key in keys}
+        overrides = tuple(f"{key}={value}" for key, value in params.items())
+        results.append(_result(run, Trial(run.run_id, overrides, params, config), None, None, metric))
+    return results
+
+
+def _result(
+    run: RunDir, trial: Trial, ended: dict[str, Any] | None, spent: float | None, metric: str
+) -> Result:
+    state, records = run.read_state(), validations(run)
+    curve = [(r["epoch"], r[metric]) for r in records if isinstance(r.get(metric), int | float)]
+    value = score(records, metric)
+    phase, reason = state.get("phase", "waiting"), state.get("reason")
+    if ended:
+        value = ended.get("value") if not records else value
+        phase = ended["phase"] if ended["phase"] != "paused" or phase in FINAL else phase
+        reason = ended.get("reason")
+    summary = state.get("summary") or {}
+    ranks = state.get("ranks") or 1
+    return Result(
+        trial.run_id, trial.params, trial.overrides, trial.fixed, phase, reason, state.get("detail"),
+        None if phase == "failed" else value, curve[-1][0] if curve else 0.0, curve, ranks,
+        spent if spent is not None else summary.get("elapsed_s", 0.0), summary.get("flops_total", 0.0),
+    )  # fmt: skip
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in values.items():
+        pairs += (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+        )
+    return pairs
+
+
+def seconds(study: StudyDir) -> dict[str, float]:
+    """How long each run held a slot, all its turns together. A turn that was killed counts to its heartbeat."""
+    spent: dict[str, float] = {}
+    now = time.time()
+    for key, last in claims.newest(study.claims).items():
+        run_id = key.rpartition(".")[0]
+        for n in range(1, last + 1):
+            record = claims.read(study.claims, key, n)
+            began, until = record.get("began"), record.get("until")
+            if began is None:
+                continue
+            if until is None:
+                heartbeat = study.run(run_id).read_state().get("heartbeat", began)
+                until = max(began, min(now, heartbeat))
+            spent[run_id] = spent.get(run_id, 0.0) + until - began
+    return spent
+
+
+def usage(study: StudyDir) -> Usage:
+    """How the slots of the study's jobs were used, from a job's first moment to its last sign of life.
+
+    What is going on now counts once it has ended.
+    """
+    jobs = study.jobs()
+    slots_s = math.fsum(
+        (job["until"] or job["seen"]) - job["began"] for job in jobs for _ in range(job["lanes"])
+    )
+    busy_s = 0.0
+    for key, last in claims.newest(study.claims).items():
+        records = (claims.read(study.claims, key, n) for n in range(1, last + 1))
+        busy_s += math.fsum(r["until"] - r["began"] for r in records if r.get("until"))
+    return Usage(slots_s, busy_s, len(jobs))

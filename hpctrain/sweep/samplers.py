@@ -1,0 +1,236 @@
+"""Optuna's samplers by ask-and-tell, from any number of jobs at once, over a journal file on shared storage.
+
+The only file that imports Optuna (the extra `sweep`). What a study has tried stands in its own files
+(suggested/, ended/); the journal is what the sampler remembers, and is told from them. With asha, what a run
+reached at its first rung is told: that much all runs have trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.sweep_grammar import Composer
+from hpctrain.config.swept import Interval, Swept
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.sweep.settings import SweepConfig
+from hpctrain.sweep.space import trial
+from hpctrain.sweep.study_dir import StudyDir, Trial
+
+JOURNAL_GRACE_S = 10  # a lock on the journal that old is a dead process's
+TRIES = 20  # suggestions that no run can be made of, before the job gives up
+
+
+def optuna() -> Any:
+    """Optuna, quiet. Raises UserError naming the extra, also beside the old one that Hydra's Optuna sweeper needs."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("sweep.sampler", "", "needs Optuna: pip install 'hpctrain[sweep]'") from None
+    if int(optuna.__version__.split(".")[0]) < 4:
+        what = f"needs Optuna 4 or newer, here is {optuna.__version__}: pip install 'hpctrain[sweep]'"
+        raise UserError("sweep.sampler", "", what)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def journal_backend(path: Path) -> Any:
+    """Optuna's journal file, which a full disk or a killed process cannot leave with half a line in it."""
+    optuna()
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    class Backend(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with journal_lock(path):
+                cut_torn_line(path)
+                size = path.stat().st_size
+                try:
+                    append(path, logs)
+                except OSError:
+                    os.truncate(path, size)
+                    raise
+
+    def journal_lock(path: Path) -> Any:
+        from optuna.storages.journal._file import get_lock_file
+
+        return get_lock_file(JournalFileOpenLock(str(path), grace_period=JOURNAL_GRACE_S))
+
+    return Backend(str(path))
+
+
+def append(path: Path, logs: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+    with path.open("ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what stands behind the last complete line: nobody was told that it was written."""
+    content = path.read_bytes()[-(2**16) :]
+    torn = len(content) - (content.rfind(b"\n") + 1)
+    if torn:
+        os.truncate(path, path.stat().st_size - torn)
+
+
+class Search:
+    """One job's sampler. Raises RunFailed("DISK_FULL" or "STORAGE_ERROR") where the journal cannot be kept."""
+
+    def __init__(
+        self, study: StudyDir, settings: SweepConfig, space: Sequence[Swept], fixed: Sequence[str], more: bool
+    ) -> None:
+        """`more`: more is better."""
+        self._study, self._settings, self._space = study, settings, space
+        self._composer = Composer(fixed)
+        self._told: set[int] = set()
+        library = optuna()
+        try:
+            backend = journal_backend(study.journal)
+            self._optuna = library.create_study(
+                study_name=study.name,
+                storage=library.storages.JournalStorage(backend),
+                direction="maximize" if more else "minimize",
+                sampler=sampler(settings),
+                load_if_exists=True,
+            )
+        except OSError as error:
+            raise _failed(error) from None
+
+    def suggest(self) -> Trial | None:
+        """A new run, published for all; None where there are as many as were asked for."""
+        limit = int(self._study.parts()[-1]["sweep"]["trials"] or 0)  # a later `sweep` may ask for more
+        try:
+            for _ in range(TRIES):
+                self.tell()
+                if (
+                    len(self._told) + sum(1 for n, _ in self._study.suggestions() if n not in self._told)
+                    >= limit
+                ):
+                    return None
+                asked = self._optuna.ask(distributions(self._space))
+                overrides = written(self._space, asked.params)
+                found = trial(self._composer, overrides)[0]
+                if self._study.add_suggestion(found, {"optuna": asked.number}, limit):
+                    if f"{found.run_id}.0" not in self._study.ended_keys():
+                        return found
+                else:
+                    self._optuna.tell(asked, state=optuna().trial.TrialState.FAIL)
+        except OSError as error:
+            raise _failed(error) from None
+        return None
+
+    def tell(self) -> None:
+        """Hand on to the sampler every result that it does not know yet."""
+        keys = self._study.ended_keys()
+        state = optuna().trial.TrialState
+        for number, suggestion in self._study.suggestions():
+            key = f"{suggestion['run_id']}.0"
+            if number in self._told or key not in keys:
+                continue
+            value = (self._study.read_ended(key) or {}).get("value")
+            result: dict[str, Any] = {"state": state.FAIL} if value is None else {"values": value}
+            self._optuna.tell(suggestion["optuna"], skip_if_finished=True, **result)
+            self._told.add(number)
+
+
+def sampler(settings: SweepConfig) -> Any:
+    """The sampler by name. Each job draws from a stream of its own. Raises UserError."""
+    samplers = optuna().samplers
+    seed = random.Random(f"{settings.seed}.{os.environ.get('SLURM_JOB_ID', os.getpid())}").randrange(2**31)
+    match settings.sampler:
+        case "tpe":
+            return samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, group=True)
+        case "cmaes":
+            return samplers.CmaEsSampler(seed=seed)
+        case "gp":
+            return samplers.GPSampler(seed=seed)
+        case "qmc":
+            return samplers.QMCSampler(seed=settings.seed)
+    return samplers.NSGAIISampler(seed=seed)
+
+
+def check_sampler(settings: SweepConfig) -> None:
+    """That it can be made here: its packages are there. Raises UserError."""
+    sampler(settings)
+    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UserError("sweep.sampler", "cmaes", "needs the package: pip install 'hpctrain[sweep]'")
+
+
+def distributions(space: Sequence[Swept]) -> dict[str, Any]:
+    """The space in Optuna's words; numbers in a list stay categories, as they were written."""
+    kinds = optuna().distributions
+    found = {}
+    for s in space:
+        if not isinstance(s, Interval):
+            found[s.key] = kinds.CategoricalDistribution(list(s.values))
+        elif s.integer:
+            found[s.key] = kinds.IntDistribution(int(s.low), int(s.high), log=s.log)
+        else:
+            found[s.key] = kinds.FloatDistribution(s.low, s.high, log=s.log)
+    return found
+
+
+def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], more: bool) -> dict[str, float]:
+    """How much each setting matters to the better runs; {} where Optuna is not there or cannot say."""
+    try:
+        library = optuna()
+    except UserError:
+        return {}
+    kinds = library.distributions
+    space: dict[str, Any] = {}
+    for key, given in params.items():
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
+        if numbers and len(set(given)) > 8:
+            space[key] = kinds.FloatDistribution(
+                min(given), max(given), log=min(given) > 0 and max(given) > 30 * min(given)
+            )
+        else:
+            space[key] = kinds.CategoricalDistribution(sorted({str(v) for v in given}))
+    study = library.create_study(direction="maximize" if more else "minimize")
+    for n, value in enumerate(values):
+        chosen = {
+            key: float(given[n]) if isinstance(space[key], kinds.FloatDistribution) else str(given[n])
+            for key, given in params.items()
+        }
+        study.add_trial(library.trial.create_trial(params=chosen, distributions=space, value=value))
+    try:
+        with _without("sklearn"):  # which another of its evaluators takes, and which takes a second to import
+            evaluator = library.importance.PedAnovaImportanceEvaluator()
+        return dict(library.importance.get_param_importances(study, evaluator=evaluator))
+    except (ValueError, RuntimeError):
+        return {}
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Imports of an optional package fail, as where it is not installed, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+def written(space: Sequence[Swept], params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Optuna's parameters as overrides."""
+    return tuple(
+        f"{s.key}={s.written(params[s.key]) if isinstance(s, Interval) else params[s.key]}" for s in space
+    )
+
+
+def _failed(error: OSError) -> RunFailed:
+    full = error.errno in (28, 122)
+    return RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"the study cannot be written: {error}")

@@ -1,0 +1,62 @@
+"""From what is swept to runs: the grid, and draws at random. Pure but for Hydra's reading of conf/.
+
+A run of a study is a `Trial`; the same science twice is one trial. No torch, no Optuna.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hpctrain.config.settings import Config, from_dict, run_id, to_dict
+from hpctrain.config.sweep_grammar import Composer
+from hpctrain.config.swept import Choice, Interval, Swept
+from hpctrain.sweep.settings import SweepConfig
+from hpctrain.sweep.study_dir import Trial
+
+
+def combinations(settings: SweepConfig, space: Sequence[Swept]) -> Iterator[tuple[str, ...]]:
+    """The overrides of each run: all combinations, or `trials` draws; draw n depends on seed and n alone."""
+    if settings.sampler == "grid":
+        choices = [[f"{s.key}={v}" for v in s.values] for s in space if isinstance(s, Choice)]
+        yield from itertools.product(*choices)
+    else:
+        for n in range(settings.trials or 0):
+            yield draw(space, random.Random(f"{settings.seed}.{n}"))
+
+
+def draw(space: Sequence[Swept], generator: random.Random) -> tuple[str, ...]:
+    """The overrides of one run at random."""
+    return tuple(
+        f"{s.key}={s.draw(generator) if isinstance(s, Interval) else generator.choice(s.values)}"
+        for s in space
+    )
+
+
+def trial(composer: Composer, overrides: tuple[str, ...]) -> tuple[Trial, Config]:
+    """One run, composed and checked. Raises UserError."""
+    config = from_dict(composer.compose(overrides))
+    params = {key: as_value(text) for key, _, text in (o.lstrip("+").partition("=") for o in overrides)}
+    return Trial(run_id(config), overrides, params, to_dict(config)), config
+
+
+def as_value(text: str) -> Any:
+    """The value that an override writes, as a number where it is one."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError):
+        return {"true": True, "false": False, "null": None}.get(text, text)
+    return value if isinstance(value, int | float | str) else text
+
+
+def as_json(space: Sequence[Swept]) -> list[dict[str, Any]]:
+    return [asdict(s) for s in space]
+
+
+def from_json(values: Sequence[Mapping[str, Any]]) -> list[Swept]:
+    """The inverse of `as_json`."""
+    return [Choice(v["key"], tuple(v["values"])) if "values" in v else Interval(**v) for v in values]

@@ -1,0 +1,152 @@
+"""What a free slot of a study does next. Reads the study's files; the only side effect is the claim.
+
+In this order: what a stopped job has left (for a job that starts again), a run that nobody has begun, a new
+suggestion of the sampler, a promotion of asha, and what a job that has ended for good left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from hpctrain.scheduler import client
+from hpctrain.storage.lock import this_process
+from hpctrain.sweep import claims
+from hpctrain.sweep.asha import promotable, rung_epochs
+from hpctrain.sweep.claims import Claim
+from hpctrain.sweep.settings import SweepConfig
+from hpctrain.sweep.study_dir import StudyDir, Trial, Work
+
+MAX_DEATHS = 3  # a run that took so many jobs in a row with it is left alone
+
+
+class Agenda:
+    """One job's view of a study. `suggest` makes a new run, or None where there are enough."""
+
+    def __init__(
+        self,
+        study: StudyDir,
+        settings: SweepConfig,
+        more_is_better: bool,
+        suggest: Callable[[], Trial | None] | None = None,
+    ) -> None:
+        self._study, self._settings, self._more_is_better = study, settings, more_is_better
+        self._suggest = suggest
+        self._ended: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, int] = {}
+        self.trials: dict[str, Trial] = {}
+        self.waits = False  # whether what others are doing may bring more work
+
+    def refresh(self) -> None:
+        """Read what has changed."""
+        self.trials = self._study.trials()
+        keys = self._study.ended_keys()
+        self._ended = {key: facts for key, facts in self._ended.items() if key in keys}
+        for key in keys - self._ended.keys():
+            facts = self._study.read_ended(key)
+            if facts is not None:
+                self._ended[key] = facts
+        self._last = claims.newest(self._study.claims)
+
+    def take(self, begin_at: int = 0, leftovers_first: bool = False) -> Claim | None:
+        """Claim the next piece of work; None: there is none for now (see `waits`). Raises OSError.
+
+        `begin_at` spreads jobs that start together over the list.
+        """
+        self.refresh()
+        if self._study.cancel_file.exists():
+            self.waits = False
+            return None
+        claim = self._first(self._open()) if leftovers_first else None
+        claim = claim or self._first(self._new(begin_at))
+        while claim is None and self._suggest is not None and (trial := self._suggest()):
+            self.trials[trial.run_id] = trial
+            claim = self._first([self.work(trial.run_id, 0)])
+        claim = claim or self._first(self._promotions())
+        claim = claim or self._first(self._open())
+        self.waits = claim is None and self._settings.pruner == "asha" and self._below_the_top()
+        return claim
+
+    def left(self) -> int:
+        """How many pieces of work are known and not done; what others are at counts."""
+        works = [*self._promotions(), *self._new(0), *self._open()]
+        return len({work.key for work in works if work.key not in self._ended})
+
+    def work(self, run_id: str, rung: int) -> Work:
+        """The piece of work, with the epoch at which it pauses."""
+        rungs = self._rungs(run_id)
+        return Work(run_id, rung, rungs[rung] if rung < len(rungs) - 1 else None)
+
+    def _rungs(self, run_id: str) -> Sequence[int | None]:
+        if self._settings.pruner != "asha":
+            return [None]
+        epochs = self.trials[run_id].config["train"]["epochs"]
+        return rung_epochs(self._settings.min_epochs, self._settings.reduction, epochs)
+
+    def _first(self, works: Iterator[Work] | Sequence[Work]) -> Claim | None:
+        """Claim the first that nobody holds."""
+        ended = claims.asking_once(client.active_jobs)
+        for work in works:
+            if work.key in self._ended:
+                continue
+            claim = claims.take(self._study.claims, work, self._last.get(work.key, 0), ended)
+            if claim is None:
+                continue
+            if self._study.has_ended(work):  # between our look and our claim
+                claim.close("ended")
+                continue
+            if claim.mishaps() >= MAX_DEATHS:
+                text = f"{claim.mishaps()} jobs ended without a word while they did it"
+                facts = {"phase": "failed", "reason": "LOST", "detail": text, "value": None, "epochs": 0.0}
+                self._study.write_ended(work, facts)
+                claim.close("failed")
+                continue
+            return claim
+        return None
+
+    def _promotions(self) -> Iterator[Work]:
+        if self._settings.pruner != "asha":
+            return
+        depth = max((len(self._rungs(run_id)) for run_id in self.trials), default=1)
+        results: list[dict[str, float | None]] = [{} for _ in range(depth)]
+        started: list[set[str]] = [set() for _ in range(depth)]
+        for key, facts in self._ended.items():
+            run_id, _, rung = key.rpartition(".")
+            if run_id in self.trials and int(rung) < depth:
+                whole = facts["phase"] in ("paused", "done")
+                results[int(rung)][run_id] = facts.get("value") if whole else None
+        for key in [*self._last, *self._ended]:
+            run_id, _, rung = key.rpartition(".")
+            if int(rung) < depth:
+                started[int(rung)].add(run_id)
+        for run_id, to in promotable(results, started, self._settings.reduction, self._more_is_better):
+            if to < len(self._rungs(run_id)):
+                yield self.work(run_id, to)
+
+    def _new(self, begin_at: int) -> list[Work]:
+        fresh = [run_id for run_id in self.trials if f"{run_id}.0" not in self._last]
+        start = begin_at % len(fresh) if fresh else 0
+        return [self.work(run_id, 0) for run_id in [*fresh[start:], *fresh[:start]]]
+
+    def _open(self) -> list[Work]:
+        """Begun, not ended; whether somebody is at it, the claim will show. A run's lowest open rung only."""
+        found = []
+        for key in self._last:
+            run_id, rung = key.rpartition(".")[0], int(key.rpartition(".")[2])
+            below_ended = rung == 0 or f"{run_id}.{rung - 1}" in self._ended
+            if key not in self._ended and run_id in self.trials and below_ended:
+                found.append(self.work(run_id, rung))
+        return found
+
+    def _below_the_top(self) -> bool:
+        """Whether somebody is at work whose result may promote a run."""
+        open_works = self._open()
+        mine = this_process(0)
+        ended = claims.asking_once(client.active_jobs)
+        return any(
+            work.epochs is not None
+            and not claims.is_over(
+                claims.read(self._study.claims, work.key, self._last[work.key]), mine, ended
+            )
+            for work in open_works
+        )

@@ -1,0 +1,249 @@
+"""A job of a study: it takes one piece of work after another, `runs_at_once` at a time, until none is left.
+
+Takes a study's folder. Runs of one rank are forked from this process, which has torch in memory already; runs
+of several ranks are a Slurm step (or mpirun) each. Side effects: the runs' own files, claims, how each ended.
+Whatever is killed at whatever point, the study goes on: a claim whose owner has ended is taken by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.swept import Swept
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch.processes import Process, preload, start
+from hpctrain.scheduler import client
+from hpctrain.storage.lock import this_process
+from hpctrain.storage.run_dir import RunDir, replace_text
+from hpctrain.sweep.claims import JUDGED, Claim
+from hpctrain.sweep.outcome import judge
+from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
+from hpctrain.sweep.space import from_json
+from hpctrain.sweep.study_dir import StudyDir, Trial
+from hpctrain.sweep.work_queue import Agenda
+from hpctrain.training.stop import StopFlag
+
+POLL_S = 0.1
+WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
+RELAY_S = 2.0  # a run that was asked to stop is asked again this often
+
+
+@dataclass
+class Lane:
+    """One of the places at which runs are going at the same time."""
+
+    number: int
+    claim: Claim | None = None
+    process: Process | None = None
+    attempts: int = 0  # that the run had before this start
+    began: float = 0.0
+    asked_at: float = 0.0
+
+
+@dataclass
+class Job:
+    """What a job knows of its study."""
+
+    study: StudyDir
+    settings: SweepConfig
+    metric: str
+    agenda: Agenda
+    lanes: list[Lane]
+    job_id: str | None
+    stop: StopFlag
+    quota: int | None
+    taken: int = 0
+    full: str | None = None  # what of the disk is full: nothing more is begun
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    began: float = field(default_factory=lambda: began_at())
+
+    @property
+    def busy(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.process is not None]
+
+
+def work_on(path: str, quota: int | None = None) -> None:
+    """The whole job: what submitit calls. `quota`: so many runs at most; None: until nothing is left.
+
+    Exits with 1 where it cannot go on.
+    """
+    os.umask(0o077)
+    study = StudyDir(Path(path))
+    try:
+        job = _join(study, quota)
+        _work(job)
+    except (RunFailed, UserError, OSError) as error:
+        print(f"hpctrain: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if job.full:
+        print(f"hpctrain: DISK_FULL: {job.full}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if job.stop.reason:
+        _come_back(job)
+
+
+def _join(study: StudyDir, quota: int | None) -> Job:
+    part = study.parts()[-1]
+    settings = sweep_config(part["sweep"])
+    metric, more = objective(settings, part["task"])
+    space: list[Swept] = from_json(part["space"])
+    job_id = os.environ.get("SLURM_JOB_ID")
+    stop = StopFlag(client.end_s(job_id) if job_id else None, float(part["signal_s"]))
+    stop.install()
+    suggest = None
+    if settings.adaptive:
+        from hpctrain.sweep.samplers import Search
+
+        suggest = Search(study, settings, space, part["fixed"], more).suggest
+    if part["ranks"] == 1:
+        preload()
+    lanes = [Lane(n) for n in range(settings.runs_at_once)]
+    agenda = Agenda(study, settings, more, suggest)
+    return Job(study, settings, metric, agenda, lanes, job_id, stop, quota)
+
+
+def _work(job: Job) -> None:
+    """Until nothing is left to take and every lane is empty, or the job is told to stop."""
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    patience_s, look_at = WAIT_S[0], 0.0
+    _note(job)
+    try:
+        while True:
+            for lane in job.busy:
+                _attend(job, lane)
+            stopping = job.stop.poll() is not None
+            free = [lane for lane in job.lanes if lane.process is None]
+            over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
+            if free and not stopping and not over and time.monotonic() >= look_at:
+                claim = job.agenda.take(index, leftovers_first=restarted)
+                if claim:
+                    restarted = False
+                    _begin(job, free[0], claim)
+                    patience_s, look_at = WAIT_S[0], 0.0
+                    continue
+                if not job.busy and not job.agenda.waits:
+                    return
+                look_at = time.monotonic() + patience_s * random.uniform(0.7, 1.3)
+                patience_s = min(patience_s * 1.5, WAIT_S[1])
+            elif not job.busy and (stopping or over):
+                return
+            time.sleep(POLL_S)
+    finally:
+        for lane in job.busy:  # only where something has gone wrong
+            assert lane.process is not None
+            lane.process.kill()
+        _note(job, until=time.time())
+
+
+def _begin(job: Job, lane: Lane, claim: Claim) -> None:
+    """Start the run of a claim, or find that it has nothing left to do."""
+    trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
+    lane.claim, lane.began, lane.asked_at = claim, time.time(), 0.0
+    lane.attempts = max(run.attempts(), default=0)
+    job.taken += claim.work.rung == 0
+    config = _prepare(job, run, trial, claim)
+    if run.read_state().get("phase") == "done":
+        return _end(job, lane)
+    lane.process = start(run, config, f"{claim.work.rung}.{claim.number}", lane.number, len(job.lanes))
+    return None
+
+
+def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
+    """The run's folder, as the run needs it for this piece of work."""
+    config = from_dict(trial.config)
+    run.create(trial.config)
+    run.cancel_file.unlink(missing_ok=True)
+    run.pause_at(claim.work.epochs)
+    submission = {
+        "cluster": config.cluster.name,
+        "job_ids": [_queue_id()] if job.job_id else [],
+        "study": True,
+    }
+    replace_text(run.submission_file, _json(submission))
+    if run.read_state().get("phase") != "done":
+        fresh: dict[str, Any] = {} if claim.goes_on else {"starts": []}
+        run.write_state(phase="starting", reason=None, detail=None, rank=None, job_id=job.job_id, **fresh)
+    return config
+
+
+def _attend(job: Job, lane: Lane) -> None:
+    """Pass on what the run should know; see whether it has ended."""
+    assert lane.process is not None
+    assert lane.claim is not None
+    if lane.process.poll() is not None:
+        return _end(job, lane)
+    run = job.study.run(lane.claim.work.run_id)
+    cancelled = run.cancel_file.exists()
+    if (job.stop.reason or cancelled) and time.monotonic() - lane.asked_at > RELAY_S:
+        lane.asked_at = time.monotonic()
+        lane.process.ask_to_stop("INTERRUPTED" if cancelled else str(job.stop.reason))
+    return None
+
+
+def _end(job: Job, lane: Lane) -> None:
+    """Note how a piece of work ended, and free the lane."""
+    claim = lane.claim
+    assert claim is not None
+    lane.claim = lane.process = None
+    _note(job)
+    run = job.study.run(claim.work.run_id)
+    end = judge(run, claim, job.metric, lane.attempts, job.stop.reason, asked=lane.asked_at > 0)
+    if end.reason == "DISK_FULL":  # says nothing of the run, and the next ones would fail as well
+        job.full = str(end.facts["detail"])
+        return claim.close("stopped", reason=end.reason)
+    spent = {"seconds": time.time() - lane.began, "job": job.token}
+    if end.outcome in JUDGED:
+        job.study.write_ended(claim.work, end.facts | spent)
+    if end.outcome == "failed":
+        print(f"{run.run_id} failed: {end.reason}: {end.facts['detail']}", flush=True)
+    # What goes on later does so here, in this job when it comes back, or in another.
+    return claim.close(end.outcome, reason=end.reason, **spent)
+
+
+def _come_back(job: Job) -> None:
+    """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
+    if job.job_id is None or job.study.cancel_file.exists():
+        return
+    if job.stop.reason == "TERMINATED" and not client.in_grace(job.job_id):
+        return  # scancel, or Slurm puts it back itself
+    with contextlib.suppress(client.Unreachable):
+        client.requeue(job.job_id)
+
+
+def _note(job: Job, until: float | None = None) -> None:
+    """The job's own record: the slots that it holds, from when to when."""
+    with contextlib.suppress(OSError):
+        facts: dict[str, Any] = {
+            "job_id": job.job_id, "lanes": len(job.lanes), "began": job.began, "until": until,
+            "owner": asdict(this_process(0)), "seen": time.time(),
+        }  # fmt: skip
+        job.study.write_job(job.token, facts)
+
+
+def began_at() -> float:
+    """When this process began: its imports are part of the time that the job holds its slots."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _queue_id() -> str:
+    """This job's id as squeue shows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _json(values: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(values | {"open": False, "time": time.time()})

@@ -1,0 +1,153 @@
+"""What a run costs and reaches: FLOPs a sample, rates, and the summary at its end.
+
+Takes the model and a batch of its data; gives figures with units in their names. FLOPs are counted by
+hpctrain.flops (multiply-add = 2). What the device can do at most is looked up (GPUs, cluster.device) or, on
+a CPU, measured at the start; where neither is known, shares of it are None. Side effects: that measurement.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpctrain import flops, hardware
+from hpctrain.config.settings import Config
+from hpctrain.report.curves import scores_of
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.training.comm import Comm
+from hpctrain.training.read_ahead import kept_up
+
+
+class Costs:
+    def __init__(
+        self,
+        config: Config,
+        precision: str,
+        model: nn.Module,
+        dataset: Any,
+        device: torch.device,
+        targets: int = 1,
+    ) -> None:
+        """`precision`: fp32 or bf16. `targets`: how many tensors at a batch's end are not the model's inputs."""
+        self._ranks, self._batch = config.ranks, config.effective_batch
+        samples = min(config.train.batch_size, len(dataset))
+        one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
+        inputs = tuple(tensor.new_empty(samples, *tensor.shape[1:], device="meta") for tensor in one)
+        self.work = flops.step_work(model, inputs, config.optimizer, samples=samples)
+        # Progressive resizing: what a step costs at each size of its images.
+        self._works = {None: self.work} | {
+            pixels: flops.step_work(
+                model,
+                (inputs[0].new_empty(*inputs[0].shape[:2], pixels, pixels),),
+                config.optimizer,
+                samples=samples,
+            )
+            for pixels in {pixels for _, pixels in config.train.image_sizes}
+        }
+        self._dtype = precision
+        self.device = _device(config, device, self._dtype)
+        self._known = self.device is not None and self._dtype in self.device.flops
+        self._peak_flops = self.device.flops[self._dtype] if self.device and self._known else None
+        self.resize(None)
+
+    def resize(self, pixels: int | None) -> None:
+        """From now on figures are of steps over images of `pixels` a side; None: as the data set has them."""
+        self.work = self._works[pixels]
+        self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
+
+    def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
+        work, start = self.work, f"resuming at step {step} of" if step else "starting"
+        return (
+            f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
+            f"({comm.transport}, {device.type}), effective batch {self._batch}; {work.params:,} parameters, "
+            f"{self.per_sample / 1e6:,.2f} MFLOP a sample"
+        )
+
+    @property
+    def per_sample(self) -> float:
+        """FLOPs of forward and backward pass for one sample."""
+        return self.work.forward_flops + self.work.backward_flops
+
+    def total(self, samples: int, steps: int) -> float:
+        return self.per_sample * samples + self.work.optimizer_flops * steps * self._ranks
+
+    def rates(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
+        """Throughput over a stretch of the run: all ranks together. `flops` are those of the stretch."""
+        done = self.total(samples, steps)
+        return {
+            "samples_per_s": samples / wall_s if wall_s else None,
+            "flops": done,
+            "gflop_per_s": done / wall_s / 1e9 if wall_s else None,
+            **self._shares(steps, samples, wall_s),
+        }
+
+    def _shares(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
+        """Of the devices' peak (MFU), and of the roofline: least time over the time taken."""
+        if not (self._peak_flops and self._least_s and wall_s):
+            return {"mfu": None, "roofline_share": None}
+        sample_s, update_s = self._least_s
+        least_s = samples / self._ranks * sample_s + steps * update_s
+        mfu = self.per_sample * samples / wall_s / (self._peak_flops * self._ranks)
+        return {"mfu": mfu, "roofline_share": least_s / wall_s}
+
+    def summary(
+        self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
+    ) -> dict[str, Any]:
+        """The figures of the whole run, from its own records: earlier attempts count.
+
+        `waits`: what each rank waited for its data in this attempt (training/read_ahead.py).
+        """
+        records, validations = run.read_metrics("train"), run.read_metrics("validation")
+        train_s = sum(record["window_s"] for record in records)
+        attempt_s = sum(r["window_s"] for r in records if r["attempt"] == records[-1]["attempt"])
+        steps = sum(record["window_steps"] for record in records)
+        rates = self.rates(steps, samples, train_s) | self._of_sizes(records, train_s)
+        work = self.work
+        return {
+            "validation": scores_of(validations[-1]) if validations else None,
+            "samples": samples,
+            "steps": steps,
+            "train_s": train_s,
+            "elapsed_s": elapsed_s,
+            **rates,
+            "flops_total": rates["flops"],
+            "input": kept_up(waits, attempt_s),
+            "flops_per_step": {
+                "forward": work.forward_flops * self._batch,
+                "backward": work.backward_flops * self._batch,
+                "optimizer": work.optimizer_flops * self._ranks,
+            },
+            "params": work.params,
+            "device_peak": None
+            if self.device is None
+            else {
+                "device": self.device.name,
+                "flops_per_s": dict(self.device.flops),
+                "bytes_per_s": self.device.bytes_per_s,
+                "source": self.device.source,
+            },
+        }
+
+    def _of_sizes(self, records: list[dict[str, Any]], train_s: float) -> dict[str, float | None]:
+        """Where images change their size in mid-run, what its records add up to; each is of one size."""
+        if len(self._works) == 1 or not train_s:
+            return {}
+        done = sum(record["flops"] for record in records)
+        shares = {
+            key: sum(record[key] * record["window_s"] for record in records) / train_s
+            for key in ("mfu", "roofline_share")
+            if all(record[key] is not None for record in records)
+        }
+        return {"flops": done, "gflop_per_s": done / train_s / 1e9, **shares}
+
+
+def _device(config: Config, device: torch.device, dtype: str) -> hardware.Device | None:
+    """What this rank computes on; None where its peak is not known."""
+    if config.cluster.device:
+        return hardware.find(config.cluster.device)
+    if device.type == "cuda":
+        return hardware.find(torch.cuda.get_device_name(device))
+    return hardware.measure_quickly(dtype)

@@ -1,0 +1,69 @@
+"""What this machine can do at most, measured by all ranks of a run at once: products, copies, sums over ranks.
+
+Takes a `Comm` and a device; gives plain values in seconds, bytes and operations a second. Collective. Ranks
+that share a machine measure together, as they train together: a rank's share of the memory's bandwidth is
+what it gets while its neighbours take theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpctrain import hardware
+from hpctrain.training.comm import Comm
+
+SWEEP_BYTES = tuple(1024 * 4**k for k in range(10))  # 1 KiB to 256 MiB
+SWEEP_S = 1.5  # at most so long for one size
+PEAK_S = 0.3  # for one number format, and for copies
+COPIED = 2**24  # float32 elements: 64 MiB, beyond the caches
+
+
+def ceilings(comm: Comm, device: torch.device) -> dict[str, Any]:
+    """The same on every rank: lists have a value a rank, in order; `sums` is for all ranks together."""
+    comm.barrier()
+    width, copied = (None, None) if device.type == "cuda" else (1024, COPIED)
+    own = hardware.measure(PEAK_S, width=width, copied=copied)
+    return {
+        "device": own.name,
+        "threads": torch.get_num_threads(),
+        "flops_per_s": comm.gather_objects(dict(own.flops)),
+        "bytes_per_s": comm.gather_objects(own.bytes_per_s),
+        "sums": sums(comm, device, SWEEP_BYTES),
+    }
+
+
+def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Seconds of one allreduce, by size in bytes: the slowest rank's, as the others wait for it.
+
+    Ends before a size of which one sum would take longer than SWEEP_S.
+    """
+    if comm.size == 1:
+        return []
+    found: list[dict[str, Any]] = []
+    for size in sizes:
+        if found and min(found[-1]["s"]) * size / found[-1]["bytes"] > SWEEP_S:
+            break
+        tensor = torch.zeros(size // 4, device=device)
+        taken: list[float] = []
+        spent_s = 0.0
+        while len(taken) < 4 or (spent_s < SWEEP_S and len(taken) < 30):
+            comm.barrier()
+            wait(device)
+            start = time.perf_counter()
+            comm.sum(tensor, f"sweep.{size}")
+            wait(device)
+            slowest_s = max(comm.gather_objects(time.perf_counter() - start))
+            taken.append(slowest_s)
+            spent_s += slowest_s
+        found.append({"bytes": size, "s": taken[1:]})
+    return found
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

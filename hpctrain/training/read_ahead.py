@@ -1,0 +1,54 @@
+"""What a data set that reads ahead hears of the steps to come, and whether it kept up with them.
+
+Takes plans of batches; gives the data set's announcements and the summary's figures. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from hpctrain import data
+from hpctrain.config.image_sizes import image_size
+from hpctrain.config.settings import Config
+from hpctrain.data.images.streamed import StreamedImages, Wanted
+from hpctrain.data.sampler import Share
+
+
+def feeding(config: Config, device: torch.device) -> data.Feeding:
+    """Torch's threads are this rank's share of its node's cores (training/session.py)."""
+    return data.Feeding(
+        batch_size=config.train.batch_size,
+        largest=max((pixels for _, pixels in config.train.image_sizes), default=0),
+        cores=config.resources.cpus_per_rank or torch.get_num_threads(),
+        gpu=device.type == "cuda",
+        seed=config.seed,
+    )
+
+
+def announce(dataset: Any, shares: Iterable[tuple[int, Share]], config: Config) -> None:
+    """Tell a data set that reads ahead what a rank will ask for: (epoch, its share) of each step to come."""
+
+    def wanted() -> Iterator[Wanted]:
+        for epoch, share in shares:
+            for place in share.micro_batches(config.train.batch_size):
+                yield Wanted(share.indices[place], epoch, image_size(config, epoch))
+
+    if isinstance(dataset, StreamedImages):
+        dataset.expect(wanted())
+
+
+def waited(dataset: Any) -> tuple[float, int] | None:
+    """Seconds that this rank waited for its data set, and the processes that decode; None where it has none."""
+    return (dataset.waited_s, dataset.workers) if isinstance(dataset, StreamedImages) else None
+
+
+def kept_up(of_ranks: list[tuple[float, int] | None], train_s: float) -> dict[str, Any] | None:
+    """Of the rank that waited longest: the share of the training time, for the summary."""
+    found = [(*what, rank) for rank, what in enumerate(of_ranks) if what is not None]
+    if not found or not train_s:
+        return None
+    waited_s, workers, rank = max(found)
+    return {"waited_share": waited_s / train_s, "rank": rank, "workers": workers}

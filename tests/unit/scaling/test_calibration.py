@@ -1,0 +1,119 @@
+"""`hpctrain predict` and what submit foresees, from calibration runs whose profiles are made up."""
+
+import json
+
+import pytest
+
+from hpctrain.cli import main
+from hpctrain.commands import submit
+from hpctrain.commands.scale import load
+from hpctrain.config.settings import run_id, to_dict
+from hpctrain.launch import estimate
+from hpctrain.scaling import calibration as calibrations
+from hpctrain.scaling.plan import calibration, plan
+from hpctrain.storage.run_dir import locate
+
+MS = 1e-3
+
+
+def made_up(ranks, s_per_byte):
+    """64 ms a step of 64 samples, one gradient of 100 MB at its end; sums of two ranks take 20 µs + nβ."""
+    part = {"data_s": 0.0, "forward_s": 0.02, "backward_s": 0.04, "step_s": [[0.06] * 10] * ranks}
+    sizes = [4096 * 4**k for k in range(8)]
+    return {
+        "ranks": ranks, "batch_size": 64, "device": "cuda", "cores": 64, "optimizer_s": 4 * MS, "exchange_s": [],
+        "gradients": [{"name": "w", "bytes": 100e6, "ready_s": 0.04}],
+        "computing": {str(64 >> k): {n: v if n == "step_s" else v / 2**k for n, v in part.items()} for k in range(4)},
+        "sums": [{"bytes": n, "s": [2e-5 + n * s_per_byte] * 3} for n in sizes] if ranks > 1 else [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def words(tmp_path):
+    words = [
+        "experiment=lenet_digits", "cluster=devcluster", "cluster.gpus_per_node=2", "train.batch_size=64",
+        "cluster.nodes_per_host=1", "cluster.max_nodes=2000", "comm.cycle_time_ms=0", f"run.root={tmp_path}",
+    ]  # fmt: skip
+    for name, config in calibration(*load(words)).items():
+        run = locate(config.run.root, config.run.study, run_id(config))
+        run.create(to_dict(config))
+        run.write_profile(made_up(1 if name == "1x1" else 2, 1e-11 if name == "1x2" else 1e-9))
+    return words
+
+
+def test_a_prediction_by_hand(words, capsys):
+    assert main(["predict", *words, "scaling=weak", "scaling.gpus=1..1024", "--json"]) == 0
+    points = {p["gpus"]: p for p in json.loads(capsys.readouterr().out)["points"]}
+    assert points[1]["step_s"] == pytest.approx(64 * MS)
+    # Two GPUs of a node: 2 (p-1)/p n β = 100 MB x 0.01 ns = 1 ms after the backward pass.
+    assert points[2]["step_s"] == pytest.approx(65 * MS, rel=2e-3)
+    # 512 nodes: a ring's 2 x 100 MB x 1 ns = 0.2 s; its 2046 messages cost more than the trees' 2 x 10, which win.
+    assert points[1024]["step_s"] == pytest.approx(0.264, rel=0.01)
+    assert points[1024]["efficiency"] == pytest.approx(64 / 264, rel=0.01)
+    assert points[1024]["nodes"] == 512
+
+
+def test_where_it_is_worth_it_and_what_matters(words, capsys, tmp_path):
+    assert (
+        main(
+            [
+                "predict",
+                *words,
+                "scaling=weak",
+                "scaling.gpus=1,2,4",
+                "--knobs",
+                f"--plot={tmp_path / 'p.png'}",
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "up to 2 GPUs" in out
+    # Half the bytes between nodes: the knob that matters most is the first in the list.
+    assert out.splitlines()[5].startswith("comm.compression=fp16")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_strong_scaling_shrinks_a_ranks_share(words, capsys):
+    assert main(["predict", *words, "scaling.gpus=1,2", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)["points"]
+    assert one["batch"] == two["batch"] == 64
+    assert two["step_s"] == pytest.approx(35 * MS, rel=2e-3)
+
+
+def test_without_a_calibration_it_says_what_to_run(words, capsys):
+    assert main(["predict", *words, "train.batch_size=32"]) == 2
+    said = capsys.readouterr().err
+    assert "is not calibrated for lenet" in said
+    assert "hpctrain scale --calibrate experiment=lenet_digits" in said
+
+
+def test_another_experiments_links_serve(words):
+    config, settings = load([*words, "train.batch_size=32"])
+    alone = calibration(config, settings)["1x1"]
+    run = locate(alone.run.root, alone.run.study, run_id(alone))
+    run.create(to_dict(alone))
+    run.write_profile(made_up(1, 0))
+    found = calibrations.find(config, settings)
+    assert found is not None
+    assert found.profiles.keys() == {"1x1", "1x2", "2x1"}
+
+
+def test_a_study_says_what_a_run_will_take(words):
+    config, settings = load([*words, "scaling.gpus=1,2,4", "scaling=weak"])
+    seconds = calibrations.expected(config, settings, plan(config, settings))
+    assert seconds["1"] == pytest.approx(calibrations.START_S + 50 * 64 * MS)
+    assert seconds["4"] > 2 * seconds["2"] > 0
+
+
+def test_submission_foresees_and_warns(words):
+    config, _ = load([*words, "resources.nodes=500", "train.steps=100"])
+    config_small, _ = load([*words, "resources.nodes=1", "train.steps=100"])
+    good = submit.expected(config_small)
+    assert good["expected_s"] == pytest.approx(100 * 65 * MS, rel=2e-3)
+    facts = {"steps": 100, "samples": 1, "flops_total": 1.0, "lower_bound_s": None}
+    assert "warning" not in estimate.shown(facts | good)
+    poor = submit.expected(config)
+    assert poor["expected_efficiency"] < 0.5
+    assert "less than 50% efficient" in estimate.shown(facts | poor)
+    assert submit.expected(load(["experiment=lenet_digits"])[0]) == {}

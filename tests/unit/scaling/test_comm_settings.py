@@ -1,0 +1,150 @@
+"""Settings of the exchange within a study: what is planned, what is found, what is written to a preset."""
+
+import json
+
+import pytest
+
+from hpctrain.cli import main
+from hpctrain.commands.scale import load
+from hpctrain.config.settings import to_dict
+from hpctrain.errors import UserError
+from hpctrain.scaling import comm_settings, measured, page
+from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.scaling.plan import plan
+from hpctrain.storage.run_dir import RunDir
+
+WORDS = [
+    "experiment=lenet_digits", "cluster=devcluster", "train.batch_size=64", "scaling.gpus=2,4", "scaling.repeats=2",
+    "scaling.knobs={bucket_mb:[1,25],compression:fp16,accumulate:[2]}",
+]  # fmt: skip
+
+
+def test_each_value_is_tried_by_itself_on_the_most_gpus():
+    config, settings = load(WORDS)
+    tried = [p for p in plan(config, settings) if p.knob]
+    assert sorted(p.knob for p in tried) == sorted(
+        2 * [("bucket_mb", 1), ("compression", "fp16"), ("accumulate", 2)]
+    )
+    assert {p.gpus for p in tried} == {4}
+    assert len({p.run_id for p in plan(config, settings)}) == 4 + 6
+    by_knob = {p.knob[0]: p.config for p in tried}
+    assert by_knob["bucket_mb"].comm.bucket_mb == 1
+    assert by_knob["bucket_mb"].comm.compression == "none"
+    # Twice the passes are twice the study's effective batch: samples a second are compared.
+    assert by_knob["accumulate"].effective_batch == 128
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{buckt_mb:[1]}", "did you mean bucket_mb"),
+        ("{bucket_mb:[0]}", r"scaling\.knobs\.bucket_mb=0: must be > 0"),
+        ("{compression:[zip]}", r"scaling\.knobs\.compression=zip: must be one of none, fp16"),
+        ("{accumulate:[0]}", r"scaling\.knobs\.accumulate=0: must be"),
+    ],
+)
+def test_what_is_no_setting_of_the_exchange(given, said):
+    with pytest.raises(UserError, match=said):
+        plan(*load([*WORDS[:-1], f"scaling.knobs={given}"]))
+
+
+def point(*rates):
+    return Point(4, 1, 64, tuple(Repeat(64 / r, r, {}) for r in rates))
+
+
+def test_what_matters_is_what_the_noise_does_not_explain():
+    base = point(100.0, 101.0, 99.0)
+    tried = [
+        ("bucket_mb", 1.0, point(120.0, 121.0, 119.0)),
+        ("bucket_mb", 4.0, point(130.0, 131.0, 129.0)),
+        ("cycle_time_ms", 5.0, point(101.0, 99.0, 102.0)),
+        ("hierarchical", True, point(80.0, 81.0, 79.0)),
+        ("accumulate", 2, point(150.0, 151.0, 149.0)),
+        ("compression", "fp16", point()),
+    ]
+    found = comm_settings.effects(base, tried, {"comm.bucket_mb=4.0": 0.25})
+    assert [e.name for e in found] == [
+        "train.accumulate=2", "comm.bucket_mb=4.0", "comm.bucket_mb=1.0", "comm.cycle_time_ms=5.0",
+        "comm.hierarchical=true",
+    ]  # fmt: skip
+    assert found[1].change.mean == pytest.approx(0.3)
+    assert found[1].predicted == 0.25
+    assert [e.matters for e in found] == [True, True, True, False, True]
+    # The batch is not the cluster's affair; of two values of a key the better one.
+    assert comm_settings.best(found) == {"bucket_mb": 4.0}
+    (said,) = comm_settings.finding(found, 4)
+    assert "comm.hierarchical=true -20.0" in said
+    assert "Within the noise: cycle_time_ms." in said
+
+
+def test_one_repeat_says_nothing_of_what_matters():
+    found = comm_settings.effects(point(100.0), [("bucket_mb", 1.0, point(200.0))], {})
+    assert comm_settings.best(found) == {}
+    assert "cannot be said" in comm_settings.finding(found, 4)[0]
+
+
+def test_a_presets_settings_are_replaced():
+    once = comm_settings.with_comm("# A cluster\nname: x\nmpi: pmix", {"bucket_mb": 4.0}, "study a")
+    assert once == "# A cluster\nname: x\nmpi: pmix\ncomm:  # study a\n  bucket_mb: 4.0\n"
+    twice = comm_settings.with_comm(once + "needs: [account]\n", {"hierarchical": True}, "study b")
+    assert (
+        twice == "# A cluster\nname: x\nmpi: pmix\nneeds: [account]\ncomm:  # study b\n  hierarchical: true\n"
+    )
+
+
+def test_a_command_lines_own_setting_goes_before_the_presets():
+    preset = "+cluster.comm.bucket_mb=3"
+    assert load([*WORDS, preset])[0].comm.bucket_mb == 3
+    assert load([*WORDS, preset, "comm.bucket_mb=7"])[0].comm.bucket_mb == 7
+    with pytest.raises(UserError, match=r"cluster\.comm\.buckt_mb=3: .*did you mean bucket_mb"):
+        load([*WORDS, "+cluster.comm.buckt_mb=3"])
+
+
+@pytest.fixture
+def study(tmp_path):
+    """64 samples in 10 ms; in 8 ms with fp16."""
+    config, settings = load([*WORDS, f"run.root={tmp_path}", "run.study=s"])
+    planned = plan(config, settings)
+    for one in planned:
+        run = RunDir(tmp_path / "s" / one.run_id)
+        run.create(to_dict(one.config))
+        step_s = (0.008 if one.knob == ("compression", "fp16") else 0.01) * (1 + 0.001 * one.repeat)
+        record = {
+            "kind": "train", "step": 20, "window_steps": 10, "window_s": 10 * step_s, "samples_per_s": 64 / step_s,
+            "step_ms": {"forward": 1e3 * step_s},
+        }  # fmt: skip
+        run.metrics_file.write_text(json.dumps(record) + "\n")
+        run.write_state(phase="done", reason="DONE")
+    facts = {
+        "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 5, "train_samples": 1437,
+        "experiment": "lenet on digits", "config": to_dict(config), "settings": {"gpus": [2, 4]},
+    }  # fmt: skip
+    measured.write_plan(tmp_path / "s", facts, [one.facts() for one in planned])
+    return tmp_path / "s"
+
+
+def test_the_report_says_which_matters(study, capsys):
+    assert main(["report", "s", "--root", str(study.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["data"]["own"]
+    assert [row["repeats"] for row in found["rows"]] == [2, 2]
+    fp16 = found["knobs"][0]
+    assert (fp16["setting"], fp16["matters"]) == ("comm.compression=fp16", True)
+    assert fp16["change"]["mean"] == pytest.approx(0.25)
+    assert "comm.compression=fp16 +25.0" in found["finding"][-1]
+    assert "comm.compression=fp16" in (study / "report.html").read_text()
+
+
+def test_the_best_are_written_to_the_preset(study, monkeypatch, tmp_path, capsys):
+    conf = tmp_path / "conf"
+    (conf / "cluster").mkdir(parents=True)
+    (conf / "cluster" / "devcluster.yaml").write_text("name: devcluster\n")
+    monkeypatch.setattr("hpctrain.config.compose.conf_dir", lambda: conf)
+    assert main(["report", "s", "--root", str(study.parent), "--write-preset"]) == 0
+    assert "comm.compression=fp16" in capsys.readouterr().err
+    written = (conf / "cluster" / "devcluster.yaml").read_text()
+    assert written == "name: devcluster\ncomm:  # hpctrain report s\n  compression: fp16\n"
+
+
+def test_a_study_without_knobs_has_nothing_to_write():
+    with pytest.raises(UserError, match="tried no settings of the exchange"):
+        page.write_preset("s", "devcluster", [])

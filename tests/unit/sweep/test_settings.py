@@ -1,0 +1,81 @@
+"""What of a sweep contradicts itself is said in one line, before anything is written."""
+
+import pytest
+
+from hpctrain.commands.sweep import understand
+from hpctrain.errors import UserError
+from hpctrain.sweep.settings import METRICS
+from hpctrain.tasks import TASKS
+
+BASE = ("lenet_digits",)  # 20 epochs
+LR = "optimizer.lr=0.01,0.1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "sweep=: nothing is swept"),
+        (("optimizer.lr=interval(0.1,1)",), "optimizer.lr=.*has no grid"),
+        ((LR, "sweep.trials=3"), "sweep.trials=3: means nothing to sampler grid"),
+        ((LR, "sweep.sampler=random"), "sweep.trials=null: sampler random needs"),
+        ((LR, "sweep=cmaes", "sweep.metric=loss"), "sweep.sampler=cmaes: moves in intervals"),
+        (("seed=range(1000)", "optimizer.momentum=range(0,0.99,0.001)"), "sweep.max_runs=10000: .*990,000 runs"),
+        ((LR, "sweep.max_runs=1"), "sweep.max_runs=1: the sweep has 2 runs"),
+        ((LR, "sweep.sampler=tpee"), "sweep.sampler=tpee: must be one of grid, random, tpe.*did you mean tpe"),
+        ((LR, "sweep.metric=acuracy"), "sweep.metric=acuracy: must be one of accuracy, loss .did you mean accuracy"),
+        ((LR, "sweep.mode=max"), "sweep.mode=max: needs sweep.metric"),
+        ((LR, "sweep.pruner=asha"), "sweep.metric=null: sweep.pruner=asha needs one: accuracy, loss"),
+        ((LR, "sweep=tpe"), "sweep.metric=null: sampler tpe needs one"),
+        ((LR, "sweep.pruner=asha", "sweep.metric=loss", "train.steps=9"), "sweep.pruner=asha: counts in epochs"),
+        ((LR, "train.epochs=3,9", "sweep.pruner=asha", "sweep.metric=loss"), "do not sweep train.epochs"),
+        ((LR, "sweep.pruner=asha", "sweep.metric=loss", "sweep.min_epochs=20"), "sweep.min_epochs=20: leaves no rung"),
+        ((LR, "sweep.pruner=hyperband"), "sweep.pruner=hyperband: must be one of none, asha"),
+        ((LR, "sweep.reduction=1"), "sweep.reduction=1: must be ≥ 2"),
+        ((LR, "sweep.runs_per_gpu=2"), "sweep.runs_per_gpu=2: needs sweep.runs_at_once"),
+        ((LR, "sweep.runs_at_once=2", "resources.ranks=2"), "sweep.runs_at_once=2: packs runs of one rank"),
+        ((LR, "sweep.trails=3"), "sweep.trails=3: unknown setting .did you mean sweep.trials"),
+        (("resources.nodes=1,2",), "resources.nodes=: cannot be swept"),
+        (("run.study=a,b",), "run.study=: cannot be swept"),
+        (("optimizer.lr=0.1,-1",), "optimizer.lr=-1: must be ≥ 0"),
+        (("optimizer.lr=interval(-1,1)", "sweep=tpe", "sweep.metric=loss"), "optimizer.lr=-1.0: must be ≥ 0"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_is_wrong(words, said):
+    with pytest.raises(UserError, match=said) as caught:
+        understand([*BASE, *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_node_hours_have_a_limit():
+    words = (*BASE, "cluster=devcluster", "resources.gpus_per_node=1", "resources.timeout_min=60", LR)
+    # Two jobs, each a quarter of a node for an hour.
+    assert understand(words).costs["node_hours_max"] == pytest.approx(0.5)
+    with pytest.raises(UserError, match=r"sweep.max_node_hours=0.4: 2 jobs may take 0.50 node-hours"):
+        understand([*words, "sweep.max_node_hours=0.4"])
+
+
+def test_identical_science_is_one_run():
+    twice = understand([*BASE, "optimizer.lr=0.1,1e-1,0.10,0.2", "checkpoint.keep_last=1"])
+    assert len(twice.trials) == 2
+
+
+def test_more_trials_keep_those_that_were_drawn_before():
+    words = (
+        *BASE,
+        "optimizer.lr=tag(log,interval(0.001,1))",
+        "optimizer.momentum=0.0,0.5,0.9",
+        "sweep=random",
+    )
+    few, many = (understand([*words, f"sweep.trials={n}"]).trials for n in (5, 9))
+    assert [t.run_id for t in many[:5]] == [t.run_id for t in few]
+    assert len({t.run_id for t in many}) == 9
+
+
+def test_every_task_has_its_metrics_here():
+    from hpctrain.config.settings import TaskConfig
+
+    assert set(TASKS) <= set(METRICS)
+    task = TASKS["classification"](TaskConfig())
+    assert set(task.summarise([1.0, 1.0, 1.0])) == set(METRICS["classification"])
+    assert next(iter(METRICS["classification"])) == task.metric
+    assert (METRICS["classification"][task.metric] == "max") == task.higher_is_better

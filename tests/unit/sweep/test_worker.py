@@ -1,0 +1,304 @@
+"""A job of a study, with runs that end in every way and at every moment: what is noted, and what is tried again."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+
+from hpctrain.config import sweep_grammar
+from hpctrain.storage.run_dir import claim_attempt
+from hpctrain.sweep import claims, space, worker
+from hpctrain.sweep.outcome import TRIES
+from hpctrain.sweep.settings import SweepConfig
+from hpctrain.sweep.study_dir import StudyDir, Work
+from hpctrain.sweep.work_queue import Agenda
+from hpctrain.training.stop import StopFlag
+
+ASHA = SweepConfig(pruner="asha", metric="accuracy", reduction=2)  # rungs at 1, 2 and 4 epochs
+
+
+@functools.cache
+def trials():
+    composer = sweep_grammar.Composer(["experiment=lenet_digits", "train.epochs=4"])
+    return [space.trial(composer, (f"optimizer.lr={lr}",))[0] for lr in (0.1, 0.2)]
+
+
+class Ended:
+    """A run's process that has ended."""
+
+    def poll(self):
+        return 0
+
+
+class Script:
+    """In place of processes.start: each start plays the next of the acts, then the last one again and again."""
+
+    def __init__(self, *acts):
+        self.acts, self.names, self.job = list(acts), [], None
+
+    def __call__(self, run, config, name, lane, lanes):
+        self.names.append(name)
+        act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
+        act(run, f"{name}.{len(self.names)}", self.job)
+        return Ended()
+
+
+def trains(run, token, job):
+    """To its rung or its end, as a real run does."""
+    claim_attempt(run, token)
+    upto = run.read_pause() or 4
+    lines = [{"kind": "validation", "epoch": float(e), "accuracy": e / 10} for e in range(1, upto + 1)]
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = upto == 4
+    run.write_state(
+        phase="done" if done else "interrupted", reason="DONE" if done else "PAUSED", step=upto * 10
+    )
+
+
+def never_begins(run, token, job):
+    """Killed between fork and its first file."""
+
+
+def never_says_who(run, token, job):
+    """Killed between its attempt's folder and its first words."""
+    claim_attempt(run, token)
+
+
+def dies(run, token, job):
+    """kill -9 while it trains."""
+    attempt = claim_attempt(run, token)
+    run.rank_file(attempt, 0).write_text(json.dumps({"rank": 0, "outcome": "running"}))
+    run.write_state(phase="running", step=3)
+
+
+def fails(reason):
+    def act(run, token, job):
+        failure = {"rank": 0, "reason": reason, "detail": "d"}
+        run.claim_failure(claim_attempt(run, token), failure)
+        run.write_state(phase="failed", **failure)
+
+    return act
+
+
+def first_run(act):
+    """The act for the first of the two runs; the other one trains."""
+    return lambda run, *rest: (act if run.run_id == trials()[0].run_id else trains)(run, *rest)
+
+
+def preempted(act):
+    """The job is told to stop while the run starts; the run has been told as well when it ends by `act`."""
+
+    def play(run, token, job):
+        job.stop.reason = "PREEMPTED"
+        job.lanes[0].asked_at = 1.0
+        act(run, token, job)
+
+    return play
+
+
+@pytest.fixture
+def study(tmp_path):
+    made = StudyDir(tmp_path / "runs" / "s")
+    made.create()
+    made.add_part({"trials": [dataclasses.asdict(t) for t in trials()]})
+    return made
+
+
+@pytest.fixture
+def play(study, monkeypatch):
+    """One job of the study: its runs play the acts; gives how each piece of work ended."""
+    monkeypatch.setattr(worker, "POLL_S", 0.0)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def run(*acts, settings=ASHA, quota=None):
+        script = Script(*acts)
+        monkeypatch.setattr(worker, "start", script)
+        agenda = Agenda(study, settings, more_is_better=True)
+        job = worker.Job(
+            study,
+            settings,
+            "accuracy",
+            agenda,
+            [worker.Lane(0)],
+            None,
+            StopFlag(),
+            quota,
+            token=str(id(script)),
+        )
+        script.job = job
+        worker._work(job)
+        return script
+
+    return run
+
+
+def ended(study, run_id=None):
+    run_id = run_id or trials()[0].run_id
+    return {k.rpartition(".")[2]: f for k, f in study.ended().items() if k.startswith(run_id)}
+
+
+def outcomes(study, key):
+    last = claims.newest(study.claims).get(key, 0)
+    return [claims.read(study.claims, key, n).get("outcome") for n in range(1, last + 1)]
+
+
+def test_two_runs_and_the_better_one_goes_on(study, play):
+    script = play(trains)
+    phases = sorted((k.rpartition(".")[2], f["phase"], f["epochs"]) for k, f in study.ended().items())
+    assert phases == [("0", "paused", 1.0), ("0", "paused", 1.0), ("1", "paused", 2.0)]
+    assert script.names == ["0.1", "0.1", "1.1"], "a rung's start is no other rung's"
+
+
+@pytest.mark.parametrize("act", [never_begins, never_says_who, dies])
+def test_a_run_killed_at_any_moment_of_its_second_rung_is_tried_again(study, play, act):
+    play(trains, trains, act, trains)
+    (rung,) = [facts for key, facts in study.ended().items() if key.endswith(".1")]
+    assert (rung["phase"], rung["epochs"]) == ("paused", 2.0)
+
+
+@pytest.mark.parametrize("act", [never_begins, never_says_who, dies, fails("ERROR"), fails("RANK_KILLED")])
+def test_a_run_that_ends_while_its_job_is_preempted_is_not_judged(study, play, act):
+    play(trains, trains, preempted(act))
+    assert [key for key in study.ended() if key.endswith(".1")] == []
+    play(trains)
+    (rung,) = [facts for key, facts in study.ended().items() if key.endswith(".1")]
+    assert (rung["phase"], rung["epochs"]) == ("paused", 2.0)
+
+
+def test_a_preempted_run_waits_for_its_job(study, play):
+    play(preempted(dies))
+    assert study.run(trials()[0].run_id).read_state()["phase"] == "interrupted"
+    assert study.ended() == {}
+
+
+def test_many_orderly_stops_do_not_use_up_a_run_s_tries(study, play):
+    for _ in range(TRIES + 2):
+        play(preempted(never_begins))
+    play(dies, trains)
+    assert {facts["phase"] for facts in ended(study).values()} == {"paused"}
+
+
+def test_what_dies_again_and_again_is_failed_and_the_other_goes_on(study, play):
+    play(first_run(dies))
+    first, second = (ended(study, t.run_id) for t in trials())
+    assert (first["0"]["phase"], first["0"]["reason"]) == ("failed", "RANK_KILLED")
+    assert second["0"]["phase"] == "paused"
+
+
+@pytest.mark.parametrize("reason", ["ERROR", "NAN_PERSISTENT", "DATA_ERROR"])
+def test_a_run_that_fails_by_itself_fails_at_once(study, play, reason):
+    play(fails(reason), trains)
+    assert outcomes(study, f"{trials()[0].run_id}.0") == ["failed"]
+    assert ended(study)["0"]["reason"] == reason
+
+
+def test_failed_runs_that_are_retried_have_all_tries_again(study, play):
+    play(first_run(dies))
+    study.open_again(trials()[0].run_id)
+    play(*[dies] * (TRIES - 1), trains)
+    assert ended(study)["0"]["phase"] == "paused"
+
+
+def test_an_older_failure_is_not_read_as_this_start_s(study, play):
+    play(fails("NAN_PERSISTENT"), trains)
+    study.open_again(trials()[0].run_id)
+    play(never_begins, trains)
+    assert ended(study)["0"]["phase"] == "paused"
+
+
+def test_work_that_ended_since_we_looked_is_not_done_twice(study, monkeypatch):
+    """Another job notes a rung between this one's look and its claim; a third takes the run to the next rung."""
+    run_id = trials()[0].run_id
+    work = Work(run_id, 0, 1)
+    other = claims.take(study.claims, work)
+    agenda = Agenda(study, ASHA, more_is_better=True)
+    refresh = agenda.refresh
+
+    def look_and_be_slow():
+        refresh()
+        if other.path.exists() and not study.has_ended(work):
+            study.write_ended(work, {"phase": "paused", "value": 0.5, "epochs": 1.0})
+            other.close("paused")
+
+    monkeypatch.setattr(agenda, "refresh", look_and_be_slow)
+    taken = agenda.take(leftovers_first=True)
+    assert taken.work.run_id != run_id
+    assert outcomes(study, work.key) == ["paused", "ended"]
+
+
+def test_a_rung_is_not_open_before_the_one_below_has_ended(study, play):
+    play(trains)
+    best = next(key.rpartition(".")[0] for key in study.ended() if key.endswith(".1"))
+    study.open_again(best)  # as where its folder was deleted
+    agenda = Agenda(study, ASHA, more_is_better=True)
+    agenda.refresh()
+    assert [work.rung for work in agenda._open()] == [0]
+    play(trains)
+    assert {rung: facts["epochs"] for rung, facts in ended(study, best).items()} == {"0": 1.0, "1": 2.0}
+
+
+def test_a_rung_that_stopped_short_is_not_noted_as_reached(study, play):
+    def astray(run, token, job):  # as where another process has changed where it pauses
+        run.pause_at(1)
+        trains(run, token, job)
+
+    play(trains, trains, astray, trains)
+    (rung,) = [facts for key, facts in study.ended().items() if key.endswith(".1")]
+    assert (rung["phase"], rung["epochs"]) == ("paused", 2.0)
+
+
+def test_a_job_killed_before_it_could_note_a_result_leaves_it_to_the_next(study, play, monkeypatch):
+    """kill -9 after the run is done: the next job notes it and does not train again."""
+    full = dataclasses.replace(ASHA, pruner="none")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(StudyDir, "write_ended", killed)
+        with pytest.raises(KeyboardInterrupt):
+            play(trains, settings=full)
+    (file,) = study.claims.glob("*.0.1.json")  # its owner is a process that is no more
+    record = json.loads(file.read_text())
+    record["owner"]["started"] = "0"
+    file.write_text(json.dumps(record))
+    script = play(trains, settings=full)
+    assert len(script.names) == 1, "the other run alone"
+    assert {f["phase"] for f in study.ended().values()} == {"done"}
+    assert len(study.ended()) == 2
+
+
+def test_a_cancelled_run_does_not_go_on(study, play):
+    def cancelled(run, token, job):
+        run.cancel_file.touch()
+        trains(run, token, job)
+        run.write_state(phase="cancelled", reason="CANCELLED")
+
+    play(cancelled, cancelled, trains)
+    assert {facts["phase"] for facts in study.ended().values()} == {"cancelled"}
+
+
+def test_a_full_disk_ends_the_job_and_fails_no_run(study, play, monkeypatch, capsys):
+    script = play(fails("DISK_FULL"), trains)
+    assert script.job.full == "d"
+    assert len(script.names) == 1
+    assert study.ended() == {}
+    monkeypatch.setattr(worker, "_join", lambda study, quota: script.job)
+    monkeypatch.setattr(worker, "_work", lambda job: None)
+    with pytest.raises(SystemExit) as caught:
+        worker.work_on(str(study.path))
+    assert caught.value.code == 1
+    assert "DISK_FULL: d" in capsys.readouterr().err
+    monkeypatch.undo()
+    play(trains)
+    assert {facts["phase"] for facts in study.ended().values()} == {"paused"}
+
+
+def test_a_run_that_another_process_owns_is_left_to_it(study, play):
+    def locked(run, token, job):
+        failure = {"rank": 0, "reason": "RUN_LOCKED", "detail": "d"}
+        run.claim_failure(claim_attempt(run, token), failure)
+
+    play(locked, trains)
+    assert outcomes(study, f"{trials()[0].run_id}.0") == ["locked", "paused"]

@@ -1,0 +1,98 @@
+"""What a run costs: FLOPs a sample from both counts, rates, MFU and the share of the roofline."""
+
+import pytest
+import torch
+
+from hpctrain import hardware, models
+from hpctrain.config.compose import load
+from hpctrain.flops.document import document
+from hpctrain.flops.known import counted
+from hpctrain.flops.request import request
+from hpctrain.launch import estimate
+from hpctrain.training.flop_accounting import Costs
+
+SETTINGS = [
+    "model=lenet",
+    "data=digits",
+    "train.batch_size=16",
+    "optimizer.momentum=0.9",
+    "resources.ranks=2",
+]
+
+
+class Pictures:
+    def __len__(self):
+        return 1000
+
+    def batch(self, indices):
+        return torch.zeros(len(indices), 1, 32, 32), torch.zeros(len(indices))
+
+
+def costs(*settings, device="cpu"):
+    config = load([*SETTINGS, *settings])
+    model = models.build("lenet", config.model.settings)
+    return Costs(config, config.precision.name, model, Pictures(), torch.device(device)), config
+
+
+def test_rates_are_work_over_time():
+    made, _ = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
+    assert made.work.agreed
+    step = 3 * 2 * 416_520 - 2 * 117_600  # no input gradient of the first layer
+    assert made.per_sample == step
+    done = step * 320 + 10 * 2 * 61_706 * 4
+    figures = made.rates(steps=10, samples=320, wall_s=0.5)
+    assert figures["flops"] == done
+    assert figures["gflop_per_s"] == pytest.approx(done / 0.5 / 1e9)
+    assert figures["mfu"] == pytest.approx(step * 320 / 0.5 / (2 * 19.5e12))
+
+
+def test_the_share_of_the_roofline_is_the_flops_commands_bound():
+    made, config = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
+    asked = request(["model=lenet", "batch=16", "optimizer.momentum=0.9"])
+    found = counted("lenet", config.model.settings, 16)
+    bound = document(asked, found, hardware.find("A100"))["lower_bound"]
+    share = made.rates(steps=10, samples=320, wall_s=1.0)["roofline_share"]
+    # The command's bound holds the loss too, which is the task's affair here.
+    assert share == pytest.approx(10 * bound["step_s"], rel=1e-3)
+
+
+def test_an_estimate_bounds_the_time_by_the_same():
+    config = load([*SETTINGS, "++cluster.device=NVIDIA A100-SXM4-40GB", "train.epochs=1"])
+    facts = estimate.estimate(config)
+    made, _ = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
+    share = made.rates(steps=facts["steps"], samples=facts["samples"], wall_s=1.0)["roofline_share"]
+    assert facts["lower_bound_s"] == pytest.approx(share, rel=1e-3)
+    assert facts["flops_total"] == made.total(facts["samples"], facts["steps"])
+
+
+def test_an_unknown_device_is_unknown():
+    made, _ = costs("++cluster.device=Abacus 3000")
+    figures = made.rates(steps=1, samples=32, wall_s=1.0)
+    assert (figures["mfu"], figures["roofline_share"], made.device) == (None, None, None)
+    assert figures["gflop_per_s"] > 0
+
+
+def test_a_cpu_is_measured():
+    made, _ = costs()
+    assert made.device is not None
+    assert made.device.flops["fp32"] > 1e9
+    assert made.rates(steps=1, samples=32, wall_s=1e9)["mfu"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM5"), ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 SXM4 80GB"),
+     ("Tesla V100-SXM2-32GB", "NVIDIA V100 SXM2"), ("NVIDIA H200", "NVIDIA H200 SXM"),
+     ("NVIDIA GH200 480GB", "NVIDIA GH200 96GB"), ("AMD Instinct MI250X", "AMD MI250X"), ("GeForce 256", None)],
+)  # fmt: skip
+def test_devices_are_known_by_their_drivers_names(name, known):
+    found = hardware.find(name)
+    assert (found.name if found else None) == known
+    assert found is None or found.source
+
+
+def test_every_device_has_peaks_and_a_source():
+    for _, device in hardware.devices():
+        assert device.flops["fp32"] > 1e12
+        assert device.bytes_per_s > 1e11
+        assert len(device.source) > 20
