@@ -33,7 +33,7 @@ class Cluster:
         self.conf = folder / "slurm.conf"
         self.environment = os.environ | {
             "SLURM_CONF": str(self.conf),
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}",
         }
 
     def script(self, command, *args, code=0):
