@@ -1,6 +1,7 @@
 """The arrows of docs/architecture.md, and what may be imported where: read from the source, and from a real start."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -41,24 +42,15 @@ def module_of(path):
 MODULES = {module_of(path): path for path in SOURCES}
 
 
-def imports(path, lazy=True):
-    """Every module that a file imports: at its top, and inside functions if `lazy`. Type checking counts as lazy."""
-    tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if lazy else _at_the_top(tree)
-    for node in nodes:
+def imports(path):
+    """Every module that a file imports, at its top, inside a function or for type checking."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield full if full in MODULES else node.module
-
-
-def _at_the_top(tree):
-    for node in tree.body:
-        yield node
-        if isinstance(node, ast.Try):
-            yield from node.body
 
 
 def place(module):
@@ -85,13 +77,7 @@ def test_no_circle():
         name: {other for other in imports(path) if other in MODULES and other != name}
         for name, path in MODULES.items()
     }
-    left = dict(graph)
-    while True:
-        leaves = {name for name, used in left.items() if not used & left.keys()}
-        if not leaves:
-            break
-        left = {name: used for name, used in left.items() if name not in leaves}
-    assert sorted(left) == []
+    graphlib.TopologicalSorter(graph).prepare()  # a CycleError names the modules
 
 
 @pytest.mark.parametrize(
@@ -114,13 +100,7 @@ def test_a_library_has_one_home(library, homes):
     assert users == homes
 
 
-# What commands on a login node start with: all of it but what trains, and what builds or traces networks.
-NEEDS_TORCH = {
-    "checkpoints.saver", "checkpoints.diff", "checkpoints.tensor_file", "data.images.resident", "data.images.streamed",
-    "data.loaders", "data.speech.spectrograms", "data.text.sequences", "data.translation.pairs",
-}  # fmt: skip
-
-
+# What commands on a login node start with.
 @pytest.mark.parametrize("module", sorted(
     name for name in MODULES
     if place(name) in {"cli", "config", "storage", "commands", "scheduler", "launch", "sweep", "scaling", "hardware"}
