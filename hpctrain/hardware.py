@@ -1,6 +1,6 @@
 """What devices can do at most: dense peaks by number format and memory bandwidth, each with its source.
 
-Takes a device's name as its driver gives it ("NVIDIA H100 80GB HBM3"), gives `Device` or None: an unknown
+Takes a device's name as its driver gives it ("NVIDIA H100 80GB HBM3"), returns `Device` or None: an unknown
 device is unknown, never guessed. Reads devices.csv beside this file; `measure` runs this machine for a few
 seconds. Imports no torch but in `measure`.
 """
@@ -19,7 +19,7 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Device:
-    """`flops` by precision name, operations a second, a MAC being two; `bytes_per_s` of main memory."""
+    """`flops` by precision name, operations per second, a MAC being two; `bytes_per_s` of main memory."""
 
     name: str
     flops: Mapping[str, float]
@@ -44,7 +44,7 @@ def _device(row: Mapping[str, str]) -> Device:
 
 
 def find(name: str) -> Device | None:
-    """The device whose longest fragment occurs in `name`; None where none does."""
+    """The device whose longest fragment occurs in `name`; None if none does."""
     wanted = " ".join(name.lower().replace("_", " ").split())
     found = [
         (len(fragment), device)
@@ -64,7 +64,7 @@ def measure(
 ) -> Device:
     """This machine's own peak: the best of repeated square products and of copies beyond the caches.
 
-    Takes about `seconds` for each figure; uses the GPU where there is one, with TF32 off for fp32. Products are
+    Takes about `seconds` for each figure; uses the GPU if there is one, with TF32 off for fp32. Products are
     of `width` x `width` elements, copies of `copied` elements in fp32.
     """
     import torch

@@ -1,4 +1,4 @@
-"""Closed forms for torch's attention calls. Takes a `Call`, gives its `Work`; as calls.py."""
+"""Closed forms for torch's attention calls. Takes a `Call`, returns its `Work`; as calls.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which closed form counts which function of torch: from one call's arguments to its `Work`.
 
 Takes a `Call` seen at torch's own interface (`conv2d(x, w, ...)`, `lstm(...)`, `x + y`), before autograd and
-before any kernel; gives the work of its three passes. Sizes come from the arguments, the need for a
+before any kernel; returns the work of its three passes. Sizes come from the arguments, the need for a
 gradient from `requires_grad`. Pure functions of shapes: no data is looked at.
 """
 

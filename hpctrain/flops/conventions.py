@@ -1,6 +1,6 @@
 """What a figure counts, by name: the same work under the conventions that papers and tools use.
 
-Takes layers' costs, gives one number in the convention's unit. Pure; imports no torch.
+Takes layers' costs, returns one number in the convention's unit. Pure; imports no torch.
 """
 
 from __future__ import annotations

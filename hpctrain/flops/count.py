@@ -1,6 +1,6 @@
 """Both counts of a module's training step, compared.
 
-Takes any torch.nn.Module on any device and example inputs; gives the work of each layer. Works on a copy
+Takes any torch.nn.Module on any device and example inputs; returns the work of each layer. Works on a copy
 on the meta device, without data: the module, its gradients and torch's global state stay as they are.
 """
 

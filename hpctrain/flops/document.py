@@ -1,6 +1,6 @@
 """A count as `hpctrain flops` gives it: one dictionary, the same for --json, the table, --csv and plots.
 
-Takes a request and its `Count`, gives JSON-able figures with units in their names. Pure; imports no torch.
+Takes a request and its `Count`, returns JSON-able figures with units in their names. Pure; imports no torch.
 The figures at the top are for one unit (an image, a word, ...), under the convention named beside them.
 """
 
@@ -57,7 +57,7 @@ def headline(request: Request, found: Count) -> dict[str, Any]:
 
 
 def document(request: Request, found: Count, device: Device | None = None) -> dict[str, Any]:
-    """Everything that one count says. Raises UserError where the device's peak is not known."""
+    """Everything that one count says. Raises UserError if the device's peak is not known."""
     settings = request.settings
     if settings.mode == "inference":
         found = forward_only(found)

@@ -1,6 +1,6 @@
 """Counts that need no torch: those that come with hpctrain, and those that this user has made before.
 
-Takes a network's name, settings and batch, gives its `Count`. Reads known.json.gz beside this file (every
+Takes a network's name, settings and batch, returns its `Count`. Reads known.json.gz beside this file (every
 network at its default settings, the scenarios), then the user's cache; where neither knows, torch counts on
 the meta device and the cache is written. `python -m hpctrain.flops.known` makes known.json.gz anew.
 """

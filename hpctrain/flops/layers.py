@@ -1,6 +1,6 @@
 """Closed forms for the calls of torch that are whole layers: normalisation, pooling, recurrence, loss.
 
-Takes a `Call`, gives its `Work`; as calls.py, whose helpers it uses. Pure functions of shapes.
+Takes a `Call`, returns its `Work`; as calls.py, whose helpers it uses. Pure functions of shapes.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Where:
         return self._stack[-1]
 
     def enter(self, name: str) -> None:
-        """What follows belongs to `name`, which is no module."""
+        """What follows belongs to `name`, which is not a module."""
         self._stack.append(name)
 
     def __enter__(self) -> Where:

@@ -1,6 +1,6 @@
 """What one aten operator costs: the trace's own rules, from the shapes of its operands and results.
 
-Takes an operator's arguments and result as torch's dispatcher sees them, gives (MACs, other operations). It
+Takes an operator's arguments and result as torch's dispatcher sees them, returns (MACs, other operations). It
 knows no layers and shares no formula with rules.py; what is counted is what rules.py says.
 """
 

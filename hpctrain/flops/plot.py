@@ -21,7 +21,7 @@ PASSES = {
 
 
 def check(path: Path) -> None:
-    """Raises UserError where no picture can be written to `path`."""
+    """Raises UserError if no picture can be written to `path`."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError("--plot", path, f"the name must end in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
@@ -94,7 +94,7 @@ def _roofline(axes: Any, rows: list[dict[str, Any]], bound: dict[str, Any]) -> N
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("FLOPs a byte")
+    axes.set_xlabel("FLOPs per byte")
     axes.set_ylabel("attainable FLOP/s")
     axes.set_title(bound["device"], fontsize=9)
     axes.legend(fontsize=8)

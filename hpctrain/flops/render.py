@@ -18,7 +18,7 @@ def short(value: float, unit: str = "") -> str:
 
 
 def exact(value: float) -> str:
-    """A count: whole where it is, as an average over units need not be."""
+    """A count: whole if it is, as an average over units need not be."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
@@ -30,7 +30,7 @@ def seconds(value: float) -> str:
 
 
 def write_csv(document: dict[str, Any], out: TextIO) -> None:
-    """A line a layer, under the document's own names."""
+    """A line per layer, under the document's own names."""
     rows = document["layers"]
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["name"], lineterminator="\n")
     writer.writeheader()
@@ -85,7 +85,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"forward      {exact(d['forward_macs'])} MACs = {exact(d['forward_flops'])} FLOPs",
         f"backward     {exact(d['backward_flops'])} FLOPs: weights' gradients {exact(d['weight_grad_flops'])}, "
         f"inputs' {exact(d['input_grad_flops'])}",
-        f"optimizer    {d['optimizer_flops']:,} FLOPs a step ({d['optimizer']})",
+        f"optimizer    {d['optimizer_flops']:,} FLOPs per step ({d['optimizer']})",
     ]
     if d["recomputed_flops"]:
         said.append(f"recomputed   {exact(d['recomputed_flops'])} FLOPs, not among the others")

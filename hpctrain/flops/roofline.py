@@ -1,6 +1,6 @@
 """The least time a step can take on a device, layer by layer: time ≥ Σ max(FLOPs / peak, bytes / bandwidth).
 
-Takes layers' costs and a device's peaks; gives seconds. Each tensor is taken to move once a pass, nothing is
+Takes layers' costs and a device's peaks; returns seconds. Each tensor is taken to move once a pass, nothing is
 kept in caches between layers and no layers are fused. Pure; imports no torch. Source: Williams, Waterman &
 Patterson 2009, "Roofline: an insightful visual performance model".
 """
@@ -28,12 +28,12 @@ class Bound:
 
     @property
     def intensity(self) -> float:
-        """FLOPs a byte."""
+        """FLOPs per byte."""
         return self.flops / self.moved_bytes if self.moved_bytes else 0.0
 
 
 def bound(cost: Cost, device: Device, precision: str) -> Bound:
-    """The bound of one pass; multiply-adds at the device's peak. Raises UserError where that is unknown."""
+    """The bound of one pass; multiply-adds at the device's peak. Raises UserError if that is unknown."""
     if precision not in device.flops:
         raise UserError(
             "dtype", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"

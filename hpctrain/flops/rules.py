@@ -252,7 +252,7 @@ def recurrent(
 ) -> Work:
     """One direction of one layer; `batch_sizes` are the samples alive at each step, in the order it runs.
 
-    MACs a sample and step: G·H·(I + P), and H·P where h is projected (P < H). Biases: two vectors of G·H, as
+    MACs per sample and step: G·H·(I + P), and H·P where h is projected (P < H). Biases: two vectors of G·H, as
     torch and cuDNN have. The gradient of the first step's initial state is left out unless needed.
     Sources: Hochreiter & Schmidhuber 1997; Cho et al. 2014 with torch's reset gate; Sak et al. 2014.
     """

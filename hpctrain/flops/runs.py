@@ -1,6 +1,6 @@
 """What a whole run costs, of a request with run.samples and run.epochs: one count a length, then totals.py.
 
-Takes a request, gives JSON-able figures. Costs are polynomials of the length (constant, linear, and attention's
+Takes a request, returns JSON-able figures. Costs are polynomials of the length (constant, linear, and attention's
 square), so three short counts give any length exactly; a mixture's capacity is none, and is counted as it is.
 """
 
@@ -19,7 +19,7 @@ from hpctrain.flops.totals import optimizer_flops, run_total
 
 
 def run_figures(request: Request, found: Count, step_bound_s: float | None) -> dict[str, Any] | None:
-    """None where the request names no run."""
+    """None if the request names no run."""
     plan, settings = request.settings.run, request.model.settings
     if plan.samples is None and plan.epochs is None:
         return None

@@ -1,6 +1,6 @@
 """What one training step costs, for the training loop and for estimates.
 
-Takes a count, or a module, a batch's inputs and the optimiser's settings; gives operations a sample. A MAC is
+Takes a count, or a module, a batch's inputs and the optimiser's settings; returns operations per sample. A MAC is
 two operations (the `flops` convention); other arithmetic is not in it. Imports torch only to count a module.
 """
 
@@ -20,7 +20,7 @@ from hpctrain.hardware import Device
 
 @dataclass(frozen=True)
 class StepWork:
-    """Operations a sample; of the optimiser, a step. `passes` are those of each layer over all `samples`."""
+    """Operations per sample; of the optimiser, a step. `passes` are those of each layer over all `samples`."""
 
     params: int
     samples: int

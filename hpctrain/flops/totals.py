@@ -1,6 +1,6 @@
 """What a whole run costs: samples, epochs, accumulation and ranks to operations.
 
-Takes costs of one sample and one optimiser step, gives totals. Pure arithmetic; imports no torch.
+Takes costs of one sample and one optimiser step, returns totals. Pure arithmetic; imports no torch.
 """
 
 from __future__ import annotations

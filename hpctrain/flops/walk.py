@@ -1,6 +1,6 @@
 """The first count: a closed form for each call of torch that a module makes.
 
-Takes a module on the meta device and its inputs, gives the work of every layer. The module runs forward
+Takes a module on the meta device and its inputs, returns the work of every layer. The module runs forward
 once, without data; each call of torch's interface is looked up in `RULES`. Nothing is differentiated:
 what the backward pass costs follows from the formulas and from which tensors need a gradient.
 Side effects: hooks on the module while it runs.

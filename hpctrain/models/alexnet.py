@@ -1,8 +1,8 @@
 """AlexNet: the single tower of Krizhevsky 2014, and the two-GPU network of Krizhevsky et al. 2012.
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. The single tower's parameter names
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. The single tower's parameter names
 and shapes are torchvision's, so its published weights load. Single tower: torch's own initialisation;
-2012: normal weights of deviation 0.01, biases 1 where section 5 of the paper says so, else 0.
+2012: normal weights of deviation 0.01, biases 1 if section 5 of the paper says so, else 0.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 def step(
     cell: str, x: Tensor, u: Tensor, state: Sequence[Tensor], activation: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, ...]:
-    """One time step: `x` W x_t and `u` U h_(t-1), both (B, G·H), and the last state; gives the new state.
+    """One time step: `x` W x_t and `u` U h_(t-1), both (B, G·H), and the last state; returns the new state.
 
     The state is (h,) for RNN and GRU, (h, c) for LSTM, each (B, H).
     """
@@ -46,7 +46,7 @@ def unroll(
     mask: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """All steps of `projected` (T, B, G·H); gives the outputs (T, B, H) and the last state.
+    """All steps of `projected` (T, B, G·H); returns the outputs (T, B, H) and the last state.
 
     `recurrent` maps h (B, H) to U h (B, G·H). Where `mask` (T, B) is false the state is set to zero, so
     that a `reverse` pass over padded samples starts fresh at each one's own end.

@@ -1,6 +1,6 @@
 """Deep Speech 2 (Amodei et al. 2016, "Deep Speech 2: end-to-end speech recognition in English and Mandarin").
 
-Takes spectrograms (B, 1, F, T), gives log-probabilities of characters (T', B, K) for a CTC loss, and how
+Takes spectrograms (B, 1, F, T), returns log-probabilities of characters (T', B, K) for a CTC loss, and how
 many of the T' steps of each sample are valid. B samples, F frequency bins, T frames of 10 ms, T' steps
 after the strides, C channels, H hidden units, G gates, K characters (0 is CTC's blank). Weights start as
 torch's linear and convolutional layers do, from the global generator.

@@ -126,7 +126,7 @@ class GNMTMoE(nn.Module):
         self.dropout = settings.dropout
 
         def lstm(inputs: int) -> nn.LSTM:
-            # torch projects to fewer units only: where there are as many, it is a plain LSTM.
+            # torch projects to fewer units only: if there are as many, it is a plain LSTM.
             projection = width if width < settings.hidden else 0
             return LSTM(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)
 

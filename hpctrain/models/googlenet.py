@@ -1,6 +1,6 @@
 """GoogLeNet (Szegedy et al. 2015, "Going deeper with convolutions", Table 1).
 
-Takes images (B, C, H, W), gives logits (B, K), in training with auxiliary heads `WithAuxiliary`: B
+Takes images (B, C, H, W), returns logits (B, K), in training with auxiliary heads `WithAuxiliary`: B
 samples, K classes. Parameter names are torchvision's; with `variant=torchvision auxiliary=true` the
 shapes are too, so its published weights load. Every weight starts from a normal of deviation 0.01 cut
 off at two deviations, as torchvision's; the paper's variant, which has no batch normalisation to undo

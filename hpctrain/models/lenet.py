@@ -1,6 +1,6 @@
 """LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition").
 
-Takes images (B, C, H, W), 1x32x32 in the paper; gives one score a class (B, K). Layer names are the
+Takes images (B, C, H, W), 1x32x32 in the paper; returns one score a class (B, K). Layer names are the
 paper's: C a convolution, S a subsampling, F a full connection.
 """
 

@@ -1,6 +1,6 @@
 """Sparsely gated mixture of experts with two-level gating (Shazeer et al. 2017, sections 2 to 4, appendix B).
 
-Takes vectors (N, D), gives vectors (N, D) and, in training, a loss that balances the experts. N vectors,
+Takes vectors (N, D), returns vectors (N, D) and, in training, a loss that balances the experts. N vectors,
 D their width, a groups of b experts, E = a·b experts, F their hidden width, k active at each level, C the
 capacity of an expert. All shapes are fixed by N: nothing waits for a device or needs real values.
 """
@@ -38,7 +38,7 @@ class MixtureOfExperts(nn.Module):
         return max(1, math.ceil(self.settings.capacity_factor * share))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Vectors (N, D), those where `mask` (N,) is false left out; gives (N, D) and the balancing loss."""
+        """Vectors (N, D), those where `mask` (N,) is false left out; returns (N, D) and the balancing loss."""
         chosen, weights, loss = self._choose(x, mask)
         experts, capacity = self.w_in.shape[0], self.capacity(len(x))
         slots = assign(chosen.flatten(), experts, capacity)
@@ -51,7 +51,7 @@ class MixtureOfExperts(nn.Module):
         return (answers * weights[..., None].to(answers.dtype)).sum(1), loss
 
     def _choose(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Expert numbers (N, k²), E where there is none; their weights (N, k²); the loss."""
+        """Expert numbers (N, k²), E if there is none; their weights (N, k²); the loss."""
         settings, k = self.settings, self.settings.active
         groups, each = settings.groups, settings.experts_per_group
         first = self.primary(x)

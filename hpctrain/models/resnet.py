@@ -1,6 +1,6 @@
 """Residual networks (He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", Table 1).
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. Parameter names and shapes are
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. Parameter names and shapes are
 torchvision's, so its published weights load. Convolutions start from He's normal (fan-out), norms from
 1 and 0; with `zero_init_residual` each block starts as the identity (Goyal et al. 2017, section 5.1).
 """

@@ -1,6 +1,6 @@
 """Text from a recurrent language model: one token after the other, the state carried on.
 
-Takes a network that gives (logits (B, T, N), state), and token numbers; gives token numbers. Chance comes from
+Takes a network that gives (logits (B, T, N), state), and token numbers; returns token numbers. Chance comes from
 a generator of its own, so equal seeds give equal text on one kind of machine.
 """
 

@@ -1,6 +1,6 @@
 """Settings of the networks that see images: one frozen dataclass a family, the papers' values as defaults.
 
-Takes plain values, gives checked dataclasses. Shapes are (channels, height, width); sizes in pixels.
+Takes plain values, returns checked dataclasses. Shapes are (channels, height, width); sizes in pixels.
 Bounds are `annotated_types`, read by pydantic; what one field alone cannot know is a ValueError of
 `__post_init__`. A class that only changes defaults inherits its family's comparison and representation:
 they cost a millisecond each to make anew. Imports no torch; no side effects.
@@ -36,7 +36,7 @@ def smallest_size(fits: Callable[[int], bool]) -> int:
 
 
 def check_input(shape: Shape, least: int, advice: str = "") -> None:
-    """Raises ValueError where an image of `shape` is smaller than `least` pixels a side."""
+    """Raises ValueError if an image of `shape` is smaller than `least` pixels a side."""
     if min(shape[1:]) < least:
         raise ValueError(
             f"model.input_shape={','.join(map(str, shape))}: "

@@ -1,6 +1,6 @@
 """Settings of the networks that see sequences: one frozen dataclass a family, the papers' values as defaults.
 
-Takes plain values, gives checked dataclasses. Widths are in units, lengths in words or frames; the
+Takes plain values, returns checked dataclasses. Widths are in units, lengths in words or frames; the
 `example_...` lengths only say what a count or a lower bound is for. Imports no torch; no side effects.
 """
 
@@ -167,7 +167,7 @@ class GNMTSettings:
 class GNMTMoESettings:
     """The sparsely gated mixture-of-experts form (Shazeer et al. 2017, appendix E, single pair).
 
-    `groups` times `experts_per_group` experts a layer; two-level gating keeps `active` of the groups
+    `groups` times `experts_per_group` experts per layer; two-level gating keeps `active` of the groups
     and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
     words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
     examples of 32 words gives each of 2,048 experts exactly one word.

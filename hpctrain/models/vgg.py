@@ -1,6 +1,6 @@
 """VGG (Simonyan & Zisserman 2015, "Very deep convolutional networks", Table 1: A, B, D and E).
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. Parameter names and shapes are
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. Parameter names and shapes are
 torchvision's, so its published weights load. Convolutions start from He's normal (fan-out), linear
 layers from a normal of deviation 0.01, biases from 0.
 """

@@ -1,6 +1,6 @@
 """One HTML page that needs nothing else: opened from a disk without a network, on a desktop or a phone.
 
-Takes sections of blocks (text, code, facts, tables, pictures as PNG bytes); gives the page as text. All that is
+Takes sections of blocks (text, code, facts, tables, pictures as PNG bytes); returns the page as text. All that is
 shown is escaped. Pure; no other file of the project is needed to read it.
 """
 

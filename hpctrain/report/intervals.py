@@ -38,7 +38,7 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def like_the_best(groups: Sequence[Sequence[float]]) -> list[bool | None]:
-    """For each group whether it cannot be told from the first; None where one of the two has a single value."""
+    """For each group whether it cannot be told from the first; None if one of the two has a single value."""
     p = [welch_p(groups[0], g) for g in groups[1:]]
     known = sorted((value, n) for n, value in enumerate(p) if value is not None)
     different: set[int] = set()

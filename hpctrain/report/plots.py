@@ -31,7 +31,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _colours(values: Sequence[float | None]) -> tuple[list[Any], Any]:
-    """One colour a value, and what a colour bar needs; grey where there is none."""
+    """One colour a value, and what a colour bar needs; grey if there is none."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -45,7 +45,7 @@ def _colours(values: Sequence[float | None]) -> tuple[list[Any], Any]:
 def learning_curves(
     curves: Sequence[Sequence[tuple[float, float]]], values: Sequence[float | None], best: int, name: str
 ) -> bytes:
-    """One line a run, coloured by what it reached; the best on top."""
+    """One line per run, coloured by what it reached; the best on top."""
     from matplotlib.collections import LineCollection
 
     figure, ax = _figure(8, 4)
@@ -88,7 +88,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | No
 def parallel_coordinates(
     params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, more_is_better: bool
 ) -> bytes:
-    """One line a run through all swept settings to the metric; the best are drawn last."""
+    """One line per run through all swept settings to the metric; the best are drawn last."""
     from matplotlib.collections import LineCollection
 
     axes_names = [*params, name]

@@ -22,7 +22,7 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: x is GPUs; `low` and `high` are its interval, where there is one."""
+    """One curve: x is GPUs; `low` and `high` are its interval, if there is one."""
 
     name: str
     x: Sequence[float]
@@ -83,7 +83,7 @@ def split(
         )  # fmt: skip
     ax.set_xticks(list(places), [str(g) for g in gpus])
     ax.set_xlabel("GPUs")
-    ax.set_ylabel("ms a step")
+    ax.set_ylabel("ms per step")
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="y")
     return _png(figure)

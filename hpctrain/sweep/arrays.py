@@ -1,6 +1,6 @@
 """A study's jobs as numbers: how many, in which arrays, for what each asks, and what all of it may cost.
 
-Pure: takes settings, a run's configuration and Slurm's limits; gives plans and sbatch parameters (submitit's
+Pure: takes settings, a run's configuration and Slurm's limits; returns plans and sbatch parameters (submitit's
 names). Hours and seconds as named. No I/O, no submitit, no torch.
 """
 
@@ -23,7 +23,7 @@ RESTARTS = 5  # how often a job that was killed goes back into the queue by itse
 
 @dataclass(frozen=True)
 class Plan:
-    """`arrays`: the number of tasks of each array; `at_once`: tasks that may run together; `quota`: runs a task."""
+    """`arrays`: the number of tasks of each array; `at_once`: tasks that may run together; `quota`: runs per task."""
 
     arrays: tuple[int, ...]
     at_once: int
@@ -38,7 +38,7 @@ def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = No
     """The jobs for `runs` runs that nobody has done yet.
 
     `max_array`: tasks that an array may have (MaxArraySize - 1). `room`: jobs that the user may still submit;
-    where it is less than what is needed, each job does more runs. `live`: jobs of the study in the queue now.
+    if it is less than what is needed, each job does more runs. `live`: jobs of the study in the queue now.
     """
     lanes = settings.runs_at_once
     quota = settings.runs_per_job or (None if settings.searches else lanes)

@@ -16,7 +16,7 @@ from hpctrain.sweep.results import Result
 class Setting:
     """One combination of what was swept, seeds aside. `half_width` is that of the 95 % interval of the mean.
 
-    `like_best`: whether it cannot be told from the best; None where seeds are too few to say.
+    `like_best`: whether it cannot be told from the best; None if seeds are too few to say.
     """
 
     params: Mapping[str, Any]

@@ -1,6 +1,6 @@
 """A study as `status` and `cancel` see it: runs that wait for a slot, a summary line, an end to all of it.
 
-Takes a study's folder; gives rows and words. Side effects: those of `cancel`, and one squeue call at most.
+Takes a study's folder; returns rows and words. Side effects: those of `cancel`, and one squeue call at most.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A study as one HTML page: what was found, how sure that is, what it cost. Takes a `Found`; gives text."""
+"""A study as one HTML page: what was found, how sure that is, what it cost. Takes a `Found`; returns text."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
     blocks.append(html.Grid(slices))
     if len(keys) > 1:
         png = plots.parallel_coordinates(params, values, found.metric, found.more)
-        blocks.append(html.Picture(png, "one line a run through all settings to the metric"))
+        blocks.append(html.Picture(png, "one line per run through all settings to the metric"))
     return blocks
 
 

@@ -1,6 +1,6 @@
 """What the runs of a study reached and cost, read from files. No torch, no Slurm, no GPU.
 
-Takes a study's folder; gives one `Result` a run, and how the study's slots were used.
+Takes a study's folder; returns one `Result` a run, and how the study's slots were used.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def validations(run: RunDir) -> list[dict[str, Any]]:
 
 
 def score(records: list[dict[str, Any]], metric: str, epochs: float | None = None) -> float | None:
-    """The metric of the last record, or of that after `epochs`; None where there is none or it is not finite."""
+    """The metric of the last record, or of that after `epochs`; None if there is none or it is not finite."""
     found = [r for r in records if epochs is None or r.get("epoch") == epochs]
     value = found[-1].get(metric) if found else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -80,7 +80,7 @@ def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, An
 
 
 def read(study: StudyDir, metric: str) -> list[Result]:
-    """One result a run, in the order in which the runs were added. A run without a folder keeps its last word."""
+    """One result per run, in the order in which the runs were added. A run without a folder keeps its last word."""
     trials, ended = study.trials(), study.ended()
     last: dict[str, dict[str, Any]] = {}
     for key in sorted(ended, key=lambda key: int(key.rpartition(".")[2])):

@@ -107,7 +107,7 @@ class Search:
             raise _failed(error) from None
 
     def suggest(self) -> Trial | None:
-        """A new run, published for all; None where there are as many as were asked for."""
+        """A new run, published for all; None if there are as many as were asked for."""
         limit = int(self._study.parts()[-1]["sweep"]["trials"] or 0)  # a later `sweep` may ask for more
         try:
             for _ in range(TRIES):
@@ -181,7 +181,7 @@ def distributions(space: Sequence[Swept]) -> dict[str, Any]:
 
 
 def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], more: bool) -> dict[str, float]:
-    """How much each setting matters to the better runs; {} where Optuna is not there or cannot say."""
+    """How much each setting matters to the better runs; {} if Optuna is not there or cannot say."""
     try:
         library = optuna()
     except UserError:
@@ -213,7 +213,7 @@ def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], mo
 
 @contextlib.contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Imports of an optional package fail, as where it is not installed, unless it is imported already."""
+    """Imports of an optional package fail, as if it were not installed, unless it is imported already."""
     if package in sys.modules:
         yield
         return

@@ -1,6 +1,6 @@
 """The settings of a sweep: `sweep.*` as a frozen dataclass, and what of it contradicts the space or the run.
 
-Pure: takes plain values, gives a `SweepConfig` or raises UserError. No Hydra, no Optuna, no torch.
+Pure: takes plain values, returns a `SweepConfig` or raises UserError. No Hydra, no Optuna, no torch.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def trial(composer: Composer, overrides: tuple[str, ...]) -> tuple[Trial, Config
 
 
 def as_value(text: str) -> Any:
-    """The value that an override writes, as a number where it is one."""
+    """The value that an override writes, as a number if it is one."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError):

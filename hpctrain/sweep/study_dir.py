@@ -107,7 +107,7 @@ class StudyDir:
         _publish_next(self.folder / "parts", self._numbers("parts"), part)
 
     def add_suggestion(self, trial: Trial, facts: Mapping[str, Any], limit: int) -> bool:
-        """Publish a sampler's next suggestion; False where there are `limit` already."""
+        """Publish a sampler's next suggestion; False if there are `limit` already."""
         numbers = self._numbers("suggested")
         return _publish_next(self.folder / "suggested", numbers, asdict(trial) | dict(facts), limit)
 
@@ -144,7 +144,7 @@ class StudyDir:
         replace_text(self.folder / "ended" / f"{work.key}.json", json.dumps(dict(facts)))
 
     def open_again(self, run_id: str) -> None:
-        """Forget how this run ended: it will be done again, from its checkpoint where it has one."""
+        """Forget how this run ended: it will be done again, from its checkpoint if it has one."""
         for key in self.ended_keys():
             if key.rpartition(".")[0] == run_id:
                 (self.folder / "ended" / f"{key}.json").unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def as_trial(values: Mapping[str, Any], fixed: tuple[str, ...] = ()) -> Trial:
 
 
 def publish(path: Path, content: bytes) -> bool:
-    """A new file, complete and durable, or False where there is one of that name. Raises OSError."""
+    """A new file, complete and durable, or False if there is one of that name. Raises OSError."""
     draft = path.parent / f".draft.{path.name}.{os.urandom(4).hex()}"
     try:
         write_file(draft, [memoryview(content)], FILES)

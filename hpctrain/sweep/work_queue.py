@@ -21,7 +21,7 @@ MAX_DEATHS = 3  # a run that took so many jobs in a row with it is left alone
 
 
 class Agenda:
-    """One job's view of a study. `suggest` makes a new run, or None where there are enough."""
+    """One job's view of a study. `suggest` makes a new run, or None if there are enough."""
 
     def __init__(
         self,

@@ -107,7 +107,7 @@ def study(tmp_path):
 
 @pytest.fixture
 def play(study, monkeypatch):
-    """One job of the study: its runs play the acts; gives how each piece of work ended."""
+    """One job of the study: its runs play the acts; returns how each piece of work ended."""
     monkeypatch.setattr(worker, "POLL_S", 0.0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
