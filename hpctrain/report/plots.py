@@ -86,7 +86,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | No
 
 
 def parallel_coordinates(
-    params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, more_is_better: bool
+    params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, higher_is_better: bool
 ) -> bytes:
     """One line per run through all swept settings to the metric; the best are drawn last."""
     from matplotlib.collections import LineCollection
@@ -101,7 +101,7 @@ def parallel_coordinates(
     figure, ax = _figure(min(11.0, max(6.0, 1.8 * len(axes_names))), 4)
     colours, scale = _colours(values)
     order = np.argsort(values)
-    order = order if more_is_better else order[::-1]
+    order = order if higher_is_better else order[::-1]
     lines = [[(x, column[i]) for x, column in enumerate(scaled)] for i in order]
     ax.add_collection(LineCollection(lines, colors=[colours[i] for i in order], lw=1, alpha=0.6))
     for x, (places, names, wide) in enumerate(columns):
