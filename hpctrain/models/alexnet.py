@@ -68,4 +68,5 @@ class AlexNet(nn.Module):
             nn.init.constant_(layer.bias, 1.0 if number in (2, 4, 5, 6, 7) else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to logits (B, K)."""
         return cast(Tensor, self.classifier(self.avgpool(self.features(x)).flatten(1)))
