@@ -1,6 +1,6 @@
 """Recurrent language models: RNN, bidirectional RNN, GRU, LSTM over one-hot or embedded words.
 
-Take tokens (B, T), give a logit a word of the vocabulary at each position (B, T, N) and the state to
+All take tokens (B, T) and return a logit per word of the vocabulary at each position (B, T, N), and the state to
 carry on. B sentences, T words, N words in the vocabulary, H hidden units, L layers, D directions.
 Sizes and initialisation (all weights uniform in ±init_range) are Zaremba et al. 2014; the recurrent
 weights of a ReLU network start as the identity (Le et al. 2015). Dropout and initialisation draw from

@@ -170,7 +170,7 @@ class GNMTMoESettings:
     `groups` times `experts_per_group` experts per layer; two-level gating keeps `active` of the groups
     and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
     words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
-    examples of 32 words gives each of 2,048 experts exactly one word.
+    examples of 32 words assigns exactly one word to each of 2,048 experts.
     """
 
     vocabulary_size: Annotated[int, Ge(2)] = 32_000

@@ -113,7 +113,7 @@ def _machine(d: Mapping[str, Any]) -> list[str]:
     each = " for each rank, all at once" if ranks > 1 else ""
     products = "  ".join(f"{name} {rate / 1e9:,.1f} GFLOP/s" for name, rate in top["flops_per_s"].items())
     lines = [
-        f"{top['device']}: {ranks} rank{'s' * (ranks > 1)}, {threads} CPU thread{'s' * (threads > 1)} a rank",
+        f"{top['device']}: {ranks} rank{'s' * (ranks > 1)}, {threads} CPU thread{'s' * (threads > 1)} per rank",
         f"  matrix products  {products}{each}",
         f"  memory, copies   {top['bytes_per_s'] / 1e9:,.2f} GB/s{each}",
     ]

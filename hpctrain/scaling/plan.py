@@ -141,9 +141,7 @@ def rank_batch(config: Config, settings: ScalingConfig, gpus: int) -> int:
 def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
     """Returns all runs of the study in the random order in which to submit them. Raises UserError."""
     if len(settings.gpus) < 2 and not settings.knobs:
-        raise UserError(
-            "scaling.gpus", settings.gpus[0], "one count says nothing of scaling: give two or more"
-        )
+        raise UserError("scaling.gpus", settings.gpus[0], "one count does not show scaling: give two or more")
     kinds: tuple[Literal["own", "synthetic"], ...] = (
         ("own", "synthetic") if settings.data == "both" else (settings.data,)
     )

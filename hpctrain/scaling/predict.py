@@ -69,7 +69,7 @@ class Calibration:
         return max(1.0, self.neighbours(on) / int(self.one["cores"]))
 
     def busy(self, name: str = "1x1") -> float:
-        """Returns how many cores a rank keeps busy while it computes; waiting for a device keeps none busy."""
+        """Returns how many cores one rank keeps busy while it computes; waiting for a device keeps none busy."""
         profile = self.profiles[name]
         part = profile["computing"][str(profile["batch_size"])]
         seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
