@@ -1,8 +1,8 @@
-"""What devices can do at most: dense peaks by number format and memory bandwidth, each with its source.
+"""Peaks of devices: dense operations by number format and memory bandwidth, each with its source.
 
-Takes a device's name as its driver gives it ("NVIDIA H100 80GB HBM3"), gives `Device` or None: an unknown
-device is unknown, never guessed. Reads devices.csv beside this file; `measure` runs this machine for a few
-seconds. Imports no torch but in `measure`.
+Takes a device's name as its driver reports it ("NVIDIA H100 80GB HBM3"), returns `Device` or None: an unknown
+device is never guessed. Reads devices.csv beside this file; `measure` keeps this machine busy for a few seconds.
+Imports torch only in `measure`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Device:
-    """`flops` by precision name, operations a second, a MAC being two; `bytes_per_s` of main memory."""
+    """A device's peaks: `flops` per second by precision name (a MAC is two), and `bytes_per_s` of main memory."""
 
     name: str
     flops: Mapping[str, float]
@@ -29,7 +29,7 @@ class Device:
 
 @cache
 def devices() -> tuple[tuple[tuple[str, ...], Device], ...]:
-    """Every device of the table with the lower-case fragments by which its name is known."""
+    """Returns every device of the table with the lower-case fragments that identify its name."""
     text = Path(__file__).with_name("devices.csv").read_text(encoding="utf-8")
     return tuple((tuple(row["match"].split("|")), _device(row)) for row in csv.DictReader(text.splitlines()))
 
@@ -44,15 +44,15 @@ def _device(row: Mapping[str, str]) -> Device:
 
 
 def find(name: str) -> Device | None:
-    """The device whose longest fragment occurs in `name`; None where none does."""
+    """Returns the device whose longest fragment occurs in `name`; None if none does."""
     wanted = " ".join(name.lower().replace("_", " ").split())
-    found = [
+    matches = [
         (len(fragment), device)
         for fragments, device in devices()
         for fragment in (*fragments, device.name.lower())
         if fragment in wanted
     ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    return max(matches, key=lambda pair: pair[0])[1] if matches else None
 
 
 def measure(
@@ -62,10 +62,10 @@ def measure(
     width: int | None = None,
     copied: int | None = None,
 ) -> Device:
-    """This machine's own peak: the best of repeated square products and of copies beyond the caches.
+    """Returns this machine's measured peaks: the best of repeated square products, and of copies beyond the caches.
 
-    Takes about `seconds` for each figure; uses the GPU where there is one, with TF32 off for fp32. Products are
-    of `width` x `width` elements, copies of `copied` elements in fp32.
+    It takes about `seconds` for each figure and uses the GPU if there is one, with TF32 off for fp32. Products have
+    `width` x `width` elements, copies `copied` elements in fp32.
     """
     import torch
 
@@ -89,12 +89,12 @@ def measure(
 
 
 def measure_quickly(dtype: str) -> Device:
-    """In about a quarter of a second, of the threads of this process: what a rank on a CPU can do at most."""
+    """Returns the measured peak of this process's threads, a CPU rank's, in about a quarter of a second."""
     return measure(0.05, dtypes=(dtype,), width=768, copied=2**23)
 
 
 def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
-    """The shortest of as many runs as fit, the first (warming up) left out."""
+    """Returns the shortest of as many runs as fit, without the first, which warms up."""
     job()
     synchronize()
     best, end = float("inf"), time.monotonic() + seconds
@@ -107,7 +107,7 @@ def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 in hardware, as Linux says."""
+    """Returns whether this machine's processor multiplies bfloat16 in hardware, according to /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text().split() if path.exists() else []
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))

@@ -157,7 +157,7 @@ def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]
 
 
 def _batches(planned: Sequence[Planned]) -> dict[str, int]:
-    plain = sorted((one for one in planned if one.knob is None), key=lambda one: one.gpus)
+    plain = sorted((one for one in planned if one.comm_setting is None), key=lambda one: one.gpus)
     return {str(one.gpus): one.config.effective_batch for one in plain}
 
 

@@ -36,7 +36,7 @@ from hpctrain.sweep.claims import is_over
 from hpctrain.sweep.settings import OF_THE_STUDY, SweepConfig, check, objective, sweep_config
 from hpctrain.sweep.settings import count as count_runs
 from hpctrain.sweep.study_dir import StudyDir, Trial
-from hpctrain.sweep.work_queue import Agenda
+from hpctrain.sweep.work_queue import WorkQueue
 
 HELP = """usage: hpctrain sweep [--dry-run] [--json] [--retry PHASE] SETTINGS
 
@@ -180,7 +180,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
 
 def _left(study: StudyDir, request: Request) -> int:
     """How many pieces of work nobody has done yet, as far as is known now."""
-    agenda = Agenda(study, request.settings, objective(request.settings, request.config.task.name)[1])
+    agenda = WorkQueue(study, request.settings, objective(request.settings, request.config.task.name)[1])
     agenda.refresh()
     new = sum(t.run_id not in agenda.trials for t in request.trials)
     suggestions = (request.settings.trials or 0) - sum(1 for _ in study.suggestions())

@@ -1,4 +1,4 @@
-"""Counting operations: rules, walk, trace, peaks, totals, report. Torch is imported when first needed."""
+"""Operation counts: rules, both counts, rooflines, whole runs, tables. Torch is imported when first needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closed forms for torch's attention calls. Takes a `Call`, gives its `Work`; as calls.py."""
+"""Closed forms for torch's attention calls. Each takes a `Call` and returns its `Work`, as in calls.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpctrain.flops.rules import Cost, Work
 
 
 def dot_product_attention(call: Call) -> Work:
-    """scaled_dot_product_attention: the scale is spread over q and k; a floating mask is added."""
+    """Returns the work of scaled_dot_product_attention: the scale is applied to q and k, a floating mask is added."""
     names = ("query", "key", "value", "attn_mask", "dropout_p")
     q, k, v, mask, dropout = (call.get(i, n) for i, n in enumerate(names))
     forward, backward = rules.attention(
@@ -31,9 +31,9 @@ def dot_product_attention(call: Call) -> Work:
 
 
 def multi_head_attention(call: Call) -> Work:
-    """Projections of q, k and v, attention of each head, output projection (Vaswani et al. 2017, 3.2.2).
+    """Returns the work of the projections of q, k and v, the heads and the output projection (Vaswani et al. 2017).
 
-    Where the weights are asked for, their mean over the heads is an addition an entry and a division.
+    If the weights are requested, their mean over the heads costs an addition per entry and a division.
     """
     q, k, v = (call.get(i, n) for i, n in enumerate(("query", "key", "value")))
     width, heads = call.get(3, "embed_dim_to_check"), call.get(4, "num_heads")

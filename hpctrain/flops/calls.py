@@ -1,8 +1,8 @@
-"""Which closed form counts which function of torch: from one call's arguments to its `Work`.
+"""The closed forms of torch's functions: from one call's arguments to its `Work`.
 
 Takes a `Call` seen at torch's own interface (`conv2d(x, w, ...)`, `lstm(...)`, `x + y`), before autograd and
-before any kernel; gives the work of its three passes. Sizes come from the arguments, the need for a
-gradient from `requires_grad`. Pure functions of shapes: no data is looked at.
+before any kernel; returns the work of its three passes. Sizes come from the arguments, the need for a gradient
+from `requires_grad`. Pure functions of shapes, which may be any: (...,) below. No data is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from hpctrain.flops import rules
 from hpctrain.flops.rules import Cost, Kind, Work
 
-# What a tensor is made from: parameters alone, or the sample.
+# A tensor's role: it is computed from parameters alone, or from the sample.
 WEIGHT, SAMPLE = "weight", "sample"
 
 
@@ -31,21 +31,24 @@ class Call:
     out: Any
 
     def get(self, position: int, name: str, default: Any = None) -> Any:
+        """Returns the argument at a position or of a name, or the default."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     @property
     def result(self) -> Tensor:
+        """The first tensor of the result, of any shape (...,)."""
         return next(tensors(self.out))
 
     @property
     def role(self) -> str | None:
-        """What the result is made of: a sample and weights together make something of the sample."""
+        """The result's role: SAMPLE if any operand has it, else WEIGHT if any has that, else None."""
         roles = {role(t) for t in tensors((self.args, self.kwargs), integers=True)}
         return SAMPLE if SAMPLE in roles else WEIGHT if WEIGHT in roles else None
 
 
 def tensors(value: Any, *, integers: bool = False) -> Iterator[Tensor]:
-    """The floating-point tensors in nested tuples, lists and dictionaries, in order; or all tensors."""
+    """Yields the floating-point tensors (...,) in nested tuples, lists and dictionaries, in order; with `integers`
+    all tensors."""
     if isinstance(value, Tensor):
         if integers or value.is_floating_point():
             yield value
@@ -57,11 +60,12 @@ def tensors(value: Any, *, integers: bool = False) -> Iterator[Tensor]:
 
 
 def role(tensor: Tensor) -> str | None:
+    """Returns the role of a tensor (...,): WEIGHT, SAMPLE, or None if it has neither."""
     return WEIGHT if isinstance(tensor, torch.nn.Parameter) else getattr(tensor, "flops_role", None)
 
 
 def work(call: Call, kind: Kind, forward: Cost, grads: Sequence[tuple[Tensor | None, Cost]]) -> Work:
-    """`forward`, and of `grads` (an operand, the cost of its gradient) those that are needed."""
+    """Returns the work of a call: `forward`, and those of `grads` (an operand, its gradient's cost) that are needed."""
     passes = {WEIGHT: Cost(), SAMPLE: Cost()}
     if any(t.requires_grad for t in tensors(call.out)):
         of_weights = call.role == WEIGHT
@@ -72,7 +76,7 @@ def work(call: Call, kind: Kind, forward: Cost, grads: Sequence[tuple[Tensor | N
 
 
 def moved(call: Call, **counts: int) -> Cost:
-    """A forward pass that reads every operand and writes every result once."""
+    """Returns the cost of a forward pass that reads every operand and writes every result once."""
     read, written = (sum(t.numel() for t in tensors(v)) for v in ((call.args, call.kwargs), call.out))
     return Cost(read=read, written=written, **counts)
 
@@ -81,6 +85,7 @@ def moved(call: Call, **counts: int) -> Cost:
 
 
 def convolution(call: Call, *, transposed: bool = False) -> Work:
+    """Returns the work of a convolution of any number of dimensions."""
     x, w, b, y = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias"), call.result
     dims = w.dim() - 2
     stride, padding = each(call.get(3, "stride", 1), dims), call.get(4, "padding", 0)
@@ -109,6 +114,7 @@ def convolution(call: Call, *, transposed: bool = False) -> Work:
 
 
 def linear(call: Call) -> Work:
+    """Returns the work of x·Wᵀ + b."""
     x, w, b = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     rows = math.prod(x.shape[:-1])
     into_y, into_w, into_x = rules.linear(rows, x.shape[-1], math.prod(w.shape[:-1]), bias=b is not None)
@@ -120,14 +126,15 @@ def _weight_and_bias(w: Tensor, b: Tensor | None, cost: Cost) -> list[tuple[Tens
 
 
 def each(value: Any, dims: int) -> list[int]:
+    """Returns one value per dimension, from a single value or from all of them."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return values * dims if len(values) == 1 else values
 
 
 def product(call: Call, macs: int, a: Tensor, b: Tensor, added: Tensor | None = None) -> Work:
-    """A product of two tensors; the gradient of either is a product of as many MACs.
+    """Returns the work of a product of `a` (..., n) and `b` (n, ...); either gradient is a product of as many MACs.
 
-    Where the other one is a single vector, it is an outer product: multiplications without a sum.
+    If the other operand is a single vector, the gradient is an outer product: multiplications without a sum.
     """
     n, grads = call.result.numel(), []
     for one, other in ((a, b), (b, a)):
@@ -146,11 +153,13 @@ def product(call: Call, macs: int, a: Tensor, b: Tensor, added: Tensor | None = 
 
 
 def matmul(call: Call) -> Work:
+    """Returns the work of a product of two matrices, vectors or batches of matrices."""
     a, b = call.args[0], call.get(1, "other", call.kwargs.get("mat2"))
     return product(call, _matmul_macs(call, a), a, b)
 
 
 def rmatmul(call: Call) -> Work:
+    """Returns the work of a product whose operands are given in reverse."""
     b, a = call.args[:2]
     return product(call, _matmul_macs(call, a), a, b)
 
@@ -160,12 +169,13 @@ def _matmul_macs(call: Call, a: Tensor) -> int:
 
 
 def addmm(call: Call) -> Work:
+    """Returns the work of a product that is added to a tensor."""
     added, a, b = call.args[:3]
     return product(call, _matmul_macs(call, a), a, b, added)
 
 
 def einsum(call: Call) -> Work:
-    """Two operands, each index in a product once: Π sizes of all indices; no sum, no MACs."""
+    """Returns the work of an einsum of two operands: Π sizes of all indices; without a sum it has no MACs."""
     equation, *operands = call.args
     a, b = operands[0] if isinstance(operands[0], list | tuple) else operands
     terms, _, result = equation.replace(" ", "").partition("->")
@@ -179,7 +189,7 @@ def einsum(call: Call) -> Work:
 
 
 def embedding(call: Call) -> Work:
-    """A gather of rows; backward adds each row of the gradient into its word's."""
+    """Returns the work of gathering rows; the backward pass adds each row of the gradient into its word's row."""
     w, n = call.get(1, "weight"), call.result.numel()
     return work(call, "memory", Cost(read=n, written=n), [(w, Cost(other=n, read=n, written=w.numel()))])
 
@@ -190,10 +200,10 @@ def embedding(call: Call) -> Work:
 def elementwise(
     forward: int, first: int, second: int = 0, kind: Kind = "elementwise"
 ) -> Callable[[Call], Work]:
-    """Operations an element of the result, and of the gradient of each operand.
+    """Returns a rule with so many operations per element of the result, and of the gradient of each operand.
 
-    A gradient of an operand that was broadcast is then summed: one addition an element more. A parameter
-    that is added is a bias.
+    The gradient of an operand that was broadcast is then summed, which is one more addition per element. A
+    parameter that is added counts as a bias.
     """
     is_sum = (forward, first, second) == (1, 0, 0)
 
@@ -212,42 +222,45 @@ def elementwise(
 
 
 def reversed_operands(rule: Callable[[Call], Work]) -> Callable[[Call], Work]:
-    """For `2 - x`, which python calls as x.__rsub__(2)."""
+    """Returns the rule for `2 - x`, which Python calls as x.__rsub__(2)."""
     return lambda call: rule(Call(call.args[1::-1], call.kwargs, call.out))
 
 
 def copying(call: Call) -> Work:
-    """Concatenation, gathering and the like: memory traffic without arithmetic."""
+    """Returns the work of concatenation, gathering and the like: memory traffic without arithmetic."""
     grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in tensors(call.args)]
     return work(call, "memory", moved(call), grads)
 
 
 def prelu(call: Call) -> Work:
-    """Compare, multiply; one kernel makes both gradients (4), the slopes' is then summed."""
+    """Returns the work of a PReLU: compare, multiply; one kernel makes both gradients (4), the slope's is summed."""
     x, n = call.args[0], call.result.numel()
     grads = [(x, Cost(other=4 * n, read=2 * n, written=n)), (call.args[1], Cost(other=n))]
     return work(call, "activation", moved(call, other=2 * n), grads)
 
 
 def squared_error(call: Call) -> Work:
+    """Returns the work of the mean squared error: −, square, sum per element."""
     x, n = call.args[0], call.args[0].numel()
     grads = [(t, Cost(other=3 * n, read=2 * n, written=n)) for t in (x, call.args[1])]
     return work(call, "loss", moved(call, other=3 * n), grads)
 
 
 def where(call: Call) -> Work:
-    """A selection an element, and one an element of each gradient."""
+    """Returns the work of a selection: one operation per element, and one per element of each gradient."""
     return elementwise(1, 1, 1)(Call(call.args[1:], call.kwargs, call.out))
 
 
 def variance(call: Call) -> Work:
-    """Mean, difference, square, sum: 4 an element and a division; backward the mean again, −, · 3 and 2."""
+    """Returns the work of a variance: mean, −, square, sum (4 per element) and a division; backward the mean, −, ·."""
     x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
     back = Cost(other=3 * n + 2 * out, read=n + out, written=n)
     return work(call, "elementwise", moved(call, other=4 * n + out), [(x, back)])
 
 
 def reduction(divide: bool) -> Callable[[Call], Work]:
+    """Returns the rule of a sum, or of a mean if `divide`."""
+
     def rule(call: Call) -> Work:
         x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
         forward = n + out * divide
@@ -262,7 +275,7 @@ def reduction(divide: bool) -> Callable[[Call], Work]:
 
 
 def dropout(call: Call) -> Work:
-    """x times a mask that holds 0 or 1/(1−p): made with one division, used with one product."""
+    """Returns the work of x times a mask of 0 or 1/(1−p): a division to make the mask, a product to apply it."""
     training = call.get(2, "training", True)
     if not training or call.get(1, "p", 0.5) == 0:
         return Work("memory")

@@ -1,6 +1,6 @@
-"""What a figure counts, by name: the same work under the conventions that papers and tools use.
+"""Conventions by name: what a figure counts, as papers and tools define it.
 
-Takes layers' costs, gives one number in the convention's unit. Pure; imports no torch.
+Takes layers' costs, returns one number in the convention's unit. Pure; imports no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OTHER = "bias, activations, normalisation, pooling, loss and other elementwise a
 
 @dataclass(frozen=True)
 class Convention:
-    """`mac` operations a MAC; `other` arithmetic in or out; MACs on padding zeros in or out."""
+    """A MAC counts as `mac` operations; `other` arithmetic and MACs on `padding` zeros count or do not."""
 
     name: str
     says: str
@@ -31,7 +31,7 @@ class Convention:
 
     @property
     def left_out(self) -> str:
-        """In words, what the figure does not hold."""
+        """The parts that the figure leaves out, in words."""
         parts = [] if self.other or self.connections else [OTHER]
         if not self.padding:
             parts.append("MACs on padding")
@@ -40,6 +40,7 @@ class Convention:
         return ", ".join(parts)
 
     def of(self, cost: Cost) -> int:
+        """Returns the cost as one number in this convention."""
         macs = cost.macs if self.padding else cost.macs - cost.padding_macs
         return self.mac * macs + (cost.arithmetic if self.other else 0)
 
@@ -75,17 +76,19 @@ CONVENTIONS = {
 
 
 def find(name: str) -> Convention:
+    """Returns the convention of a name. Raises UserError."""
     if name not in CONVENTIONS:
         raise choose("convention", name, CONVENTIONS)
     return CONVENTIONS[name]
 
 
 def included(layers: Iterable[Layer], without: str | None) -> list[Layer]:
+    """Returns the layers whose name does not match `without`."""
     return [layer for layer in layers if not (without and re.search(without, layer.name))]
 
 
 def connections(layer: Layer) -> int:
-    """Inputs of a layer's units: weights times positions, biases, the windows of subsampling.
+    """Returns the number of inputs of a layer's units: weights times positions, biases, windows of subsampling.
 
     A radial basis unit is connected to each of its inputs.
     """

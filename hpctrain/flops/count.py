@@ -1,7 +1,7 @@
-"""Both counts of a module's training step, compared.
+"""Both counts of a module's training step, compared with each other.
 
-Takes any torch.nn.Module on any device and example inputs; gives the work of each layer. Works on a copy
-on the meta device, without data: the module, its gradients and torch's global state stay as they are.
+Takes any torch.nn.Module on any device and example inputs; returns the work of each layer. Works on a copy on the
+meta device, without data: the module, its gradients and torch's global state do not change.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def count(
     allow_unknown: bool = False,
     check: bool = True,
 ) -> Count:
-    """The work of forward and backward pass over `inputs`, counted twice.
+    """Returns the work of forward and backward pass over `inputs`, counted twice.
 
-    `loss` makes a scalar of the module's result; without it the backward pass starts at the outputs.
-    `training` None leaves the module's mode. Raises UserError for an operator without a rule (unless
-    `allow_unknown`), RunFailed where the two counts differ; `check` False leaves out the trace.
+    `loss` turns the module's result into a scalar; without it the backward pass starts at the outputs. With
+    `training` None the module keeps its mode; `check` False leaves out the second count. Raises UserError for
+    inputs that do not fit and for an operator without a rule (unless `allow_unknown`), RunFailed if the two counts
+    differ.
     """
     copied = on_meta(model)
     if training is not None:
@@ -58,7 +59,7 @@ def count(
     if trace and not unknown:
         compare(walk, trace)
     recomputed = (
-        [sum(c[i] for (_, p), c in trace.found.items() if p == RECOMPUTED) for i in (0, 1)]
+        [sum(c[i] for (_, p), c in trace.operations.items() if p == RECOMPUTED) for i in (0, 1)]
         if trace
         else [0, 0]
     )
@@ -68,7 +69,7 @@ def count(
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose parameters and buffers have shapes but no data; hooks are not copied."""
+    """Returns a copy of `model` whose parameters and buffers have shapes but no data; hooks are not copied."""
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -84,7 +85,7 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 def _to_meta(value: Any) -> Any:
-    """Tensors without data; those that say lengths stay, since shapes depend on them."""
+    """Returns tensors without data; tensors that hold lengths keep it, because shapes depend on them."""
     if isinstance(value, Tensor):
         keep = not value.is_floating_point() and value.dim() <= 1 and not value.is_meta
         return value if keep else value.detach().to("meta").requires_grad_(value.requires_grad)
@@ -124,12 +125,12 @@ def _trace(model: nn.Module, inputs: tuple[Any, ...], loss: Loss | None) -> Trac
 
 
 def compare(walk: Walk, trace: Trace) -> None:
-    """Raise RunFailed naming the first layer, pass and figure on which the two counts differ."""
-    layers = dict.fromkeys([*walk.found, *(layer for layer, _ in trace.found)])
+    """Raises RunFailed with the first layer, pass and figure on which the two counts differ."""
+    layers = dict.fromkeys([*walk.work, *(layer for layer, _ in trace.operations)])
     for layer in layers:
         for which in (FORWARD, WEIGHTS, INPUTS):
-            cost = sum((getattr(work, which) for work in walk.found.get(layer, ())), Cost())
-            closed, traced = (cost.macs, cost.arithmetic), tuple(trace.found.get((layer, which), (0, 0)))
+            cost = sum((getattr(work, which) for work in walk.work.get(layer, ())), Cost())
+            closed, traced = (cost.macs, cost.arithmetic), tuple(trace.operations.get((layer, which), (0, 0)))
             if closed != traced:
                 raise RunFailed(
                     "count_differs",
@@ -141,7 +142,7 @@ def compare(walk: Walk, trace: Trace) -> None:
 def _layers(model: nn.Module, walk: Walk) -> Iterator[Layer]:
     modules = dict(model.named_modules())
     seen: set[int] = set()
-    for name, work in walk.found.items():
+    for name, work in walk.work.items():
         module = modules.get(name, model if name != LOSS else None)
         own = [] if module is None else [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(id(p) for p in own)

@@ -1,6 +1,6 @@
-"""CTC's loss on the meta device, where torch has no kernel for it: results of the right shapes, without data.
+"""The CTC loss on the meta device, for which torch has no kernel: results of the right shapes, without data.
 
-Takes operators as torch's dispatcher sees them. No side effects.
+Takes operators as torch's dispatcher sees them. No side effects. B utterances, T frames, U labels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def result(operator: Any, args: Sequence[Any]) -> Any:
-    """What `operator` gives: losses (B,) and log α (B, T, 2 U + 1), or the gradient; None for others."""
+    """Returns losses (B,) and log α (B, T, 2 U + 1), or the gradient (T, B, K); None for all other operators."""
     if operator is aten._ctc_loss:
         log_probs, targets, _, target_lengths = args[:4]
         frames, batch, _ = log_probs.shape
@@ -27,7 +27,7 @@ def result(operator: Any, args: Sequence[Any]) -> Any:
 
 
 class CtcOnMeta(TorchDispatchMode):
-    """Answers CTC's operators itself, lets all others run."""
+    """A dispatch mode that answers CTC's operators itself and lets all others run."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

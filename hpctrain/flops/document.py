@@ -1,6 +1,6 @@
-"""A count as `hpctrain flops` gives it: one dictionary, the same for --json, the table, --csv and plots.
+"""A count as `hpctrain flops` reports it: one dictionary, the same for --json, the table, --csv and plots.
 
-Takes a request and its `Count`, gives JSON-able figures with units in their names. Pure; imports no torch.
+Takes a request and its `Count`, returns JSON-able figures with units in their names. Pure; imports no torch.
 The figures at the top are for one unit (an image, a word, ...), under the convention named beside them.
 """
 
@@ -18,7 +18,7 @@ from hpctrain.flops.conventions import Convention
 from hpctrain.flops.request import Request
 from hpctrain.flops.result import Count, Layer, forward_only
 from hpctrain.flops.rules import Cost
-from hpctrain.flops.totals import optimizer_elements, optimizer_flops
+from hpctrain.flops.runs import optimizer_elements, optimizer_flops
 from hpctrain.flops.units import unit, units_in
 from hpctrain.hardware import Device
 
@@ -29,15 +29,15 @@ PASSES: dict[str, Callable[[Layer], Cost]] = {
 }
 
 
-def headline(request: Request, found: Count) -> dict[str, Any]:
-    """The figures at the top, a unit, without the layers that published ones leave out."""
+def headline(request: Request, count: Count) -> dict[str, Any]:
+    """Returns the figures per unit at the top, without the layers that published figures leave out."""
     name, convention = request.model.name, request.convention
     kind, units = unit(name), units_in(name, request.model.settings, request.batch)
-    layers = conventions.included(found.layers, convention.without or kind.without)
+    layers = conventions.included(count.layers, convention.without or kind.without)
     figures = _figures(layers, convention, units)
     left_out = [part for part in (convention.left_out, kind.left_out) if part]
-    params = found.params - sum(
-        layer.params for layer in found.layers if kind.params_without and _in(kind.params_without, layer)
+    params = count.params - sum(
+        layer.params for layer in count.layers if kind.params_without and _in(kind.params_without, layer)
     )
     return {
         "model": name if request.model.target is None else request.model.target,
@@ -48,7 +48,7 @@ def headline(request: Request, found: Count) -> dict[str, Any]:
         "backward_flops": figures["weight_grad_flops"] + figures["input_grad_flops"],
         "weight_grad_flops": figures["weight_grad_flops"],
         "input_grad_flops": figures["input_grad_flops"],
-        "recomputed_flops": _number(Fraction(convention.mac * found.recomputed_macs, units)),
+        "recomputed_flops": _number(Fraction(convention.mac * count.recomputed_macs, units)),
         "convention": f"{convention.name}: {convention.says}; left out: {'; '.join(left_out) or 'nothing'}",
         "source": convention.source,
         "units": units,
@@ -56,32 +56,32 @@ def headline(request: Request, found: Count) -> dict[str, Any]:
     }
 
 
-def document(request: Request, found: Count, device: Device | None = None) -> dict[str, Any]:
-    """Everything that one count says. Raises UserError where the device's peak is not known."""
+def document(request: Request, count: Count, device: Device | None = None) -> dict[str, Any]:
+    """Returns all figures of one count. Raises UserError if the device's peak is unknown."""
     settings = request.settings
     if settings.mode == "inference":
-        found = forward_only(found)
-    top = headline(request, found)
+        count = forward_only(count)
+    top = headline(request, count)
     units, shown = top["units"], top.pop("layers_in_headline")
-    update = optimizer_flops(found, settings.optimizer) if settings.mode == "training" else 0
-    whole = _figures(found.layers, request.convention, units)
+    update = optimizer_flops(count, settings.optimizer) if settings.mode == "training" else 0
+    whole = _figures(count.layers, request.convention, units)
     result = top | {
         "optimizer_flops": update,
         "mode": settings.mode,
         "batch": request.batch,
-        "whole": {"params": found.params, **whole, "optimizer_flops": update},
-        "by_kind": _by_kind(found.layers, units),
+        "whole": {"params": count.params, **whole, "optimizer_flops": update},
+        "by_kind": _by_kind(count.layers, units),
         "dtype": settings.dtype,
         "optimizer": settings.optimizer.name,
-        "layers": [_layer(layer, request, units, layer.name in shown) for layer in found.layers],
-        "unknown_operators": [f"{operator} in {layer}" for layer, operator in found.unknown],
+        "layers": [_layer(layer, request, units, layer.name in shown) for layer in count.layers],
+        "unknown_operators": [f"{operator} in {layer}" for layer, operator in count.unknown],
     }
-    if found.unknown:
-        result["covered"] = _covered(found)
+    if count.unknown:
+        result["covered"] = _covered(count)
     if request.model.name == "gnmt_moe":
-        result["mixture"] = _mixture(request, found, units)
+        result["mixture"] = _mixture(request, count, units)
     if device is not None:
-        result["lower_bound"] = _lower_bound(request, found, device, result["layers"], update)
+        result["lower_bound"] = _lower_bound(request, count, device, result["layers"], update)
     return result
 
 
@@ -106,7 +106,7 @@ def _in(pattern: str, layer: Layer) -> bool:
 
 
 def _by_kind(layers: Iterable[Layer], units: int) -> dict[str, dict[str, Any]]:
-    """Arithmetic that is no MAC, by what it is for: forward and backward, a unit."""
+    """Returns the operations per unit that are not MACs, forward and backward, by purpose."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for layer in layers:
         for work in layer.work:
@@ -140,45 +140,45 @@ def _layer(layer: Layer, request: Request, units: int, included: bool) -> dict[s
     return row
 
 
-def _covered(found: Count) -> dict[str, Any]:
-    """How much of the network the count covers where operators have no rule."""
-    dark = {layer for layer, _ in found.unknown}
-    known = [layer for layer in found.layers if layer.name not in dark]
+def _covered(count: Count) -> dict[str, Any]:
+    """Returns how much of the network the count covers if some operators have no rule."""
+    dark = {layer for layer, _ in count.unknown}
+    known = [layer for layer in count.layers if layer.name not in dark]
     return {
         "layers_counted": len(known),
         "layers_with_unknown": len(dark),
-        "params_share": sum(layer.params for layer in known) / found.params if found.params else 1.0,
+        "params_share": sum(layer.params for layer in known) / count.params if count.params else 1.0,
     }
 
 
-def _mixture(request: Request, found: Count, units: int) -> dict[str, Any]:
-    """Experts: total and active parameters, their capacity, what gates and dispatch cost (Shazeer 2017)."""
+def _mixture(request: Request, count: Count, units: int) -> dict[str, Any]:
+    """Returns the experts' total and active parameters, capacity, and cost of gates and dispatch (Shazeer 2017)."""
     settings = request.model.settings
     experts, layers, active = settings.groups * settings.experts_per_group, 2, settings.active**2
     expert_params = 2 * settings.width * settings.expert_hidden
     capacity = max(1, math.ceil(settings.capacity_factor * (units * active / experts)))
-    gates = sum(layer.forward.macs for layer in found.layers if _in(r"\.(primary|secondary)", layer))
+    gates = sum(layer.forward.macs for layer in count.layers if _in(r"\.(primary|secondary)", layer))
     size = roofline.BYTES[request.settings.dtype]
     return {
         "mixtures": layers,
         "experts": experts,
         "active_experts": active,
-        "params_total": found.params,
-        "params_active": found.params - layers * (experts - active) * expert_params,
+        "params_total": count.params,
+        "params_active": count.params - layers * (experts - active) * expert_params,
         "capacity_vectors": capacity,
         "expert_slots_per_vector": capacity * experts / units,
         "gate_macs": _number(Fraction(gates, units)),
-        # A vector goes to its experts and their answers come back.
+        # A vector goes to its experts, and their results come back.
         "dispatch_bytes": 2 * layers * active * settings.width * size,
     }
 
 
 def _lower_bound(
-    request: Request, found: Count, device: Device, rows: list[dict[str, Any]], update: int
+    request: Request, count: Count, device: Device, rows: list[dict[str, Any]], update: int
 ) -> dict[str, Any]:
-    """Least time of a step on `device`, pass by pass; marks each row with what binds its layer."""
+    """Returns the least time of a step on `device`, pass by pass; adds to each row what bounds its layer."""
     precision, total = request.settings.dtype, 0.0
-    for layer, row in zip(found.layers, rows, strict=True):
+    for layer, row in zip(count.layers, rows, strict=True):
         bound = roofline.joined(roofline.bound(of(layer), device, precision) for of in PASSES.values())
         row |= {"bound_s": bound.seconds, "bound_by": bound.by, "flops_per_byte": bound.intensity}
         total += bound.seconds
@@ -190,12 +190,12 @@ def _lower_bound(
         "passes_s": total,
     }
     if request.settings.mode == "training":
-        moved = optimizer_elements(found, request.settings.optimizer) * 4  # kept in fp32
+        moved = optimizer_elements(count, request.settings.optimizer) * 4  # kept in fp32
         result["optimizer_s"] = max(
             update / device.flops.get("fp32", float("inf")), moved / device.bytes_per_s
         )
         total += result["optimizer_s"]
-    flops = 2 * (found.forward.macs + found.backward.macs)
+    flops = 2 * (count.forward.macs + count.backward.macs)
     result |= {"step_s": total, "step_flops": flops}
     if request.settings.measured_step_s:
         mfu, share = roofline.utilisation(flops, total, request.settings.measured_step_s, device, precision)

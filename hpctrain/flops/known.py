@@ -1,8 +1,8 @@
-"""Counts that need no torch: those that come with hpctrain, and those that this user has made before.
+"""Counts that need no torch: those that are shipped with hpctrain, and those in the user's cache.
 
-Takes a network's name, settings and batch, gives its `Count`. Reads known.json.gz beside this file (every
-network at its default settings, the scenarios), then the user's cache; where neither knows, torch counts on
-the meta device and the cache is written. `python -m hpctrain.flops.known` makes known.json.gz anew.
+Takes a network's name, settings and batch, returns its `Count`. Reads known.json.gz beside this file (every
+network at its default settings, and the scenarios), then the user's cache. If neither has the count, torch counts
+on the meta device and the cache is written. `python -m hpctrain.flops.known` writes known.json.gz anew.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hpctrain.models.settings import SETTINGS
 from hpctrain.storage.run_dir import read_json, replace_text
 
 SHIPPED = Path(__file__).with_name("known.json.gz")
-SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths give all (runs.py)
+SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths determine all (runs.py)
 
 
 def counted(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
-    """The count of one step of a network of hpctrain. Raises UserError and RunFailed, as `count`."""
+    """Returns the count of one step of one of hpctrain's networks. Raises UserError and RunFailed, as `count`."""
     key = _key(name, settings, batch, training)
     if key in _shipped():
         return from_plain(_shipped()[key])
@@ -35,17 +35,17 @@ def counted(name: str, settings: Any, batch: int, *, training: bool = True) -> C
     known = read_json(path)
     if known is not None:
         return from_plain(known)
-    found = fresh(name, settings, batch, training=training)
+    count = fresh(name, settings, batch, training=training)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(to_plain(found)))
+        replace_text(path, json.dumps(to_plain(count)))
     except OSError:  # a full or read-only home: the count itself is good
         pass
-    return found
+    return count
 
 
 def fresh(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
-    """Counted now, with torch, both ways."""
+    """Returns a new count, made with torch in both ways. Raises UserError and RunFailed, as `count`."""
     from hpctrain import models
     from hpctrain.flops.count import count
 
@@ -60,8 +60,8 @@ def _key(name: str, settings: Any, batch: int, training: bool) -> str:
 
 @cache
 def _shipped() -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads(gzip.decompress(SHIPPED.read_bytes())) if SHIPPED.exists() else {}
-    return found
+    counts: dict[str, Any] = json.loads(gzip.decompress(SHIPPED.read_bytes())) if SHIPPED.exists() else {}
+    return counts
 
 
 def _cache_dir() -> Path:
@@ -70,14 +70,14 @@ def _cache_dir() -> Path:
 
 @cache
 def _made_by() -> str:
-    """Changes with the rules and the networks: what older code has counted is not taken."""
+    """Returns a text that changes with the rules and the networks, so that counts of older code are not used."""
     package = Path(__file__).parents[1]
     files = sorted(path for part in ("flops", "models") for path in (package / part).glob("*.py"))
     return json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
 
 
 def shipped() -> dict[str, dict[str, Any]]:
-    """What is shipped: every network as it is by default, and what the scenarios of conf/scenario ask for."""
+    """Returns the counts to ship: every network at its default settings, and the scenarios of conf/scenario."""
     cases = [(name, kind(), unit(name).batch) for name, kind in SETTINGS.items()]
     cases.append(("resnet152", SETTINGS["resnet152"](version="v1"), 1))
     for name in ("gnmt", "deep_speech2"):

@@ -1,6 +1,6 @@
 """Closed forms for the calls of torch that are whole layers: normalisation, pooling, recurrence, loss.
 
-Takes a `Call`, gives its `Work`; as calls.py, whose helpers it uses. Pure functions of shapes.
+Each takes a `Call` and returns its `Work`, with the helpers of calls.py. Pure functions of shapes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hpctrain.flops.rules import Cost, Grads, Work
 
 
 def batch_norm(call: Call) -> Work:
+    """Returns the work of batch normalisation."""
     x, tracked, w, b = (
         call.get(i, n) for i, n in ((0, "input"), (1, "running_mean"), (3, "weight"), (4, "bias"))
     )
@@ -27,7 +28,7 @@ def batch_norm(call: Call) -> Work:
 
 
 def instance_norm(call: Call) -> Work:
-    """Batch normalisation of each sample apart; running averages are then B times as many."""
+    """Returns the work of batch normalisation of each sample by itself, with B times as many running averages."""
     x, tracked, w, b = (
         call.get(i, n) for i, n in ((0, "input"), (1, "running_mean"), (3, "weight"), (4, "bias"))
     )
@@ -56,6 +57,7 @@ def _batch_norm(
 
 
 def layer_norm(call: Call) -> Work:
+    """Returns the work of layer normalisation."""
     x, shape, w, b = (call.get(i, n) for i, n in enumerate(("input", "normalized_shape", "weight", "bias")))
     rows = x.numel() // math.prod(shape)
     into_y, into_w, into_x = rules.layer_norm(
@@ -65,6 +67,7 @@ def layer_norm(call: Call) -> Work:
 
 
 def group_norm(call: Call) -> Work:
+    """Returns the work of group normalisation."""
     x, groups, w, b = (call.get(i, n) for i, n in enumerate(("input", "num_groups", "weight", "bias")))
     into_y, into_w, into_x = rules.layer_norm(
         x.numel(), x.shape[0] * groups, w.numel() if w is not None else 0, weight_grad=_any_grad(w, b)
@@ -73,10 +76,10 @@ def group_norm(call: Call) -> Work:
 
 
 def local_response_norm(call: Call) -> Work:
-    """x / (k + α·mean x²)^β over `size` neighbouring channels (Krizhevsky et al. 2012, section 3.3).
+    """Returns the work of x / (k + α·mean x²)^β over `size` neighbouring channels (Krizhevsky et al. 2012, 3.3).
 
-    An element: square 1, Σ `size`, ÷ 1, ·α 1, +k 1, power 1, ÷ 1. Backward: quotient 1 + 4, power 3,
-    ·α 1, means `size`, square 2.
+    Per element: square 1, Σ `size`, ÷ 1, ·α 1, +k 1, power 1, ÷ 1. Backward: quotient 1 + 4, power 3, ·α 1,
+    means `size`, square 2.
     """
     x, size = call.args[0], call.get(1, "size")
     n = x.numel()
@@ -96,18 +99,22 @@ def _any_grad(*parameters: Tensor | None) -> bool:
 
 
 def max_pool(call: Call, dims: int) -> Work:
+    """Returns the work of maximum pooling over `dims` dimensions."""
     return _pool(call, _window(call, dims) * call.result.numel(), maximum=True)
 
 
 def mean_pool(call: Call, dims: int) -> Work:
+    """Returns the work of average pooling over `dims` dimensions."""
     return _pool(call, _window(call, dims) * call.result.numel(), maximum=False)
 
 
 def adaptive_mean_pool(call: Call, dims: int) -> Work:
+    """Returns the work of average pooling to a fixed size."""
     return _adaptive_pool(call, dims, maximum=False)
 
 
 def adaptive_max_pool(call: Call, dims: int) -> Work:
+    """Returns the work of maximum pooling to a fixed size."""
     return _adaptive_pool(call, dims, maximum=True)
 
 
@@ -131,7 +138,7 @@ def _pool(call: Call, window_sum: int, *, maximum: bool) -> Work:
 
 
 def recurrent(call: Call, cell: str) -> Work:
-    """torch.lstm, gru, rnn_tanh, rnn_relu, padded (x, h0, ...) or packed (x, batch_sizes, h0, ...)."""
+    """Returns the work of torch.lstm, gru, rnn_tanh or rnn_relu, padded (x, h0, ...) or packed (x, sizes, ...)."""
     packed = not isinstance(call.args[3], bool)
     if packed:
         x, sizes, state, weights, bias, layers, dropout, training, both = call.args
@@ -163,7 +170,7 @@ def recurrent(call: Call, cell: str) -> Work:
 
 
 def recurrent_cell(call: Call, cell: str) -> Work:
-    """torch.lstm_cell and its kin: one step of one layer."""
+    """Returns the work of torch.lstm_cell and the like: one step of one layer."""
     x, state, *weights = call.args
     states = tuple(tensors(state))
     bias = len(weights) > 2 and weights[2] is not None
@@ -196,7 +203,7 @@ def _sum(a: Work, b: Work) -> Work:
 
 
 def cross_entropy(call: Call) -> Work:
-    """Log-softmax and the chosen entry of each row; smoothing adds the sum of each row."""
+    """Returns the work of log-softmax and the chosen entry of each row; smoothing adds the sum of each row."""
     x, smoothing = call.args[0], call.get(7, "label_smoothing", 0.0)
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
     rows = x.numel() // classes
@@ -210,13 +217,15 @@ def cross_entropy(call: Call) -> Work:
 
 
 def nll_loss(call: Call) -> Work:
+    """Returns the work of the negative log-likelihood: one operation per row."""
     x = call.args[0]
     rows = x.numel() // (x.shape[1] if x.dim() > 1 else x.shape[0])
     return work(call, "loss", moved(call, other=rows), [(x, Cost(other=rows, read=rows, written=x.numel()))])
 
 
 def ctc_loss(call: Call) -> Work:
-    """Each utterance at its own length where the lengths are given as numbers, else at the longest."""
+    """Returns the work of the CTC loss: each utterance at its own length if lengths are given as numbers, else at
+    the longest."""
     x, targets = call.args[:2]
     frames, classes = x.shape[0], x.shape[-1]
     batch = x.shape[1] if x.dim() == 3 else 1

@@ -1,4 +1,4 @@
-"""Which layer is running: hooks that keep the name of the innermost module.
+"""The layer that is running: hooks that record the name of the innermost module.
 
 Takes a module; side effects: forward hooks on it and its children while the context is open.
 """
@@ -14,7 +14,7 @@ ROOT = "(model)"
 
 
 class Where:
-    """`name` is the path of the innermost running module; the outermost is "(model)"."""
+    """A context that knows the path of the innermost running module; the outermost is "(model)"."""
 
     def __init__(self, model: nn.Module) -> None:
         self._stack: list[str] = [ROOT]
@@ -23,10 +23,11 @@ class Where:
 
     @property
     def name(self) -> str:
+        """The path of the innermost running module."""
         return self._stack[-1]
 
     def enter(self, name: str) -> None:
-        """What follows belongs to `name`, which is no module."""
+        """Assigns what follows to `name`, which is not a module."""
         self._stack.append(name)
 
     def __enter__(self) -> Where:

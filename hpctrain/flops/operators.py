@@ -1,7 +1,7 @@
-"""What one aten operator costs: the trace's own rules, from the shapes of its operands and results.
+"""The cost of each aten operator, from the shapes of its operands and results: the trace's own rules.
 
-Takes an operator's arguments and result as torch's dispatcher sees them, gives (MACs, other operations). It
-knows no layers and shares no formula with rules.py; what is counted is what rules.py says.
+Takes an operator's arguments and result as torch's dispatcher sees them, returns (MACs, other operations). It
+knows no layers and shares no formula with rules.py; both count the operations that rules.py defines.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ aten = torch.ops.aten
 
 
 def each(charge: int) -> Operator:
-    """`charge` operations an element of the result."""
+    """Returns a rule with `charge` operations per element of the result."""
     return lambda args, out: (0, charge * _first(out).numel())
 
 
 def each_input(charge: int) -> Operator:
+    """Returns a rule with `charge` operations per element of the first operand."""
     return lambda args, out: (0, charge * _first(args).numel())
 
 
@@ -41,7 +42,7 @@ def _addmm(args: Sequence[Any], out: Tensor) -> Count:
 
 
 def _conv(x: Sequence[int], w: Sequence[int], y: Sequence[int], transposed: bool) -> int:
-    """Each weight meets each position of the side without the kernel's overlap, once a sample."""
+    """Each weight is used at each position of the side without the kernel's overlap, once per sample."""
     return math.prod(w) * x[0] * math.prod((x if transposed else y)[2:])
 
 
@@ -125,7 +126,7 @@ def _nll_backward(args: Sequence[Any], out: Any) -> Count:
 
 
 def _ctc_cells(input_lengths: Any, target_lengths: Any) -> int:
-    """Frames times states over the utterances."""
+    """Returns frames times states, summed over the utterances."""
     return sum(int(t) * (2 * int(u) + 1) for t, u in zip(input_lengths, target_lengths, strict=True))
 
 
@@ -222,14 +223,14 @@ FREE = frozenset(_FREE.split())
 
 
 def packet(func: Any) -> Any:
-    """The operator without its overload, and without the underscore of its in-place form."""
+    """Returns the operator without its overload and without the underscore of its in-place form."""
     name = func.overloadpacket.__name__
     base = name.removesuffix("_")
     return getattr(aten, base, func.overloadpacket) if func.namespace == "aten" else func.overloadpacket
 
 
 def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Count, Count] | None:
-    """(weights, input) of the operators that make several gradients at once; None for all others."""
+    """Returns (weights, input) of an operator that makes several gradients at once; None for all others."""
     mask = next((a for a in reversed(args) if isinstance(a, list | tuple) and _three_bools(a)), [])
     if func is aten.convolution_backward:
         grad, x, w, transposed = args[0], args[1], args[2], args[7]

@@ -1,4 +1,4 @@
-"""Pictures of a count's document: bars a layer, and the roofline of a device. Takes a document, writes a file.
+"""Pictures of a count's document: bars per layer, and the roofline of a device. Takes a document, writes a file.
 
 PNG, SVG or PDF by the file's ending; replaced atomically. Side effects: the file only (no display).
 """
@@ -21,7 +21,7 @@ PASSES = {
 
 
 def check(path: Path) -> None:
-    """Raises UserError where no picture can be written to `path`."""
+    """Raises UserError if no picture can be written to `path`."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError("--plot", path, f"the name must end in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
@@ -29,6 +29,7 @@ def check(path: Path) -> None:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
+    """Writes the picture to `path`. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,7 +80,7 @@ def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _roofline(axes: Any, rows: list[dict[str, Any]], bound: dict[str, Any]) -> None:
-    """Each layer at its intensity, at the rate that the bound allows it."""
+    """Draws each layer at its intensity and at the rate that the bound allows."""
     peak, bandwidth = bound["peak_flops_per_s"], bound["bytes_per_s"]
     points = [row for row in rows if row["flops_per_byte"] > 0]
     ridge = peak / bandwidth
@@ -94,7 +95,7 @@ def _roofline(axes: Any, rows: list[dict[str, Any]], bound: dict[str, Any]) -> N
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("FLOPs a byte")
+    axes.set_xlabel("FLOPs per byte")
     axes.set_ylabel("attainable FLOP/s")
     axes.set_title(bound["device"], fontsize=9)
     axes.legend(fontsize=8)

@@ -10,7 +10,7 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 
 
 def short(value: float, unit: str = "") -> str:
-    """1234567 -> 1.23 M."""
+    """Returns a number with a metric prefix: 1234567 -> 1.235 M."""
     for size, prefix in PREFIXES:
         if abs(value) >= size:
             return f"{value / size:.4g} {prefix}{unit}".rstrip()
@@ -18,11 +18,12 @@ def short(value: float, unit: str = "") -> str:
 
 
 def exact(value: float) -> str:
-    """A count: whole where it is, as an average over units need not be."""
+    """Returns a count as text; an average over units need not be a whole number."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def seconds(value: float) -> str:
+    """Returns a time as text in s, ms, µs or ns."""
     for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= size:
             return f"{value / size:.3g} {name}"
@@ -30,7 +31,7 @@ def seconds(value: float) -> str:
 
 
 def write_csv(document: dict[str, Any], out: TextIO) -> None:
-    """A line a layer, under the document's own names."""
+    """Writes one line per layer, under the document's own keys."""
     rows = document["layers"]
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["name"], lineterminator="\n")
     writer.writeheader()
@@ -38,7 +39,7 @@ def write_csv(document: dict[str, Any], out: TextIO) -> None:
 
 
 def wide_console() -> Any:
-    """A terminal as wide as it is; a file or pipe, wide enough for the tables here."""
+    """Returns a console of the terminal's width; for a file or pipe, one wide enough for the tables here."""
     from rich.console import Console
 
     console = Console()
@@ -46,6 +47,7 @@ def wide_console() -> Any:
 
 
 def print_document(document: dict[str, Any]) -> None:
+    """Prints the table of layers and the lines below it."""
     from rich.table import Table
 
     console, bounded = wide_console(), "lower_bound" in document
@@ -75,7 +77,7 @@ def print_document(document: dict[str, Any]) -> None:
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """What the table does not say."""
+    """Returns the lines below the table."""
     d = document
     said = [
         "",
@@ -85,7 +87,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"forward      {exact(d['forward_macs'])} MACs = {exact(d['forward_flops'])} FLOPs",
         f"backward     {exact(d['backward_flops'])} FLOPs: weights' gradients {exact(d['weight_grad_flops'])}, "
         f"inputs' {exact(d['input_grad_flops'])}",
-        f"optimizer    {d['optimizer_flops']:,} FLOPs a step ({d['optimizer']})",
+        f"optimizer    {d['optimizer_flops']:,} FLOPs per step ({d['optimizer']})",
     ]
     if d["recomputed_flops"]:
         said.append(f"recomputed   {exact(d['recomputed_flops'])} FLOPs, not among the others")
@@ -112,20 +114,20 @@ def lines(document: dict[str, Any]) -> list[str]:
 
 def _mixture(m: dict[str, Any]) -> list[str]:
     return [
-        f"experts      {m['mixtures']} x {m['experts']:,}, {m['active_experts']} active a word: "
+        f"experts      {m['mixtures']} x {m['experts']:,}, {m['active_experts']} active per word: "
         f"{m['params_active']:,} of {m['params_total']:,} parameters; capacity {m['capacity_vectors']}, "
-        f"gates {short(m['gate_macs'])}MACs, dispatch {short(m['dispatch_bytes'], 'B')} a word",
+        f"gates {short(m['gate_macs'])}MACs, dispatch {short(m['dispatch_bytes'], 'B')} per word",
     ]
 
 
 def _bound(b: dict[str, Any]) -> list[str]:
     said = [
-        f"lower bound  {seconds(b['step_s'])} a step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
+        f"lower bound  {seconds(b['step_s'])} per step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
         f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']})",
     ]
     if "mfu" in b:
         said.append(
-            f"measured     {seconds(b['measured_step_s'])} a step: MFU {b['mfu']:.1%}, "
+            f"measured     {seconds(b['measured_step_s'])} per step: MFU {b['mfu']:.1%}, "
             f"{b['roofline_share']:.1%} of the roofline"
         )
     return said
@@ -144,7 +146,7 @@ def _run(run: dict[str, Any]) -> list[str]:
 
 
 def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Two documents side by side: totals, and MACs and parameters by type of layer."""
+    """Returns two documents side by side: totals, and MACs and parameters by type of layer."""
     keys = ("params", "forward_macs", "forward_flops", "backward_flops", "optimizer_flops")
     totals = {key: {"a": a[key], "b": b[key], "ratio": b[key] / a[key] if a[key] else None} for key in keys}
     return {"a": a, "b": b, "totals": totals, "by_type": {"a": _by_type(a), "b": _by_type(b)}}
@@ -160,6 +162,7 @@ def _by_type(document: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
+    """Prints the comparison as a table."""
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]
@@ -174,8 +177,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     for kind in dict.fromkeys([*types["a"], *types["b"]]):
         cells = []
         for side in ("a", "b"):
-            found = types[side].get(kind)
-            cells.append(f"{found['layers']} layers, {short(found['forward_macs'])} MACs" if found else "-")
+            sums = types[side].get(kind)
+            cells.append(f"{sums['layers']} layers, {short(sums['forward_macs'])} MACs" if sums else "-")
         table.add_row(kind, *cells, "")
     console = wide_console()
     console.print(table)

@@ -1,4 +1,4 @@
-"""What a count found, as plain data: the work of each layer, and its form as JSON. Imports no torch."""
+"""The result of a count as plain data: the work of each layer, and its form as JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOSS = "(loss)"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's work over all its calls, in order of first use; `params` are its own, shared ones once."""
+    """A layer's work over all its calls; `params` counts its own parameters, shared ones once."""
 
     name: str
     type: str
@@ -23,20 +23,23 @@ class Layer:
 
     @property
     def forward(self) -> Cost:
+        """The forward pass of all calls."""
         return sum((w.forward for w in self.work), Cost())
 
     @property
     def weight_grad(self) -> Cost:
+        """The weights' gradients of all calls."""
         return sum((w.weight_grad for w in self.work), Cost())
 
     @property
     def input_grad(self) -> Cost:
+        """The inputs' gradients of all calls."""
         return sum((w.input_grad for w in self.work), Cost())
 
 
 @dataclass(frozen=True)
 class Count:
-    """The work of one training step over the inputs given; `unknown` operators are not in it."""
+    """The work of one training step over given inputs, in order of first use; it excludes `unknown` operators."""
 
     layers: tuple[Layer, ...]
     params: int
@@ -47,15 +50,17 @@ class Count:
 
     @property
     def forward(self) -> Cost:
+        """The forward pass of all layers."""
         return sum((layer.forward for layer in self.layers), Cost())
 
     @property
     def backward(self) -> Cost:
+        """The backward pass of all layers."""
         return sum((layer.weight_grad + layer.input_grad for layer in self.layers), Cost())
 
 
 def forward_only(count: Count) -> Count:
-    """The same without a backward pass: what inference costs."""
+    """Returns the count without its backward pass, which is that of inference."""
     layers = tuple(
         replace(layer, work=tuple(Work(w.kind, w.forward) for w in layer.work)) for layer in count.layers
     )
@@ -63,7 +68,7 @@ def forward_only(count: Count) -> Count:
 
 
 def to_plain(count: Count) -> dict[str, Any]:
-    """JSON-able and short: of a layer's equal calls one is written, with their number."""
+    """Returns JSON-able values; equal calls of a layer are written once, with their number."""
     return {
         "layers": [
             [layer.name, layer.type, layer.params, [_plain(w, n) for w, n in Counter(layer.work).items()]]
@@ -77,7 +82,7 @@ def to_plain(count: Count) -> dict[str, Any]:
 
 
 def from_plain(values: Mapping[str, Any]) -> Count:
-    """The inverse of `to_plain`; equal calls and equal parameters lie together."""
+    """Returns the count that `to_plain` wrote; equal calls and equal parameters are then adjacent."""
     layers = tuple(
         Layer(name, kind, params, tuple(w for work in works for w in _work(*work)))
         for name, kind, params, works in values["layers"]

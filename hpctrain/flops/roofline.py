@@ -1,8 +1,8 @@
-"""The least time a step can take on a device, layer by layer: time ≥ Σ max(FLOPs / peak, bytes / bandwidth).
+"""The least time of a step on a device, layer by layer: time ≥ Σ max(FLOPs / peak, bytes / bandwidth).
 
-Takes layers' costs and a device's peaks; gives seconds. Each tensor is taken to move once a pass, nothing is
-kept in caches between layers and no layers are fused. Pure; imports no torch. Source: Williams, Waterman &
-Patterson 2009, "Roofline: an insightful visual performance model".
+Takes layers' costs and a device's peaks; returns seconds. It assumes that each tensor moves once per pass, that
+caches keep nothing between layers, and that no layers are fused. Pure; imports no torch. Source: Williams,
+Waterman & Patterson 2009, "Roofline: an insightful visual performance model".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class Bound:
-    """Least seconds of one layer's passes; `by` is compute or memory."""
+    """The least seconds of one layer's passes, and what bounds them: `by` is compute or memory."""
 
     seconds: float
     by: str
@@ -28,12 +28,12 @@ class Bound:
 
     @property
     def intensity(self) -> float:
-        """FLOPs a byte."""
+        """FLOPs per byte."""
         return self.flops / self.moved_bytes if self.moved_bytes else 0.0
 
 
 def bound(cost: Cost, device: Device, precision: str) -> Bound:
-    """The bound of one pass; multiply-adds at the device's peak. Raises UserError where that is unknown."""
+    """Returns the bound of one pass, with multiply-adds at the device's peak. Raises UserError if it is unknown."""
     if precision not in device.flops:
         raise UserError(
             "dtype", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
@@ -45,7 +45,7 @@ def bound(cost: Cost, device: Device, precision: str) -> Bound:
 
 
 def joined(parts: Iterable[Bound]) -> Bound:
-    """Passes that follow one another: named after what binds them longest."""
+    """Returns the bound of consecutive passes, named after what bounds most of their time."""
     bounds = list(parts)
     seconds = sum(b.seconds for b in bounds)
     compute = sum(b.seconds for b in bounds if b.by == "compute")
@@ -60,5 +60,5 @@ def joined(parts: Iterable[Bound]) -> Bound:
 def utilisation(
     flops: float, bound_s: float, step_s: float, device: Device, precision: str
 ) -> tuple[float, float]:
-    """(MFU, share of the roofline) of a measured step of `step_s` seconds that does `flops` operations."""
+    """Returns (MFU, share of the roofline) of a measured step of `step_s` seconds with `flops` operations."""
     return flops / step_s / device.flops[precision], bound_s / step_s

@@ -1,13 +1,13 @@
 """Closed-form operation counts of one call of a layer, as pure integer arithmetic.
 
-Takes sizes (elements, never bytes) and gives `Work`: forward, gradient of the weights, gradient of the
-inputs. Imports no torch; no side effects. What is counted, everywhere:
+Takes sizes (elements, never bytes) and returns `Work`: forward, gradient of the weights, gradient of the
+inputs. Imports no torch; no side effects. Everywhere:
 
 - a MAC is one multiplication and one addition into a running sum: n terms are n MACs;
 - any other operation on floating-point numbers is one: add, multiply, divide, compare, select, and each value
   of an elementary function (exp, log, sqrt, tanh, sigmoid); a sum of n terms is n additions;
-- left out: integer and address arithmetic, random numbers, copies, sorting and argmax, and the additions
-  that join gradients where a tensor is used more than once (kernels fuse them).
+- integer and address arithmetic, random numbers, copies, sorting and argmax are left out, and so are the
+  additions that join gradients of a tensor that is used more than once (kernels fuse them).
 
 Letters: B samples, C channels, T time steps, H hidden units, P projected units, I input width, G gates.
 """
@@ -23,7 +23,7 @@ Kind = Literal[
     "layer", "attention", "activation", "normalisation", "pooling", "loss", "elementwise", "memory"
 ]
 
-# Operations an element of fused functions: (forward, gradient of the input).
+# Operations per element of fused functions: (forward, gradient of the input).
 ACTIVATIONS: dict[str, tuple[int, int]] = {
     "relu": (1, 1),  # compare; select
     "sigmoid": (1, 3),  # σ; g·y·(1−y)
@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """One pass of one call. `macs` include the `padding_macs`, whose input is a padding zero."""
+    """One pass of one call. `macs` includes the `padding_macs`, whose input is a padding zero."""
 
     macs: int = 0
     bias: int = 0
@@ -71,7 +71,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """The three passes of one call; `kind` says what `other` is."""
+    """The three passes of one call; `kind` says what the `other` operations are for."""
 
     kind: Kind
     forward: Cost = Cost()
@@ -80,11 +80,13 @@ class Work:
 
     @property
     def backward(self) -> Cost:
+        """Both gradients together."""
         return self.weight_grad + self.input_grad
 
 
 def taps(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Pairs (output i, tap t) along one dimension whose input i·stride − padding + t·dilation exists."""
+    """Returns the number of pairs (output i, tap t) of one dimension whose input i·stride − padding + t·dilation
+    exists."""
     total = 0
     for tap in range(kernel):
         offset = tap * dilation - padding
@@ -109,11 +111,11 @@ def convolution(
     bias: bool,
     transposed: bool,
 ) -> tuple[Cost, Cost, Cost]:
-    """MACs of each pass: B · (C_in/groups) · C_out · Π kernel · Π positions.
+    """Returns (forward, weights, input), each with B · (C_in/groups) · C_out · Π kernel · Π positions MACs.
 
-    Positions are the outputs of a convolution and the inputs of a transposed one, which is its adjoint. All
-    three passes are the same sum, ordered otherwise. `size` and `padding` of a transposed convolution stay
-    its own: the cropped outputs are its padding taps. Source: Goodfellow et al. 2016, equation 9.7-9.13.
+    Positions are the outputs of a convolution, and the inputs of a transposed one, which is its adjoint. All three
+    passes are the same sum in another order. `size` and `padding` of a transposed convolution are its own: its
+    cropped outputs are the padding taps. Source: Goodfellow et al. 2016, equations 9.7-9.13.
     """
     channels = batch * (inputs // groups) * outputs
     positions, domain = (size, out_size) if transposed else (out_size, size)
@@ -134,12 +136,12 @@ def convolution(
 
 
 def matmul(batch: int, rows: int, inner: int, columns: int) -> int:
-    """MACs of `batch` products (rows x inner)·(inner x columns); so costs either gradient."""
+    """Returns the MACs of `batch` products (rows x inner)·(inner x columns); either gradient costs the same."""
     return batch * rows * inner * columns
 
 
 def linear(rows: int, inputs: int, outputs: int, *, bias: bool) -> tuple[Cost, Cost, Cost]:
-    """y = x·Wᵀ + b over `rows` vectors, whatever dimensions they are spread over."""
+    """Returns (forward, weights, input) of y = x·Wᵀ + b over `rows` vectors in any number of dimensions."""
     macs, x, y, w = rows * inputs * outputs, rows * inputs, rows * outputs, inputs * outputs
     added, b = (y, outputs) if bias else (0, 0)
     return (
@@ -152,10 +154,10 @@ def linear(rows: int, inputs: int, outputs: int, *, bias: bool) -> tuple[Cost, C
 def batch_norm(
     elements: int, channels: int, *, training: bool, affine: bool, tracked: bool, weight_grad: bool
 ) -> tuple[Cost, Cost, Cost]:
-    """x̂ = (x−μ)/√(σ²+ε), y = γ·x̂ + β (Ioffe & Szegedy 2015, Algorithm 1 and the gradients after it).
+    """Returns (forward, weights, input) of x̂ = (x−μ)/√(σ²+ε), y = γ·x̂ + β (Ioffe & Szegedy 2015, Algorithm 1).
 
-    An element: μ 1, σ² 3 (−, square, Σ), x̂ 2, affine 2. A channel: 2 divisions, +ε, 1/√; running averages
-    6. Backward, an element: Σg and Σg·x̂ 5, dx 4; a channel 3. Where μ and σ are constants, dx is 1.
+    Per element: μ 1, σ² 3 (−, square, Σ), x̂ 2, affine 2. Per channel: 2 divisions, +ε, 1/√; running averages 6.
+    Backward, per element: Σg and Σg·x̂ 5, dx 4; per channel 3. If μ and σ are constants, dx is 1.
     """
     forward = elements * (6 if training else 2) + channels * (4 if training else 2)
     forward += 2 * elements * affine + 6 * channels * (training and tracked)
@@ -172,10 +174,11 @@ def batch_norm(
 
 
 def layer_norm(elements: int, rows: int, affine: int, *, weight_grad: bool) -> tuple[Cost, Cost, Cost]:
-    """Layer and group normalisation: statistics of each of `rows`, then `affine` gains γ and shifts β.
+    """Returns (forward, weights, input) of layer and group normalisation: statistics of each of `rows`, then
+    `affine` gains γ and shifts β.
 
-    An element: μ 1, σ² 3, x̂ 2, affine 2; a row 4. Backward, an element: Σg and Σg·x̂ for γ and β 5 (x̂ 2
-    of them), into x 7 and 1 for γ, and x̂'s 2 where γ's gradient has not made it; a row 2.
+    Per element: μ 1, σ² 3, x̂ 2, affine 2; per row 4. Backward, per element: Σg and Σg·x̂ for γ and β 5 (2 of them
+    for x̂), into x 7, 1 for γ, and 2 for x̂ if γ's gradient has not made it; per row 2.
     """
     scaled = 2 * elements if affine else 0
     into_x = elements * (7 + bool(affine) + (0 if weight_grad else 2)) + 2 * rows
@@ -187,10 +190,10 @@ def layer_norm(elements: int, rows: int, affine: int, *, weight_grad: bool) -> t
 
 
 def pooling(elements: int, outputs: int, window_sum: int, *, maximum: bool) -> tuple[Cost, Cost]:
-    """`window_sum` is the elements of all windows together, padding included.
+    """Returns (forward, input); `window_sum` is the number of elements of all windows, padding included.
 
-    Forward: a comparison or addition each, and a division an output for means. Backward: one operation an
-    output for a maximum, one an element of each window for means.
+    Forward: a comparison or addition for each, and for means a division per output. Backward: one operation per
+    output for a maximum, one per element of each window for means.
     """
     divisions, backward = (0, outputs) if maximum else (outputs, window_sum)
     return (
@@ -200,15 +203,15 @@ def pooling(elements: int, outputs: int, window_sum: int, *, maximum: bool) -> t
 
 
 def adaptive_windows(size: int, outputs: int) -> int:
-    """Elements of all windows of adaptive pooling along one dimension: ⌊i·n/o⌋ to ⌈(i+1)·n/o⌉."""
+    """Returns the elements of all windows ⌊i·n/o⌋ to ⌈(i+1)·n/o⌉ of adaptive pooling along one dimension."""
     return sum(-(-(i + 1) * size // outputs) - i * size // outputs for i in range(outputs))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Operations a hidden unit and step, beside the matrix products and biases.
+    """Operations per hidden unit and step, apart from the matrix products and biases.
 
-    `first` is what the first step's backward pass saves: an LSTM whose initial c, a GRU whose first U·h needs
+    `first` is what the first step's backward pass saves in an LSTM whose initial c, or a GRU whose first U·h, needs
     no gradient.
     """
 
@@ -244,16 +247,17 @@ class Grads:
 
     @property
     def any(self) -> bool:
+        """Whether any gradient is needed."""
         return any(vars(self).values())
 
 
 def recurrent(
     cell: str, batch_sizes: Sequence[int], inputs: int, hidden: int, projected: int, bias: bool, grads: Grads
 ) -> Work:
-    """One direction of one layer; `batch_sizes` are the samples alive at each step, in the order it runs.
+    """Returns the work of one direction of one layer; `batch_sizes` are the samples alive at each step, in order.
 
-    MACs a sample and step: G·H·(I + P), and H·P where h is projected (P < H). Biases: two vectors of G·H, as
-    torch and cuDNN have. The gradient of the first step's initial state is left out unless needed.
+    MACs per sample and step: G·H·(I + P), and H·P if h is projected (P < H). Biases: two vectors of G·H, as in
+    torch and cuDNN. The gradient of the first step's initial state is left out unless it is needed.
     Sources: Hochreiter & Schmidhuber 1997; Cho et al. 2014 with torch's reset gate; Sak et al. 2014.
     """
     rule, steps = CELLS[cell], sum(batch_sizes)
@@ -276,7 +280,7 @@ def recurrent(
         bool(bias) and grads.state_bias
     )
     steps_to_state = steps if grads.state else later
-    # Where the projection alone is trained, nothing before it in the first step needs a gradient.
+    # If the projection alone is trained, nothing before it in the first step needs a gradient.
     gates = replace(grads, projection=False).any
     active = list(batch_sizes if gates else batch_sizes[1:]) or [0]
     hidden_side = grads.state or grads.state_weight or grads.state_bias
@@ -303,9 +307,9 @@ def attention(
     dropout: bool,
     grads: tuple[bool, bool, bool],
 ) -> tuple[Cost, Cost]:
-    """softmax(q·kᵀ·s + mask)·v for `batch` = samples x heads (Vaswani et al. 2017, equation 1).
+    """Returns (forward, backward) of softmax(q·kᵀ·s + mask)·v for `batch` = samples x heads (Vaswani et al. 2017).
 
-    `scaled` is the number of scaled elements of q (and k); `grads` which of q, k, v need a gradient.
+    `scaled` is 1 if the scale is applied to q, 2 if to q and k; `grads` says which of q, k, v need a gradient.
     """
     scores = batch * queries * keys
     into_scores, into_out = scores * width, scores * value_width
@@ -325,7 +329,8 @@ def attention(
 
 
 def cross_entropy(rows: int, classes: int, *, grad: bool = True) -> Work:
-    """Log-softmax over each row, then the mean of the chosen ones: 5 and 4 operations a logit, 1 a row."""
+    """Returns the work of log-softmax over each row and the mean of the chosen entries: 5 and 4 operations per logit,
+    1 per row."""
     logits = rows * classes
     forward = Cost(other=5 * logits + rows, read=logits, written=1)
     return Work(
@@ -337,10 +342,10 @@ def cross_entropy(rows: int, classes: int, *, grad: bool = True) -> Work:
 
 
 def ctc(frames: int, labels: int, classes: int, *, grad: bool = True) -> Work:
-    """Connectionist temporal classification of one utterance (Graves et al. 2006, equations 6-16).
+    """Returns the work of the CTC loss of one utterance (Graves et al. 2006, equations 6-16).
 
-    In log space over 2·labels+1 states: each α and β is a logsumexp of three (12) and one addition; the
-    gradient joins α+β into each class (6 a state), then exp, two subtractions a class.
+    In log space over 2·labels+1 states, each α and β is a logsumexp of three (12) and one addition. The gradient
+    sums α+β into each class (6 per state), then takes exp and two subtractions per class.
     """
     lattice = frames * (2 * labels + 1)
     forward = Cost(other=13 * lattice, read=frames * classes, written=1)
@@ -358,7 +363,7 @@ def optimizer_ops(
     weight_decay: bool = False,
     matrix: bool = True,
 ) -> int:
-    """Operations a parameter of one update; what is done once for a tensor is left out.
+    """Returns the operations per parameter of one update, without those done once per tensor. Raises KeyError.
 
     SGD: w − η·g 2; decay g + λ·w 2; momentum m·v + g 2; Nesterov g + m·v 2. Adam: m 3, v 4,
     √v/√b + ε 3, w − η·m/d 3; decay 2, or 1 decoupled (AdamW). LARS: norms of w and g 4 and the

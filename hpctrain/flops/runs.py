@@ -1,25 +1,45 @@
-"""What a whole run costs, of a request with run.samples and run.epochs: one count a length, then totals.py.
+"""The operations of a whole run: from counts of one sample, by samples, epochs, accumulation and ranks.
 
-Takes a request, gives JSON-able figures. Costs are polynomials of the length (constant, linear, and attention's
-square), so three short counts give any length exactly; a mixture's capacity is none, and is counted as it is.
+Takes a request with run.samples and run.epochs, returns JSON-able figures. Costs are polynomials of the length
+(constant, linear, and attention's square), so three short counts determine any length exactly. A mixture's
+capacity is not a polynomial, so it is counted at each length. Pure arithmetic on counts; imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from hpctrain.errors import UserError
+from hpctrain.flops import rules
 from hpctrain.flops.known import SHORT, counted
 from hpctrain.flops.request import Request
 from hpctrain.flops.result import Count
-from hpctrain.flops.totals import optimizer_flops, run_total
+
+EXA = 10**18
 
 
-def run_figures(request: Request, found: Count, step_bound_s: float | None) -> dict[str, Any] | None:
-    """None where the request names no run."""
+@dataclass(frozen=True)
+class RunTotal:
+    """Operations of a run: `useful` are those of forward and backward passes; each rank updates all parameters."""
+
+    steps: int
+    useful: int
+    optimizer: int
+
+    @property
+    def exaflops(self) -> float:
+        """All operations, in 10¹⁸."""
+        return (self.useful + self.optimizer) / EXA
+
+
+def run_figures(request: Request, count: Count, step_bound_s: float | None) -> dict[str, Any] | None:
+    """Returns the figures of the run; None if the request describes no run. Raises UserError if half of it is
+    missing or lengths do not apply."""
     plan, settings = request.settings.run, request.model.settings
     if plan.samples is None and plan.epochs is None:
         return None
@@ -31,12 +51,12 @@ def run_figures(request: Request, found: Count, step_bound_s: float | None) -> d
         raise UserError("run.lengths", dict(plan.lengths), f"samples of {request.model.name} have no length")
     lengths = dict(plan.lengths or {settings.example_length if sequences else 1: 1.0})
     shares = {length: Fraction(str(share)) for length, share in lengths.items()}
-    of_length = _costs(request, found, sequences)
+    of_length = _costs(request, count, sequences)
     whole = sum(shares.values(), Fraction())
     per_sample = sum((of_length(n) * share for n, share in shares.items()), Fraction()) / whole
     total = run_total(
         per_sample,
-        optimizer_flops(found, request.settings.optimizer),
+        optimizer_flops(count, request.settings.optimizer),
         samples=plan.samples,
         epochs=plan.epochs,
         batch=plan.batch,
@@ -52,37 +72,37 @@ def run_figures(request: Request, found: Count, step_bound_s: float | None) -> d
         "useful_flops": total.useful,
         "optimizer_flops": total.optimizer,
         "exaflops": total.exaflops,
-        # Ranks work side by side.
+        # Ranks work in parallel.
         "lower_bound_s": step_bound_s * plan.samples * plan.epochs / (request.batch * plan.ranks)
         if step_bound_s and not sequences
         else None,
         "arithmetic": f"{plan.samples:,} x {plan.epochs:g} x {float(per_sample):.6g} FLOPs (2 a MAC, forward and "
         f"backward{f'; {words}' if sequences else ''}) + {total.steps:,} x {plan.ranks} updates x "
-        f"{optimizer_flops(found, request.settings.optimizer):.4g}",
+        f"{optimizer_flops(count, request.settings.optimizer):.4g}",
     }
 
 
-def _costs(request: Request, found: Count, sequences: bool) -> Callable[[int], Fraction]:
-    """FLOPs of forward and backward pass for one sample of a length."""
+def _costs(request: Request, count: Count, sequences: bool) -> Callable[[int], Fraction]:
+    """Returns a function from a length to the FLOPs of forward and backward pass for one sample of it."""
 
     def at(length: int) -> Fraction:
         settings = dataclasses.replace(request.model.settings, example_length=length)
         return _flops(counted(request.model.name, settings, request.batch), request.batch)
 
     if not sequences:
-        return lambda _: _flops(found, request.batch)
+        return lambda _: _flops(count, request.batch)
     if hasattr(request.model.settings, "capacity_factor"):
         return at
     known = [(n, at(n)) for n in SHORT]
     return lambda length: polynomial(known, length)
 
 
-def _flops(found: Count, batch: int) -> Fraction:
-    return Fraction(2 * (found.forward.macs + found.backward.macs), batch)
+def _flops(count: Count, batch: int) -> Fraction:
+    return Fraction(2 * (count.forward.macs + count.backward.macs), batch)
 
 
 def polynomial(points: list[tuple[int, Fraction]], at: int) -> Fraction:
-    """The value at `at` of the polynomial through the points (Lagrange's form)."""
+    """Returns the value at `at` of the polynomial through the points (Lagrange's form)."""
     value = Fraction()
     for x, y in points:
         for other, _ in points:
@@ -90,3 +110,47 @@ def polynomial(points: list[tuple[int, Fraction]], at: int) -> Fraction:
                 y *= Fraction(at - other, x - other)
         value += y
     return value
+
+
+def run_total(
+    per_sample: Fraction,
+    optimizer: int,
+    *,
+    samples: int,
+    epochs: float,
+    batch: int,
+    accumulate: int = 1,
+    ranks: int = 1,
+) -> RunTotal:
+    """Returns the totals. `per_sample` are the operations of forward and backward pass, `batch` is that of one rank;
+    the last, smaller step of each epoch counts as a step."""
+    whole, part = divmod(Fraction(str(epochs)), 1)
+    effective = batch * accumulate * ranks
+    steps = int(whole) * -(-samples // effective) + math.ceil(samples * part / effective)
+    return RunTotal(steps, round(samples * Fraction(str(epochs)) * per_sample), steps * optimizer * ranks)
+
+
+def optimizer_flops(count: Count, optimizer: Any) -> int:
+    """Returns the operations of one update of all trained parameters; vectors decay only if the settings say so."""
+    name = optimizer.name
+    decay, vectors_too = (
+        getattr(optimizer, "weight_decay", 0.0) > 0,
+        getattr(optimizer, "decay_norm_and_bias", True),
+    )
+    return sum(
+        size
+        * rules.optimizer_ops(
+            name,
+            momentum=getattr(optimizer, "momentum", 0.0) > 0,
+            nesterov=getattr(optimizer, "nesterov", False),
+            weight_decay=decay and (vectors_too or dims > 1),
+            matrix=dims > 1,
+        )
+        for size, dims in count.parameter_sizes
+    )
+
+
+def optimizer_elements(count: Count, optimizer: Any) -> int:
+    """Returns the elements that one update moves: weight, gradient and state read, weight and state written."""
+    states = 2 if optimizer.name in ("adam", "adamw") else int(getattr(optimizer, "momentum", 0.0) > 0)
+    return sum(size for size, _ in count.parameter_sizes) * (3 + 2 * states)

@@ -1,7 +1,7 @@
-"""What one training step costs, for the training loop and for estimates.
+"""The cost of one training step, for the training loop and for estimates.
 
-Takes a count, or a module, a batch's inputs and the optimiser's settings; gives operations a sample. A MAC is
-two operations (the `flops` convention); other arithmetic is not in it. Imports torch only to count a module.
+Takes a count, or a module, a batch's inputs and the optimiser's settings; returns operations per sample. A MAC is
+two operations (the `flops` convention); other arithmetic is not included. Imports torch only to count a module.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hpctrain.errors import RunFailed
 from hpctrain.flops import roofline
 from hpctrain.flops.result import Count
 from hpctrain.flops.rules import Cost
-from hpctrain.flops.totals import optimizer_elements, optimizer_flops
+from hpctrain.flops.runs import optimizer_elements, optimizer_flops
 from hpctrain.hardware import Device
 
 
 @dataclass(frozen=True)
 class StepWork:
-    """Operations a sample; of the optimiser, a step. `passes` are those of each layer over all `samples`."""
+    """Operations per sample, and of the optimiser per step. `passes` holds each layer's passes over all `samples`."""
 
     params: int
     samples: int
@@ -30,28 +30,30 @@ class StepWork:
     optimizer_flops: int
     optimizer_elements: int
     passes: tuple[Cost, ...]
-    agreed: bool  # whether both counts gave the same
+    agreed: bool  # whether both counts are equal
 
     def least_s(self, device: Device, dtype: str) -> tuple[float, float]:
-        """Seconds that `device` needs at least for one sample of such a batch, and for one update (in fp32)."""
+        """Returns the least seconds of `device` for one sample of such a batch, and for one update (in fp32).
+
+        Raises UserError if the peak for `dtype` is unknown."""
         passes = roofline.joined(roofline.bound(cost, device, dtype) for cost in self.passes)
         return passes.seconds / self.samples, self.optimizer_elements * 4 / device.bytes_per_s
 
 
-def work_of(found: Count, optimizer: Any, samples: int, *, agreed: bool = True) -> StepWork:
-    """`optimizer` is a settings object with `name`; the count is of `samples` samples."""
+def work_of(counted: Count, optimizer: Any, samples: int, *, agreed: bool = True) -> StepWork:
+    """Returns the work of a count of `samples` samples; `optimizer` is a settings object with a `name`."""
     return StepWork(
-        found.params,
+        counted.params,
         samples,
-        2 * found.forward.macs / samples,
-        2 * found.backward.macs / samples,
-        2 * found.recomputed_macs / samples,
-        optimizer_flops(found, optimizer),
-        optimizer_elements(found, optimizer),
+        2 * counted.forward.macs / samples,
+        2 * counted.backward.macs / samples,
+        2 * counted.recomputed_macs / samples,
+        optimizer_flops(counted, optimizer),
+        optimizer_elements(counted, optimizer),
         tuple(
-            cost for layer in found.layers for cost in (layer.forward, layer.weight_grad, layer.input_grad)
+            cost for layer in counted.layers for cost in (layer.forward, layer.weight_grad, layer.input_grad)
         ),
-        agreed and not found.unknown,
+        agreed and not counted.unknown,
     )
 
 
@@ -64,17 +66,17 @@ def step_work(
     samples: int = 1,
     allow_unknown: bool = True,
 ) -> StepWork:
-    """The work of one step of a torch.nn.Module over `inputs`, which hold `samples` samples.
+    """Returns the work of one step of a torch.nn.Module over `inputs`, which hold `samples` samples.
 
-    A run does not stop over a difference between the two counts: the closed form is taken, and `agreed` is
-    false.
+    If the two counts differ, the closed form is used and `agreed` is false, because a run must not stop for it.
+    Raises UserError as `count` does.
     """
     from hpctrain.flops.count import count
 
     agreed = True
     try:
-        found = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown)
+        counted = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown)
     except RunFailed:
         agreed = False
-        found = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown, check=False)
-    return work_of(found, optimizer, samples, agreed=agreed)
+        counted = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown, check=False)
+    return work_of(counted, optimizer, samples, agreed=agreed)

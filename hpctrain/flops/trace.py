@@ -1,9 +1,9 @@
-"""The second count: the operators that torch really runs, forward and backward, on the meta device.
+"""The second count: the operators that torch runs, forward and backward, on the meta device.
 
 Takes a module on the meta device and its inputs; runs forward, then autograd's own backward pass, and adds
-up each aten operator by the rules of operators.py. Backward operators are laid to the layer whose forward
-call made their autograd node, and to weights or inputs by what they multiply. Forward operators that run
-again inside the backward pass (checkpointing) are recomputation and kept apart. No layer is known here.
+up each aten operator by the rules of operators.py. Backward operators are assigned to the layer whose forward
+call made their autograd node, and to weights or inputs by what they multiply. Forward operators that run again
+inside the backward pass (checkpointing) count separately, as recomputation. No rule for a layer is used here.
 Side effects: hooks on the module while it runs.
 """
 
@@ -30,7 +30,7 @@ ZEROS = frozenset({aten.zeros, aten.new_zeros, aten.zeros_like})
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an autograd node comes from, and what it joined."""
+    """The layer that made an autograd node, and the roles of its operands."""
 
     layer: str
     has_weight: bool
@@ -38,15 +38,15 @@ class Origin:
 
 
 class Trace(TorchDispatchMode):
-    """Sums the operators run while it is active: `found[layer, pass]` is [MACs, other operations]."""
+    """Sums the operators run while it is active: `operations[layer, pass]` is [MACs, other operations]."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Any], where: Where) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.where = where
-        self.found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self.operations: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.unknown: dict[tuple[str, str], int] = defaultdict(int)
         self._roles: dict[int, str] = {}
-        self._alive: list[Any] = []  # storages, lest an address be used twice
+        self._alive: list[Any] = []  # keeps storages, so that no address is reused
         self._numbers: list[int] = []
         self._origins: list[Origin] = []
         for parameter in model.parameters():
@@ -90,7 +90,7 @@ class Trace(TorchDispatchMode):
         for tensor in results:
             if SAMPLE in roles or WEIGHT in roles:
                 self._mark(tensor, WEIGHT if weights_only else SAMPLE)
-        # The node of this operator has the last sequence number given out.
+        # The node of this operator has the latest sequence number.
         number = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
         if not self._numbers or self._numbers[-1] < number:
             self._numbers.append(number)
@@ -101,7 +101,7 @@ class Trace(TorchDispatchMode):
     def _backward(self, func: Any, operator: Any, args: Any, out: Any, operands: list[Tensor]) -> None:
         node = torch._C._current_autograd_node()
         if (operator is aten.add and len(operands) == 2) or (node and node.name() == "ExpandBackward0"):
-            return  # gradients of one tensor meet
+            return  # this joins gradients of one tensor, which is not counted
         place = bisect_left(self._numbers, node._sequence_nr()) if node is not None else len(self._numbers)
         origin = self._origins[place] if place < len(self._origins) else Origin(self.where.name, False, False)
         split = backward_split(operator, args, out)
@@ -123,7 +123,7 @@ class Trace(TorchDispatchMode):
 
     def _add(self, layer: str, which: str, count: Count) -> None:
         if any(count):
-            cell = self.found[layer, which]
+            cell = self.operations[layer, which]
             cell[0] += count[0]
             cell[1] += count[1]
 
@@ -139,7 +139,7 @@ class Trace(TorchDispatchMode):
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
+    """Yields the tensors, of any shapes (...,), in nested tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """The first count: a closed form for each call of torch that a module makes.
 
-Takes a module on the meta device and its inputs, gives the work of every layer. The module runs forward
-once, without data; each call of torch's interface is looked up in `RULES`. Nothing is differentiated:
-what the backward pass costs follows from the formulas and from which tensors need a gradient.
+Takes a module on the meta device and its inputs, returns the work of every layer. The module runs forward
+once, without data; each call of torch's interface is looked up in `RULES`. Nothing is differentiated: the cost
+of the backward pass follows from the formulas and from which tensors need a gradient.
 Side effects: hooks on the module while it runs.
 """
 
@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
     **{f"{cell}_cell": partial(layers.recurrent_cell, cell=cell) for cell in rules.CELLS},
     **{name: elementwise(*charges, kind="activation") for name, charges in rules.ACTIVATIONS.items()},
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), calls.dropout),
-    # Operations an element: of the result, of the first operand's gradient, of the second's.
+    # Operations per element: of the result, of the first operand's gradient, of the second's.
     "add": elementwise(1, 0, 0),
     "radd": elementwise(1, 0, 0),
     "sub": elementwise(1, 0, 1),
@@ -109,17 +109,17 @@ _FREE = """
 """
 FREE = frozenset(_FREE.split())
 
-# A state that starts at zero belongs to the sample, though nothing says so.
+# A state that starts at zero belongs to the sample, although its arguments do not show it.
 ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
 
 
 class Walk(TorchFunctionMode):
-    """Sums the work of the calls made while it is active, by layer (`where`) and kind."""
+    """Collects the work of the calls made while it is active, by layer (`where`)."""
 
     def __init__(self, where: Where) -> None:
         super().__init__()
         self.where = where
-        self.found: dict[str, list[Work]] = defaultdict(list)
+        self.work: dict[str, list[Work]] = defaultdict(list)
         self.unknown: dict[tuple[str, str], int] = defaultdict(int)
 
     def __torch_function__(
@@ -137,7 +137,7 @@ class Walk(TorchFunctionMode):
                 result.flops_role = made_of  # type: ignore[attr-defined]
         if _floating((args, kwargs)) and _floating(out):
             if name in RULES:
-                self.found[self.where.name].append(RULES[name](call))
+                self.work[self.where.name].append(RULES[name](call))
             elif name not in FREE:
                 self.unknown[self.where.name, name] += 1
         return out

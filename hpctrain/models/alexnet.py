@@ -1,8 +1,8 @@
 """AlexNet: the single tower of Krizhevsky 2014, and the two-GPU network of Krizhevsky et al. 2012.
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. The single tower's parameter names
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. The single tower's parameter names
 and shapes are torchvision's, so its published weights load. Single tower: torch's own initialisation;
-2012: normal weights of deviation 0.01, biases 1 where section 5 of the paper says so, else 0.
+2012: normal weights of deviation 0.01, biases 1 if section 5 of the paper says so, else 0.
 """
 
 from __future__ import annotations
@@ -68,4 +68,5 @@ class AlexNet(nn.Module):
             nn.init.constant_(layer.bias, 1.0 if number in (2, 4, 5, 6, 7) else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to logits (B, K)."""
         return cast(Tensor, self.classifier(self.avgpool(self.features(x)).flatten(1)))

@@ -1,4 +1,4 @@
-"""Recurrent steps over inputs that are already projected, for layers torch has no fused kernel for; its LSTM.
+"""Recurrent steps over inputs that are already projected, for layers without a fused kernel in torch; and an LSTM.
 
 T steps, B samples, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Gate order and formulas are those of
 torch.nn.RNN, GRU and LSTM. No side effects.
@@ -19,7 +19,7 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 def step(
     cell: str, x: Tensor, u: Tensor, state: Sequence[Tensor], activation: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, ...]:
-    """One time step: `x` W x_t and `u` U h_(t-1), both (B, G·H), and the last state; gives the new state.
+    """Returns the state after one time step, from `x` = W x_t and `u` = U h_(t-1), both (B, G·H).
 
     The state is (h,) for RNN and GRU, (h, c) for LSTM, each (B, H).
     """
@@ -46,10 +46,10 @@ def unroll(
     mask: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """All steps of `projected` (T, B, G·H); gives the outputs (T, B, H) and the last state.
+    """Runs all steps of `projected` (T, B, G·H); returns the outputs (T, B, H) and the last state.
 
-    `recurrent` maps h (B, H) to U h (B, G·H). Where `mask` (T, B) is false the state is set to zero, so
-    that a `reverse` pass over padded samples starts fresh at each one's own end.
+    `recurrent` maps h (B, H) to U h (B, G·H). The state is set to zero wherever `mask` (T, B) is false, so that a
+    `reverse` pass over padded samples starts fresh at the end of each sample.
     """
     outputs: list[Tensor] = []
     steps = projected.unbind(0)
@@ -62,12 +62,13 @@ def unroll(
 
 
 class LSTM(nn.LSTM):
-    """torch's LSTM, which on a CPU also runs under autocast, and with a projection does not warn."""
+    """torch's LSTM that also runs under autocast on a CPU and does not warn about projections."""
 
     def forward(self, x: Any, state: Any = None) -> Any:
+        """Maps x (B, T, I) and a state of (L, B, H) tensors to outputs (B, T, H) and the last state, as nn.LSTM."""
         device = x.device.type
         if device == "cpu" and torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))  # oneDNN's kernel refuses to mix it with float32
+            x = x.to(torch.get_autocast_dtype(device))  # oneDNN's kernel does not mix it with float32
         if not self.proj_size:
             return super().forward(x, state)
         with warnings.catch_warnings():

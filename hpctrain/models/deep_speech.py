@@ -1,6 +1,6 @@
 """Deep Speech 2 (Amodei et al. 2016, "Deep Speech 2: end-to-end speech recognition in English and Mandarin").
 
-Takes spectrograms (B, 1, F, T), gives log-probabilities of characters (T', B, K) for a CTC loss, and how
+Takes spectrograms (B, 1, F, T), returns log-probabilities of characters (T', B, K) for a CTC loss, and how
 many of the T' steps of each sample are valid. B samples, F frequency bins, T frames of 10 ms, T' steps
 after the strides, C channels, H hidden units, G gates, K characters (0 is CTC's blank). Weights start as
 torch's linear and convolutional layers do, from the global generator.
@@ -41,9 +41,9 @@ class DeepSpeech2(nn.Module):
         self.output = nn.Linear(hidden, settings.vocabulary_size, bias=settings.bias)
 
     def forward(self, spectrogram: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Spectrogram (B, 1, F, T), valid frames (B,) to log-probabilities (T', B, K), valid steps (B,).
+        """Maps spectrograms (B, 1, F, T) and valid frames (B,) to log-probabilities (T', B, K) and valid steps (B,).
 
-        Without `lengths` all frames are valid. Frames beyond a sample's length change nothing.
+        Without `lengths` all frames are valid. Frames beyond a sample's length do not affect the result.
         """
         x, mask = spectrogram, None
         if lengths is not None:
@@ -81,7 +81,7 @@ class RecurrentLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Steps (T', B, inputs) to (T', B, H); zero where `mask` (T', B) is false."""
+        """Maps steps (T', B, inputs) to (T', B, H), which is zero wherever `mask` (T', B) is false."""
         projected = over_steps(self.norm, self.input(x), mask)
         start = (projected.new_zeros(projected.shape[1], self.hidden),)
         activation = clipped_relu if self.cell == "rnn" else torch.tanh
@@ -109,17 +109,18 @@ class Lookahead(nn.Module):
         self.conv = nn.Conv1d(hidden, hidden, steps + 1, groups=hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps steps (T', B, H) to (T', B, H)."""
         future = F.pad(x.permute(1, 2, 0), (0, self.steps))
         return self.conv(future).permute(2, 0, 1)  # type: ignore[no-any-return]
 
 
 def clipped_relu(x: Tensor) -> Tensor:
-    """min(max(x, 0), 20)."""
+    """Returns min(max(x, 0), 20) for x of any shape (...,)."""
     return x.clamp(0, 20)
 
 
 def over_steps(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Sequence-wise normalisation: of x (T', B, features, ...) over all valid steps of all samples."""
+    """Returns x (T', B, features, ...) normalised over all valid steps of all samples; `mask` is (T', B)."""
     if isinstance(norm, nn.Identity):
         return x
     if mask is None:
@@ -133,7 +134,7 @@ def _norm(features: int, settings: DeepSpeech2Settings) -> nn.Module:
 
 
 def _after(convolution: nn.Module, lengths: Tensor) -> Tensor:
-    """Steps that `convolution` leaves of `lengths` frames."""
+    """Returns the steps (B,) that `convolution` makes of `lengths` (B,) frames."""
     assert isinstance(convolution, nn.Conv2d)
     assert not isinstance(convolution.padding, str)
     room = lengths + 2 * convolution.padding[1] - convolution.kernel_size[1]
@@ -141,5 +142,5 @@ def _after(convolution: nn.Module, lengths: Tensor) -> Tensor:
 
 
 def _valid(lengths: Tensor, steps: int) -> Tensor:
-    """(steps, B): whether a step lies within its sample."""
+    """Returns (steps, B): whether a step lies within its sample."""
     return torch.arange(steps, device=lengths.device)[:, None] < lengths

@@ -1,10 +1,10 @@
 """Google's neural machine translation, and its sparsely gated mixture-of-experts form.
 
 GNMT: Wu et al. 2016 (arXiv 1609.08144), sections 3 and 4. Mixture: Shazeer et al. 2017 (arXiv
-1701.06538), appendices E to G. Take source words (B, S), how many of them are valid (B,), and the target
-words that come before each one to predict (B, T); give logits (B, T, V). B sentence pairs, V words in
-the shared vocabulary, H hidden units, D the width of a layer's output. All weights start uniform in
-±init_range, from torch's global generator.
+1701.06538), appendices E to G. Both take source words (B, S), the number of valid ones (B,), and the target words
+before each one to predict (B, T); they return logits (B, T, V). B sentence pairs, S and T words of source and
+target, V words in the shared vocabulary, H hidden units, D the width of a layer's output, M of the encoder's, A of
+the attention. All weights start uniform in ±init_range, from torch's global generator.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, query: Tensor, keys: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Query (B, D), keys U x (B, S, A), memory (B, S, M), mask (B, S) to a context (B, M)."""
+        """Maps query (B, D), keys U x (B, S, A), memory (B, S, M) and mask (B, S) to a context (B, M)."""
         y = self.query(query)[:, None]
         hidden = torch.tanh(y) * torch.tanh(keys) if self.product else torch.tanh(y + keys)
         scores = self.score(hidden).squeeze(-1).masked_fill(~mask, float("-inf"))
@@ -44,14 +44,15 @@ class Attention(nn.Module):
 
 
 class AttentiveLSTM(nn.Module):
-    """The decoder's bottom layer: its last output asks, and the answer is part of its next input."""
+    """The decoder's bottom layer: its last output is the query, and the context is part of its next input."""
 
     def __init__(self, lstm: nn.LSTM, attention: Attention) -> None:
         super().__init__()
         self.lstm, self.attention = lstm, attention
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Words (B, T, D) and the encoder's outputs (B, S, M) to outputs (B, T, D) and contexts (B, T, M)."""
+        """Maps words (B, T, D), the encoder's outputs (B, S, M) and mask (B, S) to outputs (B, T, D) and contexts
+        (B, T, M)."""
         keys = self.attention.key(memory)
         query = x.new_zeros(len(x), self.attention.query.in_features)
         state, outputs, contexts = None, [], []
@@ -65,7 +66,7 @@ class AttentiveLSTM(nn.Module):
 
 
 class GNMT(nn.Module):
-    """8 + 8 LSTM layers; the encoder's bottom one reads both ways; residuals from the third layer up.
+    """8 + 8 LSTM layers; the encoder's bottom one is bidirectional; residuals from the third layer up.
 
     The attention's context enters every layer of the decoder (Figure 1, section 3).
     """
@@ -116,8 +117,8 @@ class GNMT(nn.Module):
 class GNMTMoE(nn.Module):
     """3 + 2 LSTM layers with projection; a mixture after the encoder's second and the decoder's first.
 
-    Every layer's input is added to its output; only the decoder's first layer sees the attention. In
-    training gives `WithAuxiliary`: logits and the two mixtures' balancing losses, already weighted.
+    Every layer's input is added to its output; only the decoder's first layer sees the attention. In training it
+    returns `WithAuxiliary`: logits and the two mixtures' balancing losses, already weighted.
     """
 
     def __init__(self, settings: GNMTMoESettings) -> None:
@@ -126,7 +127,7 @@ class GNMTMoE(nn.Module):
         self.dropout = settings.dropout
 
         def lstm(inputs: int) -> nn.LSTM:
-            # torch projects to fewer units only: where there are as many, it is a plain LSTM.
+            # torch only projects to fewer units; with as many, this is a plain LSTM.
             projection = width if width < settings.hidden else 0
             return LSTM(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)
 
@@ -140,7 +141,7 @@ class GNMTMoE(nn.Module):
         self.decoder = nn.ModuleList(lstm(width) for _ in range(1, settings.decoder_layers))
         self.output = nn.Linear(width, settings.vocabulary_size, bias=settings.bias)
         _uniform(self, settings.init_range)
-        if settings.gate_noise:  # appendix A: no signal and some noise, so that the load starts even
+        if settings.gate_noise:  # appendix A: zero weights, so that noise alone spreads the first load evenly
             for mixture in (self.encoder_mixture, self.decoder_mixture):
                 for gate in (*mixture.primary.parameters(), *mixture.secondary.parameters()):
                     nn.init.zeros_(gate)
@@ -178,12 +179,12 @@ def _uniform(model: nn.Module, bound: float) -> None:
 
 
 def _valid(lengths: Tensor, steps: int) -> Tensor:
-    """(B, steps): whether a word lies within its sentence."""
+    """Returns (B, steps): whether a word lies within its sentence."""
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
 def _reverse(x: Tensor, lengths: Tensor) -> Tensor:
-    """Each sentence of x (B, S, D) back to front, its padding left in place."""
+    """Returns x (B, S, D) with each sentence reversed and its padding left in place."""
     step = torch.arange(x.shape[1], device=x.device)
     index = torch.where(_valid(lengths, x.shape[1]), lengths[:, None] - 1 - step, step)
     return x.gather(1, index[..., None].expand_as(x))

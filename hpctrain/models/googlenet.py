@@ -1,10 +1,10 @@
 """GoogLeNet (Szegedy et al. 2015, "Going deeper with convolutions", Table 1).
 
-Takes images (B, C, H, W), gives logits (B, K), in training with auxiliary heads `WithAuxiliary`: B
-samples, K classes. Parameter names are torchvision's; with `variant=torchvision auxiliary=true` the
-shapes are too, so its published weights load. Every weight starts from a normal of deviation 0.01 cut
-off at two deviations, as torchvision's; the paper's variant, which has no batch normalisation to undo
-so small a start, from He's normal.
+Takes images (B, C, H, W), returns logits (B, K), or `WithAuxiliary` in training with auxiliary heads: B samples, K
+classes. Parameter names are torchvision's; with `variant=torchvision auxiliary=true` the shapes are too, so its
+published weights load. Every weight starts from a normal of deviation 0.01, cut off at two deviations, as in
+torchvision. The paper's variant starts from He's normal, because without batch normalisation so small a start
+would not train.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings_image import GoogLeNetSettings
 
-# Table 1, a row a block: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
+# Table 1, one row per block: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 BLOCKS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -40,6 +40,7 @@ class Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, outputs, H', W')."""
         return torch.relu(self.bn(self.conv(x)))
 
 
@@ -61,6 +62,7 @@ class Inception(nn.Module):
         self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), Convolution(inputs, pool, 1, norm=norm))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, outputs, H, W)."""
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
 
 
@@ -77,6 +79,7 @@ class AuxiliaryHead(nn.Module):
         self.fc2 = nn.Linear(hidden, settings.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to logits (B, K)."""
         hidden = torch.relu(self.fc1(self.conv(self.pool(x)).flatten(1)))
         return cast(Tensor, self.fc2(self.dropout(hidden)))
 
@@ -101,7 +104,7 @@ class GoogLeNet(nn.Module):
             self.add_module(f"inception{name}", Inception(channels, scaled, norm=norm))
             channels = outputs[name] = scaled[0] + scaled[2] + scaled[4] + scaled[5]
         self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        # At 224x224 the two windows give the same 7x7.
+        # At 224x224 both windows result in 7x7.
         self.maxpool4 = nn.MaxPool2d(2 if norm else 3, 2, ceil_mode=True)
         self.aux1 = AuxiliaryHead(outputs["4a"], settings) if settings.auxiliary else None
         self.aux2 = AuxiliaryHead(outputs["4d"], settings) if settings.auxiliary else None
@@ -122,6 +125,7 @@ class GoogLeNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
+        """Maps images (B, C, H, W) to logits (B, K); in training with auxiliary heads to `WithAuxiliary` of them."""
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
         auxiliary: list[Tensor] = []

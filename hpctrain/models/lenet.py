@@ -1,7 +1,7 @@
 """LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition").
 
-Takes images (B, C, H, W), 1x32x32 in the paper; gives one score a class (B, K). Layer names are the
-paper's: C a convolution, S a subsampling, F a full connection.
+Takes images (B, C, H, W), 1x32x32 in the paper; returns one score per class (B, K). Layer names are the
+paper's: C is a convolution, S a subsampling, F a full connection.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ C3_INPUTS = (
 
 
 def lenet(settings: LeNetSettings) -> nn.Module:
+    """Returns the variant that the settings name."""
     return LeNet(settings) if settings.variant == "modern" else LeNet1998(settings)
 
 
@@ -52,6 +53,7 @@ class LeNet(nn.Module):
         glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to scores (B, K)."""
         x = self.s2(torch.tanh(self.c1(x)))
         x = self.s4(torch.tanh(self.c3(x)))
         x = torch.tanh(self.c5(x)).flatten(1)
@@ -59,7 +61,7 @@ class LeNet(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """The sum of 2x2 units, times a trainable coefficient a map, plus a bias a map (S2, S4)."""
+    """The sum of 2x2 units, times a trainable coefficient per map, plus a bias per map (S2, S4)."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
@@ -67,6 +69,7 @@ class Subsampling(nn.Module):
         self.bias = nn.Parameter(torch.empty(maps))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, maps, H, W) to (B, maps, H/2, W/2)."""
         total = F.avg_pool2d(x, 2, divisor_override=1)
         return total * self.weight[:, None, None] + self.bias[:, None, None]
 
@@ -85,12 +88,13 @@ class SparseConvolution(nn.Module):
         self.register_buffer("inputs", order, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, 6, H, W) to (B, 16, H-4, W-4)."""
         gathered = x[:, self.inputs]
         return torch.cat([self.three(gathered[:, :18]), self.four(gathered[:, 18:]), self.six(x)], dim=1)
 
 
 class RadialBasis(nn.Module):
-    """Squared distances to one fixed code of ±1 a class, negated: the nearest class scores highest.
+    """Squared distances to one fixed code of ±1 per class, negated: the nearest class scores highest.
 
     The paper draws the codes as 7x12 bitmaps of the digits; here they are rows of a Walsh matrix, which
     lie equally far apart and exist for up to 128 classes.
@@ -104,6 +108,7 @@ class RadialBasis(nn.Module):
         self.register_buffer("codes", torch.tensor(codes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, 84) to scores (B, K)."""
         return -(x[:, None, :] - self.codes).square().sum(-1)
 
 
@@ -129,6 +134,7 @@ class LeNet1998(nn.Module):
                     nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to scores (B, K)."""
         x = squash(self.s2(squash(self.c1(x))))
         x = squash(self.s4(squash(self.c3(x))))
         x = squash(self.c5(x)).flatten(1)
@@ -136,4 +142,5 @@ class LeNet1998(nn.Module):
 
 
 def squash(x: Tensor) -> Tensor:
+    """Returns the paper's scaled tanh of x of any shape (...,)."""
     return 1.7159 * torch.tanh(2 / 3 * x)

@@ -1,8 +1,8 @@
 """Sparsely gated mixture of experts with two-level gating (Shazeer et al. 2017, sections 2 to 4, appendix B).
 
-Takes vectors (N, D), gives vectors (N, D) and, in training, a loss that balances the experts. N vectors,
+Takes vectors (N, D), returns vectors (N, D) and, in training, a loss that balances the experts. N vectors,
 D their width, a groups of b experts, E = a·b experts, F their hidden width, k active at each level, C the
-capacity of an expert. All shapes are fixed by N: nothing waits for a device or needs real values.
+capacity of an expert. N fixes all shapes, so that nothing waits for a device or depends on values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from hpctrain.models.settings_sequence import GNMTMoESettings
 class MixtureOfExperts(nn.Module):
     """k groups, and in each k experts of one hidden ReLU layer, chosen for every vector.
 
-    An expert takes the first C = ceil(capacity_factor · N · k² / E) vectors that choose it; a vector
-    that finds an expert full goes without it.
+    An expert takes the first C = ceil(capacity_factor · N · k² / E) vectors that choose it; further vectors do
+    without it.
     """
 
     def __init__(self, settings: GNMTMoESettings) -> None:
@@ -33,17 +33,18 @@ class MixtureOfExperts(nn.Module):
         self.w_out = nn.Parameter(torch.empty(experts, settings.expert_hidden, width))
 
     def capacity(self, vectors: int) -> int:
-        """C for a batch of `vectors`."""
+        """Returns C for a batch of `vectors`."""
         share = vectors * self.settings.active**2 / self.w_in.shape[0]
         return max(1, math.ceil(self.settings.capacity_factor * share))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Vectors (N, D), those where `mask` (N,) is false left out; gives (N, D) and the balancing loss."""
+        """Maps vectors (N, D) to (N, D) and, in training, the balancing loss, a scalar. Vectors whose `mask` (N,) is
+        false are left out."""
         chosen, weights, loss = self._choose(x, mask)
         experts, capacity = self.w_in.shape[0], self.capacity(len(x))
         slots = assign(chosen.flatten(), experts, capacity)
         copies = x[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)
-        # The last row takes what finds no room.
+        # The last row takes vectors that do not fit.
         queue = x.new_zeros(experts * capacity + 1, x.shape[1]).index_copy(0, slots, copies)
         hidden = torch.relu(torch.bmm(queue[:-1].view(experts, capacity, -1), self.w_in))
         answers = F.pad(torch.bmm(hidden, self.w_out).flatten(0, 1), (0, 0, 0, 1))
@@ -51,7 +52,7 @@ class MixtureOfExperts(nn.Module):
         return (answers * weights[..., None].to(answers.dtype)).sum(1), loss
 
     def _choose(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Expert numbers (N, k²), E where there is none; their weights (N, k²); the loss."""
+        """Returns expert numbers (N, k²), which are E for masked vectors; their weights (N, k²); and the loss."""
         settings, k = self.settings, self.settings.active
         groups, each = settings.groups, settings.experts_per_group
         first = self.primary(x)
@@ -74,7 +75,7 @@ class MixtureOfExperts(nn.Module):
         return chosen, weights, loss
 
     def _load(self, first: Scores, second: Scores, group: Tensor, mask: Tensor | None) -> Tensor:
-        """Load_H (a, b) of appendix B: how many vectors each expert is expected to get, differentiable."""
+        """Returns Load_H (a, b) of appendix B: the expected number of vectors of each expert, differentiable."""
         k, groups = self.settings.active, self.settings.groups
         valid = torch.ones_like(group[:, :1]) if mask is None else mask[:, None].to(group.dtype)
         primary = (first.probability_in_top(k) * valid).sum(0)
@@ -87,13 +88,13 @@ class MixtureOfExperts(nn.Module):
 
 
 class Scores:
-    """What a gate says of each choice: the clean score, the one with noise, and the noise's deviation."""
+    """A gate's scores of each choice (N, choices): clean, with noise, and the noise's deviation."""
 
     def __init__(self, clean: Tensor, noisy: Tensor, deviation: Tensor | None) -> None:
         self.clean, self.noisy, self.deviation = clean, noisy, deviation
 
     def of_groups(self, group: Tensor, each: int) -> Scores:
-        """Scores (N, E) of the experts in the chosen groups (N, k), as (N, k, b)."""
+        """Returns the scores (N, k, b) of the experts in the chosen groups (N, k), from scores (N, E)."""
 
         def pick(scores: Tensor) -> Tensor:
             by_group = scores.view(len(scores), -1, each)
@@ -103,7 +104,7 @@ class Scores:
         return Scores(pick(self.clean), pick(self.noisy), deviation)
 
     def probability_in_top(self, k: int) -> Tensor:
-        """P(x, i) of section 4, equations 8 and 9: that i is among the top k if its noise is redrawn."""
+        """Returns P(x, i) (N, choices) of equations 8 and 9: that i is among the top k if its noise is redrawn."""
         if self.deviation is None or k >= self.noisy.shape[-1]:
             return torch.ones_like(self.clean)
         top = self.noisy.topk(k + 1, -1).values
@@ -114,7 +115,7 @@ class Scores:
 
 
 class Gate(nn.Module):
-    """Scores x W_g, in training with tunable noise if asked for (equation 4)."""
+    """Scores x W_g, in training with tunable noise if it is set (equation 4)."""
 
     def __init__(self, inputs: int, choices: int, noise: bool) -> None:
         super().__init__()
@@ -122,6 +123,7 @@ class Gate(nn.Module):
         self.noise = nn.Linear(inputs, choices, bias=False) if noise else None
 
     def forward(self, x: Tensor) -> Scores:
+        """Maps vectors (N, D) to scores (N, choices)."""
         clean = self.score(x)
         if self.noise is None or not self.training:
             return Scores(clean, clean, None)
@@ -130,9 +132,9 @@ class Gate(nn.Module):
 
 
 def assign(chosen: Tensor, experts: int, capacity: int) -> Tensor:
-    """A place among experts x capacity for each entry of `chosen` (M,), first come, first served.
+    """Returns a place (M,) among experts x capacity for each entry of `chosen` (M,), first come, first served.
 
-    The one past the end is given where an expert is full, and to entries of value `experts`.
+    Entries whose expert is full, and those of value `experts`, get the place past the end.
     """
     order = chosen.argsort(stable=True)
     ordered = chosen[order]
@@ -144,5 +146,5 @@ def assign(chosen: Tensor, experts: int, capacity: int) -> Tensor:
 
 
 def variation(x: Tensor) -> Tensor:
-    """The squared coefficient of variation (equation 7)."""
+    """Returns the squared coefficient of variation of x (E,) or (a, b), a scalar (equation 7)."""
     return x.var(correction=0) / (x.mean().square() + 1e-10)

@@ -1,4 +1,4 @@
-"""What a network gives in training when it has more than logits. No side effects."""
+"""The result of networks that return more than logits in training. No side effects."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class WithAuxiliary(NamedTuple):
-    """Logits, and what training adds to the loss.
+    """Logits, and further terms of the training loss.
 
-    `auxiliary` holds further logits (GoogLeNet's heads, shaped as `logits`) or scalar losses (a mixture
-    of experts' load balance).
+    `auxiliary` holds further logits (GoogLeNet's heads, of the shape of `logits`) or scalar losses (the load balance
+    of a mixture of experts).
     """
 
     logits: Tensor

@@ -1,7 +1,7 @@
 """Perceptron and multi-layer perceptron.
 
-Take images (B, C, H, W), give one score a class (B, K): B samples, K classes. Weights are drawn from
-torch's global generator as Glorot & Bengio 2010 (uniform, for symmetric activations), biases are zero.
+Both take images (B, C, H, W) and return one score per class (B, K): B samples, K classes. Weights are drawn from
+torch's global generator as in Glorot & Bengio 2010 (uniform, for symmetric activations), biases are zero.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Perceptron(nn.Module):
         glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to scores (B, K)."""
         return self.activation(self.linear(self.flatten(x)))  # type: ignore[no-any-return]
 
 
@@ -48,7 +49,7 @@ class MLP(nn.Sequential):
 
 
 def glorot(model: nn.Module) -> None:
-    """Glorot's uniform weights and zero biases for every linear and convolutional layer."""
+    """Sets Glorot's uniform weights and zero biases in every linear and convolutional layer."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

@@ -1,6 +1,6 @@
 """Recurrent language models: RNN, bidirectional RNN, GRU, LSTM over one-hot or embedded words.
 
-Take tokens (B, T), give a logit a word of the vocabulary at each position (B, T, N) and the state to
+All take tokens (B, T) and return a logit per word of the vocabulary at each position (B, T, N), and the state to
 carry on. B sentences, T words, N words in the vocabulary, H hidden units, L layers, D directions.
 Sizes and initialisation (all weights uniform in ±init_range) are Zaremba et al. 2014; the recurrent
 weights of a ReLU network start as the identity (Le et al. 2015). Dropout and initialisation draw from
@@ -26,10 +26,10 @@ ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 class OneHotLayer(nn.Module):
-    """A recurrent layer over one-hot words: column w of its input matrix is all that word w selects.
+    """A recurrent layer over one-hot words: word w selects column w of its input matrix.
 
-    So W x is a gather, and the (B, T, N) tensor of ones and zeros is never made. An input bias would add
-    the same to every column: there is none.
+    So W x is a gather, and the (B, T, N) tensor of ones and zeros is never made. There is no input bias, because it
+    would add the same vector to every column.
     """
 
     def __init__(self, settings: RecurrentSettings) -> None:
@@ -43,7 +43,7 @@ class OneHotLayer(nn.Module):
     def forward(
         self, tokens: Tensor, carry: tuple[Tensor, ...], reverse: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Tokens (B, T) and state parts (B, H) to outputs (B, T, H) and the last state."""
+        """Maps tokens (B, T) and state parts (B, H) to outputs (B, T, H) and the last state."""
         weight = self.recurrent.weight
         if self.training and self.weight_drop:
             weight = F.dropout(weight, self.weight_drop)  # one mask for all time steps
@@ -59,7 +59,7 @@ class OneHotLayer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Words in, recurrent layers, a linear layer over the vocabulary out.
+    """An embedding, recurrent layers, and a linear layer over the vocabulary.
 
     The state to carry is a flat tuple, (h,) or (h, c), each (L·D, B, H): the batch is dimension 1.
     """
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, carry: Carry = None) -> tuple[Tensor, Carry]:
-        """Tokens (B, T) int64 to logits (B, T, N) and the state after the last; None if bidirectional."""
+        """Maps tokens (B, T) int64 to logits (B, T, N) and the state after the last token (None if bidirectional)."""
         settings = self.settings
         if carry is None:
             carry = self._zero_state(tokens.shape[0])
@@ -135,7 +135,7 @@ class LanguageModel(nn.Module):
 
 
 def _fused(settings: RecurrentSettings, width: int, layers: int) -> nn.RNNBase:
-    """torch's own layers, which run as one kernel on a GPU; the batch is dimension 0."""
+    """Returns torch's own layers, which run as one kernel on a GPU; the batch is dimension 0."""
     extra = {"nonlinearity": settings.nonlinearity} if settings.cell == "rnn" else {}
     return FUSED[settings.cell](
         width,

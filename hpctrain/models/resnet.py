@@ -1,6 +1,6 @@
 """Residual networks (He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", Table 1).
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. Parameter names and shapes are
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. Parameter names and shapes are
 torchvision's, so its published weights load. Convolutions start from He's normal (fan-out), norms from
 1 and 0; with `zero_init_residual` each block starts as the identity (Goyal et al. 2017, section 5.1).
 """
@@ -20,7 +20,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is carried and added (Figure 5, left)."""
+    """Two 3x3 convolutions, whose result is added to the input (Figure 5, left)."""
 
     expansion = 1
 
@@ -33,6 +33,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, width, H/stride, W/stride)."""
         residual = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(residual)) + self.downsample(x))
 
@@ -54,13 +55,14 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, 4·width, H/stride, W/stride)."""
         residual = torch.relu(self.bn1(self.conv1(x)))
         residual = torch.relu(self.bn2(self.conv2(residual)))
         return torch.relu(self.bn3(self.conv3(residual)) + self.downsample(x))
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Option B: the identity where shapes agree, else a strided 1x1 convolution."""
+    """Returns option B: the identity if shapes agree, else a strided 1x1 convolution."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(_convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -102,6 +104,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to logits (B, K)."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)

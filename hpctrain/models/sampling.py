@@ -1,7 +1,7 @@
-"""Text from a recurrent language model: one token after the other, the state carried on.
+"""Text from a recurrent language model: one token after the other, with the state carried on.
 
-Takes a network that gives (logits (B, T, N), state), and token numbers; gives token numbers. Chance comes from
-a generator of its own, so equal seeds give equal text on one kind of machine.
+Takes a network that returns (logits (B, T, N), state), and token numbers; returns token numbers. It draws from its
+own generator, so equal seeds produce equal text on one kind of machine. N tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def continue_tokens(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[int]:
-    """`count` tokens after `prompt`, which holds at least one. `choose` says what the settings mean."""
+    """Yields `count` tokens after `prompt`, which holds at least one, each chosen by `choose`."""
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
@@ -35,9 +35,9 @@ def continue_tokens(
 
 
 def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """A token by softmax(logits (N,) / temperature) over the `top_k` likeliest; the likeliest at 0.
+    """Returns a token drawn by softmax(logits (N,) / temperature) over the `top_k` likeliest; at 0 the likeliest.
 
-    Never number 0, which stands for what is not in the vocabulary.
+    Number 0, which stands for words outside the vocabulary, is never returned.
     """
     known = logits[1:]
     if temperature == 0:

@@ -1,9 +1,9 @@
-"""Settings of the networks that see images: one frozen dataclass a family, the papers' values as defaults.
+"""Settings of the networks that see images: one frozen dataclass per family, with the papers' values as defaults.
 
-Takes plain values, gives checked dataclasses. Shapes are (channels, height, width); sizes in pixels.
-Bounds are `annotated_types`, read by pydantic; what one field alone cannot know is a ValueError of
-`__post_init__`. A class that only changes defaults inherits its family's comparison and representation:
-they cost a millisecond each to make anew. Imports no torch; no side effects.
+Takes plain values, returns checked dataclasses. Shapes are (channels, height, width); sizes in pixels.
+Bounds are `annotated_types`, read by pydantic; checks across fields raise ValueError in `__post_init__`. A class
+that only changes defaults inherits its family's comparison and representation, which take a millisecond each to
+make anew. Imports no torch; no side effects.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Window = tuple[int, int, int]  # kernel, stride, padding of a convolution or a p
 
 
 def size_after(size: int, windows: Sequence[Window]) -> int:
-    """Pixels a side after `windows` in turn (floor mode); 0 or less where a window does not fit."""
+    """Returns the pixels per side after `windows` in turn (floor mode); 0 or less if a window does not fit."""
     for kernel, stride, padding in windows:
         size = (size + 2 * padding - kernel) // stride + 1 if size + 2 * padding >= kernel else 0
     return size
 
 
 def smallest_size(fits: Callable[[int], bool]) -> int:
-    """The least number of pixels a side that `fits`."""
+    """Returns the least number of pixels per side for which `fits` is true."""
     return next(size for size in range(1, 1024) if fits(size))
 
 
 def check_input(shape: Shape, least: int, advice: str = "") -> None:
-    """Raises ValueError where an image of `shape` is smaller than `least` pixels a side."""
+    """Raises ValueError if an image of `shape` is smaller than `least` pixels per side."""
     if min(shape[1:]) < least:
         raise ValueError(
             f"model.input_shape={','.join(map(str, shape))}: "
@@ -46,7 +46,7 @@ def check_input(shape: Shape, least: int, advice: str = "") -> None:
 
 @dataclass(frozen=True)
 class PerceptronSettings:
-    """One linear combination a class and one activation."""
+    """One linear combination per class and one activation."""
 
     input_shape: Shape = (1, 28, 28)
     num_classes: Positive = 10
@@ -75,6 +75,7 @@ class LeNetSettings:
     padding: Annotated[int, Ge(0)] = 0
 
     def windows(self) -> tuple[Window, ...]:
+        """Returns the windows of all convolutions and poolings in turn."""
         return (5, 1, self.padding), (2, 2, 0), (5, 1, 0), (2, 2, 0), (5, 1, 0)
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class AlexNetSettings:
     """AlexNet (Krizhevsky 2012, 2014).
 
     `single_tower` is torchvision's; `grouped` is the two-GPU network of 2012, `ungrouped` the same
-    widths with every convolution over all channels. `channels` None: the variant's own.
+    widths with every convolution over all channels. `channels` None means the variant's own.
     """
 
     variant: Literal["single_tower", "grouped", "ungrouped"] = "single_tower"
@@ -100,11 +101,12 @@ class AlexNetSettings:
     dropout: Dropout = 0.5
 
     def windows(self) -> tuple[Window, ...]:
+        """Returns the windows of all convolutions and poolings in turn."""
         first = (11, 4, 2) if self.variant == "single_tower" else (11, 4, 0)
         return first, (3, 2, 0), (5, 1, 2), (3, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1), (3, 2, 0)
 
     def widths(self) -> tuple[int, int, int, int, int]:
-        """Channels of the five convolutions."""
+        """Returns the channels of the five convolutions."""
         if self.channels is not None:
             return self.channels
         return (64, 192, 384, 256, 256) if self.variant == "single_tower" else (96, 256, 384, 384, 256)

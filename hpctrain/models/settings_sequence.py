@@ -1,6 +1,6 @@
-"""Settings of the networks that see sequences: one frozen dataclass a family, the papers' values as defaults.
+"""Settings of the networks that see sequences: one frozen dataclass per family, with the papers' values as defaults.
 
-Takes plain values, gives checked dataclasses. Widths are in units, lengths in words or frames; the
+Takes plain values, returns checked dataclasses. Widths are in units, lengths in words or frames; the
 `example_...` lengths only say what a count or a lower bound is for. Imports no torch; no side effects.
 """
 
@@ -117,7 +117,7 @@ class DeepSpeech2Settings:
     example_length: Positive = 100
 
     def frequencies(self) -> tuple[int, ...]:
-        """Frequency bins before each convolution, and after the last."""
+        """Returns the frequency bins before each convolution and after the last."""
         sizes = [self.frequency_bins]
         for kernel, stride in self._windows():
             padding = 0 if kernel == sizes[-1] else kernel // 2
@@ -125,7 +125,7 @@ class DeepSpeech2Settings:
         return tuple(sizes)
 
     def _windows(self) -> list[tuple[int, int]]:
-        """Height and vertical stride of each convolution."""
+        """Returns the height and vertical stride of each convolution."""
         return [(k[0], s[0]) for k, s in zip(self.conv_kernels, self.conv_strides, strict=True)]
 
     def __post_init__(self) -> None:
@@ -167,10 +167,10 @@ class GNMTSettings:
 class GNMTMoESettings:
     """The sparsely gated mixture-of-experts form (Shazeer et al. 2017, appendix E, single pair).
 
-    `groups` times `experts_per_group` experts a layer; two-level gating keeps `active` of the groups
+    `groups` times `experts_per_group` experts per layer; two-level gating keeps `active` of the groups
     and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
     words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
-    examples of 32 words gives each of 2,048 experts exactly one word.
+    examples of 32 words assigns exactly one word to each of 2,048 experts.
     """
 
     vocabulary_size: Annotated[int, Ge(2)] = 32_000

@@ -1,6 +1,6 @@
 """VGG (Simonyan & Zisserman 2015, "Very deep convolutional networks", Table 1: A, B, D and E).
 
-Takes images (B, C, H, W), gives logits (B, K): B samples, K classes. Parameter names and shapes are
+Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. Parameter names and shapes are
 torchvision's, so its published weights load. Convolutions start from He's normal (fan-out), linear
 layers from a normal of deviation 0.01, biases from 0.
 """
@@ -15,7 +15,7 @@ from hpctrain.models.settings_image import VGGSettings
 
 
 class VGG(nn.Module):
-    """Five stages of 3x3 convolutions, each closed by 2x2 max pooling; three fully connected layers.
+    """Five stages of 3x3 convolutions, each followed by 2x2 max pooling; three fully connected layers.
 
     The stages' widths are 1, 2, 4, 8 and 8 times `settings.width`.
     """
@@ -50,4 +50,5 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) to logits (B, K)."""
         return cast(Tensor, self.classifier(self.avgpool(self.features(x)).flatten(1)))

@@ -1,7 +1,7 @@
-"""One HTML page that needs nothing else: opened from a disk without a network, on a desktop or a phone.
+"""One self-contained HTML page, readable without a network on a desktop or a phone.
 
-Takes sections of blocks (text, code, facts, tables, pictures as PNG bytes); gives the page as text. All that is
-shown is escaped. Pure; no other file of the project is needed to read it.
+Takes sections of blocks (text, code, facts, tables, pictures as PNG bytes); returns the page as text. All text is
+escaped. Pure.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     text: str
 
 
@@ -34,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are shown as they are, numbers to four digits; a click on a head sorts. `marked`: rows that stand out."""
+    """A table whose heads sort on a click; numbers have four digits. `marked` holds the rows to highlight."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -43,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """`wide`: shown at a legible size on a phone too, to be moved sideways."""
+    """A picture. If `wide`, a phone shows it at a legible size, to be scrolled sideways."""
 
     png: bytes
     alt: str
@@ -53,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Grid:
-    """Small pictures side by side, as many as there is room for."""
+    """Small pictures side by side, as many as fit."""
 
     pictures: Sequence[Picture]
 
@@ -63,12 +65,14 @@ Block = Text | Code | Facts | Table | Picture | Grid
 
 @dataclass(frozen=True)
 class Section:
+    """A titled list of blocks."""
+
     title: str
     blocks: Sequence[Block]
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The whole page. Sections without a block are left out."""
+    """Returns the whole page. Sections without blocks are left out."""
     shown = [s for s in sections if s.blocks]
     links = "".join(f'<a href="#s{n}">{_safe(s.title)}</a>' for n, s in enumerate(shown))
     body = "".join(
@@ -85,7 +89,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def number(value: Any) -> str:
-    """A cell's text: four digits are enough to compare by eye."""
+    """Returns a cell's text, with four digits for floating-point numbers."""
     if value is None:
         return "–"
     if isinstance(value, float):

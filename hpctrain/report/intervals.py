@@ -1,6 +1,6 @@
-"""Settings swept over seeds: mean, confidence interval, and which of them cannot be told from the best.
+"""Confidence intervals of means over seeds, and which settings cannot be told from the best.
 
-Pure. Student's t for intervals; Welch's t-test for differences from the best, at a family-wise error of 5 % by
+Pure. Intervals are Student's t; differences from the best are Welch's t-test at a family-wise error of 5 %, by
 Holm's step-down procedure (Holm 1979).
 """
 
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the mean's 95 % confidence interval; None for fewer than two values."""
+    """Returns half the width of the mean's 95 % confidence interval; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit
@@ -24,7 +24,7 @@ def interval(values: Sequence[float]) -> float | None:
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """The two-sided p-value for equal means of unequally spread samples; None for fewer than two values."""
+    """Returns the two-sided p-value for equal means of unequally spread samples; None for fewer than two values."""
     if min(len(a), len(b)) < 2:
         return None
     from scipy.special import stdtr
@@ -38,7 +38,7 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def like_the_best(groups: Sequence[Sequence[float]]) -> list[bool | None]:
-    """For each group whether it cannot be told from the first; None where one of the two has a single value."""
+    """Returns for each group whether it cannot be told from the first; None if either has a single value."""
     p = [welch_p(groups[0], g) for g in groups[1:]]
     known = sorted((value, n) for n, value in enumerate(p) if value is not None)
     different: set[int] = set()

@@ -31,7 +31,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _colours(values: Sequence[float | None]) -> tuple[list[Any], Any]:
-    """One colour a value, and what a colour bar needs; grey where there is none."""
+    """Returns one colour per value and the colour bar's mapping; missing values are grey."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -45,7 +45,7 @@ def _colours(values: Sequence[float | None]) -> tuple[list[Any], Any]:
 def learning_curves(
     curves: Sequence[Sequence[tuple[float, float]]], values: Sequence[float | None], best: int, name: str
 ) -> bytes:
-    """One line a run, coloured by what it reached; the best on top."""
+    """Returns a PNG with one line per run, coloured by its score; the best is on top."""
     from matplotlib.collections import LineCollection
 
     figure, ax = _figure(8, 4)
@@ -76,7 +76,7 @@ def learning_curves(
 
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | None, bool]:
-    """Places on an axis: numbers as they are (and whether a logarithm suits them), names in order."""
+    """Returns the places of values on an axis: numbers as they are (and whether a logarithm suits), names in order."""
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         numbers = np.array(values, dtype=float)
         wide = numbers.min() > 0 and numbers.max() / numbers.min() >= 30
@@ -86,9 +86,9 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | No
 
 
 def parallel_coordinates(
-    params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, more_is_better: bool
+    params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, higher_is_better: bool
 ) -> bytes:
-    """One line a run through all swept settings to the metric; the best are drawn last."""
+    """Returns a PNG with one line per run through all swept settings to the metric; the best are drawn last."""
     from matplotlib.collections import LineCollection
 
     axes_names = [*params, name]
@@ -101,7 +101,7 @@ def parallel_coordinates(
     figure, ax = _figure(min(11.0, max(6.0, 1.8 * len(axes_names))), 4)
     colours, scale = _colours(values)
     order = np.argsort(values)
-    order = order if more_is_better else order[::-1]
+    order = order if higher_is_better else order[::-1]
     lines = [[(x, column[i]) for x, column in enumerate(scaled)] for i in order]
     ax.add_collection(LineCollection(lines, colors=[colours[i] for i in order], lw=1, alpha=0.6))
     for x, (places, names, wide) in enumerate(columns):
@@ -119,7 +119,7 @@ def parallel_coordinates(
 
 
 def _ticks(places: np.ndarray[Any, Any], names: list[str] | None, wide: bool) -> list[tuple[float, str]]:
-    """A few labels along an axis, at their height from 0 to 1."""
+    """Returns a few labels along an axis, with their heights from 0 to 1."""
     placed = np.log(places) if wide else places
     low, high = placed.min(), placed.max()
     if high == low:
@@ -132,7 +132,7 @@ def _ticks(places: np.ndarray[Any, Any], names: list[str] | None, wide: bool) ->
 
 
 def slice_of(key: str, given: Sequence[Any], values: Sequence[float], name: str) -> bytes:
-    """The metric over one swept setting."""
+    """Returns a PNG of the metric over one swept setting."""
     figure, ax = _figure(3.6, 2.8)
     places, names, wide = _places(given)
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(places)) if names else 0.0
@@ -148,7 +148,7 @@ def slice_of(key: str, given: Sequence[Any], values: Sequence[float], name: str)
 
 
 def bars(shares: Mapping[str, float], label: str) -> bytes:
-    """Named shares, the largest on top."""
+    """Returns a PNG of named shares, the largest on top."""
     figure, ax = _figure(7, 0.7 + 0.4 * len(shares))
     ordered = sorted(shares.items(), key=lambda item: item[1])
     drawn = ax.barh([k for k, _ in ordered], [v for _, v in ordered], color="#0b63c5", height=0.6)

@@ -22,7 +22,7 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: x is GPUs; `low` and `high` are its interval, where there is one."""
+    """One curve over GPUs (`x`); `low` and `high` are its interval, if it has one."""
 
     name: str
     x: Sequence[float]
@@ -35,7 +35,8 @@ class Series:
 def scaling(
     rates: Sequence[Series], efficiencies: Sequence[Series], base: tuple[float, float], limit: float | None
 ) -> bytes:
-    """Throughput with the ideal line through `base` (GPUs, samples/s) and Amdahl's limit, beside efficiency."""
+    """Returns a PNG of throughput, with the ideal line through `base` (GPUs, samples/s) and Amdahl's limit, beside
+    efficiency."""
     figure, axes = _figure(10, 4.2, 2)
     left, right = axes
     for series in rates:
@@ -66,7 +67,7 @@ def scaling(
 def split(
     gpus: Sequence[int], parts: Mapping[str, Sequence[float]], hidden_s: Sequence[float | None]
 ) -> bytes:
-    """One bar a count: the parts of a step in ms; communication that the backward pass hides is hatched beside."""
+    """Returns a PNG with one bar per count: the parts of a step in ms, and hatched beside it hidden communication."""
     figure, axes = _figure(7, 3.8, 1)
     ax = axes[0]
     bottom = [0.0] * len(gpus)
@@ -83,14 +84,14 @@ def split(
         )  # fmt: skip
     ax.set_xticks(list(places), [str(g) for g in gpus])
     ax.set_xlabel("GPUs")
-    ax.set_ylabel("ms a step")
+    ax.set_ylabel("ms per step")
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="y")
     return _png(figure)
 
 
 def write(flag: str, path: Path, png: bytes) -> None:
-    """The picture into a file. Raises UserError, naming the flag that asked for it."""
+    """Writes the picture to a file. Raises UserError that names the flag if it cannot."""
     try:
         path.write_bytes(png)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What `hpctrain bench` found: from a run's own files to one document, and the document as text.
+"""The results of `hpctrain bench`: reads them from the runs' files into one document, and renders that as text.
 
-Takes finished run directories; reads metrics.jsonl, profile.json and state.json. Seconds, bytes, operations a
-second in the document; milliseconds and GFLOP/s in the text. No torch.
+Takes finished run directories; reads metrics.jsonl, profile.json and state.json. The document holds seconds, bytes
+and operations per second; the text milliseconds and GFLOP/s. No torch.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from hpctrain.storage.run_dir import RunDir
 
 DATA = {"own": "the experiment's data", "synthetic": "noise"}
 PARTS = ("data", "forward", "backward", "communication", "straggler", "optimizer", "rest")
-# The loop's parts (training/step_timer.py) under this page's names; a checkpoint belongs to no step.
+# The loop's parts (training/step_timer.py) under this page's names. A checkpoint is not part of a step.
 _PART_OF = {"allreduce": "communication", "other": "rest"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run's step and, of the first run, the machine."""
+    """One run's step and, for the first run only, the machine's peaks."""
 
     step: dict[str, Any]
     ceilings: dict[str, Any] | None
 
 
 def read(run: RunDir, kind: str) -> Measured:
-    """A finished run's figures, its first stretch left out."""
+    """Returns a finished run's figures without its first window."""
     records = run.read_metrics("train")[1:]
     profile = run.read_profile() or {}
     steps = sum(r["window_steps"] for r in records)
@@ -45,7 +45,7 @@ def read(run: RunDir, kind: str) -> Measured:
         parts_s["straggler"] = min(parts_s["communication"], straggler_s(profile))
         parts_s["communication"] -= parts_s["straggler"]
     rates = [r["samples_per_s"] for r in records]
-    found = {
+    step = {
         "data": kind,
         "steps": steps,
         "step_s": total_s / steps,
@@ -57,15 +57,15 @@ def read(run: RunDir, kind: str) -> Measured:
     }
     for key in ("gflop_per_s", "mfu", "roofline_share"):
         values = [r[key] for r in records if r.get(key) is not None]
-        found[key] = statistics.median(values) if values else None
-    found["peak"] = (run.read_state().get("summary") or {}).get("device_peak")
-    return Measured(found, profile.get("ceilings"))
+        step[key] = statistics.median(values) if values else None
+    step["peak"] = (run.read_state().get("summary") or {}).get("device_peak")
+    return Measured(step, profile.get("ceilings"))
 
 
-def document(config: Config, found: Sequence[Measured]) -> dict[str, Any]:
-    """All of it, for programs."""
-    first = next(one.ceilings for one in found if one.ceilings)
-    steps = [dict(one.step) for one in found]
+def document(config: Config, runs: Sequence[Measured]) -> dict[str, Any]:
+    """Returns all figures as one JSON document."""
+    first = next(run.ceilings for run in runs if run.ceilings)
+    steps = [dict(run.step) for run in runs]
     if config.task.name.endswith("language_model") and config.data.sequence_length:
         for step in steps:
             step["tokens_per_s"] = step["samples_per_s"] * config.data.sequence_length
@@ -92,7 +92,7 @@ def document(config: Config, found: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _sum(measured: Mapping[str, Any], ranks: int) -> dict[str, Any]:
-    """One size: the median, and the rate at which a ring would move its bytes, 2(p−1)/p n over the time."""
+    """Returns one size's median time, and the rate 2(p−1)/p n over that time at which a ring would move its bytes."""
     s = statistics.median(measured["s"])
     return {
         "bytes": measured["bytes"],
@@ -103,7 +103,7 @@ def _sum(measured: Mapping[str, Any], ranks: int) -> dict[str, Any]:
 
 
 def text(d: Mapping[str, Any]) -> str:
-    """The document for people."""
+    """Returns the document as text for people."""
     return "\n".join([*_machine(d), *(_steps(d) if d["steps"] else [])])
 
 
@@ -113,7 +113,7 @@ def _machine(d: Mapping[str, Any]) -> list[str]:
     each = " for each rank, all at once" if ranks > 1 else ""
     products = "  ".join(f"{name} {rate / 1e9:,.1f} GFLOP/s" for name, rate in top["flops_per_s"].items())
     lines = [
-        f"{top['device']}: {ranks} rank{'s' * (ranks > 1)}, {threads} CPU thread{'s' * (threads > 1)} a rank",
+        f"{top['device']}: {ranks} rank{'s' * (ranks > 1)}, {threads} CPU thread{'s' * (threads > 1)} per rank",
         f"  matrix products  {products}{each}",
         f"  memory, copies   {top['bytes_per_s'] / 1e9:,.2f} GB/s{each}",
     ]

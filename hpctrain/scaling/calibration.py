@@ -1,6 +1,6 @@
-"""Calibrations on disk: find the profiled runs of an experiment and a cluster, and predict with them.
+"""Calibrations on disk: finds the profiled runs of an experiment on a cluster, and predicts with them.
 
-Takes configurations; reads runs/calibration-<cluster>/. Seconds. No torch, no Slurm, nothing is written.
+Takes configurations; reads runs/calibration-<cluster>/. Times are seconds. No torch, no Slurm; nothing is written.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hpctrain.scaling.plan import Planned, ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
 from hpctrain.storage.run_dir import RunDir, locate, runs
 
-CYCLE_MS = 0.5  # training/comm.py: where nothing else is set
-START_S = 20.0  # from a job's start to its first step: imports, joining, the first batches
+CYCLE_MS = 0.5  # the default of training/comm.py
+START_S = 20.0  # from a job's start to its first step: imports, rendezvous, the first batches
 
 
 def find(config: Config, settings: ScalingConfig) -> Calibration | None:
-    """The calibration of this experiment on this cluster; None where there is none (yet).
+    """Returns the calibration of this experiment on this cluster; None if there is none (yet).
 
-    The links are the cluster's: where this experiment has no profile of two ranks, another one's serves.
+    Links belong to the cluster, so another experiment's profile of two ranks serves if this one has none.
     """
     wanted = plan.calibration(config, settings)
     profiles: dict[str, Any] = {}
@@ -46,25 +46,25 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
-    """The same, or a UserError that says what to run."""
-    found = find(config, settings)
-    if found is None:
+    """Returns the calibration as `find` does. Raises UserError that says what to run if there is none."""
+    calibration = find(config, settings)
+    if calibration is None:
         raise UserError(
             "cluster", config.cluster.name,
             f"is not calibrated for {config.model.name} at this batch and precision: run "
             f"hpctrain scale --calibrate {words}",
         )  # fmt: skip
-    return found
+    return calibration
 
 
 def _any(config: Config, name: str) -> RunDir | None:
-    """A profiled run of this shape by any experiment: its sums are of the same links."""
-    found = runs(Path(config.run.root), config.run.study)
-    return next((r for r in found if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
+    """Returns a profiled run of this shape by any experiment, whose sums used the same links; None without one."""
+    candidates = runs(Path(config.run.root), config.run.study)
+    return next((r for r in candidates if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
 
 
 def _settings(run: RunDir) -> tuple[float | None, float, float]:
-    """The nominal rate of the links, Horovod's cycle, and the buckets, while they were measured."""
+    """Returns the links' nominal Gbit/s, Horovod's cycle in seconds and the bucket MB during the measurement."""
     values = run.read_config()
     rate, cycle_ms = values["cluster"].get("link_gbit_per_s"), values["comm"]["cycle_time_ms"]
     return float(rate) if rate else None, _cycle_s(cycle_ms), float(values["comm"]["bucket_mb"])
@@ -75,7 +75,7 @@ def _cycle_s(cycle_time_ms: float | None) -> float:
 
 
 def exchange_of(config: Config) -> Exchange:
-    """The model's exchange, with the settings that the run would have."""
+    """Returns the model's exchange with the run's own comm settings."""
     comm = config.comm
     return Exchange(
         bucket_bytes=comm.bucket_mb * 2**20,
@@ -86,7 +86,7 @@ def exchange_of(config: Config) -> Exchange:
 
 
 def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[Predicted]:
-    """The model's answer for every count of the settings. Raises UserError as a study would."""
+    """Returns the model's prediction for every GPU count of the settings. Raises UserError as a study would."""
     points = [(plan.shape(config, gpus), plan.rank_batch(config, settings, gpus)) for gpus in settings.gpus]
     whole = settings.batch or config.train.batch_size * config.train.accumulate
     single = whole // config.train.accumulate if settings.mode == "strong" else config.train.batch_size
@@ -104,9 +104,9 @@ def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> 
 
 
 def expected(config: Config, settings: ScalingConfig, planned: Sequence[Planned]) -> dict[str, float]:
-    """Node-seconds that one run of each count will take, where the cluster is calibrated; {} where it is not."""
+    """Returns the predicted node-seconds of one run, by GPU count; {} if the cluster is not calibrated."""
     calibration = find(config, settings)
     if calibration is None:
         return {}
-    found = curve(config, settings, calibration)
-    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in found}
+    predictions = curve(config, settings, calibration)
+    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in predictions}

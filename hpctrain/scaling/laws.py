@@ -1,10 +1,10 @@
-"""From measured step times to what they mean: speed-up, efficiency, serial fractions, and how many GPUs to ask for.
+"""Speed-up, efficiency, serial fractions and a recommended GPU count, all from measured step times.
 
-Pure arithmetic over repeats: takes seconds and samples, gives figures with their 95 % confidence intervals (half
-widths; None where one repeat allows none). p is GPUs, T a step's seconds, R samples a second. No I/O, no torch.
+Pure arithmetic over repeats: takes seconds and samples, returns figures with the half widths of their 95 %
+confidence intervals (None for a single repeat). p is GPUs, T seconds per step, R samples per second.
 
-Sources: Amdahl, AFIPS 30 (1967); Gustafson, CACM 31 (1988); Karp, Flatt, CACM 33 (1990); Student's t with
-Welch's degrees of freedom for ratios, whose variance is that of their logarithm (delta method).
+Sources: Amdahl, AFIPS 30 (1967); Gustafson, CACM 31 (1988); Karp, Flatt, CACM 33 (1990). Intervals are Student's t;
+ratios use Welch's degrees of freedom and the variance of their logarithm (delta method).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Literal
 from hpctrain.report.intervals import interval
 
 LEVEL = 0.95
-NOISY = 0.25  # an interval of so much of the efficiency itself says nothing
-WORTH = 0.70  # the efficiency below which GPUs are not worth asking for
+NOISY = 0.25  # above this half width, relative to the efficiency, no conclusion is drawn
+WORTH = 0.70  # below this efficiency, more GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
 
-# The parts of a step, and how a sentence names each.
+# The parts of a step, and the words for each in a sentence.
 PARTS = {
     "data": "reading and preparing data",
     "compute": "computing",
@@ -42,16 +42,18 @@ class Value:
 
     @property
     def low(self) -> float:
+        """The interval's lower end; the mean itself without an interval."""
         return self.mean - (self.half or 0.0)
 
     @property
     def high(self) -> float:
+        """The interval's upper end; the mean itself without an interval."""
         return self.mean + (self.half or 0.0)
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One run of a point: seconds a step, of each part, and its throughput over all ranks."""
+    """One run of a point: seconds per step, in total and by part, and the throughput of all ranks."""
 
     step_s: float
     samples_per_s: float
@@ -59,13 +61,13 @@ class Repeat:
     hidden_s: float | None = None
     gflop_per_s: float | None = None
     mfu: float | None = None
-    sample_j: float | None = None  # joules a sample, and of what
-    energy: str = ""
+    sample_j: float | None = None  # joules per sample
+    energy: str = ""  # what measured them
 
 
 @dataclass(frozen=True)
 class Point:
-    """A number of GPUs with the repeats that succeeded, and why others did not."""
+    """A number of GPUs with the repeats that succeeded, and the reasons why others did not."""
 
     gpus: int
     nodes: int
@@ -76,7 +78,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report. Hours and exaFLOPs are for the study's target of epochs."""
+    """One line of the report. `node_hours` is for the study's target of epochs."""
 
     gpus: int
     nodes: int
@@ -98,27 +100,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law's serial fraction; `limit` is the speed-up that no number of GPUs exceeds (Amdahl)."""
+    """A fitted law and its serial fraction."""
 
     law: Literal["Amdahl", "Gustafson"]
     serial: Value
 
     @property
     def limit(self) -> float | None:
+        """The speed-up that no number of GPUs exceeds (Amdahl); None if there is no such limit."""
         return 1 / self.serial.mean if self.law == "Amdahl" and self.serial.mean > 0 else None
 
     def speedup(self, p: float) -> float:
+        """Returns the law's speed-up on `p` GPUs."""
         s = self.serial.mean
         return 1 / (s + (1 - s) / p) if self.law == "Amdahl" else s + (1 - s) * p
 
 
 def mean(values: Sequence[float]) -> Value:
-    """The mean with Student's interval."""
+    """Returns the mean with Student's interval."""
     return Value(statistics.fmean(values), interval(values))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
-    """The ratio of two means of independent repeats; its interval by the delta method."""
+    """Returns the ratio of two means of independent repeats, with its interval by the delta method."""
     value = statistics.fmean(above) / statistics.fmean(below)
     if min(len(above), len(below)) < 2:
         return Value(value)
@@ -131,10 +135,10 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
 
 
 def rows(points: Sequence[Point], node_hours_samples: float | None = None) -> list[Row]:
-    """The table, from the smallest point that succeeded, whose efficiency is 1.
+    """Returns the table; the smallest point that succeeded has efficiency 1.
 
-    S(p) = p₀ R(p)/R(p₀) in both modes: with a fixed batch that is T(p₀)/T(p), with a batch that grows with p
-    Gustafson's scaled speed-up. E = S/p. `node_hours_samples`: the samples of the target.
+    S(p) = p₀ R(p)/R(p₀) in both modes. With a fixed batch this is T(p₀)/T(p); with a batch that grows with p
+    it is Gustafson's scaled speed-up. E = S/p. `node_hours_samples` is the target's number of samples.
     """
     measured = sorted((p for p in points if p.repeats), key=lambda p: p.gpus)
     return [_row(point, measured[0], node_hours_samples) for point in measured]
@@ -173,7 +177,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
 
 
 def karp_flatt(speedup: Value, p: float) -> Value:
-    """The experimentally determined serial fraction e = (1/S − 1/p) / (1 − 1/p). It grows where overhead does."""
+    """Returns the experimentally determined serial fraction e = (1/S − 1/p) / (1 − 1/p); overhead makes it grow."""
     e = (1 / speedup.mean - 1 / p) / (1 - 1 / p)
     if speedup.half is None:
         return Value(e)
@@ -181,10 +185,10 @@ def karp_flatt(speedup: Value, p: float) -> Value:
 
 
 def fit(points: Sequence[Point], mode: Mode) -> Fit | None:
-    """Amdahl's law for a fixed batch, Gustafson's for one that grows; None for fewer than two points.
+    """Returns Amdahl's law for a fixed batch, Gustafson's for one that grows; None for fewer than two points.
 
-    Amdahl: T = a + b/p by least squares over all repeats, s = a/(a + b). Gustafson: p − S = s (p − 1), through
-    the origin.
+    Amdahl is T = a + b/p by least squares over all repeats, with s = a/(a + b). Gustafson is
+    p − S = s (p − 1), fitted through the origin.
     """
     measured = sorted((p for p in points if p.repeats), key=lambda p: p.gpus)
     if len(measured) < 2:
@@ -223,7 +227,7 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
 
 
 def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | None:
-    """The most GPUs of a curve of (p, efficiency) up to which every point is worth it."""
+    """Returns the largest p of a curve of (p, efficiency) up to which every point reaches `worth`, or None."""
     best = None
     for p, efficiency in sorted(curve):
         if efficiency < worth:
@@ -233,9 +237,9 @@ def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | N
 
 
 def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, float]] = ()) -> list[str]:
-    """In plain words: how far it scales, why no further, how many GPUs to ask for.
+    """Returns sentences on how far the study scales, why no further, and how many GPUs to ask for.
 
-    `predicted`: (p, efficiency) of the model, for counts that were not measured.
+    `predicted` holds the model's (p, efficiency) for counts that were not measured.
     """
     if not table:
         return ["No point has a result yet."]
@@ -243,7 +247,7 @@ def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, flo
         return [f"Only {table[0].gpus} GPUs have a result: speed-up needs a second point."]
     last, most = table[-1], ask_for([(r.gpus, r.efficiency.mean) for r in table])
     one = "as on one" if table[0].gpus == 1 else f"as on one of the first {table[0].gpus}"
-    kept = "the effective batch fixed" if mode == "strong" else "the batch a GPU fixed"
+    kept = "the effective batch fixed" if mode == "strong" else "the batch per GPU fixed"
     said = [
         f"With {kept}, training on {last.gpus} GPUs is {_said(last.speedup)} times as fast {one}: "
         f"efficiency {_percent(last.efficiency)}."
@@ -276,7 +280,7 @@ def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, flo
 
 
 def _why(table: Sequence[Row], mode: Mode) -> str:
-    """Which part of the step costs most beyond its ideal share."""
+    """Returns a sentence that names the part of the step that costs most beyond its ideal share."""
     base, last = table[0], table[-1]
     shrink = base.gpus / last.gpus if mode == "strong" else 1.0
     lost = {
@@ -289,7 +293,7 @@ def _why(table: Sequence[Row], mode: Mode) -> str:
         return "The step's parts do not say what is lost."
     name = max(lost, key=lambda key: lost[key])
     return (
-        f"What is lost there is mostly {PARTS[name]}: {1e3 * lost[name]:.3g} ms a step beyond the ideal, "
+        f"What is lost there is mostly {PARTS[name]}: {1e3 * lost[name]:.3g} ms per step beyond the ideal, "
         f"{lost[name] / total:.0%} of the loss."
     )
 
@@ -315,12 +319,13 @@ def _scaled(value: Value, factor: float) -> Value:
 
 
 def _known(values: Sequence[float | None]) -> float | None:
-    found = [v for v in values if v is not None]
-    return statistics.fmean(found) if found else None
+    """Returns the mean of the values that are known; None if there are none."""
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _t(freedom: float) -> float:
-    """Student's t: half of a 95 % interval, in standard errors."""
+    """Returns half of a 95 % interval in standard errors (Student's t)."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))

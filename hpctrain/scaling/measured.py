@@ -1,7 +1,7 @@
-"""What the runs of a scaling study measured: from their own files to `scaling.Point`s.
+"""What the runs of a scaling study measured: turns their files into `laws.Point`s.
 
 Takes the study's folder and its plan (scaling.json); reads configurations, states, metrics.jsonl and
-profile.json. Seconds. No torch, no Slurm. A run that failed, or has not ended, is a named gap.
+profile.json. Times are seconds. No torch, no Slurm. A run that failed or has not ended is reported as missing.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ _PART_OF = {
 
 
 def is_scaling(study: Path) -> bool:
+    """Returns whether the folder is that of a scaling study."""
     return (study / PLAN).is_file()
 
 
 def read_plan(study: Path) -> dict[str, Any]:
-    """What `hpctrain scale` planned. Raises UserError where the folder is not a scaling study."""
+    """Returns what `hpctrain scale` planned. Raises UserError if the folder is not a scaling study."""
     plan = read_json(study / PLAN)
     if plan is None:
         names = [p.parent.name for p in study.parent.glob(f"*/{PLAN}")]
-        raise UserError("study", study.name, "is no scaling study", nearest(study.name, names))
+        raise UserError("study", study.name, "is not a scaling study", nearest(study.name, names))
     return plan
 
 
 def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str, Any]]) -> None:
-    """Add runs to the study's plan. Raises UserError where it was begun in another mode."""
+    """Adds runs to the study's plan. Raises UserError if the study was begun in another mode."""
     before = read_json(study / PLAN) or {}
     if before and before["mode"] != facts["mode"]:
         raise UserError(
@@ -61,59 +62,59 @@ def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str
 def points(
     study: Path, plan: Mapping[str, Any], data: str, job_j: Mapping[str, float] | None = None
 ) -> list[Point]:
-    """The study's points for one kind of data ("own", "synthetic"), from the smallest."""
+    """Returns the study's points for one kind of data ("own", "synthetic"), smallest first."""
     chosen = [run for run in plan["runs"] if run["data"] == data and not run.get("knob")]
     counts = sorted({run["gpus"] for run in chosen})
     return [_point(study, [run for run in chosen if run["gpus"] == gpus], job_j) for gpus in counts]
 
 
-def knobs(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
-    """(key, value, point) of every setting of the exchange that was tried."""
-    by_knob: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+def comm_points(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
+    """Returns (key, value, point) for every comm setting that was tried."""
+    by_setting: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
     for run in plan["runs"]:
         if run.get("knob"):
-            by_knob.setdefault(tuple(run["knob"]), []).append(run)
-    return [(*knob, _point(study, runs)) for knob, runs in by_knob.items()]
+            by_setting.setdefault(tuple(run["knob"]), []).append(run)
+    return [(*setting, _point(study, runs)) for setting, runs in by_setting.items()]
 
 
 def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int, Timeline]]:
-    """(GPUs, Horovod's timeline) of each count's first run that was asked for one (comm.timeline=true)."""
-    found: dict[int, Timeline] = {}
+    """Returns (GPUs, Horovod's timeline) of each count's first run that recorded one (comm.timeline=true)."""
+    by_gpus: dict[int, Timeline] = {}
     for facts in sorted(plan["runs"], key=lambda facts: (facts["gpus"], facts["repeat"])):
         run = RunDir(study / facts["run"])
         attempts = run.attempts()
-        if facts["data"] != data or facts.get("knob") or facts["gpus"] in found or not attempts:
+        if facts["data"] != data or facts.get("knob") or facts["gpus"] in by_gpus or not attempts:
             continue
         file = run.timeline_file(attempts[-1])
         if file.is_file():
-            seen = horovod_timeline.summary(
+            timeline = horovod_timeline.summary(
                 file.read_text(errors="replace"), run.read_config()["train"]["steps"]
             )
-            if seen is not None:
-                found[facts["gpus"]] = seen
-    return list(found.items())
+            if timeline is not None:
+                by_gpus[facts["gpus"]] = timeline
+    return list(by_gpus.items())
 
 
 def _point(
     study: Path, planned: Sequence[Mapping[str, Any]], job_j: Mapping[str, float] | None = None
 ) -> Point:
-    """The repeats of one point, and why others are missing."""
+    """Returns one point with its finished repeats and the reasons why others are missing."""
     repeats, missing = [], []
     for facts in sorted(planned, key=lambda facts: facts["repeat"]):
         run = RunDir(study / facts["run"])
         state = run.read_state()
-        found = repeat(run, job_j) if state.get("phase") == "done" else None
-        if found is None:
+        measured = repeat(run, job_j) if state.get("phase") == "done" else None
+        if measured is None:
             why = state.get("reason") or state.get("phase") or "never submitted"
             missing.append(f"{facts['run']}: {why}")
         else:
-            repeats.append(found)
+            repeats.append(measured)
     first = planned[0]
     return Point(first["gpus"], first["nodes"], first["batch"], tuple(repeats), tuple(missing))
 
 
 def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | None:
-    """One run's figures, without its warm-up; None where it has none."""
+    """Returns one run's figures after its warm-up; None if it recorded no step after it."""
     values = run.read_config()
     window = values["train"]["log_every"]
     warm = window * warmup_windows(run.path.parent)
@@ -147,9 +148,9 @@ ENERGY = {"gpu": "GPUs (NVML)", "packages": "CPU packages (RAPL)"}
 
 
 def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[float | None, str]:
-    """Joules a sample over the whole run, and what they are of; None where nothing reports any.
+    """Returns (joules per sample, source) for the whole run; (None, "") if nothing was measured.
 
-    The run's own figure is of its training; Slurm's, where it has none, of the whole job.
+    The run's own figure covers its training. Slurm's figure, used if the run has none, covers the whole job.
     """
     summary = state.get("summary") or {}
     own = summary.get("energy") or {}
@@ -163,18 +164,19 @@ def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[floa
 
 
 def job_ids(study: Path, plan: Mapping[str, Any]) -> list[str]:
-    """The jobs of the runs that are done and have no energy of their own."""
+    """Returns the jobs of those runs that are done and recorded no energy themselves."""
     states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
     done = [s for s in states if s.get("phase") == "done" and not (s.get("summary") or {}).get("energy")]
     return sorted({str(s["job_id"]) for s in done if s.get("job_id")})
 
 
 def warmup_windows(study: Path) -> int:
+    """Returns how many windows at the start of each run are not measured."""
     return int((read_json(study / PLAN) or {}).get("warmup_windows", 1))
 
 
 def straggler_s(profile: Mapping[str, Any]) -> float:
-    """How long rank 0, whose clock the records are, waits for the slowest rank's computing, on average."""
+    """Returns how many seconds rank 0, which writes the records, waits for the slowest rank's computing on average."""
     own, *others = profile["computing"][str(profile["batch_size"])]["step_s"]
     return statistics.fmean([max(each) - each[0] for each in zip(own, *others, strict=True)])
 

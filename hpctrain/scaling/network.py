@@ -1,8 +1,8 @@
 """What one synchronous step costs on p ranks: allreduce under α-β-γ, overlap with the backward pass, stragglers.
 
-Pure: takes a network's parameters, gradients with the times at which they are ready, the exchange's settings;
-gives seconds. n is bytes a rank, p ranks, N nodes, m ranks a node (p = N m); α seconds a message, β seconds a
-byte on the wire, γ seconds a byte of reduction. No I/O, no torch. docs/scaling.md derives each formula.
+Pure: takes a network's parameters, gradients with the times at which they are ready, and the exchange's settings;
+returns seconds. n is bytes per rank, p ranks, N nodes, m ranks per node (p = N m); α seconds per message, β seconds per
+byte on the wire, γ seconds per byte of reduction. No I/O, no torch. docs/scaling.md derives each formula.
 
 Sources: α-β model, Hockney, Parallel Computing 20 (1994); allreduce costs, Thakur, Rabenseifner, Gropp, IJHPCA
 19 (2005), and Chan et al., Concurrency and Computation 19 (2007); the ring is optimal in bandwidth, Patarasuk,
@@ -23,20 +23,20 @@ from hpctrain.training import buckets
 
 @dataclass(frozen=True)
 class Link:
-    """One link. `host_s_per_byte` is what a core spends on each byte (copies, protocol), beside the wire's time."""
+    """One link. `host_s_per_byte` is a core's time for each byte (copies, protocol), on top of the wire's time."""
 
     latency_s: float
     wire_s_per_byte: float
     host_s_per_byte: float = 0.0
 
     def s(self, size: float, flows: int = 1, load: float = 1.0) -> float:
-        """Seconds for `size` bytes while `flows` messages share the wire and `load` ranks share a core."""
+        """Returns seconds for `size` bytes while `flows` messages share the wire and `load` ranks share a core."""
         return self.latency_s + size * (flows * self.wire_s_per_byte + load * self.host_s_per_byte)
 
 
 @dataclass(frozen=True)
 class Network:
-    """Links inside and between nodes, and γ. `load`: ranks that share a core, where there are more than cores."""
+    """Links inside and between nodes, and γ. `load` is the number of ranks that share a core (at least 1)."""
 
     inside: Link
     between: Link
@@ -53,13 +53,14 @@ class Shape:
 
     @property
     def ranks(self) -> int:
+        """All ranks, p."""
         return self.nodes * self.ranks_per_node
 
 
 def ring_s(network: Network, shape: Shape, size: float) -> float:
-    """2(p-1) rounds of n/p bytes to the neighbour, p-1 of them with a sum: 2(p-1)(α + βn/p) + (p-1)γn/p.
+    """Returns 2(p-1)(α + βn/p) + (p-1)γn/p: 2(p-1) rounds of n/p bytes to the neighbour, p-1 of them with a sum.
 
-    The ring enters and leaves each node once; a round takes as long as its slowest link.
+    The ring enters and leaves each node once. A round takes as long as its slowest link.
     """
     p = shape.ranks
     if p == 1:
@@ -68,9 +69,9 @@ def ring_s(network: Network, shape: Shape, size: float) -> float:
 
 
 def double_tree_s(network: Network, shape: Shape, size: float) -> float:
-    """Two pipelined binary trees, each with half of the bytes: 2⌈log₂p⌉α + 2βn + γn.
+    """Returns 2⌈log₂p⌉α + 2βn + γn: two pipelined binary trees, each with half of the bytes.
 
-    A node's ranks form a chain inside it, so that the tree between nodes has depth ⌈log₂N⌉.
+    A node's ranks form a chain, so that the tree between nodes has depth ⌈log₂N⌉.
     """
     nodes, m = shape.nodes, shape.ranks_per_node
     if shape.ranks == 1:
@@ -82,16 +83,16 @@ def double_tree_s(network: Network, shape: Shape, size: float) -> float:
 
 
 def recursive_doubling_s(network: Network, shape: Shape, size: float) -> float:
-    """⌈log₂p⌉ rounds, all bytes in each: ⌈log₂p⌉(α + βn + γn). Best for short messages."""
+    """Returns ⌈log₂p⌉(α + βn + γn): ⌈log₂p⌉ rounds with all bytes in each. It is best for short messages."""
     rounds = _distances(shape.ranks)
     whole_s = sum(_exchange_s(network, shape, distance, size) + _sum_s(network, size) for distance in rounds)
     return whole_s + _fold_s(network, shape, size)
 
 
 def halving_s(network: Network, shape: Shape, size: float) -> float:
-    """Rabenseifner's: halve to reduce-scatter, double to gather: 2log₂p α + 2(p-1)/p βn + (p-1)/p γn.
+    """Returns 2log₂p α + 2(p-1)/p βn + (p-1)/p γn: Rabenseifner's halving to reduce-scatter and doubling to gather.
 
-    Near ranks first with the larger halves; a node's ranks share its wire in the rounds between nodes.
+    Near ranks exchange first, with the larger halves. A node's ranks share its wire in the rounds between nodes.
     """
     total_s, part = _fold_s(network, shape, size), size
     for distance in _distances(shape.ranks):
@@ -101,7 +102,8 @@ def halving_s(network: Network, shape: Shape, size: float) -> float:
 
 
 def hierarchical_s(network: Network, shape: Shape, size: float) -> float:
-    """Horovod's: reduce-scatter inside nodes, allreduce of n/m between them on m rings, gather inside nodes."""
+    """Returns the seconds of Horovod's hierarchical allreduce: reduce-scatter inside nodes, allreduce of n/m
+    between them on m rings, gather inside nodes."""
     nodes, m = shape.nodes, shape.ranks_per_node
     inside_s = (m - 1) * (2 * network.inside.s(size / m, load=network.load) + _sum_s(network, size / m))
     if nodes == 1:
@@ -119,12 +121,12 @@ ALGORITHMS: dict[str, Cost] = {
     "halving": halving_s,
     "hierarchical": hierarchical_s,
 }
-# What a library chooses from, by size: NCCL's tuner (GPU), Open MPI's table (CPU).
+# The algorithms that a library chooses from by size: NCCL's tuner (GPU), Open MPI's table (CPU).
 CHOICES = {"nccl": ("ring", "double_tree"), "mpi": ("recursive_doubling", "halving", "ring")}
 
 
 def allreduce_s(network: Network, shape: Shape, size: float, algorithm: str) -> float:
-    """Seconds to sum `size` bytes over all ranks by a named algorithm, or by the best of a library's (`CHOICES`)."""
+    """Returns seconds to sum `size` bytes over all ranks by a named algorithm, or by a library's best (`CHOICES`)."""
     names = CHOICES.get(algorithm, (algorithm,))
     return min(ALGORITHMS[name](network, shape, size) for name in names)
 
@@ -136,7 +138,7 @@ def _slowest_s(network: Network, shape: Shape, size: float) -> float:
 
 
 def _exchange_s(network: Network, shape: Shape, distance: int, size: float) -> float:
-    """A round in which each rank exchanges `size` bytes with the one `distance` ranks away."""
+    """Returns the seconds of a round in which each rank exchanges `size` bytes with the one `distance` ranks away."""
     if shape.nodes == 1 or distance < shape.ranks_per_node:
         return network.inside.s(size, load=network.load)
     return network.between.s(size, flows=shape.ranks_per_node, load=network.load)
@@ -155,7 +157,8 @@ def _distances(p: int) -> list[int]:
 
 
 def _fold_s(network: Network, shape: Shape, size: float) -> float:
-    """Where p is no power of two, the ranks beyond one hand their bytes to a neighbour, and get the sum back."""
+    """Returns the extra seconds if p is not a power of two: surplus ranks send their bytes to a neighbour and
+    receive the sum."""
     if shape.ranks & (shape.ranks - 1) == 0:
         return 0.0
     return 2 * _slowest_s(network, shape, size) + _sum_s(network, size)
@@ -163,7 +166,7 @@ def _fold_s(network: Network, shape: Shape, size: float) -> float:
 
 @dataclass(frozen=True)
 class Gradient:
-    """One parameter's (or layer's) gradient: when the backward pass has it, in seconds of its own, and its size."""
+    """The gradient of a parameter (or layer): its size, and when it is ready, from the backward pass's start."""
 
     ready_s: float
     bytes: float
@@ -171,19 +174,18 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How gradients travel: hpctrain's buckets, Horovod's cycle and fusion, and what communication takes from
-    computing while it runs (0: nothing, as with a network card that works alone; 1: everything)."""
+    """How gradients travel: hpctrain's buckets, and Horovod's cycle and fusion."""
 
     bucket_bytes: float = 25 * 2**20
     cycle_s: float = 0.5e-3
     fusion_bytes: float = buckets.PIECE_BYTES
     negotiation_s: float = 0.0
-    compression: float = 1.0  # bytes on the wire to bytes of gradient
+    compression: float = 1.0  # bytes on the wire per byte of gradient
 
 
 @dataclass(frozen=True)
 class Overlapped:
-    """A backward pass with its exchange. `end_s`: both are over; `transfers`: start, end and bytes of each."""
+    """A backward pass with its exchange. Both are over at `end_s`; `transfers` holds start, end and bytes of each."""
 
     end_s: float
     backward_s: float
@@ -191,22 +193,24 @@ class Overlapped:
 
     @property
     def communication_s(self) -> float:
+        """The seconds of all transfers."""
         return math.fsum(end - start for start, end, _ in self.transfers)
 
     @property
     def exposed_s(self) -> float:
-        """What the exchange adds to the step."""
+        """The seconds that the exchange adds to the step."""
         return self.end_s - self.backward_s
 
     @property
     def hidden_s(self) -> float:
+        """The seconds of communication that overlap with the backward pass."""
         return max(0.0, self.communication_s - self.exposed_s)
 
 
 def bucketed(gradients: Sequence[Gradient], bucket_bytes: float) -> list[Gradient]:
-    """The exchange's buckets, each ready when the last of its gradients is."""
-    found = buckets.group(gradients, lambda gradient: gradient.bytes, bucket_bytes)
-    return sorted(map(_together, found), key=lambda bucket: bucket.ready_s)
+    """Returns the exchange's buckets; each is ready when the last of its gradients is."""
+    groups = buckets.group(gradients, lambda gradient: gradient.bytes, bucket_bytes)
+    return sorted(map(_together, groups), key=lambda bucket: bucket.ready_s)
 
 
 def _together(gradients: Sequence[Gradient]) -> Gradient:
@@ -214,14 +218,14 @@ def _together(gradients: Sequence[Gradient]) -> Gradient:
 
 
 def _fused(messages: Sequence[Gradient], limit_bytes: float) -> list[Gradient]:
-    """Horovod's fusion: neighbours to at most `limit_bytes`, or one alone."""
-    found: list[Gradient] = []
+    """Returns Horovod's fused messages: neighbours of at most `limit_bytes` together, or a larger one alone."""
+    fused: list[Gradient] = []
     for message in messages:
-        if found and found[-1].bytes + message.bytes <= limit_bytes:
-            found[-1] = _together([found[-1], message])
+        if fused and fused[-1].bytes + message.bytes <= limit_bytes:
+            fused[-1] = _together([fused[-1], message])
         else:
-            found.append(message)
-    return found
+            fused.append(message)
+    return fused
 
 
 def overlap(
@@ -232,14 +236,15 @@ def overlap(
     stolen: float = 0.0,
     phase: float = 0.5,
 ) -> Overlapped:
-    """Event by event: the backward pass fills buckets; a background thread looks each cycle for full ones.
+    """Simulates the exchange event by event and returns its times.
 
-    It sums what it finds, neighbours fused to at most `fusion_bytes`, one after the other, before it looks
-    again. `cost_s` gives the seconds of an allreduce of so many bytes; while it runs, the backward pass goes
-    on at the rate 1 - `stolen`. `phase`: where in its first cycle the thread is at the beginning.
+    The backward pass fills buckets. A background thread looks for full ones each cycle and sums them one after
+    the other, neighbours fused to at most `fusion_bytes`, before it looks again. `cost_s` returns the seconds of
+    an allreduce of so many bytes; while it runs, the backward pass continues at the rate 1 - `stolen`. `phase`
+    is the thread's position in its first cycle at the start.
     """
     waiting = bucketed(gradients, exchange.bucket_bytes)
-    now_s = done_s = 0.0  # wall time; how much of the backward pass is done
+    now_s = done_s = 0.0  # wall time; the part of the backward pass that is done
     tick_s = -phase * exchange.cycle_s
     transfers: list[tuple[float, float, float]] = []
     while waiting:
@@ -253,7 +258,7 @@ def overlap(
         for message in _fused(full, exchange.fusion_bytes):
             took_s = cost_s(message.bytes * exchange.compression)
             transfers.append((now_s, now_s + took_s, message.bytes))
-            # At the rate 1 - stolen, or faster at the end, where nothing is left to slow down.
+            # At the end this may exceed the backward pass, which then has nothing left to slow down.
             done_s += took_s * (1 - stolen)
             now_s += took_s
     return Overlapped(now_s + max(0.0, backward_s - done_s), backward_s, tuple(transfers))
@@ -261,27 +266,27 @@ def overlap(
 
 @dataclass(frozen=True)
 class Stragglers:
-    """Ranks' computing times scatter by a log-normal of mean 1 and this coefficient of variation."""
+    """Ranks' computing times follow a log-normal of mean 1 with this coefficient of variation."""
 
     variation: float = 0.0
 
     def quantile(self, share: float) -> float:
-        """The factor that `share` of the ranks do not exceed."""
+        """Returns the factor that `share` of the ranks do not exceed."""
         if self.variation == 0.0:
             return 1.0
         sigma = math.sqrt(math.log1p(self.variation**2))
         return math.exp(sigma * NormalDist().inv_cdf(share) - sigma**2 / 2)
 
     def slowest(self, ranks: int, parts: int = 200) -> float:
-        """The mean of the largest of `ranks` factors: ∫ F⁻¹(u^(1/p)) du over 0..1, by midpoints."""
+        """Returns the mean of the largest of `ranks` factors, ∫ F⁻¹(u^(1/p)) du over 0..1, by midpoints."""
         return _slowest(self, ranks, parts)
 
     def slowest_quantile(self, ranks: int, share: float) -> float:
-        """The factor that the slowest of `ranks` does not exceed in `share` of the steps."""
+        """Returns the factor that the slowest of `ranks` does not exceed in `share` of the steps."""
         return self.quantile(share ** (1 / ranks))
 
 
-@lru_cache(maxsize=1024)  # a prediction asks the same for each of its draws
+@lru_cache(maxsize=1024)  # a prediction needs the same value for each of its draws
 def _slowest(stragglers: Stragglers, ranks: int, parts: int) -> float:
     if stragglers.variation == 0.0 or ranks == 1:
         return 1.0
@@ -290,7 +295,7 @@ def _slowest(stragglers: Stragglers, ranks: int, parts: int) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """A rank's own part of a step at its batch, in seconds, and when its gradients are ready."""
+    """One rank's part of a step in seconds, without communication, and when its gradients are ready."""
 
     data_s: float
     forward_s: float
@@ -300,10 +305,11 @@ class Work:
 
     @property
     def total_s(self) -> float:
+        """The seconds of all parts."""
         return self.data_s + self.forward_s + self.backward_s + self.optimizer_s
 
     def slowed(self, factor: float) -> Work:
-        """The same work, each part `factor` times as long."""
+        """Returns the same work with each part `factor` times as long."""
         return Work(
             self.data_s * factor,
             self.forward_s * factor,
@@ -315,7 +321,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """A predicted step's split, in seconds. `exposed_s + compute_s + data_s + straggler_s` is the step."""
+    """The parts of a predicted step in seconds. `hidden_s` overlaps with `compute_s` and is not in the total."""
 
     data_s: float
     compute_s: float
@@ -325,6 +331,7 @@ class Step:
 
     @property
     def total_s(self) -> float:
+        """The seconds of the whole step."""
         return self.data_s + self.compute_s + self.exposed_s + self.straggler_s
 
 
@@ -337,18 +344,18 @@ def step(
     stragglers: Stragglers,
     stolen: float = 0.0,
 ) -> Step:
-    """One step on `shape`. Every rank waits for the slowest one, whose gradients complete the sums.
+    """Returns one step on `shape`. Every rank waits for the slowest one, whose gradients complete the sums.
 
-    `stolen`: what the communication thread takes of the cores that compute (CPU ranks) while it works on bytes, not
-    while it waits for the wire.
+    `stolen` is the share of the computing cores (CPU ranks) that the communication thread takes while it works
+    on bytes, not while it waits for the wire.
     """
     factor = stragglers.slowest(shape.ranks)
     slow = work.slowed(factor)
     stolen *= _host_share(network, shape)
     if shape.ranks == 1:
         return Step(work.data_s, work.total_s - work.data_s, 0.0, 0.0, 0.0)
-    # Where in its cycle the thread is when a backward pass begins is chance: two of them stand for all.
-    found = [
+    # The thread's position in its cycle at the start of a backward pass is random: two positions stand for all.
+    passes = [
         overlap(
             slow.gradients,
             slow.backward_s,
@@ -360,13 +367,13 @@ def step(
         for phase in ((0.25, 0.75) if exchange.cycle_s else (0.5,))
     ]
     exposed_s, hidden_s = (
-        math.fsum(v) / len(found) for v in zip(*((f.exposed_s, f.hidden_s) for f in found), strict=True)
+        math.fsum(v) / len(passes) for v in zip(*((p.exposed_s, p.hidden_s) for p in passes), strict=True)
     )
     return Step(work.data_s, work.total_s - work.data_s, exposed_s, hidden_s, work.total_s * (factor - 1))
 
 
 def _host_share(network: Network, shape: Shape) -> float:
-    """The part of a transfer that a core works on, on the link that holds the others up."""
+    """Returns the share of a transfer that occupies a core, on the slowest kind of link."""
     link = network.between if shape.nodes > 1 else network.inside
     host = (link.host_s_per_byte + network.reduce_s_per_byte / 2) * network.load
     whole = host + link.wire_s_per_byte

@@ -1,4 +1,4 @@
-"""A scaling study for people: on the terminal, and as one HTML page. Takes what scale_report found; gives text."""
+"""A scaling study for people: on the terminal, and as one HTML page. Takes the figures of report.py; returns text."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ from hpctrain.report.scaling_plots import Series
 from hpctrain.scaling import comm_settings, measured, report
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.laws import PARTS, Row
-from hpctrain.scaling.report import HEADS, Found, cells, errors_line, law_line, shown
+from hpctrain.scaling.report import HEADS, Figures, cells, errors_line, law_line, shown
 from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import replace_text
 
 
 def report_scaling(study: Path, args: argparse.Namespace) -> int:
-    """`hpctrain report` of a scaling study: the arguments are its own."""
+    """Runs `hpctrain report` for a scaling study and returns the exit code. Raises UserError."""
     for flag in ("metric", "parquet"):
         if getattr(args, flag):
             raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
-    plan, found = report.look(study, _job_j(study))
+    plan, results = report.analyse(study, _job_j(study))
     if args.write_preset:
-        print(write_preset(study.name, plan["cluster"], found[0].effects), file=sys.stderr)
+        print(write_preset(study.name, plan["cluster"], results[0].effects), file=sys.stderr)
     files = {
-        args.csv: ("--csv", report.as_csv(found)),
-        args.latex: ("--latex", report.as_latex(plan, found)),
+        args.csv: ("--csv", report.as_csv(results)),
+        args.latex: ("--latex", report.as_latex(plan, results)),
     }
     if args.plot:
-        scaling_plots.write("--plot", Path(args.plot), picture(found[0]))
+        scaling_plots.write("--plot", Path(args.plot), picture(results[0]))
     if not args.no_html:
-        files[args.html or str(study / "report.html")] = ("--html", page(study.name, plan, found))
+        files[args.html or str(study / "report.html")] = ("--html", page(study.name, plan, results))
     for name, (flag, text) in files.items():
         if name:
             _write(flag, Path(name), text)
     if args.json:
-        print(json.dumps(report.as_json(plan, found)))
+        print(json.dumps(report.as_json(plan, results)))
         return 0
-    print_study(study.name, plan, found)
+    print_study(study.name, plan, results)
     if not args.no_html:
         print(f"page: {args.html or study / 'report.html'}")
     return 0
 
 
 def _job_j(study: Path) -> dict[str, float]:
-    """What Slurm knows of the energy of jobs that know none themselves."""
+    """Returns Slurm's joules by job, for runs that measured none themselves."""
     plan = measured.read_plan(study)
     cluster = plan["config"]["cluster"]
     if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
-        return {}  # a cluster that is not there any more
+        return {}  # the cluster no longer exists
     return client.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
 
 
 def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
-    """The best settings of the exchange into the cluster's preset; says what was done. Raises UserError."""
+    """Writes the best comm settings into the cluster's preset; returns a line on what was done. Raises UserError."""
     from hpctrain.config.compose import conf_dir
 
     if not effects:
         raise UserError(
-            "--write-preset", study, "tried no settings of the exchange: give hpctrain scale scaling.knobs"
+            "--write-preset", study, "tried no comm settings: run hpctrain scale with scaling.knobs"
         )
     chosen = comm_settings.best(effects)
     path = conf_dir() / "cluster" / f"{cluster}.yaml"
@@ -85,8 +85,9 @@ def _write(flag: str, path: Path, text: str) -> None:
         raise UserError(flag, path, f"cannot be written ({error.strerror})") from None
 
 
-def print_study(name: str, plan: dict[str, Any], found: Sequence[Found]) -> None:
-    for f in found:
+def print_study(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> None:
+    """Prints the study's results to the terminal."""
+    for f in results:
         print(f"study {name}: {_title(plan, f)}")
         rows = [HEADS, *(cells(row) for row in f.table)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -98,21 +99,22 @@ def print_study(name: str, plan: dict[str, Any], found: Sequence[Found]) -> None
             print(f"  {name:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}")
 
 
-def page(name: str, plan: dict[str, Any], found: Sequence[Found]) -> str:
-    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch a GPU is fixed"
+def page(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
+    """Returns the study's page as HTML."""
+    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch per GPU is fixed"
     subtitle = (
         f"{plan['mode']} scaling ({kept}) of {plan['experiment']} on {plan['cluster']}; ± are 95 % intervals"
     )
-    sections = [html.Section(_title(plan, f), _blocks(f)) for f in found]
+    sections = [html.Section(_title(plan, f), _blocks(f)) for f in results]
     return html.page(f"Study {name}", subtitle, sections)
 
 
-def _title(plan: dict[str, Any], f: Found) -> str:
+def _title(plan: dict[str, Any], f: Figures) -> str:
     data = "synthetic data" if f.data == "synthetic" else "its own data"
     return f"{plan['mode']} scaling of {plan['experiment']}, {data}"
 
 
-def _lines(f: Found) -> list[str]:
+def _lines(f: Figures) -> list[str]:
     lines = list(f.finding)
     if f.law:
         lines.append(law_line(f.law))
@@ -121,14 +123,14 @@ def _lines(f: Found) -> list[str]:
     joules = [r for r in f.table if r.sample_j]
     if joules:
         each = ", ".join(f"{r.gpus} GPUs {shown(r.sample_j)}" for r in joules if r.sample_j)
-        lines.append(f"joules a sample, {joules[0].energy}: {each}")
-    lines += [f"Horovod's timeline on {gpus} GPUs: {seen.line}" for gpus, seen in f.timelines]
+        lines.append(f"joules per sample, {joules[0].energy}: {each}")
+    lines += [f"Horovod's timeline on {gpus} GPUs: {timeline.line}" for gpus, timeline in f.timelines]
     if f.exaflops:
         lines.append(f"the target costs {f.exaflops:.3g} exaFLOPs of forward and backward passes")
     return lines
 
 
-def _blocks(f: Found) -> list[html.Block]:
+def _blocks(f: Figures) -> list[html.Block]:
     if not f.table:
         return [html.Text(gap) for gap in f.missing]
     blocks: list[html.Block] = [html.Text(" ".join(f.finding))]
@@ -147,7 +149,7 @@ def _blocks(f: Found) -> list[html.Block]:
         )
     )
     if f.effects:
-        heads = ["setting of the exchange", "samples/s", "the model says"]
+        heads = ["comm setting", "samples/s", "the model says"]
         blocks.append(html.Table(heads, [_effect(e) for e in f.effects]))
     if f.missing:
         blocks.append(html.Text("Gaps: " + "; ".join(f.missing)))
@@ -163,7 +165,7 @@ def _split(row: Row, parts: Sequence[str]) -> list[Any]:
     return [row.gpus, *(1e3 * row.parts_s.get(part, 0.0) for part in parts), hidden]
 
 
-def _caption(f: Found) -> str:
+def _caption(f: Figures) -> str:
     text = "Dashed: ideal scaling from the smallest point."
     if f.law and f.law.limit:
         text += " Dotted: Amdahl's limit."
@@ -174,8 +176,8 @@ def _caption(f: Found) -> str:
     )
 
 
-def picture(f: Found) -> bytes:
-    """Measured and predicted in one plot, with the ideal line and Amdahl's limit."""
+def picture(f: Figures) -> bytes:
+    """Returns a PNG of measured and predicted scaling, with the ideal line and Amdahl's limit."""
     x = [r.gpus for r in f.table]
     rates = [r.samples_per_s for r in f.table]
     shares = [r.efficiency for r in f.table]

@@ -1,6 +1,6 @@
 """A scaling study as a list of runs, from its settings: which run has how many GPUs, what batch, in what order.
 
-Pure: takes settings and a run's configuration, gives configurations. No I/O, no torch.
+Pure: takes settings and a run's configuration, returns configurations. No I/O, no torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hpctrain.scaling.network import ALGORITHMS, CHOICES, Shape
 
 @dataclass(frozen=True)
 class ScalingConfig:
-    """conf/scaling_base.yaml says what each is."""
+    """The `scaling` group; conf/scaling_base.yaml explains each setting."""
 
     gpus: tuple[Positive, ...]
     mode: Literal["strong", "weak"] = "strong"
@@ -54,41 +54,44 @@ class ScalingConfig:
 
     @property
     def steps(self) -> int:
+        """Steps of each run, warm-up included."""
         return (self.warmup_windows + self.windows) * self.window_steps
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One measurement: a run of its own."""
+    """One measurement, which is a run of its own."""
 
     config: Config
     gpus: int
     nodes: int
     repeat: int
     data: Literal["own", "synthetic"]
-    knob: tuple[str, Any] | None = None  # of the exchange, where it is not as the study has it
+    comm_setting: tuple[str, Any] | None = None  # (key, value) if this run tries another one than the study
 
     @property
     def run_id(self) -> str:
+        """The id of this measurement's run."""
         return run_id(self.config)
 
     def facts(self) -> dict[str, Any]:
+        """The measurement's entry in scaling.json."""
         return {
             "run": self.run_id, "gpus": self.gpus, "nodes": self.nodes, "repeat": self.repeat,
-            "data": self.data, "batch": self.config.effective_batch, "knob": self.knob,
+            "data": self.data, "batch": self.config.effective_batch, "knob": self.comm_setting,
         }  # fmt: skip
 
 
 def scaling_config(values: Mapping[str, Any]) -> ScalingConfig:
-    """The `scaling` node of a composed configuration. Raises UserError."""
-    found: ScalingConfig = validate(
+    """Returns the checked `scaling` node of a composed configuration. Raises UserError."""
+    settings: ScalingConfig = validate(
         ScalingConfig, dict(values) | {"gpus": gpu_counts(values["gpus"])}, "scaling."
     )
-    return found
+    return settings
 
 
 def gpu_counts(given: Any) -> tuple[int, ...]:
-    """`1,2,4`, a list, or `1..1024`: from the first by doubling to the last. Raises UserError."""
+    """Returns the counts of `1,2,4`, of a list, or of `1..1024` (doubled up to the last). Raises UserError."""
     words = (
         [str(v).strip() for v in given]
         if isinstance(given, Sequence) and not isinstance(given, str)
@@ -109,19 +112,19 @@ def gpu_counts(given: Any) -> tuple[int, ...]:
 
 
 def shape(config: Config, gpus: int) -> Shape:
-    """Whole nodes, or a part of one. Raises UserError."""
+    """Returns whole nodes, or a part of one node, for so many GPUs. Raises UserError if they do not divide."""
     per_node = config.resources.gpus_per_node or config.cluster.gpus_per_node or 1
     if gpus <= per_node:
         return Shape(1, gpus)
     if gpus % per_node:
         raise UserError(
-            "scaling.gpus", gpus, f"must be at most {per_node} or a multiple of it, the GPUs a node"
+            "scaling.gpus", gpus, f"must be at most {per_node} or a multiple of it, the GPUs per node"
         )
     return Shape(gpus // per_node, per_node)
 
 
 def rank_batch(config: Config, settings: ScalingConfig, gpus: int) -> int:
-    """Samples of one rank in one forward pass. Raises UserError where the effective batch does not divide."""
+    """Returns the samples of one rank in one forward pass. Raises UserError if the effective batch does not divide."""
     train = config.train
     if settings.mode == "weak":
         return train.batch_size
@@ -136,11 +139,9 @@ def rank_batch(config: Config, settings: ScalingConfig, gpus: int) -> int:
 
 
 def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
-    """All runs of the study, in the random order in which they are to be submitted. Raises UserError."""
+    """Returns all runs of the study in the random order in which to submit them. Raises UserError."""
     if len(settings.gpus) < 2 and not settings.knobs:
-        raise UserError(
-            "scaling.gpus", settings.gpus[0], "one count says nothing of scaling: give two or more"
-        )
+        raise UserError("scaling.gpus", settings.gpus[0], "one count does not show scaling: give two or more")
     kinds: tuple[Literal["own", "synthetic"], ...] = (
         ("own", "synthetic") if settings.data == "both" else (settings.data,)
     )
@@ -153,7 +154,7 @@ def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
     planned += [
         replace(
             measurement(other, settings, settings.gpus[-1], repeat, kinds[0], f"-{key}-{value}"),
-            knob=(key, value),
+            comm_setting=(key, value),
         )
         for key, value, other in comm_settings.choices(config, settings.knobs or {})
         for repeat in range(1, settings.repeats + 1)
@@ -170,7 +171,7 @@ def measurement(
     kind: Literal["own", "synthetic"],
     suffix: str = "",
 ) -> Planned:
-    """One repeat on so many GPUs."""
+    """Returns one repeat on so many GPUs. Raises UserError."""
     on, batch = shape(config, gpus), rank_batch(config, settings, gpus)
     name = f"g{gpus}-r{repeat}{suffix}" + ("-synthetic" if kind == "synthetic" else "")
     return Planned(timed(config, settings, on, batch, name, kind), gpus, on.nodes, repeat, kind)
@@ -184,7 +185,7 @@ def timed(
     name: str,
     kind: Literal["own", "synthetic"],
 ) -> Config:
-    """`config` as a short run on `on`, that is timed and does little else."""
+    """Returns `config` as a short run on `on` that is timed and does little else."""
     whole = batch * config.train.accumulate * on.ranks
     data = synthetic(config.data) if kind == "synthetic" else config.data
     limit = min(whole, data.validation_limit or whole)
@@ -217,17 +218,17 @@ def timed(
 
 
 def synthetic(data: DataConfig) -> DataConfig:
-    """Noise in place of a set of images: same shape, classes and number. Raises UserError for text."""
+    """Returns noise of the same shape, classes and number as a set of images. Raises UserError for other data."""
     if not data.shape:
         raise UserError("scaling.data", "synthetic", f"is images; data={data.name} is not")
     return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
 
 
 def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
-    """The profiled runs from which the model takes its parameters, by shape such as "1x2".
+    """Returns the profiled runs that the model takes its parameters from, by shape such as "1x2".
 
-    One rank; 2, 4, ... ranks of a node at once (they share memory and network card); one rank on each of two
-    nodes. Learning rate, schedule and seed are set to fixed values: they do not change how long a step takes.
+    The shapes are one rank; 2, 4, ... ranks of one node, which share memory and network card; and one rank on
+    each of two nodes. Learning rate, schedule and seed are fixed, because they do not change a step's time.
     """
     per_node = config.cluster.gpus_per_node or config.resources.gpus_per_node or 1
     counts = gpu_counts(f"1..{per_node}")
@@ -239,7 +240,7 @@ def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
         seed=0,
         run=replace(config.run, study=calibration_study(config)),
     )
-    # Fixed lengths: what a calibration is called does not depend on how a study measures.
+    # The lengths are fixed, so that a calibration's run ids do not depend on how a study measures.
     profiled = replace(
         settings, windows=1, warmup_windows=1, window_steps=5, profile_steps=max(settings.profile_steps, 10)
     )
@@ -251,11 +252,12 @@ def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
 
 
 def calibration_study(config: Config) -> str:
+    """Returns the name of the study that holds the cluster's calibration runs."""
     return f"calibration-{config.cluster.name}"
 
 
 def algorithm(settings: ScalingConfig, device: str) -> str:
-    """A name that network.allreduce_s knows."""
+    """Returns the algorithm's name as network.allreduce_s knows it."""
     if settings.algorithm == "auto":
         return "nccl" if device == "cuda" else "mpi"
     assert settings.algorithm in ALGORITHMS or settings.algorithm in CHOICES

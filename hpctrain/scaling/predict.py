@@ -1,8 +1,8 @@
-"""Step times on machines that nobody has asked for yet: a calibration fitted, and the model run forward.
+"""Predicted step times for job sizes that have not been run: fits a calibration and evaluates the model.
 
-Pure: takes profiles (training/profile.py) as plain values, gives seconds with 95 % intervals. No I/O, no torch.
-What is fitted: α and β of each kind of link from sums over two ranks, the time of a step's parts over the
-batch and over the ranks that share a node, the scatter of ranks. docs/scaling.md says how, and what is left out.
+Pure: takes profiles (training/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
+The fit covers α and β of each kind of link, from sums over two ranks; the time of a step's parts as a function of
+the batch and of the ranks that share a node; and the scatter of ranks. docs/scaling.md derives it and its limits.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from hpctrain.scaling.network import (
 
 DRAWS = 200
 LEVEL = 0.95
-HEADERS = 1514 / 1448  # bytes of Ethernet to bytes of TCP's payload, in packets of 1500
+HEADERS = 1514 / 1448  # Ethernet bytes per byte of TCP payload, in packets of 1500
 
 
 @dataclass(frozen=True)
 class LinkFit:
-    """α, β, and how far β is from that of smaller and larger messages (root mean square, relative)."""
+    """α, β, and the relative difference (root mean square) of β from that of smaller and larger messages."""
 
     latency_s: float
     s_per_byte: float
@@ -43,47 +43,49 @@ class LinkFit:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Profiles by shape ("1x1", "1x2", "2x1"): what was measured, and the facts of the cluster it was measured on."""
+    """Measured profiles by shape ("1x1", "1x2", "2x1"), and the facts of the cluster that they were measured on."""
 
     profiles: Mapping[str, Mapping[str, Any]]
     ranks_per_node: int
     nodes_per_host: int = 1
     link_gbit_per_s: float | None = None
-    cycle_s: float = 0.0  # Horovod's, while it was measured
-    bucket_bytes: float = 25 * 2**20  # and the exchange's
+    cycle_s: float = 0.0  # Horovod's cycle during the measurement
+    bucket_bytes: float = 25 * 2**20  # the exchange's bucket size during the measurement
 
     @property
     def one(self) -> Mapping[str, Any]:
+        """The profile of a single rank."""
         return self.profiles["1x1"]
 
     @property
     def on_cpu(self) -> bool:
+        """Whether ranks compute on the CPU."""
         return bool(self.one["device"] == "cpu")
 
     def load(self, on: Shape) -> float:
-        """Ranks that share a core of one machine; 1 where each has its own."""
+        """Returns how many ranks share a core of one machine; 1 if each has its own."""
         if not self.on_cpu:
             return 1.0
         return max(1.0, self.neighbours(on) / int(self.one["cores"]))
 
     def busy(self, name: str = "1x1") -> float:
-        """Cores that a rank keeps busy while it computes: none of its own while it waits for a device."""
+        """Returns how many cores one rank keeps busy while it computes; waiting for a device keeps none busy."""
         profile = self.profiles[name]
         part = profile["computing"][str(profile["batch_size"])]
         seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
         return float(min(part.get("cpu_s", seconds) / seconds, self.one["cores"]))
 
     def contention(self, ranks: int) -> float:
-        """How much longer computing takes where `ranks` on one machine want more cores than it has.
+        """Returns the factor by which computing slows down if `ranks` on one machine want more cores than it has.
 
-        Horovod's thread wants its part of a core too, as the profiles of several ranks show; time in which a rank
-        waits for a device gets no longer.
+        Horovod's thread wants its share of a core too, as the profiles of several ranks show. Time that a rank
+        spends waiting for a device does not grow.
         """
         wanted = ranks * max(self.busy(name) for name in self.profiles)
         return 1.0 + min(1.0, self.busy()) * (max(1.0, wanted / int(self.one["cores"])) - 1.0)
 
     def stolen(self, on: Shape) -> float:
-        """What the exchange, a core's work itself, takes from a rank's computing: all of it where no core is left."""
+        """Returns the share of a rank's computing that the exchange takes; all of it if no core is left for it."""
         if not self.on_cpu:
             return 0.0
         busy = self.busy()
@@ -91,16 +93,17 @@ class Calibration:
         return max(0.0, min(1.0, 1.0 - left)) * min(1.0, busy)
 
     def neighbours(self, on: Shape) -> int:
-        """Ranks on one machine."""
+        """Returns the number of ranks on one machine."""
         return on.ranks_per_node * min(on.nodes, self.nodes_per_host)
 
 
 def fit_link(sums: Sequence[Mapping[str, Any]], size: float, cycle_s: float = 0.0) -> LinkFit:
-    """From sums over two ranks, which take 2α + nβ: α from the shortest, β at messages of about `size` bytes.
+    """Returns the link behind sums over two ranks, which take 2α + nβ.
 
-    Copies and protocols change with the size, so β is taken where the job's own messages are: between the two
-    sizes measured around it, by the logarithms of size and time. Its error is how far β is from theirs. A sum waits
-    for half a cycle of Horovod's on average, which is not the link's.
+    α comes from the shortest sum. β depends on the size, because copies and protocols do, so it is interpolated
+    at the job's own `size` in bytes: between the two measured sizes around it, in the logarithms of size and
+    time. Its error is the difference from β at those two. A sum waits for half of Horovod's cycle on average,
+    which is not part of the link.
     """
     times = sorted((float(s["bytes"]), statistics.median(s["s"])) for s in sums)
     latency_s = max(1e-7, (times[0][1] - cycle_s / 2) / 2)
@@ -120,21 +123,23 @@ def fit_link(sums: Sequence[Mapping[str, Any]], size: float, cycle_s: float = 0.
 
 @dataclass(frozen=True)
 class Links:
+    """The fitted links inside and between nodes."""
+
     inside: LinkFit
     between: LinkFit
 
 
 def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
-    """Both kinds of link; a cluster of single-rank nodes, or of one node, has one kind.
+    """Returns both kinds of link; a cluster of single-rank nodes, or of one node, has only one kind.
 
-    The size that matters is that of the bucket in which a byte travels, on average over the bytes. Where the profile
-    has the exchange of these very gradients, β is as much larger as that took longer: sums of one size again and
-    again find their bytes in the caches, gradients do not.
+    β is fitted at the size of the bucket in which an average byte travels. If the profile holds the exchange of
+    these same gradients, β is scaled by how much longer that took: repeated sums of one buffer find their bytes in
+    the caches, gradients do not.
     """
     gradients = [Gradient(g["ready_s"], g["bytes"]) for g in calibration.one["gradients"]]
     wanted = [bucket.bytes for bucket in network.bucketed(gradients, exchange.bucket_bytes)]
     measured = [bucket.bytes for bucket in network.bucketed(gradients, calibration.bucket_bytes)]
-    found = {}
+    fits = {}
     for name in ("1x2", "2x1"):
         if name not in calibration.profiles:
             continue
@@ -150,9 +155,9 @@ def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
             rest_s = statistics.median(profile["exchange_s"]) - calibration.cycle_s / 2
             rest_s -= 2 * own.latency_s * len(measured)
             factor = max(0.1, rest_s / math.fsum(measured) / own.s_per_byte)
-        found[name] = replace(link, s_per_byte=link.s_per_byte * factor)
-    one = next(iter(found.values()), LinkFit(0.0, 0.0, 0.0))
-    return Links(found.get("1x2", one), found.get("2x1", one))
+        fits[name] = replace(link, s_per_byte=link.s_per_byte * factor)
+    one = next(iter(fits.values()), LinkFit(0.0, 0.0, 0.0))
+    return Links(fits.get("1x2", one), fits.get("2x1", one))
 
 
 def _bytes(profile: Mapping[str, Any]) -> list[int]:
@@ -160,10 +165,10 @@ def _bytes(profile: Mapping[str, Any]) -> list[int]:
 
 
 def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: float | None) -> Network:
-    """The network that a job of this shape sees.
+    """Returns the network that a job of this shape sees.
 
-    Between nodes, β is the wire's time, known from its rate, and the hosts' work on each byte, the rest; with
-    another rate (`gbit_per_s`) only the wire's part changes. GPUs' hosts have no part in it.
+    Between nodes, β has two parts: the wire's time, known from its rate, and the hosts' work on each byte. With
+    another rate (`gbit_per_s`) only the wire's part changes. On GPUs the hosts' part is zero.
     """
     fitted = links.between.s_per_byte
     wire = fitted
@@ -182,7 +187,7 @@ def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: fl
 
 
 def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
-    """A rank's own part of a step with `batch` samples, among as many neighbours as `on` gives it."""
+    """Returns a rank's part of a step with `batch` samples, slowed by its neighbours in the shape `on`."""
     wanted = calibration.neighbours(on)
     known = {
         int(name[2:]): profile for name, profile in calibration.profiles.items() if name.startswith("1x")
@@ -192,13 +197,13 @@ def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
     first, second = _at_batch(known[below], batch), _at_batch(known[above], batch)
     share = (wanted - below) / (above - below) if above > below else 0.0
     mixed = _mix(first, second, share)
-    # More neighbours than were measured: where they outnumber the cores, they take turns.
+    # With more neighbours than were measured, ranks take turns if they outnumber the cores.
     crowded = calibration.contention(wanted) / calibration.contention(above) if wanted > above else 1.0
     return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
 
 
 def _at_batch(profile: Mapping[str, Any], batch: float) -> Work:
-    """Each part by straight lines between the batches that were measured, the outer ones going on."""
+    """Returns each part by linear interpolation between the measured batches, extrapolated beyond them."""
     sizes = sorted(int(size) for size in profile["computing"])
     parts = [
         _line([(size, profile["computing"][str(size)][part]) for size in sizes], batch)
@@ -236,9 +241,9 @@ def _mix(a: Work, b: Work, share: float) -> Work:
 
 
 def work_from_flops(count: Count, step_s: float) -> Work:
-    """A step whose time alone is known, taken apart by the operations of its layers: no profile is needed.
+    """Returns a step of known total time, divided by the operations of its layers; it needs no profile.
 
-    `count`: of the training step (hpctrain.flops). A layer's gradients are ready when its backward pass is.
+    `count` is that of the training step (hpctrain.flops). A layer's gradients are ready when its backward pass is.
     """
     forward = sum(layer.forward.macs for layer in count.layers)
     backward = [layer.weight_grad.macs + layer.input_grad.macs for layer in count.layers]
@@ -252,7 +257,7 @@ def work_from_flops(count: Count, step_s: float) -> Work:
 
 
 def variation(calibration: Calibration) -> float:
-    """How much ranks scatter in one step: the coefficient of variation over ranks, its median over steps."""
+    """Returns the coefficient of variation over ranks within a step, as its median over steps."""
     spreads = []
     for profile in calibration.profiles.values():
         ranks = profile["computing"][str(profile["batch_size"])]["step_s"]
@@ -263,7 +268,7 @@ def variation(calibration: Calibration) -> float:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One count of GPUs: the step, its interval, the throughput and the efficiency against one GPU."""
+    """The prediction for one GPU count: the step, its interval, throughput, and efficiency relative to one GPU."""
 
     gpus: int
     nodes: int
@@ -287,10 +292,11 @@ def predict(
     gbit_per_s: float | None = None,
     draws: int = DRAWS,
 ) -> list[Predicted]:
-    """`points`: shapes, and the samples of a rank's forward pass on each; `single_batch`: those of one GPU alone,
-    against which efficiency is. Every point has the same draws.
+    """Returns the prediction for each point.
 
-    The interval is that of the parameters: the profile's scatter over its steps, and the links' misfit.
+    `points` are shapes with the samples of a rank's forward pass; `single_batch` is that of the single GPU that
+    efficiency refers to. The intervals come from the parameters (the profile's scatter over its steps and the
+    links' error), with the same random draws for every point.
     """
     links = fit_links(calibration, exchange)
     scatter = Stragglers(variation(calibration))
@@ -300,7 +306,7 @@ def predict(
     factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]
 
     def stepper(on: Shape, batch: int) -> Callable[[float, float], Step]:
-        """A step as a function of how far off work and links are, in their own uncertainty."""
+        """Returns a function from errors of work (a factor) and links (in standard errors) to the step."""
         seen, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
 
         def one(work: float, wire: float) -> Step:
@@ -310,17 +316,17 @@ def predict(
                 off = replace(
                     seen, inside=_slower(seen.inside, inside), between=_slower(seen.between, between)
                 )
-            found = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
+            step = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
             # Forward and backward passes before the last of a step exchange nothing.
             again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
-            return replace(found, compute_s=found.compute_s + again)
+            return replace(step, compute_s=step.compute_s + again)
 
         return one
 
     single = stepper(Shape(1, 1), single_batch)
     base = accumulate * single_batch / single(1.0, 0.0).total_s
     alone = [single(work, 0.0).total_s for work, _ in factors]
-    found = []
+    predictions = []
     for on, batch in points:
         one = stepper(on, batch)
         step = one(1.0, 0.0)
@@ -333,12 +339,12 @@ def predict(
         ]
         low, high = _interval(shares)
         rate = samples / step.total_s
-        found.append(
+        predictions.append(
             Predicted(
                 on.ranks, on.nodes, samples, step, low_s, high_s, rate, rate / base / on.ranks, low, high
             )
         )
-    return found
+    return predictions
 
 
 def _slower(link: Link, factor: float) -> Link:

@@ -1,7 +1,7 @@
-"""What a scaling study found, from its files alone: table, laws, finding, prediction beside measurement.
+"""A scaling study's results from its files alone: table, laws, findings, and predictions beside measurements.
 
-Takes a study's folder; gives text, CSV, JSON, LaTeX and the sections of its page. Works while the study runs.
-Seconds, GPUs. No torch, no Slurm.
+Takes a study's folder; returns figures, CSV, JSON and LaTeX. Works while the study runs. Times are seconds.
+No torch, no Slurm.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 from hpctrain.config.settings import Config, from_dict
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import step_work
-from hpctrain.scaling import calibration as calibrations
-from hpctrain.scaling import comm_settings, laws, measured
+from hpctrain.scaling import calibration, comm_settings, laws, measured
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import PARTS, Fit, Point, Row, Value
@@ -26,8 +25,8 @@ from hpctrain.scaling.predict import Predicted
 
 
 @dataclass(frozen=True)
-class Found:
-    """One kind of data's figures; a study has one or two."""
+class Figures:
+    """The results of one kind of data; a study has one or two."""
 
     data: str
     points: list[Point]
@@ -37,18 +36,19 @@ class Found:
     finding: list[str]
     exaflops: float | None
     effects: list[Effect] = field(default_factory=list)
-    tried: list[Point] = field(default_factory=list)  # other settings of the exchange
+    tried: list[Point] = field(default_factory=list)  # runs with other comm settings
     timelines: list[tuple[int, Timeline]] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
+        """The runs without a result, and why."""
         return [text for point in (*self.points, *self.tried) for text in point.missing]
 
 
-def look(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[str, Any], list[Found]]:
-    """The study's plan and what was found so far. Raises UserError where nothing was.
+def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[str, Any], list[Figures]]:
+    """Returns the study's plan and its results so far. Raises UserError if there are none.
 
-    `job_j`: joules by job, where Slurm has them and the runs have none of their own.
+    `job_j` holds Slurm's joules by job, for runs that measured none themselves.
     """
     plan = measured.read_plan(study)
     mode = plan["mode"]
@@ -59,7 +59,7 @@ def look(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[st
         raise UserError(
             "study", study.name, f"has no result yet ({gaps[0]}); hpctrain status --study {study.name}"
         )
-    found = []
+    results = []
     for data, points in all_points.items():
         if not points:
             continue
@@ -67,72 +67,73 @@ def look(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[st
         predicted = _predicted(study, plan, sorted({p.gpus for p in points})) if data == "own" else []
         curve = [(p.gpus, p.efficiency) for p in predicted]
         law = laws.fit(points, mode)
-        said = laws.finding(table, mode, curve)
-        found.append(
-            Found(
-                data, points, table, law, predicted, said, _exaflops(plan, samples),
+        finding = laws.finding(table, mode, curve)
+        results.append(
+            Figures(
+                data, points, table, law, predicted, finding, _exaflops(plan, samples),
                 timelines=measured.timelines(study, plan, data),
             )
         )  # fmt: skip
-    found[0] = _with_knobs(study, plan, found[0])
-    return plan, found
+    results[0] = _with_effects(study, plan, results[0])
+    return plan, results
 
 
-def _with_knobs(study: Path, plan: dict[str, Any], found: Found) -> Found:
-    """Beside them what other settings of the exchange did on the most GPUs, and what the model says of each."""
-    tried = measured.knobs(study, plan)
+def _with_effects(study: Path, plan: dict[str, Any], figures: Figures) -> Figures:
+    """Returns the figures with the measured and predicted effects of other comm settings on the most GPUs."""
+    tried = measured.comm_points(study, plan)
     if not tried:
-        return found
-    most = found.points[-1].gpus
-    said = _predicted_knobs(study, plan, most, [(key, value) for key, value, _ in tried])
-    effects = comm_settings.effects(found.points[-1], tried, said)
+        return figures
+    most = figures.points[-1].gpus
+    predicted = _predicted_effects(study, plan, most, [(key, value) for key, value, _ in tried])
+    effects = comm_settings.effects(figures.points[-1], tried, predicted)
     return replace(
-        found, effects=effects, tried=[point for _, _, point in tried],
-        finding=[*found.finding, *comm_settings.finding(effects, most)],
+        figures, effects=effects, tried=[point for _, _, point in tried],
+        finding=[*figures.finding, *comm_settings.finding(effects, most)],
     )  # fmt: skip
 
 
-def _predicted_knobs(
+def _predicted_effects(
     study: Path, plan: dict[str, Any], gpus: int, tried: Sequence[tuple[str, Any]]
 ) -> dict[str, float]:
-    """The model's change of samples/s by each setting; {} where the cluster is not calibrated."""
+    """Returns the model's relative change of samples/s by setting; {} if the cluster is not calibrated."""
     config, settings = _settings(study, plan)
-    calibration = calibrations.find(config, settings)
-    if calibration is None:
+    calibrated = calibration.find(config, settings)
+    if calibrated is None:
         return {}
     most = replace(settings, gpus=(gpus,))
-    own = calibrations.curve(config, most, calibration)[0].samples_per_s
-    said = {}
+    own = calibration.curve(config, most, calibrated)[0].samples_per_s
+    changes = {}
     for key, value in tried:
-        (other,) = calibrations.curve(comm_settings.changed(config, key, value), most, calibration)
-        said[Effect(key, value, 0, Value(0.0)).name] = other.samples_per_s / own - 1
-    return said
+        (other,) = calibration.curve(comm_settings.changed(config, key, value), most, calibrated)
+        changes[Effect(key, value, 0, Value(0.0)).name] = other.samples_per_s / own - 1
+    return changes
 
 
 def _settings(study: Path, plan: dict[str, Any]) -> tuple[Config, ScalingConfig]:
-    """The study's, as of where it lies now."""
+    """Returns the study's configuration, with its present folder as the root, and its scaling settings."""
     config = from_dict(plan["config"])
     return replace(config, run=replace(config.run, root=str(study.parent))), scaling_config(plan["settings"])
 
 
 def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[Predicted]:
-    """The model at the measured counts and four times as many; [] where the cluster is not calibrated."""
+    """Returns the model's predictions for the measured counts and up to four times the largest of them; [] if the
+    cluster is not calibrated."""
     config, settings = _settings(study, plan)
-    calibration = calibrations.find(config, settings)
-    if calibration is None:
+    calibrated = calibration.find(config, settings)
+    if calibrated is None:
         return []
     counts = [*gpus, 2 * gpus[-1], 4 * gpus[-1]]
-    found = []
+    predictions: list[Predicted] = []
     for count in counts:
         try:  # a fixed batch may not divide further
-            found += calibrations.curve(config, replace(settings, gpus=(count,)), calibration)
+            predictions += calibration.curve(config, replace(settings, gpus=(count,)), calibrated)
         except UserError:
             break
-    return found
+    return predictions
 
 
 def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
-    """Of the target's forward and backward passes; None where the network is one of the user's own."""
+    """Returns the exaFLOPs of the target's forward and backward passes; None for a user's own network."""
     config = from_dict(plan["config"])
     if not samples or config.model.target is not None:
         return None
@@ -148,11 +149,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def flat(found: Found) -> list[dict[str, Any]]:
-    """One flat row a count, for programs; halves are of 95 % intervals."""
-    predicted = {p.gpus: p for p in found.predicted}
+def flat(figures: Figures) -> list[dict[str, Any]]:
+    """Returns one flat row per GPU count, for programs. Halves are half widths of 95 % intervals."""
+    predicted = {p.gpus: p for p in figures.predicted}
     rows = []
-    for r in found.table:
+    for r in figures.table:
         model = predicted.get(r.gpus)
         values: dict[str, Any] = {
             "gpus": r.gpus, "nodes": r.nodes, "batch": r.batch, "repeats": r.repeats,
@@ -174,7 +175,8 @@ def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, float | Non
     return {name: value.mean * factor, f"{name}_half": None if value.half is None else value.half * factor}
 
 
-def as_json(plan: dict[str, Any], found: Sequence[Found]) -> dict[str, Any]:
+def as_json(plan: dict[str, Any], results: Sequence[Figures]) -> dict[str, Any]:
+    """Returns the whole report as one JSON document."""
     return {
         "mode": plan["mode"], "cluster": plan["cluster"], "experiment": plan["experiment"], "epochs": plan["epochs"],
         "data": {
@@ -182,32 +184,33 @@ def as_json(plan: dict[str, Any], found: Sequence[Found]) -> dict[str, Any]:
                 "rows": flat(f), "law": None if f.law is None else asdict(f.law) | {"limit": f.law.limit},
                 "finding": f.finding, "missing": f.missing, "exaflops": f.exaflops,
                 "predicted": [asdict(p) for p in f.predicted],
-                "timelines": {gpus: asdict(seen) for gpus, seen in f.timelines},
+                "timelines": {gpus: asdict(timeline) for gpus, timeline in f.timelines},
                 "knobs": [asdict(e) | {"setting": e.name, "matters": e.matters} for e in f.effects],
             }
-            for f in found
+            for f in results
         },
     }  # fmt: skip
 
 
-def as_csv(found: Sequence[Found]) -> str:
+def as_csv(results: Sequence[Figures]) -> str:
+    """Returns the rows of all kinds of data as CSV text."""
     out = io.StringIO()
     writer = csv.DictWriter(out, ["data", *COLUMNS], lineterminator="\n")
     writer.writeheader()
-    for f in found:
+    for f in results:
         writer.writerows({"data": f.data, **row} for row in flat(f))
     return out.getvalue()
 
 
-def as_latex(plan: dict[str, Any], found: Sequence[Found]) -> str:
-    """A table for a proposal: needs the package booktabs."""
-    kept = "effective batch" if plan["mode"] == "strong" else "batch a GPU"
+def as_latex(plan: dict[str, Any], results: Sequence[Figures]) -> str:
+    """Returns a table for a proposal; it needs the LaTeX package booktabs."""
+    kept = "effective batch" if plan["mode"] == "strong" else "batch per GPU"
     lines = [
         r"\begin{tabular}{rrrrrr}",
         r"\toprule",
         r"GPUs & Nodes & Batch & Samples/s & Speed-up & Efficiency \\",
     ]
-    for f in found:
+    for f in results:
         lines.append(r"\midrule")
         lines += [
             f"{r.gpus} & {r.nodes} & {r.batch} & {_tex(r.samples_per_s)} & {_tex(r.speedup)} & "
@@ -226,7 +229,7 @@ def _tex(value: Value) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, never with an exponent."""
+    """Returns four digits, never with an exponent."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -239,7 +242,7 @@ HEADS = (
     "nodes",
     "batch",
     "samples/s",
-    "ms a step",
+    "ms per step",
     "speed-up",
     "efficiency",
     "Karp-Flatt",
@@ -248,7 +251,7 @@ HEADS = (
 
 
 def cells(row: Row) -> list[str]:
-    """A line of the table for people."""
+    """Returns one line of the table for people."""
     return [
         str(row.gpus), str(row.nodes), f"{row.batch:,}", shown(row.samples_per_s), shown(row.step_s, 1e3),
         shown(row.speedup), f"{shown(row.efficiency, 100)} %", shown(row.karp_flatt) if row.karp_flatt else "",
@@ -257,12 +260,13 @@ def cells(row: Row) -> list[str]:
 
 
 def shown(value: Value, factor: float = 1.0) -> str:
+    """Returns a value times `factor` as text, with its interval if it has one."""
     half = "" if value.half is None else f" ± {value.half * factor:.2g}"
     return f"{value.mean * factor:,.4g}{half}"
 
 
 def law_line(law: Fit) -> str:
-    """The fitted law in a sentence."""
+    """Returns the fitted law as a sentence."""
     half = "" if law.serial.half is None else f" ± {100 * law.serial.half:.2g}"
     if law.serial.mean < 0:
         return (
@@ -272,10 +276,10 @@ def law_line(law: Fit) -> str:
     return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
 
 
-def errors_line(found: Found) -> str | None:
-    """How far the prediction is from the measurement, where there are both."""
-    predicted = {p.gpus: p.step.total_s for p in found.predicted}
-    pairs = [(r.gpus, predicted[r.gpus] / r.step_s.mean - 1) for r in found.table if r.gpus in predicted]
+def errors_line(figures: Figures) -> str | None:
+    """Returns a line on the prediction's error at each measured count; None if nothing was predicted."""
+    predicted = {p.gpus: p.step.total_s for p in figures.predicted}
+    pairs = [(r.gpus, predicted[r.gpus] / r.step_s.mean - 1) for r in figures.table if r.gpus in predicted]
     if not pairs:
         return None
     return "predicted step time against measured: " + ", ".join(f"{gpus} GPUs {e:+.0%}" for gpus, e in pairs)

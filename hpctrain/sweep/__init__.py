@@ -1,4 +1,4 @@
-"""Hyperparameter studies: what is swept, who works on which run, what was found.
+"""Hyperparameter studies: the space, the queue of runs, the jobs that work on them, and the results.
 
 Reads and writes runs/<study>/.study; never imports hpctrain.scaling.
 Imported by hpctrain.commands.

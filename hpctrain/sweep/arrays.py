@@ -1,7 +1,7 @@
-"""A study's jobs as numbers: how many, in which arrays, for what each asks, and what all of it may cost.
+"""A study's jobs: how many, in which arrays, with which resources, and at what cost at most.
 
-Pure: takes settings, a run's configuration and Slurm's limits; gives plans and sbatch parameters (submitit's
-names). Hours and seconds as named. No I/O, no submitit, no torch.
+Pure: takes settings, a run's configuration and Slurm's limits; returns plans and sbatch parameters under submitit's
+names. Units are in the names. No I/O, no submitit, no torch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from hpctrain.config.settings import Config
 from hpctrain.scheduler import sbatch
 from hpctrain.sweep.settings import SweepConfig
 
-SEARCH_JOBS = 8  # at once, where a search does not say how many
-RESTARTS = 5  # how often a job that was killed goes back into the queue by itself
+SEARCH_JOBS = 8  # jobs at once, if a search does not set sweep.jobs
+RESTARTS = 5  # how often a killed job requeues itself
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`arrays`: the number of tasks of each array; `at_once`: tasks that may run together; `quota`: runs a task."""
+    """`arrays` holds the number of tasks of each array, `at_once` the tasks that may run together, `quota` the runs
+    per task (None: no limit)."""
 
     arrays: tuple[int, ...]
     at_once: int
@@ -31,19 +32,21 @@ class Plan:
 
     @property
     def jobs(self) -> int:
+        """All tasks of all arrays."""
         return sum(self.arrays)
 
 
 def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = None, live: int = 0) -> Plan:
-    """The jobs for `runs` runs that nobody has done yet.
+    """Returns the jobs for `runs` runs that are still to do.
 
-    `max_array`: tasks that an array may have (MaxArraySize - 1). `room`: jobs that the user may still submit;
-    where it is less than what is needed, each job does more runs. `live`: jobs of the study in the queue now.
+    `max_array` is the number of tasks that an array may have (MaxArraySize - 1), `room` the number of jobs that
+    the user may still submit, `live` the number of the study's jobs in the queue. If `room` is too small, each
+    job does more runs.
     """
-    lanes = settings.runs_at_once
-    quota = settings.runs_per_job or (None if settings.searches else lanes)
-    wanted = math.ceil(runs / (quota or lanes))
-    if quota is None:  # each job works until all is done
+    slots = settings.runs_at_once
+    quota = settings.runs_per_job or (None if settings.searches else slots)
+    wanted = math.ceil(runs / (quota or slots))
+    if quota is None:  # each job works until the study is done
         wanted = min(settings.jobs or SEARCH_JOBS, wanted)
     tasks = max(0, wanted - live)
     if room is not None and tasks > room:
@@ -55,22 +58,23 @@ def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = No
 
 
 def job_config(config: Config, settings: SweepConfig) -> Config:
-    """One run's configuration with the resources of a whole job: room for `runs_at_once` runs of one rank."""
-    lanes = settings.runs_at_once
-    if lanes == 1 or config.cluster.kind == "local":
+    """Returns one run's configuration with the resources of a whole job: one slot for each run at a time."""
+    slots = settings.runs_at_once
+    if slots == 1 or config.cluster.kind == "local":
         return config
-    gpus = math.ceil(lanes / settings.runs_per_gpu) if uses_gpus(config) else lanes
+    gpus = math.ceil(slots / settings.runs_per_gpu) if uses_gpus(config) else slots
     memory = config.resources.mem_gb_per_rank
     resources = replace(
         config.resources,
         gpus_per_node=gpus,
-        cpus_per_rank=math.ceil(sbatch.cpus_per_rank(config) * lanes / gpus),
-        mem_gb_per_rank=memory * lanes / gpus if memory else None,
+        cpus_per_rank=math.ceil(sbatch.cpus_per_rank(config) * slots / gpus),
+        mem_gb_per_rank=memory * slots / gpus if memory else None,
     )
     return replace(config, resources=resources)
 
 
 def uses_gpus(config: Config) -> bool:
+    """Returns whether the run's ranks compute on GPUs of its cluster."""
     return config.resources.device != "cpu" and bool(config.cluster.gpus_per_node)
 
 
@@ -84,20 +88,20 @@ def array_parameters(
     tasks: int,
     at_once: int,
 ) -> dict[str, Any]:
-    """What submitit needs to write the script of an array of `tasks` jobs.
+    """Returns what submitit needs to write the script of an array of `tasks` jobs.
 
-    `config` is one run's; `study` the study's own folder (study_dir.StudyDir.folder), `python` as in
-    slurm.python_command; `pickle` the file in its submitit/ that says what each task calls.
+    `config` is one run's, `study` the study's own folder (study_dir.StudyDir.folder), `python` the interpreter's
+    command, and `pickle` the file in submitit/ that names the function of each task.
     """
     job = job_config(config, settings)
     given = sbatch.sbatch_parameters(job, study, python, comment)
     cpus = given["cpus_per_task"]
-    if config.ranks == 1:  # one task has all that the job's runs need
+    if config.ranks == 1:  # a single task holds the resources of all runs of the job
         cpus *= job.ranks_per_node
         given |= {"ntasks_per_node": 1, "cpus_per_task": cpus}
     task = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
     requeue = (
-        # A job that was killed, not one that failed or was cancelled, comes back.
+        # Only a killed job is requeued, not one that failed or was cancelled.
         f"[ $code -gt 128 ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {RESTARTS} ] && scontrol requeue $SLURM_JOB_ID"
     )
     return given | {
@@ -113,7 +117,7 @@ def array_parameters(
 
 
 def node_hours(config: Config, settings: SweepConfig, jobs: int) -> float:
-    """What the jobs may cost at most: their share of a node × time limit, each."""
+    """Returns the most that the jobs may cost: for each, its share of a node times its time limit."""
     job = job_config(config, settings)
     share = 1.0
     per_node = config.cluster.gpus_per_node if uses_gpus(config) else config.cluster.cpus_per_node
@@ -124,5 +128,5 @@ def node_hours(config: Config, settings: SweepConfig, jobs: int) -> float:
 
 
 def wall_bound_s(run_bounds_s: Sequence[float], at_once: int) -> float:
-    """No schedule of the runs over `at_once` slots is shorter: the longest run, or an even share of all."""
+    """Returns a lower bound on the seconds of any schedule over `at_once` slots: the longest run or an even share."""
     return max(max(run_bounds_s, default=0.0), math.fsum(run_bounds_s) / max(1, at_once))

@@ -1,4 +1,4 @@
-"""From results to what is compared: settings with their seeds together, best first; what it all cost. Pure."""
+"""The leaderboard: results grouped by setting over their seeds, best first, and the study's costs. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hpctrain.sweep.results import Result
 
 @dataclass(frozen=True)
 class Setting:
-    """One combination of what was swept, seeds aside. `half_width` is that of the 95 % interval of the mean.
+    """One combination of the swept values without the seed. `half_width` belongs to the mean's 95 % interval.
 
-    `like_best`: whether it cannot be told from the best; None where seeds are too few to say.
+    `like_best` says whether the setting cannot be told from the best; it is None if there are too few seeds.
     """
 
     params: Mapping[str, Any]
@@ -28,33 +28,33 @@ class Setting:
 
     @property
     def best_run(self) -> Result:
-        """The run to take: the first seed's."""
+        """The first seed's run, which stands for the setting."""
         return self.results[0]
 
 
-def rank(results: Sequence[Result], more_is_better: bool) -> list[Setting]:
-    """Settings best first. What trained longer comes before what was stopped early: only equals are compared."""
+def rank(results: Sequence[Result], higher_is_better: bool) -> list[Setting]:
+    """Returns the settings, best first. Those that trained longer come first: only equal lengths are compared."""
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for r in results:
         if r.value is not None:
             groups.setdefault(tuple((k, repr(v)) for k, v in r.params.items() if k != "seed"), []).append(r)
-    found = []
+    settings = []
     for members in groups.values():
         longest = max(r.epochs for r in members)
         members = [r for r in members if r.epochs == longest]
         values = [r.value for r in members if r.value is not None]
         params = {k: v for k, v in members[0].params.items() if k != "seed"}
-        found.append(Setting(params, members, statistics.fmean(values), interval(values), longest))
+        settings.append(Setting(params, members, statistics.fmean(values), interval(values), longest))
     pruned = any(r.phase == "paused" for r in results)
-    found.sort(key=lambda s: (-s.epochs if pruned else 0, -s.mean if more_is_better else s.mean))
-    equals = [s for s in found if not pruned or s.epochs == found[0].epochs]
+    settings.sort(key=lambda s: (-s.epochs if pruned else 0, -s.mean if higher_is_better else s.mean))
+    equals = [s for s in settings if not pruned or s.epochs == settings[0].epochs]
     flags = like_the_best([[r.value for r in s.results if r.value is not None] for s in equals])
     marked = [replace(s, like_best=flag) for s, flag in zip(equals, flags, strict=True)]
-    return marked + found[len(equals) :]
+    return marked + settings[len(equals) :]
 
 
 def costs(results: Sequence[Result]) -> dict[str, float]:
-    """Rank-hours (GPU-hours, where a rank has a GPU) used; what of it went to failed and to pruned runs; FLOPs."""
+    """Returns the rank-hours used (GPU-hours if ranks have GPUs), those of failed and pruned runs, and exaFLOPs."""
     hours = dict.fromkeys(("done", "failed", "paused"), 0.0)
     for r in results:
         hours[r.phase] = hours.get(r.phase, 0.0) + r.seconds * r.ranks / 3600

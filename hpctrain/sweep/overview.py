@@ -1,6 +1,6 @@
-"""A study as `status` and `cancel` see it: runs that wait for a slot, a summary line, an end to all of it.
+"""A study as `status` and `cancel` see it: runs that wait for a slot, a summary line, and cancelling all of it.
 
-Takes a study's folder; gives rows and words. Side effects: those of `cancel`, and one squeue call at most.
+Takes a study's folder; returns rows and text. Side effects: those of `cancel`, and at most one squeue call.
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ from hpctrain.sweep.study_dir import StudyDir
 
 
 def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]:
-    """The runs of a study, or of all, that no job has begun yet."""
-    found = []
+    """Returns the runs of a study (None: of all studies) that no job has begun yet."""
+    rows = []
     for folder in sorted(root.glob(f"{study or '*'}/")):
         place = StudyDir(folder)
         for run_id in place.trials() if place.exists() else ():
             if (name is None or name in run_id) and not place.run(run_id).config_file.exists():
-                found.append(
+                rows.append(
                     Row(place.name, run_id, "submitted", None, "waits for a slot of its study", None, None, None,
                         {}, None, None, None)
                 )  # fmt: skip
-    return found
+    return rows
 
 
 def summary(study: StudyDir, rows: list[Row]) -> str:
-    """One line over the table: how far the study is."""
+    """Returns the line above the table that says how far the study is."""
     counts = Counter("paused" if r.reason == "PAUSED" else r.phase for r in rows)
-    said = ", ".join(f"{n} {phase}" for phase, n in counts.most_common())
+    phases = ", ".join(f"{n} {phase}" for phase, n in counts.most_common())
     jobs = f"; job arrays {', '.join(study.job_ids())}" if study.job_ids() else ""
     ended = "; cancelled" if study.cancel_file.exists() else ""
-    return f"study {study.name}: {len(rows)} runs: {said}{jobs}{ended}"
+    return f"study {study.name}: {len(rows)} runs: {phases}{jobs}{ended}"
 
 
 def cancel(study: StudyDir) -> str:
-    """No run begins any more; those under way save and stop. `hpctrain sweep` goes on from there."""
+    """Stops a study: no further run begins, and running ones save and stop. Returns a line that says so.
+
+    `hpctrain sweep` continues the study.
+    """
     study.cancel_file.touch()
     stopped = 0
     for run_id in study.trials():

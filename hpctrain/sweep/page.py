@@ -1,4 +1,4 @@
-"""A study as one HTML page: what was found, how sure that is, what it cost. Takes a `Found`; gives text."""
+"""A study as one HTML page: its results, how certain they are, and what they cost. Returns text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ MOST_ROWS = 200  # of the leaderboard on the page; tables for programs have all
 
 
 def study_page(found: Found) -> str:
+    """Returns the study's page as HTML."""
     ran = [r for r in found.rows if r.value is not None]
     counts = ", ".join(f"{n} {phase}" for phase, n in found.phases.most_common())
     sections = [
@@ -94,17 +95,17 @@ def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
     blocks.append(html.Grid(slices))
     if len(keys) > 1:
         png = plots.parallel_coordinates(params, values, found.metric, found.more)
-        blocks.append(html.Picture(png, "one line a run through all settings to the metric"))
+        blocks.append(html.Picture(png, "one line per run through all settings to the metric"))
     return blocks
 
 
-def importance(params: dict[str, list[Any]], values: list[float], more: bool) -> dict[str, float]:
-    """How much each setting matters, by Optuna; {} without Optuna or with too few runs."""
+def importance(params: dict[str, list[Any]], values: list[float], higher_is_better: bool) -> dict[str, float]:
+    """Returns how much each setting matters, by Optuna; {} without Optuna or with too few runs."""
     try:
         from hpctrain.sweep.samplers import importances
     except ImportError:
         return {}
-    return importances(params, values, more) if len(values) >= 10 else {}
+    return importances(params, values, higher_is_better) if len(values) >= 10 else {}
 
 
 def _failed(rows: list[Result]) -> list[html.Block]:

@@ -1,6 +1,6 @@
-"""What the runs of a study reached and cost, read from files. No torch, no Slurm, no GPU.
+"""The scores and costs of a study's runs, read from files. No torch, no Slurm, no GPU.
 
-Takes a study's folder; gives one `Result` a run, and how the study's slots were used.
+Takes a study's folder; returns one `Result` per run, and how the study's slots were used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpctrain.sweep.study_dir import StudyDir, Trial
 
 @dataclass(frozen=True)
 class Result:
-    """One run: what was swept, how far it came, what it cost. `curve` is (epoch, metric) pairs."""
+    """One run: its swept values, its score and its cost. `curve` holds (epoch, metric) pairs."""
 
     run_id: str
     params: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Usage:
-    """Slot time of the study's jobs in seconds: all, and what of it runs were going."""
+    """Slot time of the study's jobs in seconds: all of it, and the part in which runs were at work."""
 
     slots_s: float
     busy_s: float
@@ -46,12 +46,12 @@ class Usage:
 
 
 def validations(run: RunDir) -> list[dict[str, Any]]:
-    """The validation records of a run; the others are not even parsed."""
+    """Returns the validation records of a run; the others are not even parsed."""
     try:
         lines = run.metrics_file.read_text().splitlines()
     except OSError:
         return []
-    found = []
+    records = []
     for line in lines:
         if '"validation"' in line:
             try:
@@ -59,19 +59,19 @@ def validations(run: RunDir) -> list[dict[str, Any]]:
             except ValueError:
                 continue
             if record.get("kind") == "validation":
-                found.append(record)
-    return found
+                records.append(record)
+    return records
 
 
 def score(records: list[dict[str, Any]], metric: str, epochs: float | None = None) -> float | None:
-    """The metric of the last record, or of that after `epochs`; None where there is none or it is not finite."""
-    found = [r for r in records if epochs is None or r.get("epoch") == epochs]
-    value = found[-1].get(metric) if found else None
+    """Returns the metric of the last record, or of the one after `epochs`; None if it is missing or not finite."""
+    eligible = [r for r in records if epochs is None or r.get("epoch") == epochs]
+    value = eligible[-1].get(metric) if eligible else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, Any]:
-    """For the record of how a piece of work ended."""
+    """Returns what the record of a finished piece of work says of the run."""
     state, records = run.read_state(), validations(run)
     return {
         "value": score(records, metric, epochs), "epochs": records[-1].get("epoch", 0.0) if records else 0.0,
@@ -80,7 +80,8 @@ def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, An
 
 
 def read(study: StudyDir, metric: str) -> list[Result]:
-    """One result a run, in the order in which the runs were added. A run without a folder keeps its last word."""
+    """Returns one result per run, in the order in which the runs were added. A run without a folder keeps its last
+    recorded result."""
     trials, ended = study.trials(), study.ended()
     last: dict[str, dict[str, Any]] = {}
     for key in sorted(ended, key=lambda key: int(key.rpartition(".")[2])):
@@ -95,23 +96,25 @@ def read(study: StudyDir, metric: str) -> list[Result]:
 
 
 def _with_all(trial: Trial, keys: Sequence[str]) -> Trial:
-    """The trial with a value for each key that some call of `sweep` has swept: where its own did not, what it had."""
+    """Returns the trial with a value for each key that any call of `sweep` has swept; its configuration fills in
+    those that its own call did not sweep."""
     if len(trial.params) == len(keys):
         return trial
     flat = dict(_flat(trial.config))
-    had = {key: flat.get(key, flat.get(f"{key}.name")) for key in keys}
-    return replace(trial, params=had | dict(trial.params))
+    configured = {key: flat.get(key, flat.get(f"{key}.name")) for key in keys}
+    return replace(trial, params=configured | dict(trial.params))
 
 
 def read_plain(study: StudyDir, metric: str) -> list[Result]:
-    """The same of runs that `submit` or `train` put into one folder: the settings that differ are the swept ones."""
-    found = list(runs(study.path.parent, study.name))
-    configs = [run.read_config() for run in found]
+    """Returns the results of runs that `submit` or `train` put into one folder; the settings that differ between
+    them count as swept."""
+    members = list(runs(study.path.parent, study.name))
+    configs = [run.read_config() for run in members]
     flat = [dict(_flat(c)) for c in configs]
     keys = [k for k in (flat[0] if flat else {}) if len({json.dumps(f.get(k)) for f in flat}) > 1]
     keys = [k for k in keys if not k.startswith(("run.", "cluster.", "resources."))]
     results = []
-    for run, config, values in zip(found, configs, flat, strict=True):
+    for run, config, values in zip(members, configs, flat, strict=True):
         params = {key: values.get(key) for key in keys}
         overrides = tuple(f"{key}={value}" for key, value in params.items())
         results.append(_result(run, Trial(run.run_id, overrides, params, config), None, None, metric))
@@ -148,7 +151,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def seconds(study: StudyDir) -> dict[str, float]:
-    """How long each run held a slot, all its turns together. A turn that was killed counts to its heartbeat."""
+    """Returns how long each run held a slot, over all its turns. A killed turn counts up to its last heartbeat."""
     spent: dict[str, float] = {}
     now = time.time()
     for key, last in claims.newest(study.claims).items():
@@ -166,9 +169,9 @@ def seconds(study: StudyDir) -> dict[str, float]:
 
 
 def usage(study: StudyDir) -> Usage:
-    """How the slots of the study's jobs were used, from a job's first moment to its last sign of life.
+    """Returns how the slots of the study's jobs were used, from a job's start to its last sign of life.
 
-    What is going on now counts once it has ended.
+    A turn counts once it has ended.
     """
     jobs = study.jobs()
     slots_s = math.fsum(

@@ -1,8 +1,8 @@
 """Optuna's samplers by ask-and-tell, from any number of jobs at once, over a journal file on shared storage.
 
-The only file that imports Optuna (the extra `sweep`). What a study has tried stands in its own files
-(suggested/, ended/); the journal is what the sampler remembers, and is told from them. With asha, what a run
-reached at its first rung is told: that much all runs have trained.
+The only file that imports Optuna (the extra `sweep`). The study's own files (suggested/, ended/) hold what was
+tried; the journal is the sampler's memory, which is updated from them. With asha the sampler is told the result of
+a run's first rung, because all runs have trained that much.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.space import trial
 from hpctrain.sweep.study_dir import StudyDir, Trial
 
-JOURNAL_GRACE_S = 10  # a lock on the journal that old is a dead process's
-TRIES = 20  # suggestions that no run can be made of, before the job gives up
+JOURNAL_GRACE_S = 10  # an older lock on the journal belongs to a dead process
+TRIES = 20  # suggestions in a row that make no new run, before the job gives up
 
 
 def optuna() -> Any:
-    """Optuna, quiet. Raises UserError naming the extra, also beside the old one that Hydra's Optuna sweeper needs."""
+    """Returns the module optuna, without its log messages. Raises UserError if it is missing or too old (Hydra's
+    Optuna sweeper needs an old one)."""
     try:
         import optuna
     except ImportError:
@@ -44,7 +45,7 @@ def optuna() -> Any:
 
 
 def journal_backend(path: Path) -> Any:
-    """Optuna's journal file, which a full disk or a killed process cannot leave with half a line in it."""
+    """Returns Optuna's journal file in a form that a full disk or a killed process cannot leave with half a line."""
     optuna()
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -68,6 +69,7 @@ def journal_backend(path: Path) -> Any:
 
 
 def append(path: Path, logs: Sequence[Mapping[str, Any]]) -> None:
+    """Appends the logs as JSON lines and syncs the file. Raises OSError."""
     text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
     with path.open("ab") as file:
         file.write(text.encode())
@@ -76,7 +78,7 @@ def append(path: Path, logs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Drop what stands behind the last complete line: nobody was told that it was written."""
+    """Removes anything after the last complete line, which was never acknowledged as written. Raises OSError."""
     content = path.read_bytes()[-(2**16) :]
     torn = len(content) - (content.rfind(b"\n") + 1)
     if torn:
@@ -84,12 +86,16 @@ def cut_torn_line(path: Path) -> None:
 
 
 class Search:
-    """One job's sampler. Raises RunFailed("DISK_FULL" or "STORAGE_ERROR") where the journal cannot be kept."""
+    """One job's sampler. Raises RunFailed("DISK_FULL" or "STORAGE_ERROR") if the journal cannot be written."""
 
     def __init__(
-        self, study: StudyDir, settings: SweepConfig, space: Sequence[Swept], fixed: Sequence[str], more: bool
+        self,
+        study: StudyDir,
+        settings: SweepConfig,
+        space: Sequence[Swept],
+        fixed: Sequence[str],
+        higher_is_better: bool,
     ) -> None:
-        """`more`: more is better."""
         self._study, self._settings, self._space = study, settings, space
         self._composer = Composer(fixed)
         self._told: set[int] = set()
@@ -99,7 +105,7 @@ class Search:
             self._optuna = library.create_study(
                 study_name=study.name,
                 storage=library.storages.JournalStorage(backend),
-                direction="maximize" if more else "minimize",
+                direction="maximize" if higher_is_better else "minimize",
                 sampler=sampler(settings),
                 load_if_exists=True,
             )
@@ -107,7 +113,7 @@ class Search:
             raise _failed(error) from None
 
     def suggest(self) -> Trial | None:
-        """A new run, published for all; None where there are as many as were asked for."""
+        """Publishes a new run for all jobs and returns it; None if the study has all that were asked for."""
         limit = int(self._study.parts()[-1]["sweep"]["trials"] or 0)  # a later `sweep` may ask for more
         try:
             for _ in range(TRIES):
@@ -119,10 +125,10 @@ class Search:
                     return None
                 asked = self._optuna.ask(distributions(self._space))
                 overrides = written(self._space, asked.params)
-                found = trial(self._composer, overrides)[0]
-                if self._study.add_suggestion(found, {"optuna": asked.number}, limit):
-                    if f"{found.run_id}.0" not in self._study.ended_keys():
-                        return found
+                suggested = trial(self._composer, overrides)[0]
+                if self._study.add_suggestion(suggested, {"optuna": asked.number}, limit):
+                    if f"{suggested.run_id}.0" not in self._study.ended_keys():
+                        return suggested
                 else:
                     self._optuna.tell(asked, state=optuna().trial.TrialState.FAIL)
         except OSError as error:
@@ -130,7 +136,7 @@ class Search:
         return None
 
     def tell(self) -> None:
-        """Hand on to the sampler every result that it does not know yet."""
+        """Tells the sampler every result that it does not know yet."""
         keys = self._study.ended_keys()
         state = optuna().trial.TrialState
         for number, suggestion in self._study.suggestions():
@@ -144,7 +150,7 @@ class Search:
 
 
 def sampler(settings: SweepConfig) -> Any:
-    """The sampler by name. Each job draws from a stream of its own. Raises UserError."""
+    """Returns Optuna's sampler for the settings; each job draws from its own stream. Raises UserError."""
     samplers = optuna().samplers
     seed = random.Random(f"{settings.seed}.{os.environ.get('SLURM_JOB_ID', os.getpid())}").randrange(2**31)
     match settings.sampler:
@@ -160,28 +166,30 @@ def sampler(settings: SweepConfig) -> Any:
 
 
 def check_sampler(settings: SweepConfig) -> None:
-    """That it can be made here: its packages are there. Raises UserError."""
+    """Raises UserError if a package that the sampler needs is missing."""
     sampler(settings)
     if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise UserError("sweep.sampler", "cmaes", "needs the package: pip install 'hpctrain[sweep]'")
 
 
 def distributions(space: Sequence[Swept]) -> dict[str, Any]:
-    """The space in Optuna's words; numbers in a list stay categories, as they were written."""
+    """Returns the space as Optuna's distributions by key; numbers in a list are categories, not a range."""
     kinds = optuna().distributions
-    found = {}
+    by_key = {}
     for s in space:
         if not isinstance(s, Interval):
-            found[s.key] = kinds.CategoricalDistribution(list(s.values))
+            by_key[s.key] = kinds.CategoricalDistribution(list(s.values))
         elif s.integer:
-            found[s.key] = kinds.IntDistribution(int(s.low), int(s.high), log=s.log)
+            by_key[s.key] = kinds.IntDistribution(int(s.low), int(s.high), log=s.log)
         else:
-            found[s.key] = kinds.FloatDistribution(s.low, s.high, log=s.log)
-    return found
+            by_key[s.key] = kinds.FloatDistribution(s.low, s.high, log=s.log)
+    return by_key
 
 
-def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], more: bool) -> dict[str, float]:
-    """How much each setting matters to the better runs; {} where Optuna is not there or cannot say."""
+def importances(
+    params: Mapping[str, Sequence[Any]], values: Sequence[float], higher_is_better: bool
+) -> dict[str, float]:
+    """Returns how much each setting matters to the better runs; {} if Optuna is missing or cannot say."""
     try:
         library = optuna()
     except UserError:
@@ -196,7 +204,7 @@ def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], mo
             )
         else:
             space[key] = kinds.CategoricalDistribution(sorted({str(v) for v in given}))
-    study = library.create_study(direction="maximize" if more else "minimize")
+    study = library.create_study(direction="maximize" if higher_is_better else "minimize")
     for n, value in enumerate(values):
         chosen = {
             key: float(given[n]) if isinstance(space[key], kinds.FloatDistribution) else str(given[n])
@@ -204,7 +212,7 @@ def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], mo
         }
         study.add_trial(library.trial.create_trial(params=chosen, distributions=space, value=value))
     try:
-        with _without("sklearn"):  # which another of its evaluators takes, and which takes a second to import
+        with _without("sklearn"):  # only another evaluator needs it, and its import takes a second
             evaluator = library.importance.PedAnovaImportanceEvaluator()
         return dict(library.importance.get_param_importances(study, evaluator=evaluator))
     except (ValueError, RuntimeError):
@@ -213,7 +221,7 @@ def importances(params: Mapping[str, Sequence[Any]], values: Sequence[float], mo
 
 @contextlib.contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Imports of an optional package fail, as where it is not installed, unless it is imported already."""
+    """Makes imports of an optional package fail as if it were not installed, unless it is imported already."""
     if package in sys.modules:
         yield
         return
@@ -225,7 +233,7 @@ def _without(package: str) -> Iterator[None]:
 
 
 def written(space: Sequence[Swept], params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Optuna's parameters as overrides."""
+    """Returns Optuna's parameters as overrides."""
     return tuple(
         f"{s.key}={s.written(params[s.key]) if isinstance(s, Interval) else params[s.key]}" for s in space
     )

@@ -1,6 +1,6 @@
-"""The settings of a sweep: `sweep.*` as a frozen dataclass, and what of it contradicts the space or the run.
+"""The settings of a sweep: `sweep.*` as a frozen dataclass, checked against the space and the run.
 
-Pure: takes plain values, gives a `SweepConfig` or raises UserError. No Hydra, no Optuna, no torch.
+Pure: takes plain values, returns a `SweepConfig` or raises UserError. No Hydra, no Optuna, no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """conf/sweep_base.yaml says what each is."""
+    """The `sweep` group; conf/sweep_base.yaml explains each setting."""
 
     sampler: Literal["grid", "random", "tpe", "cmaes", "gp", "qmc", "nsga2"] = "grid"
     trials: Positive | None = None
@@ -49,26 +49,27 @@ class SweepConfig:
 
     @property
     def adaptive(self) -> bool:
-        """Whether what to try next depends on the results so far."""
+        """Whether the next suggestion depends on the results so far."""
         return self.sampler not in ("grid", "random")
 
     @property
     def searches(self) -> bool:
+        """Whether the work depends on the results so far: by the sampler or by the pruner."""
         return self.adaptive or self.pruner != "none"
 
 
-# What all calls of `sweep` for one study must agree on.
+# All calls of `sweep` for one study must agree on these.
 OF_THE_STUDY = ("metric", "mode", "pruner", "reduction", "min_epochs")
 
 
 def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
-    """The `sweep` node of a composed configuration. Raises UserError."""
+    """Returns the checked `sweep` node of a composed configuration. Raises UserError."""
     settings: SweepConfig = validate(SweepConfig, values, "sweep.")
     return settings
 
 
 def check(settings: SweepConfig, space: Sequence[Swept], config: Config) -> None:
-    """What contradicts itself. `config` is one run of the sweep. Raises UserError."""
+    """Raises UserError if the settings contradict the space or `config`, which is one run of the sweep."""
     if not space:
         raise UserError(
             "sweep", "", "nothing is swept: give a key several values, such as optimizer.lr=0.01,0.1"
@@ -80,18 +81,18 @@ def check(settings: SweepConfig, space: Sequence[Swept], config: Config) -> None
     intervals = [s for s in space if isinstance(s, Interval)]
     if settings.sampler == "grid" and intervals:
         raise UserError(
-            intervals[0].key, "interval(...)", "has no grid: give values, or sweep=random, sweep=tpe"
+            intervals[0].key,
+            "interval(...)",
+            "cannot be put on a grid: give values, or sweep=random, sweep=tpe",
         )
     if settings.sampler == "grid" and settings.trials is not None:
         raise UserError(
-            "sweep.trials", settings.trials, "means nothing to sampler grid, which takes all combinations"
+            "sweep.trials", settings.trials, "is not used by sampler grid, which takes all combinations"
         )
     if settings.sampler != "grid" and settings.trials is None:
         raise UserError("sweep.trials", "null", f"sampler {settings.sampler} needs the number of runs")
     if settings.sampler == "cmaes" and not intervals:
-        raise UserError(
-            "sweep.sampler", "cmaes", "moves in intervals: give one, such as optimizer.lr=interval(0.001,1)"
-        )
+        raise UserError("sweep.sampler", "cmaes", "needs an interval, such as optimizer.lr=interval(0.001,1)")
     if (runs := count(settings, space)) > settings.max_runs:
         raise UserError(
             "sweep.max_runs",
@@ -100,7 +101,7 @@ def check(settings: SweepConfig, space: Sequence[Swept], config: Config) -> None
         )
     if settings.runs_at_once > 1 and config.ranks > 1:
         raise UserError(
-            "sweep.runs_at_once", settings.runs_at_once, f"packs runs of one rank; these have {config.ranks}"
+            "sweep.runs_at_once", settings.runs_at_once, f"needs runs of one rank; these have {config.ranks}"
         )
     if settings.runs_per_gpu > 1 and settings.runs_at_once == 1:
         raise UserError("sweep.runs_per_gpu", settings.runs_per_gpu, "needs sweep.runs_at_once > 1")
@@ -138,7 +139,7 @@ def _check_asha(settings: SweepConfig, space: Sequence[Swept], config: Config) -
 
 
 def objective(settings: Mapping[str, Any] | SweepConfig, task: str) -> tuple[str, bool]:
-    """The metric's name, and whether more is better."""
+    """Returns the metric's name, and whether higher is better."""
     given = settings if isinstance(settings, Mapping) else vars(settings)
     known = METRICS.get(task, {"loss": "min"})
     metric = given.get("metric") or next(iter(known))
@@ -147,7 +148,7 @@ def objective(settings: Mapping[str, Any] | SweepConfig, task: str) -> tuple[str
 
 
 def count(settings: SweepConfig, space: Sequence[Swept]) -> int:
-    """Runs of the sweep, before doubles are left out."""
+    """Returns the number of runs of the sweep, duplicates included."""
     if settings.trials is not None:
         return settings.trials
     return math.prod(len(s.values) for s in space if isinstance(s, Choice))

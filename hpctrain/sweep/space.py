@@ -1,6 +1,6 @@
-"""From what is swept to runs: the grid, and draws at random. Pure but for Hydra's reading of conf/.
+"""The swept space as runs: the grid, and random draws. Pure, except that Hydra reads conf/.
 
-A run of a study is a `Trial`; the same science twice is one trial. No torch, no Optuna.
+A run of a study is a `Trial`; runs with the same id are one trial. No torch, no Optuna.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpctrain.sweep.study_dir import Trial
 
 
 def combinations(settings: SweepConfig, space: Sequence[Swept]) -> Iterator[tuple[str, ...]]:
-    """The overrides of each run: all combinations, or `trials` draws; draw n depends on seed and n alone."""
+    """Yields the overrides of each run: all combinations, or `trials` draws. Draw n depends on seed and n alone."""
     if settings.sampler == "grid":
         choices = [[f"{s.key}={v}" for v in s.values] for s in space if isinstance(s, Choice)]
         yield from itertools.product(*choices)
@@ -30,7 +30,7 @@ def combinations(settings: SweepConfig, space: Sequence[Swept]) -> Iterator[tupl
 
 
 def draw(space: Sequence[Swept], generator: random.Random) -> tuple[str, ...]:
-    """The overrides of one run at random."""
+    """Returns the overrides of one random run."""
     return tuple(
         f"{s.key}={s.draw(generator) if isinstance(s, Interval) else generator.choice(s.values)}"
         for s in space
@@ -38,14 +38,14 @@ def draw(space: Sequence[Swept], generator: random.Random) -> tuple[str, ...]:
 
 
 def trial(composer: Composer, overrides: tuple[str, ...]) -> tuple[Trial, Config]:
-    """One run, composed and checked. Raises UserError."""
+    """Returns one run with its composed and checked configuration. Raises UserError."""
     config = from_dict(composer.compose(overrides))
     params = {key: as_value(text) for key, _, text in (o.lstrip("+").partition("=") for o in overrides)}
     return Trial(run_id(config), overrides, params, to_dict(config)), config
 
 
 def as_value(text: str) -> Any:
-    """The value that an override writes, as a number where it is one."""
+    """Returns the value of an override's text, as a number or boolean if it is one."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError):
@@ -54,9 +54,10 @@ def as_value(text: str) -> Any:
 
 
 def as_json(space: Sequence[Swept]) -> list[dict[str, Any]]:
+    """Returns the space as plain values for JSON."""
     return [asdict(s) for s in space]
 
 
 def from_json(values: Sequence[Mapping[str, Any]]) -> list[Swept]:
-    """The inverse of `as_json`."""
+    """Returns the space that `as_json` wrote."""
     return [Choice(v["key"], tuple(v["values"])) if "values" in v else Interval(**v) for v in values]

@@ -10,9 +10,9 @@
     submitit/                    submitit's own files
     cancel                       there while the study is cancelled
 
-A piece of work is a run and a rung: without pruning every run has the one rung 0. New files appear complete,
-by link(2), which fails where another was faster: nobody needs a lock, and whatever is killed leaves nothing
-half done. Standard library only, and no torch.
+A piece of work is a run and a rung; without pruning every run has the single rung 0. New files appear complete by
+link(2), which fails if another process was faster: no lock is needed, and a killed process leaves nothing half
+done. Standard library only, no torch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NAME = ".study"
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study: what of it was swept, as overrides and as values, and its whole configuration.
+    """One run of a study: its swept settings, as overrides and as values, and its whole configuration.
 
-    `fixed` are the overrides that its call of `sweep` gave to all runs; the call's part of the study keeps them.
+    `fixed` holds the overrides that its call of `sweep` gave to all runs; the part of that call stores them.
     """
 
     run_id: str
@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Work:
-    """A run to do, up to the end of a rung; `epochs` is where it pauses (None: it goes to its end)."""
+    """A run to do up to the end of a rung; it pauses after `epochs` (None: it runs to its end)."""
 
     run_id: str
     rung: int = 0
@@ -54,105 +54,120 @@ class Work:
 
     @property
     def key(self) -> str:
+        """The name of this piece of work in file names."""
         return f"{self.run_id}.{self.rung}"
 
 
 class StudyDir:
-    """Paths and small files of one study. Cheap to make; touches nothing until asked."""
+    """Paths and small files of one study. Constructing it does no I/O. Reading and writing raise OSError."""
 
     def __init__(self, path: Path) -> None:
-        """`path`: runs/<study>."""
+        """`path` is runs/<study>."""
         self.path, self.folder = path, path / NAME
         self._read: dict[Path, dict[str, Any]] = {}  # parts and suggestions do not change
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return self.path.name
 
     @property
     def claims(self) -> Path:
+        """The folder of claims on pieces of work."""
         return self.folder / "claims"
 
     @property
     def submitit(self) -> Path:
+        """The folder of submitit's own files."""
         return self.folder / "submitit"
 
     @property
     def journal(self) -> Path:
+        """Optuna's journal."""
         return self.folder / "journal.log"
 
     @property
     def cancel_file(self) -> Path:
+        """The file that exists while the study is cancelled."""
         return self.folder / "cancel"
 
     def exists(self) -> bool:
-        """Whether anything was asked of it yet: its first `sweep` may be making the folder just now."""
+        """Returns whether a `sweep` has written its part; the first one may just be creating the folder."""
         return bool(self._numbers("parts"))
 
     def create(self) -> None:
+        """Creates the study's folders."""
         make_private(self.path)
         make_private(self.folder)
         for name in ("parts", "suggested", "claims", "ended", "jobs", "submitit"):
             FILES.make_folder(self.folder / name)
 
     def run(self, run_id: str) -> RunDir:
+        """Returns the folder of a run of the study."""
         return RunDir(self.path / run_id)
 
     def parts(self) -> list[dict[str, Any]]:
-        """What each `sweep` asked for, in order."""
+        """Returns what each `sweep` asked for, in order."""
         return [part for n in self._numbers("parts") if (part := self._once("parts", n))]
 
     def add_part(self, part: Mapping[str, Any]) -> None:
-        """Publish what a `sweep` asks for as the next part."""
+        """Publishes what a `sweep` asks for as the next part."""
         _publish_next(self.folder / "parts", self._numbers("parts"), part)
 
     def add_suggestion(self, trial: Trial, facts: Mapping[str, Any], limit: int) -> bool:
-        """Publish a sampler's next suggestion; False where there are `limit` already."""
+        """Publishes a sampler's next suggestion; returns False if there are `limit` already."""
         numbers = self._numbers("suggested")
         return _publish_next(self.folder / "suggested", numbers, asdict(trial) | dict(facts), limit)
 
     def suggestions(self, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields the number and content of each suggestion after number `after`."""
         for n in self._numbers("suggested"):
-            if n > after and (found := self._once("suggested", n)):
-                yield n, found
+            if n > after and (suggestion := self._once("suggested", n)):
+                yield n, suggestion
 
     def trials(self) -> dict[str, Trial]:
-        """All runs of the study so far, by run id, in the order in which they were added."""
-        found: dict[str, Trial] = {}
+        """Returns all runs of the study so far by run id, in the order in which they were added."""
+        by_id: dict[str, Trial] = {}
         parts = self.parts()
         made = [(values, part) for part in parts for values in part["trials"]]
         made += [(values, parts[-1]) for _, values in self.suggestions()]
         for values, part in made:
             fixed = tuple(part.get("fixed", ()))
-            found.setdefault(values["run_id"], as_trial(values, fixed))
-        return found
+            by_id.setdefault(values["run_id"], as_trial(values, fixed))
+        return by_id
 
     def ended(self) -> dict[str, dict[str, Any]]:
-        """How pieces of work ended, by key."""
+        """Returns how pieces of work ended, by key."""
         return {key: facts for key in self.ended_keys() if (facts := self.read_ended(key))}
 
     def ended_keys(self) -> set[str]:
+        """Returns the keys of all pieces of work that have ended."""
         return {name.removesuffix(".json") for name in _names(self.folder / "ended")}
 
     def has_ended(self, work: Work) -> bool:
+        """Returns whether this piece of work has ended."""
         return (self.folder / "ended" / f"{work.key}.json").exists()
 
     def read_ended(self, key: str) -> dict[str, Any] | None:
+        """Returns how a piece of work ended; None if it has not."""
         return read_json(self.folder / "ended" / f"{key}.json")
 
     def write_ended(self, work: Work, facts: Mapping[str, Any]) -> None:
+        """Records how a piece of work ended."""
         replace_text(self.folder / "ended" / f"{work.key}.json", json.dumps(dict(facts)))
 
     def open_again(self, run_id: str) -> None:
-        """Forget how this run ended: it will be done again, from its checkpoint where it has one."""
+        """Forgets how this run ended, so that it is done again, from its checkpoint if it has one."""
         for key in self.ended_keys():
             if key.rpartition(".")[0] == run_id:
                 (self.folder / "ended" / f"{key}.json").unlink(missing_ok=True)
 
     def write_job(self, token: str, facts: Mapping[str, Any]) -> None:
+        """Records when a job of the study was at work."""
         replace_text(self.folder / "jobs" / f"{token}.json", json.dumps(dict(facts)))
 
     def jobs(self) -> list[dict[str, Any]]:
+        """Returns the records of the study's jobs."""
         return [
             facts
             for name in _names(self.folder / "jobs")
@@ -160,16 +175,18 @@ class StudyDir:
         ]
 
     def job_ids(self) -> list[str]:
+        """Returns the ids of the study's job arrays."""
         return list((read_json(self.folder / "submissions.json") or {}).get("job_ids", []))
 
     def note_job(self, job_id: str) -> None:
+        """Adds the id of a job array."""
         ids = [*self.job_ids(), job_id]
         replace_text(self.folder / "submissions.json", json.dumps({"job_ids": ids}))
 
     def _once(self, folder: str, number: int) -> dict[str, Any] | None:
         path = self.folder / folder / f"{number}.json"
-        if path not in self._read and (found := read_json(path)):
-            self._read[path] = found
+        if path not in self._read and (content := read_json(path)):
+            self._read[path] = content
         return self._read.get(path)
 
     def _numbers(self, folder: str) -> list[int]:
@@ -178,11 +195,12 @@ class StudyDir:
 
 
 def as_trial(values: Mapping[str, Any], fixed: tuple[str, ...] = ()) -> Trial:
+    """Returns the trial that a part or a suggestion stores."""
     return Trial(values["run_id"], tuple(values["overrides"]), values["params"], values["config"], fixed)
 
 
 def publish(path: Path, content: bytes) -> bool:
-    """A new file, complete and durable, or False where there is one of that name. Raises OSError."""
+    """Creates a complete and durable file; returns False if one of that name exists. Raises OSError."""
     draft = path.parent / f".draft.{path.name}.{os.urandom(4).hex()}"
     try:
         write_file(draft, [memoryview(content)], FILES)

@@ -1,7 +1,7 @@
-"""What a free slot of a study does next. Reads the study's files; the only side effect is the claim.
+"""The work queue of a study: what a free slot does next. Reads the study's files; its only side effect is the claim.
 
-In this order: what a stopped job has left (for a job that starts again), a run that nobody has begun, a new
-suggestion of the sampler, a promotion of asha, and what a job that has ended for good left behind.
+The order is: work that a stopped job left (for a job that restarts), a run that nobody has begun, a new suggestion
+of the sampler, a promotion of asha, and work that a job left when it ended for good.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from hpctrain.sweep.claims import Claim
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import StudyDir, Trial, Work
 
-MAX_DEATHS = 3  # a run that took so many jobs in a row with it is left alone
+MAX_DEATHS = 3  # a run during which so many jobs died in a row is not tried again
 
 
-class Agenda:
-    """One job's view of a study. `suggest` makes a new run, or None where there are enough."""
+class WorkQueue:
+    """One job's view of a study. `suggest` returns a new run, or None if there are enough."""
 
     def __init__(
         self,
         study: StudyDir,
         settings: SweepConfig,
-        more_is_better: bool,
+        higher_is_better: bool,
         suggest: Callable[[], Trial | None] | None = None,
     ) -> None:
-        self._study, self._settings, self._more_is_better = study, settings, more_is_better
+        self._study, self._settings, self._higher_is_better = study, settings, higher_is_better
         self._suggest = suggest
         self._ended: dict[str, dict[str, Any]] = {}
         self._last: dict[str, int] = {}
         self.trials: dict[str, Trial] = {}
-        self.waits = False  # whether what others are doing may bring more work
+        self.waits = False  # whether the work of other jobs may lead to more work
 
     def refresh(self) -> None:
-        """Read what has changed."""
+        """Reads what has changed. Raises OSError."""
         self.trials = self._study.trials()
         keys = self._study.ended_keys()
         self._ended = {key: facts for key, facts in self._ended.items() if key in keys}
@@ -49,7 +49,7 @@ class Agenda:
         self._last = claims.newest(self._study.claims)
 
     def take(self, begin_at: int = 0, leftovers_first: bool = False) -> Claim | None:
-        """Claim the next piece of work; None: there is none for now (see `waits`). Raises OSError.
+        """Claims the next piece of work and returns it; None if there is none now (see `waits`). Raises OSError.
 
         `begin_at` spreads jobs that start together over the list.
         """
@@ -68,12 +68,12 @@ class Agenda:
         return claim
 
     def left(self) -> int:
-        """How many pieces of work are known and not done; what others are at counts."""
+        """Returns how many known pieces of work are not done, including those that others work on."""
         works = [*self._promotions(), *self._new(0), *self._open()]
         return len({work.key for work in works if work.key not in self._ended})
 
     def work(self, run_id: str, rung: int) -> Work:
-        """The piece of work, with the epoch at which it pauses."""
+        """Returns the piece of work, with the epoch at which it pauses."""
         rungs = self._rungs(run_id)
         return Work(run_id, rung, rungs[rung] if rung < len(rungs) - 1 else None)
 
@@ -84,7 +84,7 @@ class Agenda:
         return rung_epochs(self._settings.min_epochs, self._settings.reduction, epochs)
 
     def _first(self, works: Iterator[Work] | Sequence[Work]) -> Claim | None:
-        """Claim the first that nobody holds."""
+        """Claims the first piece of work that nobody holds."""
         ended = claims.asking_once(client.active_jobs)
         for work in works:
             if work.key in self._ended:
@@ -92,11 +92,11 @@ class Agenda:
             claim = claims.take(self._study.claims, work, self._last.get(work.key, 0), ended)
             if claim is None:
                 continue
-            if self._study.has_ended(work):  # between our look and our claim
+            if self._study.has_ended(work):  # since the queue was read
                 claim.close("ended")
                 continue
             if claim.mishaps() >= MAX_DEATHS:
-                text = f"{claim.mishaps()} jobs ended without a word while they did it"
+                text = f"{claim.mishaps()} jobs died without a report while they worked on it"
                 facts = {"phase": "failed", "reason": "LOST", "detail": text, "value": None, "epochs": 0.0}
                 self._study.write_ended(work, facts)
                 claim.close("failed")
@@ -119,7 +119,7 @@ class Agenda:
             run_id, _, rung = key.rpartition(".")
             if int(rung) < depth:
                 started[int(rung)].add(run_id)
-        for run_id, to in promotable(results, started, self._settings.reduction, self._more_is_better):
+        for run_id, to in promotable(results, started, self._settings.reduction, self._higher_is_better):
             if to < len(self._rungs(run_id)):
                 yield self.work(run_id, to)
 
@@ -129,17 +129,18 @@ class Agenda:
         return [self.work(run_id, 0) for run_id in [*fresh[start:], *fresh[:start]]]
 
     def _open(self) -> list[Work]:
-        """Begun, not ended; whether somebody is at it, the claim will show. A run's lowest open rung only."""
-        found = []
+        """Returns work that was begun and has not ended, of each run the lowest rung; claiming it shows whether
+        somebody still works on it."""
+        open_works = []
         for key in self._last:
             run_id, rung = key.rpartition(".")[0], int(key.rpartition(".")[2])
             below_ended = rung == 0 or f"{run_id}.{rung - 1}" in self._ended
             if key not in self._ended and run_id in self.trials and below_ended:
-                found.append(self.work(run_id, rung))
-        return found
+                open_works.append(self.work(run_id, rung))
+        return open_works
 
     def _below_the_top(self) -> bool:
-        """Whether somebody is at work whose result may promote a run."""
+        """Returns whether somebody works on a rung whose result may promote a run."""
         open_works = self._open()
         mine = this_process(0)
         ended = claims.asking_once(client.active_jobs)

@@ -29,7 +29,7 @@ from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.space import from_json
 from hpctrain.sweep.study_dir import StudyDir, Trial
-from hpctrain.sweep.work_queue import Agenda
+from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag
 
 POLL_S = 0.1
@@ -56,7 +56,7 @@ class Job:
     study: StudyDir
     settings: SweepConfig
     metric: str
-    agenda: Agenda
+    agenda: WorkQueue
     lanes: list[Lane]
     job_id: str | None
     stop: StopFlag
@@ -107,7 +107,7 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     if part["ranks"] == 1:
         preload()
     lanes = [Lane(n) for n in range(settings.runs_at_once)]
-    agenda = Agenda(study, settings, more, suggest)
+    agenda = WorkQueue(study, settings, more, suggest)
     return Job(study, settings, metric, agenda, lanes, job_id, stop, quota)
 
 

@@ -42,7 +42,7 @@ def test_a_full_disk_stops_a_search_and_loses_nothing(small_disk):
     study = StudyDir(small_disk / "runs" / "s")
     study.create()
     study.add_part({"sweep": asdict(SETTINGS), "trials": []})
-    search = Search(study, SETTINGS, SPACE, ["experiment=lenet_digits"], more=False)
+    search = Search(study, SETTINGS, SPACE, ["experiment=lenet_digits"], higher_is_better=False)
     first = search.suggest()
     claims.take(study.claims, Work(first.run_id))
     fill(small_disk)
@@ -56,7 +56,7 @@ def test_a_full_disk_stops_a_search_and_loses_nothing(small_disk):
 
     (small_disk / "filler").unlink()
     assert claims.newest(study.claims) == {f"{first.run_id}.0": 1}
-    again = Search(StudyDir(study.path), SETTINGS, SPACE, ["experiment=lenet_digits"], more=False)
+    again = Search(StudyDir(study.path), SETTINGS, SPACE, ["experiment=lenet_digits"], higher_is_better=False)
     assert again.suggest() is not None
     assert [n for n, _ in study.suggestions()] == [*made, len(made) + 1]
     assert not list(study.folder.glob("*/.draft*"))

@@ -113,7 +113,7 @@ def test_the_document_and_its_text(tmp_path):
         "bytes": 2**28, "s": 0.25, "least_s": 0.25, "bus_bytes_per_s": pytest.approx(2**30),
     }  # fmt: skip
     lines = bench_page.text(json.loads(json.dumps(found))).splitlines()
-    assert lines[0] == "a CPU: 2 ranks, 1 CPU thread a rank"
+    assert lines[0] == "a CPU: 2 ranks, 1 CPU thread per rank"
     assert "fp32 5.0 GFLOP/s  bf16 9.0 GFLOP/s for each rank, all at once" in lines[1]
     assert any("256 MiB" in line and "1.074 GB/s" in line for line in lines)
     assert any(line.split() == ["communication", "1.500", "ms", "10.0%"] for line in lines)

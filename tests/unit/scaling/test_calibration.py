@@ -1,4 +1,4 @@
-"""`hpctrain predict` and what submit foresees, from calibration runs whose profiles are made up."""
+"""`hpctrain predict` and what submit predicts, from calibration runs whose profiles are made up."""
 
 import json
 
@@ -9,15 +9,14 @@ from hpctrain.commands import submit
 from hpctrain.commands.scale import load
 from hpctrain.config.settings import run_id, to_dict
 from hpctrain.launch import estimate
-from hpctrain.scaling import calibration as calibrations
-from hpctrain.scaling.plan import calibration, plan
+from hpctrain.scaling import calibration, plan
 from hpctrain.storage.run_dir import locate
 
 MS = 1e-3
 
 
 def made_up(ranks, s_per_byte):
-    """64 ms a step of 64 samples, one gradient of 100 MB at its end; sums of two ranks take 20 µs + nβ."""
+    """64 ms per step of 64 samples, one gradient of 100 MB at its end; sums of two ranks take 20 µs + nβ."""
     part = {"data_s": 0.0, "forward_s": 0.02, "backward_s": 0.04, "step_s": [[0.06] * 10] * ranks}
     sizes = [4096 * 4**k for k in range(8)]
     return {
@@ -34,7 +33,7 @@ def words(tmp_path):
         "experiment=lenet_digits", "cluster=devcluster", "cluster.gpus_per_node=2", "train.batch_size=64",
         "cluster.nodes_per_host=1", "cluster.max_nodes=2000", "comm.cycle_time_ms=0", f"run.root={tmp_path}",
     ]  # fmt: skip
-    for name, config in calibration(*load(words)).items():
+    for name, config in plan.calibration(*load(words)).items():
         run = locate(config.run.root, config.run.study, run_id(config))
         run.create(to_dict(config))
         run.write_profile(made_up(1 if name == "1x1" else 2, 1e-11 if name == "1x2" else 1e-9))
@@ -90,19 +89,19 @@ def test_without_a_calibration_it_says_what_to_run(words, capsys):
 
 def test_another_experiments_links_serve(words):
     config, settings = load([*words, "train.batch_size=32"])
-    alone = calibration(config, settings)["1x1"]
+    alone = plan.calibration(config, settings)["1x1"]
     run = locate(alone.run.root, alone.run.study, run_id(alone))
     run.create(to_dict(alone))
     run.write_profile(made_up(1, 0))
-    found = calibrations.find(config, settings)
+    found = calibration.find(config, settings)
     assert found is not None
     assert found.profiles.keys() == {"1x1", "1x2", "2x1"}
 
 
 def test_a_study_says_what_a_run_will_take(words):
     config, settings = load([*words, "scaling.gpus=1,2,4", "scaling=weak"])
-    seconds = calibrations.expected(config, settings, plan(config, settings))
-    assert seconds["1"] == pytest.approx(calibrations.START_S + 50 * 64 * MS)
+    seconds = calibration.expected(config, settings, plan.plan(config, settings))
+    assert seconds["1"] == pytest.approx(calibration.START_S + 50 * 64 * MS)
     assert seconds["4"] > 2 * seconds["2"] > 0
 
 

@@ -21,17 +21,17 @@ WORDS = [
 
 def test_each_value_is_tried_by_itself_on_the_most_gpus():
     config, settings = load(WORDS)
-    tried = [p for p in plan(config, settings) if p.knob]
-    assert sorted(p.knob for p in tried) == sorted(
+    tried = [p for p in plan(config, settings) if p.comm_setting]
+    assert sorted(p.comm_setting for p in tried) == sorted(
         2 * [("bucket_mb", 1), ("compression", "fp16"), ("accumulate", 2)]
     )
     assert {p.gpus for p in tried} == {4}
     assert len({p.run_id for p in plan(config, settings)}) == 4 + 6
-    by_knob = {p.knob[0]: p.config for p in tried}
-    assert by_knob["bucket_mb"].comm.bucket_mb == 1
-    assert by_knob["bucket_mb"].comm.compression == "none"
-    # Twice the passes are twice the study's effective batch: samples a second are compared.
-    assert by_knob["accumulate"].effective_batch == 128
+    by_key = {p.comm_setting[0]: p.config for p in tried}
+    assert by_key["bucket_mb"].comm.bucket_mb == 1
+    assert by_key["bucket_mb"].comm.compression == "none"
+    # Twice the passes are twice the study's effective batch: samples per second are compared.
+    assert by_key["accumulate"].effective_batch == 128
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def study(tmp_path):
     for one in planned:
         run = RunDir(tmp_path / "s" / one.run_id)
         run.create(to_dict(one.config))
-        step_s = (0.008 if one.knob == ("compression", "fp16") else 0.01) * (1 + 0.001 * one.repeat)
+        step_s = (0.008 if one.comm_setting == ("compression", "fp16") else 0.01) * (1 + 0.001 * one.repeat)
         record = {
             "kind": "train", "step": 20, "window_steps": 10, "window_s": 10 * step_s, "samples_per_s": 64 / step_s,
             "step_ms": {"forward": 1e3 * step_s},
@@ -146,5 +146,5 @@ def test_the_best_are_written_to_the_preset(study, monkeypatch, tmp_path, capsys
 
 
 def test_a_study_without_knobs_has_nothing_to_write():
-    with pytest.raises(UserError, match="tried no settings of the exchange"):
+    with pytest.raises(UserError, match="tried no comm settings"):
         page.write_preset("s", "devcluster", [])

@@ -47,7 +47,7 @@ def test_what_a_step_is_made_of(text):
     assert found.activities_s == {"MPI_ALLREDUCE": pytest.approx(0.75e-3)}
     assert found.waiting_s == pytest.approx(1e-3)
     assert found.cycle_s == pytest.approx(0.5e-3)
-    assert found.line.startswith("2 buckets in 1.5 messages a step, 0.9 ms (MPI_ALLREDUCE 0.75)")
+    assert found.line.startswith("2 buckets in 1.5 messages per step, 0.9 ms (MPI_ALLREDUCE 0.75)")
 
 
 def test_a_killed_runs_timeline_ends_anywhere(text):

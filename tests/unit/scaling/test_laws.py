@@ -104,7 +104,7 @@ def test_points_without_results_are_left_out():
 
 
 def test_node_hours_of_a_target():
-    # 1,024 samples a second on 2 nodes: 3,686,400 samples take an hour.
+    # 1,024 samples per second on 2 nodes: 3,686,400 samples take an hour.
     assert rows([point(2, 1.0)], 3_686_400)[0].node_hours == pytest.approx(2)
 
 

@@ -27,7 +27,7 @@ def sums(latency_s, s_per_byte, noise=0.0):
 
 
 def profile(ranks, factor=1.0, sweep=(), cores=64, device="cpu", scatter=0.0):
-    """A step of 1 ms a sample (1/4 data, 1/4 forward, 1/2 backward), two gradients of 1 MB."""
+    """A step of 1 ms per sample (1/4 data, 1/4 forward, 1/2 backward), two gradients of 1 MB."""
     batches = {
         str(b): {
             "data_s": 0.25 * MS * b * factor,
@@ -161,7 +161,7 @@ def test_accumulation_spreads_the_exchange_over_more_samples():
 
 
 def waiting(cpu_s, cores=2):
-    """A rank of 64 ms a step, of which `cpu_s` are a core's work."""
+    """A rank of 64 ms per step, of which `cpu_s` are a core's work."""
     one = profile(1, cores=cores)
     one["computing"]["64"]["cpu_s"] = cpu_s
     return Calibration({"1x1": one, "1x2": profile(2, 1.0, sums(2e-6, 1e-10), cores=cores)}, 4)

@@ -65,7 +65,7 @@ def study(tmp_path):
 
 
 def test_figures_are_those_of_the_records(study):
-    _, (found,) = report.look(study)
+    _, (found,) = report.analyse(study)
     one, two, four = found.table
     assert one.step_s.mean == pytest.approx(0.0804)
     assert two.speedup.mean == pytest.approx(0.0804 / 0.04422, rel=1e-3)
@@ -128,13 +128,13 @@ def test_flags_that_belong_to_sweeps(study, capsys):
 
 
 def test_energy_is_shown_where_it_is_reported(study, capsys):
-    _, (found,) = report.look(study)
+    _, (found,) = report.analyse(study)
     assert all(row.sample_j is None for row in found.table)
     for run in study.glob("g[12]-*"):
         summary = {"energy": {"joules": {"gpu": 640.0}, "samples": 320}}
         RunDir(run).write_state(summary=summary)
     assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
-    assert "joules a sample, GPUs (NVML): 1 GPUs 2 ± 0, 2 GPUs 2 ± 0\n" in capsys.readouterr().out
+    assert "joules per sample, GPUs (NVML): 1 GPUs 2 ± 0, 2 GPUs 2 ± 0\n" in capsys.readouterr().out
 
 
 def test_a_runs_timeline_is_summed_up(study, capsys):
@@ -146,4 +146,4 @@ def test_a_runs_timeline_is_summed_up(study, capsys):
     ]  # fmt: skip
     run.timeline_file(1).write_text(json.dumps(events))
     assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
-    assert "Horovod's timeline on 2 GPUs: 1 bucket in 1 messages a step, 4 ms" in capsys.readouterr().out
+    assert "Horovod's timeline on 2 GPUs: 1 bucket in 1 messages per step, 4 ms" in capsys.readouterr().out

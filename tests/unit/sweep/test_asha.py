@@ -18,11 +18,11 @@ def test_rungs():
 
 def test_one_of_three_goes_on_as_soon_as_three_are_there():
     results = [{"a": 0.5, "b": 0.9}, {}]
-    assert promotable(results, [{"a", "b"}, set()], 3, more_is_better=True) == []
+    assert promotable(results, [{"a", "b"}, set()], 3, higher_is_better=True) == []
     results[0]["c"] = 0.7
-    assert promotable(results, [{"a", "b", "c"}, set()], 3, more_is_better=True) == [("b", 1)]
-    assert promotable(results, [{"a", "b", "c"}, set()], 3, more_is_better=False) == [("a", 1)]
-    assert promotable(results, [{"a", "b", "c"}, {"b"}], 3, more_is_better=True) == []
+    assert promotable(results, [{"a", "b", "c"}, set()], 3, higher_is_better=True) == [("b", 1)]
+    assert promotable(results, [{"a", "b", "c"}, set()], 3, higher_is_better=False) == [("a", 1)]
+    assert promotable(results, [{"a", "b", "c"}, {"b"}], 3, higher_is_better=True) == []
 
 
 def test_the_lowest_rung_comes_first():
@@ -32,12 +32,12 @@ def test_the_lowest_rung_comes_first():
         {},
     ]
     started = [set("abcdefxy"), {"a", "x", "y"}, set()]
-    assert promotable(results, started, 3, more_is_better=True) == [("b", 1), ("x", 2)]
+    assert promotable(results, started, 3, higher_is_better=True) == [("b", 1), ("x", 2)]
 
 
 def test_a_failed_run_counts_and_never_goes_on():
     results = [{"a": None, "b": float("nan"), "c": 0.1}, {}]
-    assert promotable(results, [{"a", "b", "c"}, set()], 3, more_is_better=True) == [("c", 1)]
+    assert promotable(results, [{"a", "b", "c"}, set()], 3, higher_is_better=True) == [("c", 1)]
     assert promotable([{"a": None, "b": None, "c": None}, {}], [set("abc"), set()], 3, True) == []
 
 
@@ -53,7 +53,7 @@ def test_any_order_of_ends_keeps_the_share_and_finds_the_best(seed, slots, reduc
     waiting, busy = list(quality), []
     while True:
         while len(busy) < slots:
-            found = promotable(results, started, reduction, more_is_better=True)
+            found = promotable(results, started, reduction, higher_is_better=True)
             if not found and not waiting:
                 break
             run, rung = (waiting.pop(0), 0) if waiting else found[0]

@@ -30,7 +30,7 @@ FIXED = ["experiment=lenet_digits"]
 def search(study, sampler="tpe", trials=12):
     settings = SweepConfig(sampler=sampler, trials=trials, metric="loss")
     study.add_part({"sweep": asdict(settings), "trials": []})
-    return Search(study, settings, SPACE, FIXED, more=False)
+    return Search(study, settings, SPACE, FIXED, higher_is_better=False)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_numbers_in_a_list_stay_as_they_were_written():
 def test_importance_finds_what_matters():
     params = {"lr": [0.01 * (n % 10 + 1) for n in range(60)], "seed": [n % 3 for n in range(60)]}
     values = [-((p - 0.05) ** 2) for p in params["lr"]]
-    shares = importances(params, values, more=True)
+    shares = importances(params, values, higher_is_better=True)
     assert shares["lr"] > 0.8 > 0.2 > shares["seed"]
 
 
@@ -154,7 +154,7 @@ def test_an_optuna_that_is_too_old_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", types.SimpleNamespace(__version__="2.10.1"))
     with pytest.raises(UserError, match=r"needs Optuna 4 or newer, here is 2\.10\.1"):
         check_sampler(SweepConfig(sampler="tpe", trials=2, metric="loss"))
-    assert importances({"lr": [0.1, 0.2]}, [1.0, 2.0], more=True) == {}
+    assert importances({"lr": [0.1, 0.2]}, [1.0, 2.0], higher_is_better=True) == {}
 
 
 def test_importance_leaves_other_packages_as_they_are():

@@ -12,7 +12,7 @@ from hpctrain.sweep import claims, space, worker
 from hpctrain.sweep.outcome import TRIES
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import StudyDir, Work
-from hpctrain.sweep.work_queue import Agenda
+from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag
 
 ASHA = SweepConfig(pruner="asha", metric="accuracy", reduction=2)  # rungs at 1, 2 and 4 epochs
@@ -107,19 +107,19 @@ def study(tmp_path):
 
 @pytest.fixture
 def play(study, monkeypatch):
-    """One job of the study: its runs play the acts; gives how each piece of work ended."""
+    """One job of the study: its runs play the acts; returns how each piece of work ended."""
     monkeypatch.setattr(worker, "POLL_S", 0.0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
     def run(*acts, settings=ASHA, quota=None):
         script = Script(*acts)
         monkeypatch.setattr(worker, "start", script)
-        agenda = Agenda(study, settings, more_is_better=True)
+        queue = WorkQueue(study, settings, higher_is_better=True)
         job = worker.Job(
             study,
             settings,
             "accuracy",
-            agenda,
+            queue,
             [worker.Lane(0)],
             None,
             StopFlag(),
@@ -212,8 +212,8 @@ def test_work_that_ended_since_we_looked_is_not_done_twice(study, monkeypatch):
     run_id = trials()[0].run_id
     work = Work(run_id, 0, 1)
     other = claims.take(study.claims, work)
-    agenda = Agenda(study, ASHA, more_is_better=True)
-    refresh = agenda.refresh
+    queue = WorkQueue(study, ASHA, higher_is_better=True)
+    refresh = queue.refresh
 
     def look_and_be_slow():
         refresh()
@@ -221,8 +221,8 @@ def test_work_that_ended_since_we_looked_is_not_done_twice(study, monkeypatch):
             study.write_ended(work, {"phase": "paused", "value": 0.5, "epochs": 1.0})
             other.close("paused")
 
-    monkeypatch.setattr(agenda, "refresh", look_and_be_slow)
-    taken = agenda.take(leftovers_first=True)
+    monkeypatch.setattr(queue, "refresh", look_and_be_slow)
+    taken = queue.take(leftovers_first=True)
     assert taken.work.run_id != run_id
     assert outcomes(study, work.key) == ["paused", "ended"]
 
@@ -231,9 +231,9 @@ def test_a_rung_is_not_open_before_the_one_below_has_ended(study, play):
     play(trains)
     best = next(key.rpartition(".")[0] for key in study.ended() if key.endswith(".1"))
     study.open_again(best)  # as where its folder was deleted
-    agenda = Agenda(study, ASHA, more_is_better=True)
-    agenda.refresh()
-    assert [work.rung for work in agenda._open()] == [0]
+    queue = WorkQueue(study, ASHA, higher_is_better=True)
+    queue.refresh()
+    assert [work.rung for work in queue._open()] == [0]
     play(trains)
     assert {rung: facts["epochs"] for rung, facts in ended(study, best).items()} == {"0": 1.0, "1": 2.0}
 
