@@ -1,104 +1,37 @@
-"""A scaling study for people: on the terminal, and as one HTML page. Takes what scale_report found; gives text."""
+"""A scaling study for people: as text for a terminal, and as one HTML page. Takes what scaling/report.py found."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hpctrain.commands.predict import curves
-from hpctrain.errors import UserError
 from hpctrain.report import html, scaling_plots
 from hpctrain.report.scaling_plots import Series
-from hpctrain.scaling import comm_settings, measured, report
+from hpctrain.scaling import comm_settings
 from hpctrain.scaling.comm_settings import Effect
+from hpctrain.scaling.forecast import curves
 from hpctrain.scaling.laws import PARTS, Row
 from hpctrain.scaling.report import HEADS, Found, cells, errors_line, law_line, shown
-from hpctrain.scheduler import client
-from hpctrain.storage.run_dir import replace_text
 
 
-def report_scaling(study: Path, args: argparse.Namespace) -> int:
-    """`hpctrain report` of a scaling study: the arguments are its own."""
-    for flag in ("metric", "parquet"):
-        if getattr(args, flag):
-            raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
-    plan, found = report.look(study, _job_j(study))
-    if args.write_preset:
-        print(write_preset(study.name, plan["cluster"], found[0].effects), file=sys.stderr)
-    files = {
-        args.csv: ("--csv", report.as_csv(found)),
-        args.latex: ("--latex", report.as_latex(plan, found)),
-    }
-    if args.plot:
-        scaling_plots.write("--plot", Path(args.plot), picture(found[0]))
-    if not args.no_html:
-        files[args.html or str(study / "report.html")] = ("--html", page(study.name, plan, found))
-    for name, (flag, text) in files.items():
-        if name:
-            _write(flag, Path(name), text)
-    if args.json:
-        print(json.dumps(report.as_json(plan, found)))
-        return 0
-    print_study(study.name, plan, found)
-    if not args.no_html:
-        print(f"page: {args.html or study / 'report.html'}")
-    return 0
-
-
-def _job_j(study: Path) -> dict[str, float]:
-    """What Slurm knows of the energy of jobs that know none themselves."""
-    plan = measured.read_plan(study)
-    cluster = plan["config"]["cluster"]
-    if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
-        return {}  # a cluster that is not there any more
-    return client.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
-
-
-def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
-    """The best settings of the exchange into the cluster's preset; says what was done. Raises UserError."""
-    from hpctrain.config.compose import conf_dir
-
-    if not effects:
-        raise UserError(
-            "--write-preset", study, "tried no settings of the exchange: give hpctrain scale scaling.knobs"
-        )
-    chosen = comm_settings.best(effects)
-    path = conf_dir() / "cluster" / f"{cluster}.yaml"
-    if not chosen:
-        return f"{path}: left as it is, no setting is faster beyond the noise"
-    if not path.is_file():
-        raise UserError("--write-preset", cluster, f"has no preset {path}")
-    _write(
-        "--write-preset", path, comm_settings.with_comm(path.read_text(), chosen, f"hpctrain report {study}")
-    )
-    return f"{path}: " + " ".join(f"comm.{key}={comm_settings.word(value)}" for key, value in chosen.items())
-
-
-def _write(flag: str, path: Path, text: str) -> None:
-    try:
-        replace_text(path, text)
-    except OSError as error:
-        raise UserError(flag, path, f"cannot be written ({error.strerror})") from None
-
-
-def print_study(name: str, plan: dict[str, Any], found: Sequence[Found]) -> None:
+def text(name: str, plan: dict[str, Any], found: Sequence[Found]) -> str:
+    """Returns the study for a terminal: a table and the findings of each kind of data."""
+    lines = []
     for f in found:
-        print(f"study {name}: {_title(plan, f)}")
+        lines.append(f"study {name}: {_title(plan, f)}")
         rows = [HEADS, *(cells(row) for row in f.table)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
-        for line in [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]:
-            print(line)
-        for name, change, predicted in map(_effect, f.effects):
-            print(f"  {name:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}")
+        lines += ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+        lines += [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]
+        for setting, change, predicted in map(_effect, f.effects):
+            lines.append(
+                f"  {setting:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}"
+            )
+    return "\n".join(lines)
 
 
 def page(name: str, plan: dict[str, Any], found: Sequence[Found]) -> str:
+    """Returns the study as one HTML page."""
     kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch a GPU is fixed"
     subtitle = (
         f"{plan['mode']} scaling ({kept}) of {plan['experiment']} on {plan['cluster']}; ± are 95 % intervals"

@@ -5,12 +5,11 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.commands import submit
-from hpctrain.commands.scale import load
 from hpctrain.config.settings import run_id, to_dict
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration as calibrations
 from hpctrain.scaling.plan import calibration, plan
+from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import locate
 
 MS = 1e-3
@@ -109,11 +108,11 @@ def test_a_study_says_what_a_run_will_take(words):
 def test_submission_foresees_and_warns(words):
     config, _ = load([*words, "resources.nodes=500", "train.steps=100"])
     config_small, _ = load([*words, "resources.nodes=1", "train.steps=100"])
-    good = submit.expected(config_small)
+    good = calibrations.foresee(config_small)
     assert good["expected_s"] == pytest.approx(100 * 65 * MS, rel=2e-3)
     facts = {"steps": 100, "samples": 1, "flops_total": 1.0, "lower_bound_s": None}
     assert "warning" not in estimate.shown(facts | good)
-    poor = submit.expected(config)
+    poor = calibrations.foresee(config)
     assert poor["expected_efficiency"] < 0.5
     assert "less than 50% efficient" in estimate.shown(facts | poor)
-    assert submit.expected(load(["experiment=lenet_digits"])[0]) == {}
+    assert calibrations.foresee(load(["experiment=lenet_digits"])[0]) == {}
