@@ -13,33 +13,33 @@ from collections.abc import Callable, Sequence
 from hpctrain.errors import RunFailed, UserError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("hpctrain.commands.runs:train", "run here, in the foreground, on resources.ranks ranks"),
+    "train": ("hpctrain.commands.train:main", "run here, in the foreground, on resources.ranks ranks"),
     "submit": (
-        "hpctrain.commands.submit:submit",
+        "hpctrain.commands.submit:main",
         "run it as a job: on Slurm, or in the background here",
     ),
-    "sweep": ("hpctrain.commands.sweep:sweep", "many runs as one study: grid, random or adaptive search"),
+    "sweep": ("hpctrain.commands.sweep:main", "many runs as one study: grid, random or adaptive search"),
     "report": (
-        "hpctrain.commands.report:report",
+        "hpctrain.commands.report:main",
         "what a study found: leaderboard, plots, costs, one HTML page",
     ),
-    "flops": ("hpctrain.commands.flops:flops", "count floating-point operations, per layer and per run"),
-    "bench": ("hpctrain.commands.bench:bench", "this machine's ceilings, and how near a training step comes"),
-    "scale": ("hpctrain.commands.scale:scale", "measure how a training job scales over GPUs"),
-    "predict": ("hpctrain.commands.predict:predict_command", "how it would scale, from a calibration"),
-    "models": ("hpctrain.commands.flops:models", "list the networks with parameters and multiply-adds"),
+    "flops": ("hpctrain.commands.flops:main", "count floating-point operations, per layer and per run"),
+    "bench": ("hpctrain.commands.bench:main", "this machine's ceilings, and how near a training step comes"),
+    "scale": ("hpctrain.commands.scale:main", "measure how a training job scales over GPUs"),
+    "predict": ("hpctrain.commands.predict:main", "how it would scale, from a calibration"),
+    "models": ("hpctrain.commands.models:main", "list the networks with parameters and multiply-adds"),
     "data": (
-        "hpctrain.commands.data:data",
+        "hpctrain.commands.data:main",
         "list data sets, fetch one from its official home, pack pictures",
     ),
-    "generate": ("hpctrain.commands.generate:generate", "text from a trained language model"),
-    "status": ("hpctrain.commands.runs:status", "what became of the runs"),
-    "logs": ("hpctrain.commands.runs:logs", "show a run's log; -f follows it"),
-    "cancel": ("hpctrain.commands.runs:cancel", "stop runs; a checkpoint is saved first"),
-    "resume": ("hpctrain.commands.runs:resume", "start a stopped or failed run again where it was"),
-    "doctor": ("hpctrain.commands.doctor:doctor", "is this cluster as its preset says? does a job run?"),
-    "checkpoints": ("hpctrain.commands.checkpoints:checkpoints", "list, verify, compare, prune"),
-    "export": ("hpctrain.commands.export:export", "a run's weights for other programs"),
+    "generate": ("hpctrain.commands.generate:main", "text from a trained language model"),
+    "status": ("hpctrain.commands.status:main", "what became of the runs"),
+    "logs": ("hpctrain.commands.logs:main", "show a run's log; -f follows it"),
+    "cancel": ("hpctrain.commands.cancel:main", "stop runs; a checkpoint is saved first"),
+    "resume": ("hpctrain.commands.resume:main", "start a stopped or failed run again where it was"),
+    "doctor": ("hpctrain.commands.doctor:main", "is this cluster as its preset says? does a job run?"),
+    "checkpoints": ("hpctrain.commands.checkpoints:main", "list, verify, compare, prune"),
+    "export": ("hpctrain.commands.export:main", "a run's weights for other programs"),
 }
 
 USAGE = """usage: hpctrain COMMAND [flags] [settings]

@@ -1,84 +1,60 @@
-"""`hpctrain data`: which data sets there are and where they lie; `hpctrain data fetch NAME` gets one.
-
-`hpctrain data pack` and `verify` are in pack.py.
-
-Takes names and folders; writes into <folder>/ only. A download goes on where an earlier one broke off, is
-compared with its author's SHA-256, and only then gets its name. Of several processes that ask at once (the
-ranks of a job, two users of one project folder) one downloads and the others wait. Imports no torch.
-"""
+"""`hpctrain data`: which data sets there are and where they lie; fetch one; pack a folder of pictures, verify it."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import fcntl
-import hashlib
-import http.client
-import itertools
+import dataclasses
 import json
-import os
-import re
-import shutil
 import sys
-import tarfile
-import tempfile
-import textwrap
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hpctrain.data.check import find_folder, places
-from hpctrain.data.downloads import SOURCES, RemoteFile, Source
-from hpctrain.errors import RunFailed, UserError, choose
+from hpctrain.commands.flags import Parser, whole
+from hpctrain.data import fetch
+from hpctrain.data.check import places
+from hpctrain.data.downloads import SOURCES, RemoteFile
+from hpctrain.errors import UserError, choose
 
-CHUNK_BYTES = 2**20
-TIMEOUT_S = 30.0  # without a byte
-TRIES = 4
-PAUSE_S = 1.0  # before the second try; doubled each time
+if TYPE_CHECKING:
+    from hpctrain.data.images.sets import Manifest
 
-Tick = Callable[[int], None]  # hears how many bytes of the file are there
+SHARD_MB = 512
+MORE = "hpctrain data pack --help, hpctrain data verify --help: a folder of pictures in a few large files"
 
 
-def data(argv: list[str]) -> int:
-    """`hpctrain data [--json]`, or `hpctrain data fetch NAME [--into FOLDER] [--from URL]`, or pack, or verify."""
-    if argv[:1] in (["pack"], ["verify"]):
-        from hpctrain.data.images import pack
-
-        return (pack.pack if argv[0] == "pack" else pack.verify)(argv[1:])
-    parser = argparse.ArgumentParser(
-        prog="hpctrain data",
-        description="data sets: list them, fetch one",
-        epilog="hpctrain data pack --help, hpctrain data verify --help: a folder of pictures in a few large files",
-    )
-    parser.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
-    parser.add_argument("name", nargs="?", help="mnist, fashion_mnist, cifar10")
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError and RunFailed."""
+    if argv and argv[0] in OF_PICTURES:
+        return OF_PICTURES[argv[0]](argv[1:])
+    parser = Parser("data", "Data sets: list them, fetch one.", "[list | fetch NAME]", MORE)
     parser.add_argument("--into", type=Path, help="the folder (default: $HPCTRAIN_DATA/NAME or data/NAME)")
-    parser.add_argument("--from", dest="base_url", help="another place that has the official files")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    args = parser.parse_args(argv)
-    if args.action == "list":
+    parser.add_argument(
+        "--from", dest="base_url", metavar="URL", help="another place that has the official files"
+    )
+    parser.add_json()
+    args = parser.take(argv, most_words=2)
+    action = args.words[0] if args.words else "list"
+    name = args.words[1] if len(args.words) > 1 else ""
+    if action in OF_PICTURES:
+        raise UserError("word", action, f"must come first: hpctrain data {action}")
+    if action not in ("list", "fetch"):
+        raise choose("word", action, ("list", "fetch", *OF_PICTURES))
+    if action == "list":
         return _list(args.json)
-    if args.name not in SOURCES:
-        raise choose("name", args.name or "", SOURCES)
-    source = SOURCES[args.name]
+    if name not in SOURCES:
+        raise choose("name", name, SOURCES)
+    source = SOURCES[name]
     folder = (args.into or places(source.name)[0]).expanduser()
     if args.base_url:
-        source = Source(source.name, source.page, (args.base_url,), source.files)
-    fetch(source, folder)
+        source = dataclasses.replace(source, base_urls=(args.base_url,))
+    fetch.fetch(source, folder, fetch.Listener(_say, _fetching))
     print(f"{source.name} is in {folder}")
     return 0
 
 
 def _list(as_json: bool) -> int:
-    from hpctrain.config.compose import conf_dir
-
-    rows = []
-    for path in sorted((conf_dir() / "data").glob("*.yaml")):
-        name, source = path.stem, SOURCES.get(path.stem)
-        row = {"name": name, "what": _what(path), "where": _where(name) if source else None}
-        rows.append(row | {"home": source.page if source else None})
+    rows = fetch.known_sets()
     if as_json:
         print(json.dumps(rows))
         return 0
@@ -90,148 +66,94 @@ def _list(as_json: bool) -> int:
     return 0
 
 
-def _what(path: Path) -> str:
-    """The first sentence of a data set's configuration file."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-    text = " ".join(line.lstrip("# ") for line in lines)
-    return textwrap.shorten(re.split(r"(?<!et al)[.;:](?= |$)", text)[0], 100)
-
-
-def _where(name: str) -> str | None:
-    try:
-        return str(find_folder(name))
-    except UserError:
-        return None
-
-
-def fetch(source: Source, folder: Path) -> None:
-    """Have all files of `source` in `folder`, verified. Raises UserError, RunFailed("DATA_ERROR")."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            for file in source.files:
-                if not _is_there(file, folder):
-                    _fetch_file(source, file, folder)
-    except OSError as error:
-        raise UserError("--into", folder, f"cannot be written: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / ".fetch.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is fetching into {folder}: waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _is_there(file: RemoteFile, folder: Path) -> bool:
-    """An archive is there once its members are; they were unpacked from a verified one."""
-    if file.members:
-        paths = [(folder / name, size) for name, size in file.members]
-        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-    path = folder / file.name
-    return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
-
-
-def _fetch_file(source: Source, file: RemoteFile, folder: Path) -> None:
-    part = folder / f"{file.name}.part"
-    with _progress(file) as tick:
-        _download(source, file, part, tick)
-    if file.members:
-        _unpack(file, part, folder)
-        part.unlink()
-    else:
-        part.replace(folder / file.name)
-
-
-def _download(source: Source, file: RemoteFile, part: Path, tick: Tick) -> None:
-    """Into `part`, tried again from where it broke off, at one place after the other."""
-    trouble = ""
-    for attempt in range(TRIES):
-        url = source.base_urls[attempt % len(source.base_urls)] + file.name
-        try:
-            _continue(url, file, part, tick)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            trouble = f"{url}: {getattr(error, 'reason', None) or error}"
-            if getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)  # what is there is no beginning of it
-        else:
-            size, digest = part.stat().st_size, _sha256(part)
-            if digest == file.sha256:
-                return
-            trouble = f"{url}: {size} bytes with SHA-256 {digest[:12]}..., not the official {file.bytes}"
-            part.unlink()
-        if attempt + 1 < TRIES:
-            print(f"{trouble}; trying again", file=sys.stderr, flush=True)
-            time.sleep(PAUSE_S * 2**attempt)
-    raise RunFailed(
-        "DATA_ERROR", f"{trouble}. Where this machine reaches no network, fetch {file.name} elsewhere "
-        f"({source.page}) and put it into {part.parent}"
+def _pack(argv: list[str]) -> int:
+    about = "A few large files of many pictures. FOLDER has train/<class>/* and val/<class>/*."
+    parser = Parser("data pack", about, "FOLDER")
+    parser.add_argument(
+        "--into", type=Path, required=True, metavar="PACKED", help="the packed set, a new folder"
+    )
+    parser.add_argument(
+        "--resize", type=whole(), metavar="PIXELS", help="make the shorter side so many pixels, if it is longer"
     )  # fmt: skip
+    parser.add_argument(
+        "--shard-mb", type=whole(), default=SHARD_MB, metavar="MB", help=f"size of a file (default: {SHARD_MB})"
+    )  # fmt: skip
+    parser.add_json()
+    args = parser.take(argv, most_words=1)
+    folder = _folder(args.words)
+    from hpctrain.data.images import pack
+
+    _show(pack.pack(folder, args.into, args.resize, args.shard_mb, _packing), args.into, args.json)
+    return 0
 
 
-def _continue(url: str, file: RemoteFile, part: Path, tick: Tick) -> None:
-    """One request for what is missing of `part`; never more than the official size is kept."""
-    have = part.stat().st_size if part.exists() else 0
-    if have >= file.bytes:
-        if have == file.bytes:
-            return
-        have = 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        resumed = have > 0 and answer.status == http.client.PARTIAL_CONTENT
-        have = have if resumed else 0
-        with part.open("ab" if resumed else "wb") as out:
-            while chunk := answer.read(min(CHUNK_BYTES, file.bytes + 1 - have)):
-                out.write(chunk)
-                have += len(chunk)
-                tick(have)
-                if have > file.bytes:
-                    break  # not the official file: its digest will say so
-            out.flush()
-            os.fsync(out.fileno())
-    if have < file.bytes:
-        raise http.client.IncompleteRead(b"", file.bytes - have)
+def _verify(argv: list[str]) -> int:
+    parser = Parser("data verify", "Is a packed set as it was packed? Reads every byte.", "PACKED")
+    parser.add_json()
+    args = parser.take(argv, most_words=1)
+    folder = _folder(args.words)
+    from hpctrain.data.images import pack
+
+    _show(pack.verify(folder), folder, args.json)
+    return 0
 
 
-def _unpack(file: RemoteFile, archive: Path, folder: Path) -> None:
-    """The wanted members of a verified archive, by name: nothing else that it may hold is written."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as draft, tarfile.open(archive) as tar:
-        for name, size in file.members:
-            member = tar.extractfile(name)
-            if member is None:
-                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} is no regular file")
-            path = Path(draft) / Path(name).name
-            with path.open("wb") as out:
-                shutil.copyfileobj(member, out, CHUNK_BYTES)
-                os.fsync(out.fileno())
-            if path.stat().st_size != size:
-                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} has {path.stat().st_size} bytes")
-        for name, _ in file.members:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (Path(draft) / Path(name).name).replace(folder / name)
+OF_PICTURES: dict[str, Callable[[list[str]], int]] = {"pack": _pack, "verify": _verify}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _folder(words: list[str]) -> Path:
+    if not words:
+        raise UserError("folder", "", "must be given")
+    return Path(words[0])
+
+
+def _show(manifest: Manifest, folder: Path, as_json: bool) -> None:
+    splits = {
+        name: {
+            "samples": manifest.samples(name), "shards": len(shards), "bytes": sum(s.bytes for s in shards)
+        }
+        for name, shards in manifest.splits.items()
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps({"folder": str(folder), "classes": len(manifest.classes), "splits": splits}))
+        return
+    for name, what in splits.items():
+        size = f"{what['bytes'] / 1e6:,.1f} MB in {what['shards']} file{'s' if what['shards'] > 1 else ''}"
+        print(f"{name:12}{what['samples']:>10,} pictures  {size}")
+    print(f"{len(manifest.classes)} classes; use it: data=image_folder data.path={folder}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _progress(file: RemoteFile) -> Iterator[Tick]:
+def _fetching(file: RemoteFile) -> Iterator[fetch.Tick]:
     """A bar on a terminal, one line elsewhere; on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        print(f"fetching {file.name} ({file.bytes / 1e6:.1f} MB)", file=sys.stderr, flush=True)
+        _say(f"fetching {file.name} ({file.bytes / 1e6:.1f} MB)")
         yield lambda have: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(file.name, total=file.bytes)
         yield lambda have: bar.update(task, completed=have)
+
+
+def _packing(name: str, pictures: Iterator[Any], total: int) -> Iterator[Any]:
+    """A bar on a terminal, one line elsewhere; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        _say(f"packing {total:,} pictures for {name}")
+        yield from pictures
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        yield from bar.track(pictures, total, description=name)

@@ -1,217 +1,54 @@
-"""`hpctrain doctor [cluster=NAME] [--no-job] [--json] [--write NAME]`: is this cluster as its preset says, and does
-a job of two ranks run on it?
-
-Takes settings as submit does; looks at Slurm, at the run folder and at Horovod, and submits one short job of two
-ranks on two nodes (one, where there is one) that looks from there. Prints a line a finding: ok, or what is wrong
-and what to do. Exit code 0 where all is ok, 1 where something is wrong. Without cluster=NAME it looks at the
-cluster that it is on. --no-job leaves the job out; --write NAME writes what it found as conf/cluster/NAME.yaml.
-"""
+"""`hpctrain doctor`: is this cluster as its preset says, and does a job of two ranks run on it?"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import getpass
-import importlib.util
 import json
-import os
-import shlex
 import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
-from hpctrain.config.settings import Config
-from hpctrain.errors import UserError
-from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
-from hpctrain.scheduler import client, sbatch, site
-from hpctrain.scheduler.submit import script, slurm_conf
-from hpctrain.storage.run_dir import RunDir, make_private, read_json
+from hpctrain.commands.flags import Parser
+from hpctrain.launch.doctor.examine import examine, preset_path
+from hpctrain.launch.doctor.findings import Finding
 
-JOB_PATIENCE_S = 300.0  # in the queue and running
+ABOUT = """Is this cluster as its preset says, and does a job of two ranks run on it?
+
+Takes settings as submit does; looks at Slurm, at the run folder and at Horovod, and submits one short job of two
+ranks on two nodes (one, if there is one) that looks from there. Prints one line per finding: ok, or what is wrong
+and what to do. Exit code 0 if all is ok, 1 if something is wrong. Without cluster=NAME it looks at the cluster
+that it is on.
+"""
 
 
-def doctor(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError."""
+    args = _parser().take(argv)
     from hpctrain.config.compose import load
 
-    argv, name = _take_value(list(argv), "--write")
-    flags = {a for a in argv if a in ("--no-job", "--json", "--help", "-h")}
-    argv = [a for a in argv if a not in flags]
-    if flags & {"--help", "-h"}:
-        print(__doc__)
-        return 0
-    if not any(a.startswith("cluster=") for a in argv) and shutil.which("sinfo"):
-        argv = ["cluster=local", "cluster.kind=slurm", "cluster.name=this cluster", *argv]
-    config = load(argv)
-    target = None if name is None else _preset_path(name)
+    words = args.words
+    if not any(word.startswith("cluster=") for word in words) and shutil.which("sinfo"):
+        words = ["cluster=local", "cluster.kind=slurm", "cluster.name=this cluster", *words]
+    config = load(words)
+    target = None if args.write is None else preset_path(args.write)
     findings = []
-    for finding in examine(config, with_job="--no-job" not in flags, write_to=target):
+    for finding in examine(config, with_job=not args.no_job, write_to=target):
         findings.append(finding)
-        if "--json" not in flags:
+        if not args.json:
             print(shown(finding), flush=True)
-    if "--json" in flags:
+    if args.json:
         print(json.dumps([dataclasses.asdict(f) | {"ok": f.ok} for f in findings]))
     return 0 if all(f.ok for f in findings) else 1
 
 
 def shown(finding: Finding) -> str:
+    """Returns the finding as a line, and its advice as another."""
     advice = f"\n       {finding.advice}" if finding.advice else ""
     return f"{'ok' if finding.ok else 'WRONG':5}  {finding.what:14}  {finding.text}{advice}"
 
 
-def examine(config: Config, with_job: bool, write_to: Path | None = None) -> Iterator[Finding]:
-    """All findings, each as soon as it is known."""
-    root = Path(config.run.root).resolve()
-    if config.cluster.kind == "local":
-        yield from _local(config)
-        return
-    conf = slurm_conf(config)
-    try:
-        found = look(config, conf)
-    except client.Unreachable as error:
-        hint = f"start it with {config.cluster.source} up" if config.cluster.name == "devcluster" else (
-            "ask on a login node of the cluster, with its Slurm commands on the PATH"
-        )  # fmt: skip
-        yield Finding("Slurm", f"does not answer: {error}", hint)
-        return
-    yield Finding("Slurm", f"{found.config.get('SLURM_VERSION')}, cluster {found.config.get('ClusterName')}")
-    yield from judge(config, found)
-    try:
-        make_private(root)
-    except UserError as error:
-        yield Finding("run folder", str(error), "give run.root=FOLDER on storage that all nodes share")
-        return
-    if with_job and found.partition is not None:
-        yield from _job(config, conf, root, two_nodes=len(found.nodes) > 1)
-    with contextlib.suppress(OSError):  # not empty: it holds runs
-        root.rmdir()
-    if write_to:
-        try:
-            write_to.write_text(preset(write_to.stem, config, found))
-            yield Finding("preset", f"{write_to}; use it as cluster={write_to.stem}")
-        except OSError as error:
-            yield Finding(
-                "preset", str(error), "run hpctrain from a checkout of your own, where conf/ is yours"
-            )
-
-
-def look(config: Config, conf: str | None) -> Site:
-    """Ask Slurm. Raises Unreachable."""
-    settings = site.parse_config(client.run(["scontrol", "show", "config"], conf))
-    partitions = site.parse_partitions(client.run(["scontrol", "--oneliner", "show", "partition"], conf))
-    wanted = config.cluster.partition
-    partition = next((p for p in partitions if (p.name == wanted if wanted else p.default)), None)
-    nodes = site.parse_nodes(client.run(["scontrol", "--oneliner", "show", "node"], conf))
-    associations = None
-    if "slurmdbd" in settings.get("AccountingStorageType", ""):
-        query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}"]
-        try:
-            text = client.run([*query, "format=account,partition,maxjobs,maxsubmit"], conf)
-            associations = site.parse_associations(text)
-        except client.Unreachable:
-            pass
-    return Site(
-        settings,
-        partition,
-        [n for n in nodes if partition is not None and partition.name in n.partitions],
-        site.parse_mpi(_mpi_list(conf)),
-        associations,
-    )
-
-
-def _preset_path(name: str) -> Path:
-    from hpctrain.config.compose import conf_dir, groups
-
-    if not name.replace("_", "").isalnum():
-        raise UserError("--write", name, "must be letters, digits and _ only")
-    if name in groups()["cluster"]:
-        raise UserError("--write", name, "is there already; choose another name, or remove it first")
-    return conf_dir() / "cluster" / f"{name}.yaml"
-
-
-def _local(config: Config) -> Iterator[Finding]:
-    """This machine, without Slurm."""
-    from hpctrain.launch.local import gpu_count
-
-    try:
-        make_private(Path(config.run.root).resolve())
-        yield Finding("run folder", f"{Path(config.run.root).resolve()} can be written to")
-    except UserError as error:
-        yield Finding("run folder", str(error), "give run.root=FOLDER that you can write to")
-    built = importlib.util.find_spec("horovod") is not None
-    yield Finding(
-        "Horovod", "installed" if built else "is missing", "" if built else "run slurm/build_horovod"
-    )
-    mpi = shutil.which("mpirun")
-    yield Finding("mpirun", mpi or "is not on the PATH: several ranks use Gloo")
-    yield Finding(
-        "GPUs", f"{gpu_count()} of NVIDIA; one rank each" if gpu_count() else "none: ranks use the CPU"
-    )
-
-
-def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Iterator[Finding]:
-    """Two ranks as a real job; what each of them saw."""
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=".doctor."))
-    RunDir(folder).submitit.mkdir()
-    try:
-        file = folder / "job.sbatch"
-        file.write_text(_script(config, folder, two_nodes))
-        job_id = client.run(["sbatch", "--parsable", str(file)], conf).split(";")[0].strip()
-    except client.Unreachable as error:
-        shutil.rmtree(folder)
-        yield Finding(
-            "job", f"sbatch says: {error}", "see cluster.account, cluster.qos, cluster.partition and the like"
-        )
-        return
-    try:
-        end = _await(job_id, conf)
-        ranks = [f for f in (read_json(folder / f"rank_{r}.json") for r in (0, 1)) if f]
-        yield from judge_job(job_id, end, ranks, folder)
-    finally:
-        with contextlib.suppress(client.Unreachable):
-            client.cancel([job_id], conf)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _script(config: Config, folder: Path, two_nodes: bool) -> str:
-    """The job's script: a run's of two ranks, with another command."""
-    nodes = 2 if two_nodes else 1
-    resources = dataclasses.replace(
-        config.resources, nodes=nodes, gpus_per_node=2 // nodes, timeout_min=5, chain=1
-    )
-    small = dataclasses.replace(config, resources=resources)
-    module = f"hpctrain.launch.doctor.job {shlex.quote(str(folder))} 2"
-    return script(RunDir(folder), small, "hpctrain:doctor", module)
-
-
-def _await(job_id: str, conf: str | None) -> sbatch.Job | None:
-    """The job once it has ended, or as it is after JOB_PATIENCE_S; None: Slurm has forgotten it."""
-    end_s = time.monotonic() + JOB_PATIENCE_S
-    while True:
-        try:
-            job = client.queue(conf).get(job_id)
-        except client.Unreachable:
-            job = sbatch.Job(job_id, "PENDING", "Slurm does not answer")
-        if job is None or job.state in sbatch.ENDED or time.monotonic() > end_s:
-            return job
-        time.sleep(0.5)
-
-
-def _mpi_list(conf: str | None) -> str:
-    env = os.environ | ({"SLURM_CONF": conf} if conf else {})
-    done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, env=env, check=False)
-    return done.stdout + done.stderr  # Slurm writes the list to either
-
-
-def _take_value(argv: list[str], flag: str) -> tuple[list[str], str | None]:
-    """`flag VALUE` or `flag=VALUE` taken out of a command line."""
-    for i, word in enumerate(argv):
-        if word == flag:
-            if i + 1 == len(argv):
-                raise UserError(flag, "", "needs a name")
-            return argv[:i] + argv[i + 2 :], argv[i + 1]
-        if word.startswith(f"{flag}="):
-            return argv[:i] + argv[i + 1 :], word.removeprefix(f"{flag}=")
-    return argv, None
+def _parser() -> Parser:
+    parser = Parser("doctor", ABOUT, "[cluster=NAME] [SETTINGS]")
+    parser.add_argument("--no-job", action="store_true", help="submit no job")
+    parser.add_json()
+    parser.add_argument("--write", metavar="NAME", help="write what it found as conf/cluster/NAME.yaml")
+    parser.add_run_place(as_settings=True)
+    return parser

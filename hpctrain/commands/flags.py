@@ -1,38 +1,140 @@
-"""A command's own flags apart from Hydra's words. Takes a command line, gives its parts; pure."""
+"""One way to take flags, for every command: argparse, with one line for whatever is wrong.
+
+Takes a command line, returns its flags as attributes and everything else as `words`. Prints nothing but --help.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
 
 
-def take(
-    argv: Sequence[str], *flags: str, **valued: Sequence[str] | None
-) -> tuple[list[str], set[str], dict[str, str]]:
-    """Words, the `flags` among them (`-h` is `--help`), and the values of the flags that take one.
+class Parser(argparse.ArgumentParser):
+    """The flags of one command. Words (a run, a study, settings) may stand anywhere among them."""
 
-    `valued`: name, without dashes, to the values allowed, or None where any will do; `--name V` and `--name=V` both
-    hold. Raises UserError for other words that begin with a dash.
-    """
-    words: list[str] = []
-    found: set[str] = set()
-    values: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if word in flags or word in ("-h", "--help"):
-            found.add("--help" if word == "-h" else word)
-        elif name.startswith("--") and name[2:] in valued:
-            values[name[2:]] = value = value if equals else next(rest, "")
-            allowed = valued[name[2:]]
-            if not value or (allowed is not None and value not in allowed):
-                raise UserError(
-                    name, value, f"must be one of {', '.join(allowed)}" if allowed else "needs a value"
-                )
-        elif word.startswith("-"):
-            known = [*flags, *(f"--{key}" for key in valued), "--help"]
-            raise UserError("flag", word, f"must be one of {', '.join(known)}", nearest(word, known))
-        else:
-            words.append(word)
-    return words, found, values
+    def __init__(
+        self, command: str, about: str, words: str = "", more: str = "", passed_on: Collection[str] = ()
+    ) -> None:
+        """`words` is shown in the usage line; `passed_on` are flags of another program, which stay words."""
+        super().__init__(
+            prog=f"hpctrain {command}",
+            usage=f"hpctrain {command} [flags] {words}".rstrip(),
+            description=about,
+            epilog=more,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            exit_on_error=False,
+            add_help="--help" not in passed_on,
+        )
+        self._passed_on = passed_on
+        self._place_is_settings: bool | None = None
+
+    def add_json(self) -> None:
+        """Add --json."""
+        self.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+    def add_run_place(self, *, as_settings: bool) -> None:
+        """Add --root and --study; `run.root=` and `run.study=` mean the same.
+
+        `as_settings`: the command takes Hydra's settings, and finds both among its words.
+        """
+        self.add_argument("--root", metavar="FOLDER", help="where the runs are (default: runs)")
+        text = "the study of the run (default: default)" if as_settings else "only runs of this study"
+        self.add_argument("--study", metavar="NAME", help=text)
+        self._place_is_settings = as_settings
+
+    def take(self, argv: Sequence[str], most_words: int | None = None) -> argparse.Namespace:
+        """Returns the flags, and `words`: what is not a flag, in order. Raises UserError."""
+        try:
+            taken, words = self.parse_known_args(list(argv))
+        except argparse.ArgumentError as error:
+            raise UserError(str(error.argument_name), "", _plainly(error.message)) from None
+        for word in words:
+            if word.startswith("-") and word.partition("=")[0] not in self._passed_on:
+                raise self._unknown(word)
+        taken.words = self._placed(taken, words)
+        if most_words is not None and len(taken.words) > most_words:
+            raise UserError("word", taken.words[most_words], f"is one too many; {self.prog} --help says more")
+        return taken
+
+    def _placed(self, taken: argparse.Namespace, words: list[str]) -> list[str]:
+        """The words with --root and --study as settings, or without the settings that mean these flags."""
+        if self._place_is_settings is None:
+            return words
+        if self._place_is_settings:
+            given = (("run.root", taken.root), ("run.study", taken.study))
+            return words + [f"{key}={value}" for key, value in given if value is not None]
+        left = []
+        for word in words:
+            key, _, value = word.partition("=")
+            if key in ("run.root", "run.study"):
+                setattr(taken, key.removeprefix("run."), value)
+            else:
+                left.append(word)
+        taken.root = taken.root or "runs"
+        return left
+
+    def _unknown(self, word: str) -> UserError:
+        flags = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
+        flags += [flag for flag in self._passed_on if flag.startswith("--")]
+        known = [flag for flag in flags if flag != "--help"] + ["--help"]
+        name = word.partition("=")[0]
+        return UserError("flag", word, f"must be one of {', '.join(known)}", nearest(name, known))
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """As argparse does, but raises UserError with the flag and the value."""
+        name = _name(action)
+        if not arg_string:
+            raise UserError(name, "", "needs a value")
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            raise UserError(name, arg_string, error.message) from None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            raise UserError(
+                _name(action), value, f"must be one of {', '.join(names)}", nearest(str(value), names)
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError; argparse calls this for a flag that must be given."""
+        flags = message.removeprefix("the following arguments are required: ")
+        raise UserError(flags, "", f"must be given; {self.prog} --help says more")
+
+
+def whole(least: int | None = None) -> Callable[[str], int]:
+    """Returns a reader of whole numbers, `least` or more, for add_argument(type=...)."""
+    wanted = "must be a whole number" + ("" if least is None else f" ≥ {least}")
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(wanted) from None
+        if least is not None and number < least:
+            raise argparse.ArgumentTypeError(wanted)
+        return number
+
+    return read
+
+
+def number(text: str) -> float:
+    """Returns the number that `text` says, for add_argument(type=...)."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a number") from None
+
+
+def _name(action: argparse.Action) -> str:
+    """The long form of a flag."""
+    return next((s for s in action.option_strings if s.startswith("--")), action.dest)
+
+
+def _plainly(message: str) -> str:
+    return "needs a value" if message.startswith("expected one") else message

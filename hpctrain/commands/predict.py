@@ -1,73 +1,43 @@
-"""`hpctrain predict`: step time, throughput and efficiency on counts of GPUs that were not measured.
-
-Takes a command line and a calibration (`hpctrain scale --calibrate`); prints a table, or JSON, or draws a picture.
-Reads files only: no torch, no Slurm.
-"""
+"""`hpctrain predict`: step time, throughput and efficiency on counts of GPUs that were not measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from hpctrain.commands.flags import take
-from hpctrain.commands.scale import load
-from hpctrain.config.settings import CommConfig, Config
+from hpctrain.commands.flags import Parser
 from hpctrain.scaling import calibration as calibrations
-from hpctrain.scaling import predict
-from hpctrain.scaling.laws import WORTH, ask_for
-from hpctrain.scaling.network import Exchange
-from hpctrain.scaling.plan import ScalingConfig
-from hpctrain.scaling.predict import Calibration, Predicted
+from hpctrain.scaling import forecast
+from hpctrain.scaling.laws import WORTH
+from hpctrain.scaling.predict import Predicted
+from hpctrain.scaling.start import load
 
-HELP = """usage: hpctrain predict [--json] [--knobs] [--plot FILE] SETTINGS
-
-  hpctrain predict experiment=NAME cluster=NAME scaling=weak scaling.gpus=1..1024
+ABOUT = """  hpctrain predict experiment=NAME cluster=NAME scaling=weak scaling.gpus=1..1024
 Needs a calibration: hpctrain scale --calibrate with the same settings. cluster.link_gbit_per_s=R: as if the
 links between nodes had another rate than when they were calibrated.
-
-  --knobs        what other settings of the exchange would do on the most GPUs
-  --plot FILE    throughput and efficiency as a PNG
-  --json         one JSON document on stdout
 """
 
 
-def predict_command(argv: list[str]) -> int:
-    """The command."""
-    words, flags, values = take(argv, "--json", "--knobs", plot=None)
-    if "--help" in flags:
-        print(HELP, end="")
-        return 0
-    config, settings = load(words)
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError."""
+    args = _parser().take(argv)
+    config, settings = load(args.words)
     calibration = calibrations.needed(
-        config, settings, " ".join(w for w in words if not w.startswith("scaling"))
+        config, settings, " ".join(w for w in args.words if not w.startswith("scaling"))
     )
     found = calibrations.curve(config, settings, calibration)
-    knobs = _knobs(config, settings, calibration) if "--knobs" in flags else []
-    if "plot" in values:
-        _draw(found, Path(values["plot"]))
-    if "--json" in flags:
-        print(json.dumps(_facts(calibration, calibrations.exchange_of(config), found) | {"knobs": knobs}))
+    knobs = forecast.other_settings(config, settings, calibration) if args.knobs else []
+    if args.plot:
+        forecast.draw(found, Path(args.plot))
+    if args.json:
+        facts = forecast.facts(calibration, calibrations.exchange_of(config), found)
+        print(json.dumps(facts | {"knobs": knobs}))
         return 0
     _show(found)
     for knob in knobs:
         print(f"{knob['setting']:32} {1e3 * knob['step_s']:10.1f} ms a step {knob['change']:+.1%}")
     return 0
-
-
-def _facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, Any]:
-    links = predict.fit_links(calibration, exchange)
-    points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
-    return {
-        "links": asdict(links), "link_gbit_per_s": calibration.link_gbit_per_s,
-        "variation": predict.variation(calibration), "points": points, "ask_for": _advice(found),
-    }  # fmt: skip
-
-
-def _advice(found: Sequence[Predicted]) -> int | None:
-    return ask_for([(p.gpus, p.efficiency) for p in found])
 
 
 def _show(found: Sequence[Predicted]) -> None:
@@ -84,65 +54,19 @@ def _show(found: Sequence[Predicted]) -> None:
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     for line in (heads, *lines):
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-    most = _advice(found)
+    most = forecast.advice(found)
     print(
         f"a prediction, not a measurement; efficiency stays at {WORTH:.0%} or more up to {most} GPUs"
         if most else f"a prediction, not a measurement; no count reaches an efficiency of {WORTH:.0%}"
     )  # fmt: skip
 
 
-def _knobs(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[dict[str, Any]]:
-    """What the model says of other settings of the exchange, on the most GPUs; the best first."""
-    most = replace(settings, gpus=settings.gpus[-1:])
-
-    def step_s(other: Config) -> float:
-        return calibrations.curve(other, most, calibration)[0].step.total_s
-
-    now_s = step_s(config)
-    choices: dict[str, tuple[Any, ...]] = {
-        "bucket_mb": (1.0, 4.0, 16.0, 64.0, 256.0),
-        "cycle_time_ms": (0.1, 1.0, 5.0),
-        "fusion_threshold_mb": (0.0, 4.0, 64.0),
-        "compression": ("fp16",),
-        "hierarchical": (True,),
-    }
-    tried: list[tuple[str, Config]] = [
-        (f"comm.{key}={value}", replace(config, comm=_with(config.comm, key, value)))
-        for key, values in choices.items()
-        for value in values
-        if getattr(config.comm, key) != value
-    ]
-    times = [
-        {"setting": name, "step_s": (t := step_s(other)), "change": t / now_s - 1} for name, other in tried
-    ]
-    return sorted(times, key=lambda knob: float(str(knob["step_s"])))
-
-
-def _with(comm: CommConfig, key: str, value: Any) -> CommConfig:
-    changes: dict[str, Any] = {key: value}
-    return replace(comm, **changes)
-
-
-def _draw(found: Sequence[Predicted], path: Path) -> None:
-    from hpctrain.report import scaling_plots
-
-    rate, efficiency = curves(found)
-    first = found[0]
-    png = scaling_plots.scaling([rate], [efficiency], (first.gpus, first.samples_per_s), None)
-    scaling_plots.write("--plot", path, png)
-
-
-def curves(found: Sequence[Predicted]) -> tuple[Any, Any]:
-    """The prediction as two curves of a picture: throughput and efficiency."""
-    from hpctrain.report.scaling_plots import Series
-
-    x = [p.gpus for p in found]
-    rate = Series(
-        "predicted", x, [p.samples_per_s for p in found], [p.batch / p.high_s for p in found],
-        [p.batch / p.low_s for p in found], measured=False,
-    )  # fmt: skip
-    efficiency = Series(
-        "predicted", x, [p.efficiency for p in found], [p.efficiency_low for p in found],
-        [p.efficiency_high for p in found], measured=False,
-    )  # fmt: skip
-    return rate, efficiency
+def _parser() -> Parser:
+    parser = Parser("predict", ABOUT, "SETTINGS")
+    parser.add_argument(
+        "--knobs", action="store_true", help="what other settings of the exchange would do on the most GPUs"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="throughput and efficiency as a PNG")
+    parser.add_json()
+    parser.add_run_place(as_settings=True)
+    return parser

@@ -1,35 +1,70 @@
-"""`hpctrain submit`, with what a calibration of the cluster says of the run beside it.
-
-Takes submit's command line. The launcher knows nothing of studies: what is expected is handed to it.
-"""
+"""`hpctrain submit`: a run as a job; returns at once."""
 
 from __future__ import annotations
 
-from hpctrain.commands import runs
-from hpctrain.config.settings import Config
+import json
+
+from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import show_done
+from hpctrain.config.settings import run_id
 from hpctrain.errors import UserError
-from hpctrain.launch import estimate
+from hpctrain.launch.prepare import prepare, refuse_if_running
+from hpctrain.launch.resume import renew
+from hpctrain.launch.status import under_way
+from hpctrain.storage.run_dir import locate
+
+ABOUT = """Starts a run as a job and returns at once: on Slurm with cluster=NAME, in the background of this
+machine with cluster=local. The same science submitted twice is one run.
+"""
+MORE = "Settings are those of hpctrain train (hpctrain train --help lists them)."
 
 
-def submit(argv: list[str]) -> int:
-    """The command."""
-    return runs.submit(argv, expected)
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError and RunFailed."""
+    args = _parser().take(argv)
+    from hpctrain.config.compose import load
+    from hpctrain.launch import estimate
+    from hpctrain.scaling import calibration
+    from hpctrain.scheduler import sbatch, submit
+
+    config = load(args.words)
+    if config.cluster.kind == "slurm":
+        sbatch.check(config)
+        if not args.dry_run:
+            submit.check_here(config)
+    if args.dry_run:
+        if config.cluster.kind == "local":
+            raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
+        print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
+        return 0
+    run = prepare(config)
+    estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
+    if run.read_state().get("phase") == "done":  # looked at last: it may end while we count
+        return show_done(run)
+    known = under_way(run)
+    if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
+        refuse_if_running(run)
+        changed = renew(run, config)
+        if changed and not args.json:
+            print(changed)
+    job_id = known or submit.submit(run, config)
+    facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
+    facts |= estimated | calibration.foresee(config)
+    if args.json:
+        print(json.dumps(facts))
+        return 0
+    verb = "is under way already as" if known else "submitted as"
+    print(f"run {run.run_id} {verb} job {job_id}\n{estimate.shown(facts)}")
+    print(f"follow it: hpctrain logs -f {run.run_id}")
+    return 0
 
 
-def expected(config: Config) -> dict[str, float]:
-    """Seconds of all training steps, and the efficiency against one GPU at the same batch; {} where not known."""
-    from hpctrain.scaling import calibration as calibrations
-    from hpctrain.scaling.plan import ScalingConfig
-
-    if config.cluster.kind != "slurm":
-        return {}
-    settings = ScalingConfig(gpus=(config.ranks,), mode="weak")
-    calibration = calibrations.find(config, settings)
-    if calibration is None:
-        return {}
-    try:
-        (found,) = calibrations.curve(config, settings, calibration)
-    except UserError:  # ranks that are not whole nodes of the preset's size
-        return {}
-    steps, _ = estimate.length(config)
-    return {"expected_s": steps * found.step.total_s, "expected_efficiency": found.efficiency}
+def _parser() -> Parser:
+    parser = Parser("submit", ABOUT, "[EXPERIMENT] [SETTINGS]", MORE)
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script and submit nothing")
+    parser.add_argument(
+        "--json", action="store_true",
+        help="one JSON document on stdout: run, job_id, new, path, FLOPs, lower bound, node-hours",
+    )  # fmt: skip
+    parser.add_run_place(as_settings=True)
+    return parser

@@ -1,10 +1,13 @@
-"""A count's document for people and other programs: rich tables, CSV. Takes dictionaries, prints; no torch."""
+"""A count's document for people and other programs: rich tables, lines of text, CSV. Takes dictionaries; no torch."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -38,19 +41,11 @@ def write_csv(document: dict[str, Any], out: TextIO) -> None:
     writer.writerows(rows)
 
 
-def wide_console() -> Any:
-    """Returns a console of the terminal's width; for a file or pipe, one wide enough for the tables here."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
-def print_document(document: dict[str, Any]) -> None:
-    """Prints the table of layers and the lines below it."""
+def layer_table(document: dict[str, Any]) -> Table:
+    """Returns the layers with their totals as a table; `lines` says the rest."""
     from rich.table import Table
 
-    console, bounded = wide_console(), "lower_bound" in document
+    bounded = "lower_bound" in document
     table = Table(title=f"{document['model']}, one {document['unit']}", title_justify="left", box=None)
     table.add_column("layer", overflow="fold")
     table.add_column("type")
@@ -71,9 +66,7 @@ def print_document(document: dict[str, Any]) -> None:
     moved = sum(row["read_bytes"] + row["written_bytes"] for row in document["layers"])
     bound = [seconds(document["lower_bound"]["passes_s"])] if bounded else []
     table.add_row("total", "", *map(short, totals), short(moved, "B"), *bound, style="bold")
-    console.print(table)
-    for line in lines(document):
-        console.print(line, soft_wrap=True, highlight=False)
+    return table
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -161,8 +154,8 @@ def _by_type(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     return dict(sums)
 
 
-def print_comparison(comparison: dict[str, Any]) -> None:
-    """Prints the comparison as a table."""
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """Returns the two documents of `compared` side by side."""
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]
@@ -180,7 +173,4 @@ def print_comparison(comparison: dict[str, Any]) -> None:
             sums = types[side].get(kind)
             cells.append(f"{sums['layers']} layers, {short(sums['forward_macs'])} MACs" if sums else "-")
         table.add_row(kind, *cells, "")
-    console = wide_console()
-    console.print(table)
-    for side in (a, b):
-        console.print(f"{side['model']}: {side['convention']}", soft_wrap=True, highlight=False)
+    return table

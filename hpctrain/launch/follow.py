@@ -1,12 +1,11 @@
 """Watching a run from outside: its log as lines, or a progress bar on a terminal; the summary at its end.
 
-Takes a run directory that other processes write; prints. Reads files only, so it works from any node
-that sees the run directory, and imports no torch.
+Takes a run directory that other processes write, and streams to show it on. Reads files only, so it works from any
+node that sees the run directory, and imports no torch.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -50,19 +49,18 @@ class LogReader:
 def follow(
     run: RunDir,
     ended: Callable[[], bool],
+    out: IO[str],
     *,
     rank: int = 0,
     first_attempt: int = 1,
     bar: bool | None = None,
-    out: IO[str] | None = None,
 ) -> None:
-    """Show a run until `ended()`; with a progress bar where `out` is a terminal."""
-    out = out or sys.stdout
+    """Show a run on `out` until `ended()`; with a progress bar if `out` is a terminal."""
     reader = LogReader(run, rank, first_attempt)
     if bar is None:
         bar = out.isatty()
     if bar:
-        return _follow_with_bar(run, ended, reader)
+        return _follow_with_bar(run, ended, reader, out)
     while True:
         last = ended()
         out.write(reader.read())
@@ -72,11 +70,11 @@ def follow(
         time.sleep(POLL_S)
 
 
-def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader) -> None:
+def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader, out: IO[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console()
+    console = Console(file=out)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -104,9 +102,8 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader) 
             time.sleep(POLL_S)
 
 
-def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> int:
-    """Print how the run ended and, where it got that far, its summary; gives the exit code."""
-    out = out or sys.stdout
+def show_end(run: RunDir, state: dict[str, Any], out: IO[str], err: IO[str]) -> int:
+    """Write the run's summary to `out` if it has one, and to `err` how it failed or stopped; returns the exit code."""
     phase, reason = state.get("phase"), state.get("reason")
     if state.get("summary"):
         out.write(summary_text(run, state) + "\n")
@@ -114,16 +111,13 @@ def show_end(run: RunDir, state: dict[str, Any], out: IO[str] | None = None) -> 
         return 0
     if phase == "failed":
         where = f" on rank {state['rank']}" if state.get("rank") is not None else ""
-        print(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.get('detail')}", file=sys.stderr)
-        for line in last_words(run, state):
-            print(f"  | {line}", file=sys.stderr)
+        err.write(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.get('detail')}\n")
+        err.writelines(f"  | {line}\n" for line in last_words(run, state))
         if state.get("attempt"):
             log = run.rank_log(state["attempt"], state.get("rank") or 0)
-            print(f"hpctrain: its log: {log}", file=sys.stderr)
+            err.write(f"hpctrain: its log: {log}\n")
         return 1
-    print(
-        f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on", file=sys.stderr
-    )
+    err.write(f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on\n")
     return 130 if phase in ("interrupted", "cancelled") else 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from hpctrain.config.settings import Config, from_dict, science, science_hash, to_dict
 from hpctrain.errors import RunFailed, UserError
@@ -62,17 +61,19 @@ def with_batch(config: Config, effective_batch: int) -> Config:
     return replace(config, train=replace(config.train, batch_size=size, accumulate=per_rank // size))
 
 
-def renew(run: RunDir, config: Config) -> None:
-    """config.yaml as `config` says, for a run that nobody works on. Raises UserError."""
+def renew(run: RunDir, config: Config) -> str | None:
+    """Write config.yaml as `config` says, for a run that nobody works on. Raises UserError.
+
+    Returns a line for the user if the number of ranks or the science has changed.
+    """
     before = from_dict(run.read_config())
     if to_dict(before) == to_dict(config):
-        return
+        return None
     check(before, config)
     import yaml
 
     replace_text(run.config_file, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    if (before.ranks, science_hash(before)) != (config.ranks, science_hash(config)):
-        note = {"ranks": config.ranks, "batch_size": config.train.batch_size}
-        print(
-            f"{Path(run.path).name} goes on with {json.dumps(note | {'accumulate': config.train.accumulate})}"
-        )
+    if (before.ranks, science_hash(before)) == (config.ranks, science_hash(config)):
+        return None
+    note = {"ranks": config.ranks, "batch_size": config.train.batch_size}
+    return f"{run.run_id} goes on with {json.dumps(note | {'accumulate': config.train.accumulate})}"

@@ -64,6 +64,14 @@ def row_of(run: RunDir) -> Row:
     return row if row.phase in FINAL else _ask_slurm([(run, row, submission)])[run.path]
 
 
+def under_way(run: RunDir) -> str | None:
+    """Returns the job that this run has in a queue or running, or None."""
+    if not run.read_submission().get("job_ids") or run.read_state().get("phase") in FINAL:
+        return None
+    row = row_of(run)
+    return None if row.phase in FINAL else row.job_id
+
+
 def _own_word(run: RunDir, now_s: float) -> tuple[Row, dict[str, Any]]:
     """What the run's own files say, and its submission where it has not ended."""
     state = run.read_state()

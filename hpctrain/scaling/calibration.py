@@ -11,6 +11,7 @@ from typing import Any
 
 from hpctrain.config.settings import Config, run_id
 from hpctrain.errors import UserError
+from hpctrain.launch import estimate
 from hpctrain.scaling import plan, predict
 from hpctrain.scaling.network import Exchange
 from hpctrain.scaling.plan import Planned, ScalingConfig
@@ -108,5 +109,24 @@ def expected(config: Config, settings: ScalingConfig, planned: Sequence[Planned]
     calibration = find(config, settings)
     if calibration is None:
         return {}
-    predictions = curve(config, settings, calibration)
-    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in predictions}
+    found = curve(config, settings, calibration)
+    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in found}
+
+
+def foresee(config: Config) -> dict[str, float]:
+    """Returns the seconds of all training steps, and the efficiency against one GPU at the same batch.
+
+    Returns {} if the cluster is not calibrated for the run.
+    """
+    if config.cluster.kind != "slurm":
+        return {}
+    settings = ScalingConfig(gpus=(config.ranks,), mode="weak")
+    calibration = find(config, settings)
+    if calibration is None:
+        return {}
+    try:
+        (found,) = curve(config, settings, calibration)
+    except UserError:  # ranks that are not whole nodes of the preset's size
+        return {}
+    steps, _ = estimate.length(config)
+    return {"expected_s": steps * found.step.total_s, "expected_efficiency": found.efficiency}

@@ -1,107 +1,38 @@
-"""A scaling study for people: on the terminal, and as one HTML page. Takes the figures of report.py; returns text."""
+"""A scaling study for people: as text for a terminal, and as one HTML page. Takes what scaling/report.py found."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hpctrain.commands.predict import curves
-from hpctrain.errors import UserError
 from hpctrain.report import html, scaling_plots
 from hpctrain.report.scaling_plots import Series
-from hpctrain.scaling import comm_settings, measured, report
+from hpctrain.scaling import comm_settings
 from hpctrain.scaling.comm_settings import Effect
+from hpctrain.scaling.forecast import curves
 from hpctrain.scaling.laws import PARTS, Row
 from hpctrain.scaling.report import HEADS, Figures, cells, errors_line, law_line, shown
-from hpctrain.scheduler import client
-from hpctrain.storage.run_dir import replace_text
 
 
-def report_scaling(study: Path, args: argparse.Namespace) -> int:
-    """Runs `hpctrain report` for a scaling study and returns the exit code. Raises UserError."""
-    for flag in ("metric", "parquet"):
-        if getattr(args, flag):
-            raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
-    plan, results = report.analyse(study, _job_j(study))
-    if args.write_preset:
-        print(write_preset(study.name, plan["cluster"], results[0].effects), file=sys.stderr)
-    files = {
-        args.csv: ("--csv", report.as_csv(results)),
-        args.latex: ("--latex", report.as_latex(plan, results)),
-    }
-    if args.plot:
-        scaling_plots.write("--plot", Path(args.plot), picture(results[0]))
-    if not args.no_html:
-        files[args.html or str(study / "report.html")] = ("--html", page(study.name, plan, results))
-    for name, (flag, text) in files.items():
-        if name:
-            _write(flag, Path(name), text)
-    if args.json:
-        print(json.dumps(report.as_json(plan, results)))
-        return 0
-    print_study(study.name, plan, results)
-    if not args.no_html:
-        print(f"page: {args.html or study / 'report.html'}")
-    return 0
-
-
-def _job_j(study: Path) -> dict[str, float]:
-    """Returns Slurm's joules by job, for runs that measured none themselves."""
-    plan = measured.read_plan(study)
-    cluster = plan["config"]["cluster"]
-    if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
-        return {}  # the cluster no longer exists
-    return client.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
-
-
-def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
-    """Writes the best comm settings into the cluster's preset; returns a line on what was done. Raises UserError."""
-    from hpctrain.config.compose import conf_dir
-
-    if not effects:
-        raise UserError(
-            "--write-preset", study, "tried no comm settings: run hpctrain scale with scaling.knobs"
-        )
-    chosen = comm_settings.best(effects)
-    path = conf_dir() / "cluster" / f"{cluster}.yaml"
-    if not chosen:
-        return f"{path}: left as it is, no setting is faster beyond the noise"
-    if not path.is_file():
-        raise UserError("--write-preset", cluster, f"has no preset {path}")
-    _write(
-        "--write-preset", path, comm_settings.with_comm(path.read_text(), chosen, f"hpctrain report {study}")
-    )
-    return f"{path}: " + " ".join(f"comm.{key}={comm_settings.word(value)}" for key, value in chosen.items())
-
-
-def _write(flag: str, path: Path, text: str) -> None:
-    try:
-        replace_text(path, text)
-    except OSError as error:
-        raise UserError(flag, path, f"cannot be written ({error.strerror})") from None
-
-
-def print_study(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> None:
-    """Prints the study's results to the terminal."""
+def text(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
+    """Returns the study for a terminal: a table and the findings of each kind of data."""
+    lines = []
     for f in results:
-        print(f"study {name}: {_title(plan, f)}")
+        lines.append(f"study {name}: {_title(plan, f)}")
         rows = [HEADS, *(cells(row) for row in f.table)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
-        for line in [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]:
-            print(line)
-        for name, change, predicted in map(_effect, f.effects):
-            print(f"  {name:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}")
+        lines += ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+        lines += [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]
+        for setting, change, predicted in map(_effect, f.effects):
+            lines.append(
+                f"  {setting:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}"
+            )
+    return "\n".join(lines)
 
 
 def page(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
-    """Returns the study's page as HTML."""
-    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch per GPU is fixed"
+    """Returns the study as one HTML page."""
+    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch a GPU is fixed"
     subtitle = (
         f"{plan['mode']} scaling ({kept}) of {plan['experiment']} on {plan['cluster']}; ± are 95 % intervals"
     )

@@ -1,7 +1,7 @@
 """A scaling study's results from its files alone: table, laws, findings, and predictions beside measurements.
 
-Takes a study's folder; returns figures, CSV, JSON and LaTeX. Works while the study runs. Times are seconds.
-No torch, no Slurm.
+Takes a study's folder; returns text, CSV, JSON, LaTeX and the sections of its page. Works while the study runs.
+Seconds, GPUs. No torch; Slurm is asked by `job_j` alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import PARTS, Fit, Point, Row, Value
 from hpctrain.scaling.plan import ScalingConfig, scaling_config
 from hpctrain.scaling.predict import Predicted
+from hpctrain.scheduler import client
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ def _with_effects(study: Path, plan: dict[str, Any], figures: Figures) -> Figure
         figures, effects=effects, tried=[point for _, _, point in tried],
         finding=[*figures.finding, *comm_settings.finding(effects, most)],
     )  # fmt: skip
+
+
+def job_j(study: Path) -> dict[str, float]:
+    """Returns joules by job, as Slurm knows them: for jobs that have not measured their own."""
+    plan = measured.read_plan(study)
+    cluster = plan["config"]["cluster"]
+    if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
+        return {}  # a cluster that is not there any more
+    return client.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
 
 
 def _predicted_effects(

@@ -57,6 +57,15 @@ def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = No
     return Plan(arrays, settings.jobs or tasks, quota)
 
 
+def plan_for(
+    settings: SweepConfig, config: Config, left: int, largest: int, room: int | None, live: int
+) -> Plan:
+    """Returns the plan as `plan` makes it; on this machine without Slurm, one process unless more are asked for."""
+    if config.cluster.kind == "local":
+        return Plan((1,) * max(0, min(settings.jobs or 1, left) - live), settings.jobs or 1, None)
+    return plan(settings, left, largest, room, live)
+
+
 def job_config(config: Config, settings: SweepConfig) -> Config:
     """Returns one run's configuration with the resources of a whole job: one slot for each run at a time."""
     slots = settings.runs_at_once

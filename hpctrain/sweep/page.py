@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpctrain.commands.report import Found, cost_facts, like_best
 from hpctrain.report import html, plots
+from hpctrain.sweep.report import Found, cost_facts, like_best
 from hpctrain.sweep.results import Result
 
 MOST_ROWS = 200  # of the leaderboard on the page; tables for programs have all

@@ -152,8 +152,8 @@ def row_of(name, rate, gpus, per_node, point, windows_ms):
 
 def calibration(settings):
     """The profiles by shape: those that `hpctrain predict` finds."""
-    from hpctrain.commands.scale import load
     from hpctrain.scaling import calibration as calibrations
+    from hpctrain.scaling.start import load
 
     return dict(calibrations.needed(*load(settings), "").profiles)
 

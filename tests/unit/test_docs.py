@@ -52,7 +52,7 @@ def test_every_figure_is_made_and_shown(figures):
 
 @pytest.mark.parametrize("model", ["perceptron", "lenet", "lstm"])
 def test_quoted_costs_are_the_commands(model, capsys):
-    flops.flops([f"model={model}"])
+    flops.main([f"model={model}"])
     said = capsys.readouterr().out.replace(" ", "")
     quoted = re.search(rf"`?hpctrain flops model={model}`?.*?\n((?:\n|    .*\n)+)", PAGE)[1]
     lines = [line.replace(" ", "") for line in quoted.splitlines() if line.strip()]

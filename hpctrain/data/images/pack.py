@@ -1,4 +1,4 @@
-"""`hpctrain data pack FOLDER --into PACKED`: a folder of pictures as a few large Arrow files; `verify` reads them.
+"""A folder of pictures as a few large Arrow files; `verify` compares them with their digests.
 
 Takes train/<class>/* and val/<class>/*; writes PACKED/<split>-<n>.arrow and pack.json, all or nothing: the folder
 gets its name when it is whole. The pictures stay as they are (or, with --resize, become smaller JPEGs); each is
@@ -8,17 +8,15 @@ Hugging Face's features, so that `datasets` reads them too. Needs the extra `ima
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -31,78 +29,50 @@ from hpctrain.data.images.decode import broken
 from hpctrain.data.images.sets import MANIFEST, Manifest, Shard, Split
 from hpctrain.errors import UserError
 
-SHARD_MB = 512
 BATCH_BYTES = 2**24  # of one record batch: what is held in memory before it is written
 QUALITY = 92  # of JPEGs that --resize writes
 AHEAD = 4  # pictures in hand for each thread
 
+# Passes on a split's pictures, of which it hears the name and the number: a progress bar.
+Track = Callable[[str, Iterator[Any], int], Iterator[Any]]
 
-def pack(argv: list[str]) -> int:
-    """`hpctrain data pack FOLDER --into PACKED [--resize PIXELS] [--shard-mb MB] [--json]`."""
-    parser = argparse.ArgumentParser(
-        prog="hpctrain data pack", description="a few large files of many pictures"
-    )
-    parser.add_argument("folder", type=Path, help="has train/<class>/* and val/<class>/*")
-    parser.add_argument("--into", type=Path, required=True, help="the packed set, a new folder")
-    parser.add_argument("--resize", type=int, help="make the shorter side so many pixels, where it is longer")
-    parser.add_argument(
-        "--shard-mb", type=int, default=SHARD_MB, help=f"size of a file (default: {SHARD_MB})"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    args = parser.parse_args(argv)
-    for key, value in (("--resize", args.resize), ("--shard-mb", args.shard_mb)):
+
+def pack(folder: Path, into: Path, resize: int | None, shard_mb: int, track: Track) -> Manifest:
+    """Pack a folder of pictures into a new one; returns its manifest. Raises UserError, naming a broken picture."""
+    for key, value in (("--resize", resize), ("--shard-mb", shard_mb)):
         if value is not None and value < 1:
             raise UserError(key, value, "must be ≥ 1")
-    if not args.folder.is_dir():
-        raise UserError("folder", args.folder, "is not a folder")
-    if (args.folder / MANIFEST).exists():
-        raise UserError("folder", args.folder, "is packed already")
-    if args.into.exists():
-        raise UserError("--into", args.into, "is there already: name a new folder")
-    manifest = write(args.folder, args.into, args.resize, args.shard_mb * 10**6)
-    _say(manifest, args.into, args.json)
-    return 0
+    if not folder.is_dir():
+        raise UserError("folder", folder, "is not a folder")
+    if (folder / MANIFEST).exists():
+        raise UserError("folder", folder, "is packed already")
+    if into.exists():
+        raise UserError("--into", into, "is there already: name a new folder")
+    return write(folder, into, resize, shard_mb * 10**6, track)
 
 
-def verify(argv: list[str]) -> int:
-    """`hpctrain data verify PACKED [--json]`: compare every shard with its digest. Raises UserError for the first."""
-    parser = argparse.ArgumentParser(
-        prog="hpctrain data verify", description="is a packed set as it was packed?"
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    args = parser.parse_args(argv)
-    manifest = sets.read_manifest(args.folder)
-    sets.check_shards(args.folder, manifest)
+def verify(folder: Path) -> Manifest:
+    """Compare every shard with its digest; returns the manifest. Raises UserError for the first that differs."""
+    manifest = sets.read_manifest(folder)
+    sets.check_shards(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split]
     with ThreadPoolExecutor(_threads()) as pool:
-        digests = pool.map(lambda shard: _sha256(args.folder / shard.file), shards)
+        digests = pool.map(lambda shard: _sha256(folder / shard.file), shards)
         for shard, digest in zip(shards, digests, strict=True):
             if digest != shard.sha256:
                 said = f"{shard.file} is broken: its bytes are not those that were packed; pack the set again"
-                raise UserError("data.path", args.folder, said)
-    _say(manifest, args.folder, args.json)
-    return 0
+                raise UserError("data.path", folder, said)
+    return manifest
 
 
-def _say(manifest: Manifest, folder: Path, as_json: bool) -> None:
-    splits = {
-        name: {
-            "samples": manifest.samples(name), "shards": len(shards), "bytes": sum(s.bytes for s in shards)
-        }
-        for name, shards in manifest.splits.items()
-    }  # fmt: skip
-    if as_json:
-        print(json.dumps({"folder": str(folder), "classes": len(manifest.classes), "splits": splits}))
-        return
-    for name, what in splits.items():
-        size = f"{what['bytes'] / 1e6:,.1f} MB in {what['shards']} file{'s' if what['shards'] > 1 else ''}"
-        print(f"{name:12}{what['samples']:>10,} pictures  {size}")
-    print(f"{len(manifest.classes)} classes; use it: data=image_folder data.path={folder}")
-
-
-def write(folder: Path, into: Path, resize: int | None, shard_bytes: int) -> Manifest:
-    """Raises UserError, naming a picture that is broken."""
+def write(
+    folder: Path,
+    into: Path,
+    resize: int | None,
+    shard_bytes: int,
+    track: Track = lambda name, these, total: these,
+) -> Manifest:
+    """Write the packed set; returns its manifest. Raises UserError, naming a picture that is broken."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -116,7 +86,7 @@ def write(folder: Path, into: Path, resize: int | None, shard_bytes: int) -> Man
         raise UserError("--into", into, f"cannot be written: {error.strerror or error}") from None
     try:
         splits = {
-            name: tuple(_shards(draft, name, split, found.classes, resize, shard_bytes))
+            name: tuple(_shards(draft, name, split, found.classes, resize, shard_bytes, track))
             for name, split in (("train", found.train), ("validation", found.validation))
         }
         manifest = Manifest(1, found.classes, splits, resize)
@@ -133,12 +103,18 @@ def write(folder: Path, into: Path, resize: int | None, shard_bytes: int) -> Man
 
 
 def _shards(
-    folder: Path, name: str, split: Split, classes: Sequence[str], resize: int | None, shard_bytes: int
+    folder: Path,
+    name: str,
+    split: Split,
+    classes: Sequence[str],
+    resize: int | None,
+    shard_bytes: int,
+    track: Track,
 ) -> Iterator[Shard]:
     import pyarrow as pa
 
     schema = _schema(classes)
-    pictures = _progress(name, _read(split, resize), len(split.keys))
+    pictures = track(name, _read(split, resize), len(split.keys))
     picture = next(pictures, None)
     number = 0
     while picture is not None:
@@ -227,21 +203,6 @@ def _checked(split: Split, key: Any, resize: int | None) -> bytes:
     except Exception as error:
         raise broken(name, error) from None
     return bytes(data)
-
-
-def _progress(name: str, pictures: Iterator[Any], total: int) -> Iterator[Any]:
-    """On a terminal, a bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"packing {total:,} pictures for {name}", file=sys.stderr, flush=True)
-        yield from pictures
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        yield from bar.track(pictures, total, description=name)
 
 
 def _threads() -> int:

@@ -1,45 +1,13 @@
-"""`hpctrain checkpoints` and `hpctrain export`, on checkpoints of a small network."""
+"""`hpctrain checkpoints`, on checkpoints of a small network."""
 
 import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from hpctrain import cli, models
+from hpctrain import cli
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.saver import Checkpointer
-from hpctrain.config.compose import load
-from hpctrain.config.settings import to_dict
 from hpctrain.storage import lock
-from hpctrain.storage.run_dir import RunDir
-from hpctrain.training import state
-from hpctrain.training.comm import Comm
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A run with checkpoints of the steps 1 to 4; the second is the best, the last has averaged weights."""
-    monkeypatch.chdir(tmp_path)
-    config = load(["experiment=lenet_digits", "train.ema_decay=0.9", "checkpoint.keep_last=4"])
-    run = RunDir(tmp_path / "runs" / "default" / "net-0123456789")
-    run.create(to_dict(config))
-    torch.manual_seed(0)
-    model = models.build("lenet", config.model.settings)
-    live = state.Live(model, torch.optim.SGD(model.parameters(), 0.1), 0.9)
-    device = torch.device("cpu")
-    with lock.acquire(run.checkpoints, 1) as term:
-        saver = Checkpointer(run.checkpoints, config.checkpoint, 1, 1e6, term)
-        saver.restore()
-        for step in range(1, 5):
-            with torch.no_grad():
-                model[-1].bias.add_(1.0) if hasattr(model, "__getitem__") else None
-                next(iter(model.parameters())).add_(1.0)
-            live.average()
-            meta = {"step": step, "epoch": step / 2, "samples": step}
-            saver.save(state.capture(live, None, Comm(), device, meta), metric=abs(step - 2.2))
-        saver.finish()
-    return run
 
 
 def hpctrain(*argv):
@@ -115,10 +83,6 @@ def test_unlock_takes_an_owner_on_another_machine_for_ended(run, capsys):
         (("checkpoints", "nothing"), "no such run"),
         (("checkpoints", "--diff", "1", "22"), "--diff=22: must be one of 1, 2, 3, 4 (did you mean 2?)"),
         (("checkpoints", "--prune", "--keep-last", "0"), "--keep-last=0: must be ≥ 1"),
-        (("export", "--format", "onx"), "(did you mean onnx?)"),
-        (("export", "--step", "9"), "--step=9: must be best, last or one of 1, 2, 3, 4"),
-        (("export", "--weights", "best"), "must be one of auto, ema, model"),
-        (("export", "--output", "no/where.pt"), "must be in a folder that exists"),
     ],
 )
 def test_wrong_input_is_one_line(run, capsys, argv, said):
@@ -127,54 +91,3 @@ def test_wrong_input_is_one_line(run, capsys, argv, said):
     assert said in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in Path().iterdir()] == ["runs"]
-
-
-def weights_of(run, step, kind):
-    from hpctrain.checkpoints.saver import read
-
-    entry = next(e for e in store.entries(run.checkpoints) if e.step == step)
-    found = read(run.checkpoints, entry).tensors
-    return {k.removeprefix(f"{kind}/"): v for k, v in found.items() if k.startswith(f"{kind}/")}
-
-
-def test_export_safetensors(run, capsys):
-    from safetensors.torch import load_file
-
-    assert hpctrain("export") == 0
-    assert "averaged (ema) weights of step 4" in capsys.readouterr().out
-    found = load_file("net-0123456789-step4.safetensors")
-    for name, tensor in weights_of(run, 4, "ema").items():
-        assert torch.equal(found[name], tensor)
-    assert hpctrain("export", "--step", "best", "--weights", "model", "--output", "w.safetensors") == 0
-    found = load_file("w.safetensors")
-    assert found.keys() == weights_of(run, 2, "model").keys()
-    assert all(torch.equal(found[k], v) for k, v in weights_of(run, 2, "model").items())
-    models.build("lenet", load(["experiment=lenet_digits"]).model.settings, weights="w.safetensors")
-
-
-@pytest.mark.parametrize("form", ["torchscript", "onnx"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_export_for_other_programs_computes_the_same(run, form):
-    config = load(["experiment=lenet_digits"])
-    model = models.build("lenet", config.model.settings)
-    model.load_state_dict(weights_of(run, 4, "model") | weights_of(run, 4, "ema"))
-    model.eval()
-    (example,) = models.example_inputs("lenet", config.model.settings, 2, device="cpu")
-    inputs = torch.randn_like(example)
-    with torch.no_grad():
-        expected = model(inputs)
-    assert hpctrain("export", "--format", form, "--output", "net") == 0
-    if form == "torchscript":
-        found = torch.jit.load("net")(inputs)
-    else:
-        from onnx.reference import ReferenceEvaluator
-
-        evaluator = ReferenceEvaluator("net")
-        found = torch.from_numpy(evaluator.run(None, {evaluator.input_names[0]: inputs.numpy()})[0])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_broken_checkpoint_is_not_exported(run, capsys):
-    (run.checkpoints / store.entries(run.checkpoints)[-1].name / "meta.json").write_text("{}")
-    assert hpctrain("export") == 1
-    assert "NO_VALID_CHECKPOINT" in capsys.readouterr().err

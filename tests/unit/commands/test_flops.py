@@ -67,7 +67,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def ask(capsys, *args):
-    assert command.flops([*args, "--json"]) == 0
+    assert command.main([*args, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -259,17 +259,17 @@ def test_the_lower_bound_names_what_binds(capsys):
 
 
 def test_csv_table_and_comparison(capsys):
-    command.flops(["model=lenet", "--csv"])
+    command.main(["model=lenet", "--csv"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert sum(int(row["forward_macs"]) for row in rows) == 416_520
-    command.flops(["model=lenet", "device=A100"])
+    command.main(["model=lenet", "device=A100"])
     shown = capsys.readouterr().out
     assert all(row["name"] in shown for row in rows)
     assert "416,520 MACs = 833,040 FLOPs" in shown
     assert "lower bound" in shown
     compared = ask(capsys, "model=resnet50", "--diff", "model=vgg16")
     assert compared["totals"]["params"] == {"a": 25557032, "b": 138357544, "ratio": 138357544 / 25557032}
-    command.flops(["model=resnet50", "--diff", "model=vgg16"])
+    command.main(["model=resnet50", "--diff", "model=vgg16"])
     assert "138,357,544" in capsys.readouterr().out
 
 
@@ -277,7 +277,7 @@ def test_csv_table_and_comparison(capsys):
 def test_plot(capsys, tmp_path, suffix):
     file = tmp_path / "here" / f"bars.{suffix}"
     file.parent.mkdir()
-    command.flops(["model=resnet50", "device=A100", "--plot", str(file), "--json"])
+    command.main(["model=resnet50", "device=A100", "--plot", str(file), "--json"])
     start = file.read_bytes()[:200]
     assert start.startswith(b"\x89PNG") if suffix == "png" else b"<svg" in file.read_bytes()[:2000]
     assert [p.name for p in file.parent.iterdir()] == [file.name]
@@ -309,12 +309,12 @@ def test_any_module(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     settings = ["model=custom", "model.target=their_module:Odd", "+model.width=4", "input=5"]
     with pytest.raises(UserError, match="operator=special_bessel_j0: has no rule"):
-        command.flops(settings)
+        command.main(settings)
     found = ask(capsys, *settings, "--allow-unknown")
     assert (found["params"], found["forward_macs"]) == (24, 20)
     assert found["unknown_operators"] == ["special_bessel_j0 in (model)"]
     assert found["covered"]["params_share"] == 1.0
-    command.flops([*settings, "--allow-unknown"])
+    command.main([*settings, "--allow-unknown"])
     assert "NOT COUNTED" in capsys.readouterr().out
 
 
@@ -349,7 +349,7 @@ def test_any_module(capsys, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_wrong_input_is_one_line(settings, words):
     with pytest.raises(UserError) as error:
-        command.flops(settings)
+        command.main(settings)
     text = str(error.value)
     assert "\n" not in text
     assert all(word in text for word in words), text

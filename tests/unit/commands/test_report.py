@@ -6,40 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.commands.report import look, report
+from hpctrain.commands.report import main
 from hpctrain.errors import UserError
 from hpctrain.report import html
-from hpctrain.sweep.leaderboard import costs, rank
-from hpctrain.sweep.results import Result
+from hpctrain.sweep.report import look
 from hpctrain.sweep.study_dir import StudyDir
-
-
-def result(value, phase="done", epochs=4.0, **params):
-    name = "-".join(map(str, params.values()))
-    return Result(name, params, (), (), phase, None, None, value, epochs, [(epochs, value)], 2, 1800.0, 1e15)
-
-
-def test_seeds_are_one_setting():
-    rows = [
-        result(v, lr=lr, seed=s) for lr, vs in ((1, (0.9, 0.91)), (2, (0.5, 0.51))) for s, v in enumerate(vs)
-    ]
-    best, other = rank(rows, more_is_better=True)
-    assert (best.params, best.mean) == ({"lr": 1}, pytest.approx(0.905))
-    assert best.half_width == pytest.approx(12.706 * 0.005, rel=1e-3)
-    assert other.like_best is False
-    assert [s.params["lr"] for s in rank(rows, more_is_better=False)] == [2, 1]
-
-
-def test_what_was_stopped_early_is_not_compared():
-    rows = [result(0.7, lr=1), result(0.9, "paused", 1.0, lr=2), result(0.8, lr=3)]
-    assert [s.params["lr"] for s in rank(rows, more_is_better=True)] == [3, 1, 2]
-
-
-def test_costs_by_what_became_of_the_runs():
-    found = costs([result(0.5, lr=1), result(None, "failed", lr=2), result(0.1, "paused", lr=3)])
-    assert found["hours"] == pytest.approx(3.0)
-    assert (found["failed_hours"], found["pruned_hours"]) == (pytest.approx(1.0), pytest.approx(1.0))
-    assert found["exaflops"] == pytest.approx(3e-3)
 
 
 @pytest.fixture
@@ -66,7 +37,7 @@ def plain(tmp_path):
 
 
 def test_runs_without_a_sweep_have_a_report_too(plain, capsys):
-    assert report(["mine", "--root", str(plain.path.parent), "--json"]) == 0
+    assert main(["mine", "--root", str(plain.path.parent), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [s["params"] for s in found["settings"]] == [{"optimizer.lr": 0.2}, {"optimizer.lr": 0.1}]
     assert found["settings"][0]["mean"] == pytest.approx(0.225)
@@ -76,7 +47,7 @@ def test_runs_without_a_sweep_have_a_report_too(plain, capsys):
 
 
 def test_the_page_needs_nothing_else(plain):
-    report(["mine", "--root", str(plain.path.parent)])
+    main(["mine", "--root", str(plain.path.parent)])
     page = (plain.path / "report.html").read_text()
     assert re.findall(r"https?:|src=\"(?!data:)|@import|url\(", page) == []
     assert page.count('src="data:image/png;base64,') == 4  # curves, two slices, parallel coordinates
@@ -102,7 +73,7 @@ def test_what_users_wrote_is_escaped():
 )  # fmt: skip
 def test_one_line_says_what_is_wrong(plain, args, said):
     with pytest.raises(UserError, match=said):
-        report([*args, "--root", str(plain.path.parent)])
+        main([*args, "--root", str(plain.path.parent)])
 
 
 def test_a_study_without_results_says_so(plain):
@@ -111,32 +82,3 @@ def test_a_study_without_results_says_so(plain):
     found = look(plain)
     assert found.settings == []
     assert found.verdict() == "No run has a result yet."
-
-
-def test_a_part_with_one_value_of_a_swept_key_is_compared_by_it(tmp_path):
-    """`sweep optimizer.lr=0.1,0.2` and later `sweep optimizer.lr=0.3 model=mlp seed=0,1` are one table."""
-    from dataclasses import asdict
-
-    from hpctrain.config.sweep_grammar import Composer
-    from hpctrain.sweep import results
-    from hpctrain.sweep.space import trial
-
-    study = StudyDir(tmp_path / "s")
-    study.create()
-    for fixed, overrides in (
-        (
-            ["experiment=lenet_digits"],
-            [("optimizer.lr=0.1", "model=mlp"), ("optimizer.lr=0.2", "model=lenet")],
-        ),
-        (["experiment=lenet_digits", "optimizer.lr=0.3"], [("seed=0",), ("seed=1",)]),
-    ):
-        trials = [trial(Composer(fixed), o)[0] for o in overrides]
-        study.add_part({"fixed": fixed, "trials": [asdict(t) for t in trials]})
-    rows = results.read(study, "accuracy")
-    assert [dict(r.params) for r in rows] == [
-        {"optimizer.lr": 0.1, "model": "mlp", "seed": 0},
-        {"optimizer.lr": 0.2, "model": "lenet", "seed": 0},
-        {"optimizer.lr": 0.3, "model": "lenet", "seed": 0},
-        {"optimizer.lr": 0.3, "model": "lenet", "seed": 1},
-    ]
-    assert rows[-1].fixed == ("experiment=lenet_digits", "optimizer.lr=0.3")

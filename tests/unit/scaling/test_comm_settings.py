@@ -5,12 +5,12 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.commands.scale import load
 from hpctrain.config.settings import to_dict
 from hpctrain.errors import UserError
-from hpctrain.scaling import comm_settings, measured, page
+from hpctrain.scaling import comm_settings, measured, preset
 from hpctrain.scaling.laws import Point, Repeat
 from hpctrain.scaling.plan import plan
+from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import RunDir
 
 WORDS = [
@@ -146,5 +146,5 @@ def test_the_best_are_written_to_the_preset(study, monkeypatch, tmp_path, capsys
 
 
 def test_a_study_without_knobs_has_nothing_to_write():
-    with pytest.raises(UserError, match="tried no comm settings"):
-        page.write_preset("s", "devcluster", [])
+    with pytest.raises(UserError, match="tried no settings of the exchange"):
+        preset.write_preset("s", "devcluster", [])

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.commands.scale import load
 from hpctrain.config.settings import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling.plan import calibration, gpu_counts, plan, rank_batch, shape
+from hpctrain.scaling.start import load
 
 WORDS = ["experiment=lenet_digits", "cluster=devcluster", "train.batch_size=64"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.commands.scale import load
 from hpctrain.scaling import calibration
 from hpctrain.scaling.predict import Calibration
+from hpctrain.scaling.start import load
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "predicted_vs_measured.json"
 FOUND = json.loads(RESULTS.read_text())

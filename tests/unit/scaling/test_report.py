@@ -6,10 +6,10 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.commands.scale import load
 from hpctrain.config.settings import to_dict
 from hpctrain.scaling import measured, report
 from hpctrain.scaling.plan import plan
+from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import RunDir
 
 WORDS = [

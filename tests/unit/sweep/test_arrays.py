@@ -82,11 +82,12 @@ def test_no_schedule_is_shorter_than_its_longest_run_or_its_share():
 
 def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeypatch):
     """sbatch as it answers beyond a submit limit of 60 jobs."""
-    from hpctrain.commands import sweep
     from hpctrain.errors import RunFailed
+    from hpctrain.sweep import start
+    from hpctrain.sweep.request import understand
     from hpctrain.sweep.study_dir import StudyDir
 
-    request = sweep.understand(
+    request = understand(
         ["lenet_digits", "cluster=devcluster", "resources.gpus_per_node=1", "seed=range(150)"]
     )
     taken, calls = [], []
@@ -98,11 +99,11 @@ def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeyp
         taken.append(tasks)
         return str(len(calls))
 
-    monkeypatch.setattr(sweep, "_submit_one", submit)
-    monkeypatch.setattr(sweep.client, "queue", lambda conf: {})
-    monkeypatch.setattr(sweep.client, "cancel", lambda ids, conf: taken.clear())
-    monkeypatch.setattr(sweep.client, "max_array_size", lambda conf: 101)
-    jobs, job_ids = sweep._submit(StudyDir(tmp_path), request, 150)
+    monkeypatch.setattr(start, "_submit_one", submit)
+    monkeypatch.setattr(start.client, "queue", lambda conf: {})
+    monkeypatch.setattr(start.client, "cancel", lambda ids, conf: taken.clear())
+    monkeypatch.setattr(start.client, "max_array_size", lambda conf: 101)
+    jobs, job_ids = start._submit(StudyDir(tmp_path), request, 150)
     assert sum(jobs.arrays) == sum(taken) <= 60
     assert jobs.quota * jobs.jobs >= 150
     assert len(job_ids) == len(jobs.arrays)

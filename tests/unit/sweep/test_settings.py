@@ -2,8 +2,8 @@
 
 import pytest
 
-from hpctrain.commands.sweep import understand
 from hpctrain.errors import UserError
+from hpctrain.sweep.request import understand
 from hpctrain.sweep.settings import METRICS
 from hpctrain.tasks import TASKS
 

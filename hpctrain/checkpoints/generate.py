@@ -1,0 +1,90 @@
+"""Text from a trained language model: what is asked is checked first, then the pieces come one after the other.
+
+Takes a run with a checkpoint, and a prompt. All that can be wrong is found before torch is imported. Equal seeds
+give equal text. No side effects.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.weights import newest
+from hpctrain.config.settings import Config, from_dict
+from hpctrain.data.text import vocabulary as vocabularies
+from hpctrain.data.text.vocabulary import Vocabulary
+from hpctrain.errors import UserError
+from hpctrain.storage.run_dir import RunDir, read_json
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A run that can go on with a prompt."""
+
+    run: RunDir
+    config: Config
+    vocabulary: Vocabulary
+    prompt: list[int]
+
+    def pieces(self, tokens: int, temperature: float, top_k: int | None, seed: int) -> Iterator[str]:
+        """Yields the text of `tokens` more tokens, piece by piece. Raises RunFailed if no checkpoint is whole."""
+        import torch
+
+        from hpctrain import models
+        from hpctrain.models.sampling import continue_tokens
+
+        torch.set_num_threads(1)  # one token at a time is too little for more
+        network = self.config.model
+        model = models.build(network.name, network.settings, target=network.target)
+        model.load_state_dict(newest(self.run))
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may be half a character
+        for token in continue_tokens(
+            model, self.prompt, tokens, temperature=temperature, top_k=top_k, seed=seed
+        ):
+            yield decoder.decode(self.vocabulary.piece(token))
+        yield decoder.decode(b"", final=True)
+
+
+def writer(run: RunDir, prompt: str) -> Writer:
+    """Returns what can continue the prompt. Raises UserError if the run is not of a language model, or lacks a word."""
+    config = from_dict(run.read_config())
+    _check_task(run, config)
+    vocabulary = _vocabulary(run)
+    tokens = _encode(vocabulary, prompt)
+    if not store.entries(run.checkpoints):
+        raise UserError("run", run.run_id, "has no checkpoint yet")
+    return Writer(run, config, vocabulary, tokens)
+
+
+def _check_task(run: RunDir, config: Config) -> None:
+    if getattr(config.model.settings, "bidirectional", False):
+        raise UserError(
+            "run", run.run_id,
+            "is bidirectional: it sees what comes after a token, so it cannot write the next; "
+            "train model=rnn, gru or lstm with task=language_model",
+        )  # fmt: skip
+    if config.task.name != "language_model":
+        raise UserError("run", run.run_id, f"has task={config.task.name}; generate needs task=language_model")
+
+
+def _vocabulary(run: RunDir) -> Vocabulary:
+    values: Any = read_json(run.vocabulary_file)
+    if values is None:
+        raise UserError("run", run.run_id, "has no vocabulary.json yet: it has not started")
+    return vocabularies.from_json(values)
+
+
+def _encode(vocabulary: Vocabulary, prompt: str) -> list[int]:
+    """The prompt's tokens. Raises UserError where a word or character is not in the vocabulary."""
+    unknown = vocabulary.unknown(prompt)
+    if unknown:
+        what = {"word": "words", "character": "characters"}[vocabulary.kind]
+        shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
+        raise UserError("--prompt", prompt, f"{what} that the model has not seen: {shown}")
+    tokens = [int(token) for numbers in vocabulary.encode([prompt]) for token in numbers]
+    if not tokens:
+        raise UserError("--prompt", repr(prompt), "must hold at least one token")
+    return tokens

@@ -1,0 +1,128 @@
+"""A run's checkpoints seen from outside: listed, verified, found by name, pruned, unlocked.
+
+Takes run directories; only `prune` and `unlock` change anything, and they refuse while the run is written. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.policy import Retention
+from hpctrain.checkpoints.store import CorruptCheckpoint, Entry
+from hpctrain.config.settings import from_dict
+from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.storage import lock
+from hpctrain.storage.files import FILES, refuse_if_shared
+from hpctrain.storage.lock import JobEnded, Owner
+from hpctrain.storage.run_dir import RunDir
+
+Tick = Callable[[int], None]  # hears of bytes done
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Returns what each checkpoint says of itself, oldest first; no tensors are read."""
+    found, late = store.entries(folder), store.superseded(folder)
+    return [_row(folder, entry, entry in late) for entry in sorted(found + late)]
+
+
+def _row(folder: Path, entry: Entry, late: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.name, "step": entry.step, "bytes": None, "error": None}
+    row["state"] = "superseded" if late else "committed"
+    try:
+        manifest = store.read_manifest(folder, entry)
+        meta = store.read_meta(folder, entry, manifest)
+        row["saved"] = (folder / entry.name / "manifest.json").stat().st_mtime
+    except (CorruptCheckpoint, OSError) as error:
+        return row | {"state": "broken", "error": str(error)}
+    row["bytes"] = sum(record.bytes for record in manifest.files.values())
+    row |= {key: meta[key] for key in ("epoch", "world_size", "attempt")}
+    return row | {"metric": store.metric_of(meta)}
+
+
+def verified(folder: Path, row: dict[str, Any], tick: Tick) -> dict[str, Any]:
+    """Returns the row, with `state` good or broken after every byte was read and compared with its digest."""
+    entry = store.parse(row["name"])
+    if row["state"] == "broken" or entry is None:
+        return row
+    try:
+        store.verify(folder, entry, tick)
+    except CorruptCheckpoint as error:
+        return row | {"state": "broken", "error": str(error)}
+    return row | {"state": "good"}
+
+
+def put_aside(folder: Path) -> list[str]:
+    """Returns the names of checkpoints that were found broken and put aside."""
+    return sorted(path.name for path in folder.glob("broken.*"))
+
+
+def locate(run: RunDir, text: str) -> tuple[Path, Entry]:
+    """Returns the folder and the entry of a checkpoint: by step, name or its folder's path. Raises UserError."""
+    if "/" in text:
+        path = Path(text).resolve()
+        entry = store.parse(path.name)
+        if entry is None or not path.is_dir():
+            raise UserError("--diff", text, "must be a step, a name, or the path of a step_... folder")
+        return path.parent, entry
+    found = store.entries(run.checkpoints)
+    fits = [e for e in found if text in (e.name, str(e.step))]
+    if not fits:
+        steps = [str(entry.step) for entry in found]
+        raise UserError("--diff", text, f"must be one of {', '.join(steps)}", nearest(text, steps))
+    return run.checkpoints, fits[-1]
+
+
+def choose(run: RunDir, text: str) -> Entry:
+    """Returns the checkpoint of a step, or the `best`, or the `last`. Raises UserError."""
+    found = store.entries(run.checkpoints)
+    if not found:
+        raise UserError("run", run.run_id, "has no checkpoint to export")
+    if text == "last":
+        return found[-1]
+    if text == "best":
+        scored = []
+        for entry in found:
+            meta = store.read_meta(run.checkpoints, entry, store.read_manifest(run.checkpoints, entry))
+            if (metric := store.metric_of(meta)) is not None:
+                scored.append((metric, entry))
+        if not scored:
+            raise UserError("--step", text, "no checkpoint here has been validated")
+        return min(scored)[1]
+    fits = [entry for entry in found if str(entry.step) == text]
+    if not fits:
+        steps = [str(entry.step) for entry in found]
+        raise UserError("--step", text, f"must be best, last or one of {', '.join(steps)}")
+    return fits[-1]
+
+
+def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
+    """Delete what checkpoint.keep_* does not keep (`keep_last`: in its place); returns the names deleted.
+
+    Raises RunFailed while the run is written.
+    """
+    settings = from_dict(run.read_config()).checkpoint
+    if keep_last is not None:
+        settings = replace(settings, keep_last=keep_last)
+    refuse_if_shared(run.checkpoints)
+    with lock.acquire(run.checkpoints, max(run.attempts(), default=0), job_ended):
+        late = store.superseded(run.checkpoints)
+        for entry in late:
+            store.delete(run.checkpoints, entry, FILES)
+        deleted = late + Retention(run.checkpoints, settings).prune()
+        store.sweep(run.checkpoints, FILES)
+    return [entry.name for entry in deleted]
+
+
+def unlock(run: RunDir, job_ended: JobEnded) -> Owner | None:
+    """Take the last owner for ended; returns it, or None if nobody has ever written. Raises RunFailed if it lives."""
+    owner = lock.last_owner(run.checkpoints)
+    if owner is None:
+        return None
+    if lock.has_ended(owner, lock.this_process(0), job_ended) is False:
+        raise RunFailed("RUN_LOCKED", f"process {owner.pid} on {owner.host} is alive: hpctrain cancel it")
+    lock.unlock(run.checkpoints)
+    return owner

@@ -1,0 +1,52 @@
+"""The weights in a checkpoint: what a trained network is, without what training needs.
+
+Takes run directories; returns state dictionaries. Reading a checkpoint imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpctrain.checkpoints import store
+from hpctrain.checkpoints.store import Entry
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.run_dir import RunDir
+
+
+def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Any], str]:
+    """Returns the model's state dictionary, and in words which one it is; buffers are the model's own either way.
+
+    `which`: model, ema (averaged), or auto (ema if there is one). Raises UserError if there is no ema, RunFailed if
+    the checkpoint is corrupt.
+    """
+    try:
+        own, ema = _both(run, entry)
+    except store.CorruptCheckpoint as error:
+        raise RunFailed("NO_VALID_CHECKPOINT", f"{error}; --step takes another one") from None
+    if which == "ema" and not ema:
+        raise UserError("--weights", "ema", "this run has none: train.ema_decay was null")
+    chosen = "ema" if ema and which != "model" else "model"
+    return (own | ema, "averaged (ema)") if chosen == "ema" else (own, "model")
+
+
+def newest(run: RunDir) -> dict[str, Any]:
+    """Returns the weights (averaged, if there are any) of the newest checkpoint that is whole. Raises RunFailed."""
+    wrong = []
+    for entry in reversed(store.entries(run.checkpoints)):
+        try:
+            own, ema = _both(run, entry)
+        except store.CorruptCheckpoint as error:
+            wrong.append(str(error))
+            continue
+        return own | ema
+    raise RunFailed("NO_VALID_CHECKPOINT", "; ".join(wrong))
+
+
+def _both(run: RunDir, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's own tensors and the averaged ones. Raises CorruptCheckpoint."""
+    from hpctrain.checkpoints.saver import read_patiently
+
+    tensors = read_patiently(run.checkpoints, entry).tensors
+    own = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    ema = {k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")}
+    return own, ema

@@ -1,0 +1,27 @@
+"""`hpctrain logs`: show a run's log, or follow it."""
+
+from __future__ import annotations
+
+import sys
+
+from hpctrain.commands.flags import Parser, whole
+from hpctrain.commands.say import say, show_end
+from hpctrain.launch import follow
+from hpctrain.storage.run_dir import find
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError."""
+    parser = Parser("logs", "Show a run's log: the newest run's, or that of RUN.", "[RUN]")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on until the run ends")
+    parser.add_argument("--rank", type=whole(), default=0, metavar="N", help="that rank's log (default: 0)")
+    parser.add_run_place(as_settings=False)
+    args = parser.take(argv, most_words=1)
+    run = find(args.root, next(iter(args.words), None), args.study)
+    if not args.follow:
+        follow.follow(run, lambda: True, sys.stdout, rank=args.rank, bar=False)
+        return 0
+    from hpctrain.launch.status import Watch
+
+    follow.follow(run, Watch(run, say).ended, sys.stdout, rank=args.rank)
+    return show_end(run)

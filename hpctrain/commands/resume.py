@@ -1,0 +1,40 @@
+"""`hpctrain resume`: submit a stopped or failed run again; it goes on from its checkpoint."""
+
+from __future__ import annotations
+
+from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import show_done
+from hpctrain.errors import UserError
+from hpctrain.launch.prepare import refuse_if_running
+from hpctrain.launch.resume import configuration, renew
+from hpctrain.launch.status import under_way
+from hpctrain.storage.run_dir import find
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError and RunFailed."""
+    from hpctrain.scheduler import submit
+
+    parser = Parser(
+        "resume", "Start a stopped or failed run again where it was: the newest run, or RUN (a run id, the start of "
+        "one,\na path or a job id). SETTINGS change it, such as resources.ranks=4.", "[RUN] [SETTINGS]",
+    )  # fmt: skip
+    parser.add_run_place(as_settings=False)
+    args = parser.take(argv)
+    named = [word for word in args.words[:1] if "=" not in word]
+    settings = args.words[len(named) :]
+    run = find(args.root, named[0] if named else None, args.study)
+    if run.read_state().get("phase") == "done" and not settings:
+        return show_done(run)
+    known = under_way(run)
+    if known and settings:
+        raise UserError("settings", " ".join(settings), f"the run is under way as job {known}")
+    if known is None:
+        refuse_if_running(run)
+        config = configuration(run, settings)
+        if changed := renew(run, config):
+            print(changed)
+    job_id = known or submit.submit(run, config)
+    print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
+    print(f"follow it: hpctrain logs -f {run.run_id}")
+    return 0

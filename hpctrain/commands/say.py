@@ -1,0 +1,52 @@
+"""What several commands print: a line on stderr, a run's end, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hpctrain.storage.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def say(text: str) -> None:
+    """Print one line about the work on stderr: stdout is for the answer."""
+    print(f"hpctrain: {text}", file=sys.stderr, flush=True)
+
+
+def show_end(run: RunDir) -> int:
+    """Print how the run ended; returns the exit code."""
+    from hpctrain.launch import follow
+
+    return follow.show_end(run, run.read_state(), sys.stdout, sys.stderr)
+
+
+def show_done(run: RunDir) -> int:
+    """Print that the run is done already, and its figures; returns the exit code."""
+    say(f"{run.run_id} is done already; another seed or run.name makes a new run")
+    return show_end(run)
+
+
+def wide_console() -> Console:
+    """A terminal as wide as it is; a file or pipe wide enough for tables of figures."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+@contextmanager
+def bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr if that is a terminal; yields what to call with the bytes done since the last call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda count: progress.update(task, advance=count)

@@ -1,0 +1,74 @@
+"""`hpctrain status`: what became of the runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from hpctrain.commands.flags import Parser
+from hpctrain.launch import follow, status
+from hpctrain.launch.status import Row
+from hpctrain.storage.run_dir import FINAL, PHASES, locate
+from hpctrain.sweep import overview
+from hpctrain.sweep.study_dir import StudyDir
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError."""
+    args = _parser().take(argv, most_words=1)
+    name = next(iter(args.words), None)
+    while True:
+        found = status.rows(Path(args.root), args.study, args.phase, name)
+        if args.phase in (None, "submitted"):
+            found += overview.waiting(Path(args.root), args.study, name)
+        if args.json:
+            print(json.dumps(status.as_json(found)))
+        else:
+            _show(found, args)
+        if not args.watch or all(r.phase in FINAL for r in found):
+            return 0
+        time.sleep(1)
+
+
+def _show(found: list[Row], args: argparse.Namespace) -> None:
+    """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
+    study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+    if args.study and study.exists() and not args.watch:
+        print(overview.summary(study, found))
+    _print_table(status.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)
+    if len(found) == 1 and not args.watch:
+        _explain(found[0], args.root)
+
+
+def _explain(row: Row, root: str) -> None:
+    if row.detail:
+        print(row.detail)
+    if row.phase == "failed":
+        run = locate(root, row.study, row.run)
+        for line in follow.last_words(run, run.read_state()):
+            print(f"  | {line}")
+
+
+def _print_table(shown: object, clear: bool) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if clear and console.is_terminal:
+        console.clear()
+    console.print(shown)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "status", "What became of the runs: of all, or of those with NAME in their run id.", "[NAME]"
+    )
+    parser.add_argument(
+        "--phase", "--state", dest="phase", choices=PHASES, metavar="PHASE",
+        help=f"only runs in this phase: {', '.join(PHASES)}",
+    )  # fmt: skip
+    parser.add_json()
+    parser.add_argument("--watch", action="store_true", help="go on until every run has ended")
+    parser.add_run_place(as_settings=False)
+    return parser

@@ -1,0 +1,192 @@
+"""Data sets from their official homes: which there are, where they lie here, and how one is fetched.
+
+Takes names and folders; writes into <folder>/ only. A download goes on where an earlier one broke off, is
+compared with its author's SHA-256, and only then gets its name. Of several processes that ask at once (the
+ranks of a job, two users of one project folder) one downloads and the others wait. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import itertools
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpctrain.data.check import find_folder
+from hpctrain.data.downloads import SOURCES, RemoteFile, Source
+from hpctrain.errors import RunFailed, UserError
+
+CHUNK_BYTES = 2**20
+TIMEOUT_S = 30.0  # without a byte
+TRIES = 4
+PAUSE_S = 1.0  # before the second try; doubled each time
+
+Tick = Callable[[int], None]  # hears how many bytes of the file are there
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a download: `say` of what is waited for or tried again, `progress` of each file's bytes."""
+
+    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[RemoteFile], contextlib.AbstractContextManager[Tick]] = lambda file: (
+        contextlib.nullcontext(lambda have: None)
+    )
+
+
+SILENT = Listener()
+
+
+def known_sets() -> list[dict[str, str | None]]:
+    """Returns each data set of conf/data: its name, what it is, where it lies here, and its official home."""
+    from hpctrain.config.compose import conf_dir
+
+    rows = []
+    for path in sorted((conf_dir() / "data").glob("*.yaml")):
+        name, source = path.stem, SOURCES.get(path.stem)
+        row = {"name": name, "what": _what(path), "where": _where(name) if source else None}
+        rows.append(row | {"home": source.page if source else None})
+    return rows
+
+
+def _what(path: Path) -> str:
+    """The first sentence of a data set's configuration file."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines)
+    return textwrap.shorten(re.split(r"(?<!et al)[.;:](?= |$)", text)[0], 100)
+
+
+def _where(name: str) -> str | None:
+    try:
+        return str(find_folder(name))
+    except UserError:
+        return None
+
+
+def fetch(source: Source, folder: Path, hear: Listener = SILENT) -> None:
+    """Have all files of `source` in `folder`, verified. Raises UserError, RunFailed("DATA_ERROR")."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, hear):
+            for file in source.files:
+                if not _is_there(file, folder):
+                    _fetch_file(source, file, folder, hear)
+    except OSError as error:
+        raise UserError("--into", folder, f"cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, hear: Listener) -> Iterator[None]:
+    with (folder / ".fetch.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hear.say(f"another process is fetching into {folder}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_there(file: RemoteFile, folder: Path) -> bool:
+    """An archive is there once its members are; they were unpacked from a verified one."""
+    if file.members:
+        paths = [(folder / name, size) for name, size in file.members]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
+
+
+def _fetch_file(source: Source, file: RemoteFile, folder: Path, hear: Listener) -> None:
+    part = folder / f"{file.name}.part"
+    with hear.progress(file) as tick:
+        _download(source, file, part, tick, hear.say)
+    if file.members:
+        _unpack(file, part, folder)
+        part.unlink()
+    else:
+        part.replace(folder / file.name)
+
+
+def _download(source: Source, file: RemoteFile, part: Path, tick: Tick, say: Callable[[str], None]) -> None:
+    """Into `part`, tried again from where it broke off, at one place after the other."""
+    trouble = ""
+    for attempt in range(TRIES):
+        url = source.base_urls[attempt % len(source.base_urls)] + file.name
+        try:
+            _continue(url, file, part, tick)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            trouble = f"{url}: {getattr(error, 'reason', None) or error}"
+            if getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink(missing_ok=True)  # what is there is no beginning of it
+        else:
+            size, digest = part.stat().st_size, _sha256(part)
+            if digest == file.sha256:
+                return
+            trouble = f"{url}: {size} bytes with SHA-256 {digest[:12]}..., not the official {file.bytes}"
+            part.unlink()
+        if attempt + 1 < TRIES:
+            say(f"{trouble}; trying again")
+            time.sleep(PAUSE_S * 2**attempt)
+    raise RunFailed(
+        "DATA_ERROR", f"{trouble}. Where this machine reaches no network, fetch {file.name} elsewhere "
+        f"({source.page}) and put it into {part.parent}"
+    )  # fmt: skip
+
+
+def _continue(url: str, file: RemoteFile, part: Path, tick: Tick) -> None:
+    """One request for what is missing of `part`; never more than the official size is kept."""
+    have = part.stat().st_size if part.exists() else 0
+    if have >= file.bytes:
+        if have == file.bytes:
+            return
+        have = 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        resumed = have > 0 and answer.status == http.client.PARTIAL_CONTENT
+        have = have if resumed else 0
+        with part.open("ab" if resumed else "wb") as out:
+            while chunk := answer.read(min(CHUNK_BYTES, file.bytes + 1 - have)):
+                out.write(chunk)
+                have += len(chunk)
+                tick(have)
+                if have > file.bytes:
+                    break  # not the official file: its digest will say so
+            out.flush()
+            os.fsync(out.fileno())
+    if have < file.bytes:
+        raise http.client.IncompleteRead(b"", file.bytes - have)
+
+
+def _unpack(file: RemoteFile, archive: Path, folder: Path) -> None:
+    """The wanted members of a verified archive, by name: nothing else that it may hold is written."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as draft, tarfile.open(archive) as tar:
+        for name, size in file.members:
+            member = tar.extractfile(name)
+            if member is None:
+                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} is no regular file")
+            path = Path(draft) / Path(name).name
+            with path.open("wb") as out:
+                shutil.copyfileobj(member, out, CHUNK_BYTES)
+                os.fsync(out.fileno())
+            if path.stat().st_size != size:
+                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} has {path.stat().st_size} bytes")
+        for name, _ in file.members:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (Path(draft) / Path(name).name).replace(folder / name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""From a command line's settings to the figures: the count of what is asked, as a document.
+
+Takes overrides (`model=resnet50 batch=256`). Known networks are answered without torch; other settings and other
+modules need it. No side effects but those of the cache of counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpctrain import hardware
+from hpctrain.errors import UserError, nearest
+from hpctrain.flops.document import document, headline
+from hpctrain.flops.known import counted
+from hpctrain.flops.request import Request, request
+from hpctrain.flops.result import Count
+from hpctrain.flops.runs import run_figures
+from hpctrain.hardware import Device
+from hpctrain.models.settings import SETTINGS
+
+
+def networks() -> list[dict[str, Any]]:
+    """Returns the headline figures of every network at its default settings."""
+    asked = [request([f"model={name}"]) for name in SETTINGS]
+    tops = [headline(one, _count(one, False)) for one in asked]
+    return [{key: top[key] for key in ("model", "params", "forward_macs", "unit")} for top in tops]
+
+
+def answer(
+    overrides: list[str], measured: Device | None = None, allow_unknown: bool = False
+) -> dict[str, Any]:
+    """Returns the document of what is asked. Raises UserError, also for an operator without a rule.
+
+    `measured`: this machine, in place of the device that the settings name.
+    """
+    asked = request(overrides)
+    device = measured or _device(asked)
+    found = _count(asked, allow_unknown)
+    made = document(asked, found, device)
+    run = run_figures(asked, found, made.get("lower_bound", {}).get("step_s"))
+    return made if run is None else made | {"run": run}
+
+
+def _count(asked: Request, allow_unknown: bool) -> Count:
+    model, training = asked.model, asked.settings.mode == "training"
+    if model.target is None:
+        return counted(model.name, model.settings, asked.batch, training=training)
+    from hpctrain.flops.count import count
+    from hpctrain.models import build, example_inputs
+
+    network = build(model.name, model.settings, device="meta", target=model.target)
+    inputs = example_inputs(model.name, model.settings, asked.batch, input_shape=asked.input_shape)
+    return count(network, inputs, training=training, allow_unknown=allow_unknown)
+
+
+def _device(asked: Request) -> Device | None:
+    name = asked.settings.device
+    if name is None:
+        if asked.settings.measured_step_s:
+            raise UserError(
+                "measured_step_s", asked.settings.measured_step_s, "needs device=NAME or --measure"
+            )
+        return None
+    found = hardware.find(name)
+    if found is None:
+        names = [device.name for _, device in hardware.devices()]
+        raise UserError("device", name, f"unknown device: known are {', '.join(names)}", nearest(name, names))
+    return found
+
+
+def changed(settings: list[str], changes: list[str]) -> list[str]:
+    """Returns `settings` with `changes` in their place; another model starts from its own settings."""
+    keys = {change.partition("=")[0] for change in changes}
+    dropped = ("model.", "input=") if "model" in keys else ()
+    kept = [s for s in settings if s.partition("=")[0] not in keys and not s.startswith(dropped)]
+    return kept + changes

@@ -1,0 +1,90 @@
+"""What the model of a calibration says, put to use: for programs, of other settings of the exchange, as a picture.
+
+Takes predictions; returns figures and curves. No torch, no Slurm; nothing is written but the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.settings import CommConfig, Config
+from hpctrain.report import scaling_plots
+from hpctrain.report.scaling_plots import Series
+from hpctrain.scaling import calibration as calibrations
+from hpctrain.scaling import predict
+from hpctrain.scaling.laws import ask_for
+from hpctrain.scaling.network import Exchange
+from hpctrain.scaling.plan import ScalingConfig
+from hpctrain.scaling.predict import Calibration, Predicted
+
+
+def facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, Any]:
+    """Returns everything for programs."""
+    links = predict.fit_links(calibration, exchange)
+    points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
+    return {
+        "links": asdict(links), "link_gbit_per_s": calibration.link_gbit_per_s,
+        "variation": predict.variation(calibration), "points": points, "ask_for": advice(found),
+    }  # fmt: skip
+
+
+def advice(found: Sequence[Predicted]) -> int | None:
+    """Returns the most GPUs that are worth asking for; None if no count is."""
+    return ask_for([(p.gpus, p.efficiency) for p in found])
+
+
+def other_settings(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[dict[str, Any]]:
+    """Returns what the model says of other settings of the exchange, on the most GPUs; the best first."""
+    most = replace(settings, gpus=settings.gpus[-1:])
+
+    def step_s(other: Config) -> float:
+        return calibrations.curve(other, most, calibration)[0].step.total_s
+
+    now_s = step_s(config)
+    choices: dict[str, tuple[Any, ...]] = {
+        "bucket_mb": (1.0, 4.0, 16.0, 64.0, 256.0),
+        "cycle_time_ms": (0.1, 1.0, 5.0),
+        "fusion_threshold_mb": (0.0, 4.0, 64.0),
+        "compression": ("fp16",),
+        "hierarchical": (True,),
+    }
+    tried: list[tuple[str, Config]] = [
+        (f"comm.{key}={value}", replace(config, comm=_with(config.comm, key, value)))
+        for key, values in choices.items()
+        for value in values
+        if getattr(config.comm, key) != value
+    ]
+    times = [
+        {"setting": name, "step_s": (t := step_s(other)), "change": t / now_s - 1} for name, other in tried
+    ]
+    return sorted(times, key=lambda knob: float(str(knob["step_s"])))
+
+
+def _with(comm: CommConfig, key: str, value: Any) -> CommConfig:
+    changes: dict[str, Any] = {key: value}
+    return replace(comm, **changes)
+
+
+def draw(found: Sequence[Predicted], path: Path) -> None:
+    """Write throughput and efficiency as a PNG. Raises UserError if it cannot be written."""
+    rate, efficiency = curves(found)
+    first = found[0]
+    png = scaling_plots.scaling([rate], [efficiency], (first.gpus, first.samples_per_s), None)
+    scaling_plots.write("--plot", path, png)
+
+
+def curves(found: Sequence[Predicted]) -> tuple[Series, Series]:
+    """Returns the prediction as two curves of a picture: throughput and efficiency."""
+    x = [p.gpus for p in found]
+    rate = Series(
+        "predicted", x, [p.samples_per_s for p in found], [p.batch / p.high_s for p in found],
+        [p.batch / p.low_s for p in found], measured=False,
+    )  # fmt: skip
+    efficiency = Series(
+        "predicted", x, [p.efficiency for p in found], [p.efficiency_low for p in found],
+        [p.efficiency_high for p in found], measured=False,
+    )  # fmt: skip
+    return rate, efficiency

@@ -1,0 +1,152 @@
+"""Start a scaling study or a calibration: its runs are planned, checked and counted, then submitted as jobs.
+
+Takes settings; writes runs/<study>/scaling.json and one run directory per measurement, and calls sbatch once for
+each. Returns at once. Called again, it submits what is missing or failed, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import compose
+from hpctrain.config.checks import check_whole
+from hpctrain.config.settings import Config, from_dict, run_id, to_dict
+from hpctrain.errors import UserError
+from hpctrain.launch import status
+from hpctrain.launch.prepare import prepare
+from hpctrain.scaling import calibration, measured
+from hpctrain.scaling import plan as scale_plan
+from hpctrain.scaling.plan import Planned, ScalingConfig
+from hpctrain.scheduler import sbatch
+from hpctrain.storage.run_dir import FINAL, locate, refuse_secrets
+
+
+def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
+    """Returns the experiment and the study's settings. Raises UserError.
+
+    `scaling.gpus=1,2,4` is one value here, not a sweep of Hydra's.
+    """
+    key = "scaling.gpus="
+    quoted = [f"{key}'{w.removeprefix(key).strip(chr(39))}'" if w.startswith(key) else w for w in words]
+    values = compose.compose(quoted)
+    return from_dict(values), scale_plan.scaling_config(values["scaling"])
+
+
+def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> dict[str, Any]:
+    """Plan the study and, unless `dry_run`, submit what is missing of it; returns the facts for programs.
+
+    Raises UserError before anything is written.
+    """
+    _check(config)
+    planned = scale_plan.plan(config, settings)
+    configs = {one.run_id: one.config for one in planned}
+    _check_each(list(configs.values()))
+    study = Path(config.run.root).resolve() / config.run.study
+    facts = _costs(settings, list(configs.values()))
+    facts |= {
+        "study": config.run.study, "mode": settings.mode, "gpus": list(settings.gpus), "batch": _batches(planned),
+        "node_seconds_a_point": calibration.expected(config, settings, planned),
+    }  # fmt: skip
+    if dry_run:
+        return facts
+    _check_here(config)
+    left = _left(config, list(configs))
+    for name in left:
+        prepare(configs[name])
+    plan = {
+        "mode": settings.mode, "warmup_windows": settings.warmup_windows, "cluster": config.cluster.name,
+        "epochs": settings.epochs or config.train.epochs, "train_samples": config.data.train_samples,
+        "command": os.environ.get("HPCTRAIN_COMMAND", ""), "config": to_dict(config), "settings": asdict(settings),
+        "experiment": f"{config.model.name} on {config.data.name}",
+    }  # fmt: skip
+    if left or not measured.is_scaling(study):
+        measured.write_plan(study, plan, [one.facts() for one in planned])
+    submitted = _submit([configs[name] for name in left], settings.one_at_a_time)
+    return facts | {"submitted": submitted, "path": str(study)}
+
+
+def calibrate(config: Config, settings: ScalingConfig, dry_run: bool) -> tuple[dict[str, Any], list[Config]]:
+    """Submit what `hpctrain predict` needs, unless `dry_run`; returns the facts for programs, and the runs.
+
+    Raises UserError before anything is written.
+    """
+    _check(config)
+    configs = list(scale_plan.calibration(config, settings).values())
+    _check_each(configs)
+    facts = _costs(settings, configs) | {"study": scale_plan.calibration_study(config)}
+    if not dry_run:
+        _check_here(config)
+        left = set(_left(configs[0], [run_id(one) for one in configs]))
+        wanted = [one for one in configs if run_id(one) in left]
+        for one in wanted:
+            prepare(one)
+        facts["submitted"] = _submit(wanted, settings.one_at_a_time)
+    return facts, configs
+
+
+def _check(config: Config) -> None:
+    if config.cluster.kind != "slurm":
+        raise UserError(
+            "cluster", config.cluster.name, "scaling is measured by Slurm's jobs: give a cluster of Slurm's"
+        )
+    refuse_secrets(config.cluster.environment, config.cluster.setup)
+
+
+def _check_each(configs: Sequence[Config]) -> None:
+    for one in configs:
+        check_whole(one)
+        sbatch.check(one)
+
+
+def _check_here(config: Config) -> None:
+    """That jobs can be submitted from here, before anything is written. Raises UserError."""
+    from hpctrain.scheduler.submit import check_here
+
+    os.umask(0o077)
+    check_here(config)
+
+
+def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]:
+    """What all jobs may cost at most. Raises UserError over the limit."""
+    hours = sum(sbatch.node_hours(one) for one in configs)
+    if settings.max_node_hours is not None and hours > settings.max_node_hours:
+        raise UserError(
+            "scaling.max_node_hours", settings.max_node_hours,
+            f"{len(configs)} jobs may take {hours:.2f} node-hours: give fewer counts or repeats, a shorter "
+            "scaling.timeout_min or a higher limit",
+        )  # fmt: skip
+    return {"jobs": len(configs), "node_hours_max": hours}
+
+
+def _batches(planned: Sequence[Planned]) -> dict[str, int]:
+    plain = sorted((one for one in planned if one.comm_setting is None), key=lambda one: one.gpus)
+    return {str(one.gpus): one.config.effective_batch for one in plain}
+
+
+def _left(config: Config, names: Sequence[str]) -> list[str]:
+    """The runs that are neither done nor under way, in the order given."""
+    known = {row.run: row for row in status.rows(Path(config.run.root), config.run.study)}
+    busy = {
+        name for name, row in known.items() if row.phase == "done" or (row.phase not in FINAL and row.job_id)
+    }
+    return [name for name in names if name not in busy]
+
+
+def _submit(configs: Sequence[Config], one_at_a_time: bool) -> list[str]:
+    """One job each, in this order; each begins when the one before has ended, however it ended."""
+    from hpctrain.scheduler.submit import submit
+
+    job_ids: list[str] = []
+    for config in configs:
+        run = locate(config.run.root, config.run.study, run_id(config))
+        if one_at_a_time and job_ids:
+            after = {"dependency": f"afterany:{job_ids[-1]}"}
+            config = replace(
+                config, cluster=replace(config.cluster, sbatch=dict(config.cluster.sbatch) | after)
+            )
+        job_ids.append(submit(run, config))
+    return job_ids

@@ -1,0 +1,159 @@
+"""What a sweep found, from its files alone: the leaderboard, a verdict, costs, tables for other programs.
+
+Takes a study's folder; reads it, and writes only the tables that are asked for. Works while the study runs.
+No torch, no Slurm.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import UserError, choose
+from hpctrain.sweep import leaderboard, results
+from hpctrain.sweep.leaderboard import Setting
+from hpctrain.sweep.results import Result, Usage
+from hpctrain.sweep.settings import METRICS, objective
+from hpctrain.sweep.study_dir import StudyDir
+
+
+class Found:
+    """Everything that a report shows."""
+
+    def __init__(
+        self,
+        study: StudyDir,
+        metric: str,
+        more: bool,
+        rows: list[Result],
+        use: Usage | None,
+        searched: str,
+    ) -> None:
+        self.study, self.metric, self.more, self.rows, self.use = study, metric, more, rows, use
+        self.searched = searched
+        self.settings: list[Setting] = leaderboard.rank(rows, more)
+        self.costs = leaderboard.costs(rows)
+        self.phases = Counter(r.phase for r in rows)
+
+    @property
+    def params(self) -> list[str]:
+        """Returns the swept keys, in the order of the command line."""
+        return list(self.rows[0].params) if self.rows else []
+
+    @property
+    def best_line(self) -> str | None:
+        """The best setting as a command to repeat it; of runs that no `sweep` has made, its configuration's file."""
+        if not self.settings:
+            return None
+        best = self.settings[0].best_run
+        if self.use is None:
+            return str(self.study.run(best.run_id).config_file)
+        fixed = [o for o in best.fixed if not o.startswith(("sweep=", "sweep.", "run.study="))]
+        return shlex.join(["hpctrain", "submit", *fixed, *best.overrides])
+
+    def verdict(self) -> str:
+        """What can be said of the best setting, in a sentence."""
+        if not self.settings:
+            return "No run has a result yet."
+        best = self.settings[0]
+        if best.half_width is None:
+            return "One seed each: no intervals. Sweep the seed too (seed=0,1,2) to tell settings apart."
+        alike = sum(s.like_best is True for s in self.settings)
+        others = f"{alike} other settings are" if alike > 1 else "One other setting is"
+        seeds = f"95 % interval, {len(best.results)} seeds"
+        text = f"Best: {self.metric} {best.mean:.4g} ± {best.half_width:.2g} ({seeds})."
+        return (
+            f"{text} {others} not distinguishable from it (≈ best)." if alike else f"{text} It stands alone."
+        )
+
+
+def look(study: StudyDir, metric: str | None = None) -> Found:
+    """Returns what the study found so far. Raises UserError if it has no run, or no run has the metric."""
+    parts = study.parts() if study.exists() else []
+    if parts:
+        task, given = parts[0]["task"], dict(parts[-1]["sweep"])
+        searched = f"{given['sampler']}{' with asha' if given['pruner'] == 'asha' else ''}"
+    else:
+        task, given, searched = "classification", {}, "runs of this folder"
+    if metric and metric != given.get("metric"):
+        given |= {"metric": metric, "mode": None}
+    name, more = objective(given, task)
+    rows = results.read(study, name) if parts else results.read_plain(study, name)
+    if not rows:
+        raise UserError("study", study.name, "has no runs yet")
+    if metric and all(r.value is None for r in rows):
+        known = {k for r in rows[:50] for v in results.validations(study.run(r.run_id))[-1:] for k in v}
+        names = sorted(known & {m for metrics in METRICS.values() for m in metrics}) or list(METRICS[task])
+        raise choose("--metric", metric, names)
+    use = results.usage(study) if parts else None
+    return Found(study, name, more, rows, use, searched)
+
+
+def table_rows(found: Found) -> list[dict[str, Any]]:
+    """Returns one flat row per run."""
+    return [
+        {
+            "run": r.run_id, "phase": r.phase, "reason": r.reason, found.metric: r.value, "epochs": r.epochs,
+            **r.params, "rank_hours": r.seconds * r.ranks / 3600, "flops": r.flops,
+        }
+        for r in found.rows
+    ]  # fmt: skip
+
+
+def write_table(found: Found, path: Path, kind: str) -> None:
+    """Write the rows as `csv` or `parquet`. Raises UserError if a package is missing or the path cannot be written."""
+    try:
+        import pandas
+    except ImportError:
+        raise UserError(f"--{kind}", path, "needs pandas: pip install 'hpctrain[sweep]'") from None
+    frame = pandas.DataFrame(table_rows(found))
+    for column in found.params:  # one of names and numbers is one of names
+        if frame[column].map(type).nunique() > 1:
+            frame[column] = frame[column].map(str)
+    try:
+        if kind == "csv":
+            frame.to_csv(path, index=False)
+        else:
+            frame.to_parquet(path, index=False)
+    except ImportError:
+        raise UserError("--parquet", path, "needs pyarrow: pip install 'hpctrain[sweep]'") from None
+    except OSError as error:
+        raise UserError(f"--{kind}", path, f"cannot be written ({error.strerror})") from None
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """Returns everything for programs."""
+    return {
+        "study": found.study.name, "metric": found.metric, "mode": "max" if found.more else "min",
+        "phases": dict(found.phases), "best": found.best_line, "verdict": found.verdict(), "costs": found.costs,
+        "slots": None if found.use is None else
+        {"seconds": found.use.slots_s, "busy_seconds": found.use.busy_s, "jobs": found.use.jobs},
+        "settings": [
+            {"params": dict(s.params), "mean": s.mean, "half_width": s.half_width, "epochs": s.epochs,
+             "like_best": s.like_best, "runs": [r.run_id for r in s.results],
+             "values": [r.value for r in s.results]}
+            for s in found.settings
+        ],
+        "runs": table_rows(found),
+    }  # fmt: skip
+
+
+def cost_facts(found: Found) -> list[tuple[str, str]]:
+    """Returns what the study cost, in words."""
+    c, use = found.costs, found.use
+    facts = [
+        ("rank-hours", f"{c['hours']:.3g}"),
+        ("of failed runs", f"{c['failed_hours']:.3g} h"),
+        ("of pruned runs", f"{c['pruned_hours']:.3g} h"),
+        ("exaFLOPs", f"{c['exaflops']:.3g}"),
+    ]
+    if use is not None and use.slots_s:
+        facts.append(("slot time used", f"{100 * use.busy_s / use.slots_s:.0f} %"))
+    return facts
+
+
+def like_best(setting: Setting) -> str:
+    """Returns in a word how the setting compares with the best."""
+    return {True: "≈ best", False: "worse", None: ""}[setting.like_best]

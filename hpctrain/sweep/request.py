@@ -1,0 +1,94 @@
+"""What a `hpctrain sweep` asks for: its settings understood and checked, its runs and their costs.
+
+Takes overrides in the sweep's grammar; looks at everything that can be wrong. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.config import sweep_grammar
+from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.swept import Interval, Swept
+from hpctrain.errors import UserError
+from hpctrain.flops.step import StepWork
+from hpctrain.launch import estimate
+from hpctrain.launch.prepare import check as check_machine
+from hpctrain.scheduler import sbatch
+from hpctrain.sweep import space as spaces
+from hpctrain.sweep.arrays import node_hours, plan_for
+from hpctrain.sweep.settings import SweepConfig, check, sweep_config
+from hpctrain.sweep.settings import count as count_runs
+from hpctrain.sweep.study_dir import Trial
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, understood and checked."""
+
+    fixed: list[str]
+    space: list[Swept]
+    settings: SweepConfig
+    config: Config
+    trials: list[Trial]
+    costs: dict[str, Any]
+
+
+def understand(words: Sequence[str]) -> Request:
+    """Returns the request. Raises UserError for everything that can be found wrong before anything is written."""
+    fixed, space = sweep_grammar.parse(words)
+    composer = sweep_grammar.Composer(fixed)
+    first = tuple(f"{s.key}={s.written(s.low) if isinstance(s, Interval) else s.values[0]}" for s in space)
+    values = composer.compose(first)
+    settings, config = sweep_config(values["sweep"]), from_dict(values)
+    check(settings, space, config)
+    if config.cluster.kind == "slurm":
+        sbatch.check(config)
+    check_machine(config)
+    if settings.adaptive:
+        from hpctrain.sweep.samplers import check_sampler
+
+        check_sampler(settings)
+        _try_bounds(composer, space, first)
+    made = (
+        [] if settings.adaptive else [spaces.trial(composer, o) for o in spaces.combinations(settings, space)]
+    )
+    trials = {trial.run_id: trial for trial, _ in reversed(made)}
+    costs = _costs([c for _, c in made] or [config] * count_runs(settings, space))
+    jobs = plan_for(settings, config, len(trials) or count_runs(settings, space), 10**9, None, 0)
+    costs["node_hours_max"] = (
+        node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
+    )
+    limit = settings.max_node_hours
+    if limit is not None and (costs["node_hours_max"] or 0) > limit:
+        raise UserError(
+            "sweep.max_node_hours", limit, f"{jobs.jobs} jobs may take {costs['node_hours_max']:.2f} node-hours: "
+            "give fewer values, a shorter resources.timeout_min or a higher limit"
+        )  # fmt: skip
+    return Request(fixed, space, settings, config, list(reversed(trials.values())), costs)
+
+
+def _try_bounds(composer: sweep_grammar.Composer, space: Sequence[Swept], first: tuple[str, ...]) -> None:
+    """Each value and bound of each key once: what a sampler will suggest can be made."""
+    for place, swept in enumerate(space):
+        bounds = isinstance(swept, Interval)
+        values = [swept.written(swept.low), swept.written(swept.high)] if bounds else swept.values  # type: ignore[union-attr]
+        for value in values:
+            spaces.trial(composer, (*first[:place], f"{swept.key}={value}", *first[place + 1 :]))
+
+
+def _costs(configs: Iterable[Config]) -> dict[str, Any]:
+    """FLOPs and lower bounds of all runs to their ends; one look at each different step."""
+    known: dict[str, StepWork] = {}
+    flops, steps, bounds_s = 0.0, 0, []
+    for config in configs:
+        optimizer = {k: v for k, v in vars(config.optimizer).items() if k != "lr"}
+        key = repr((config.model, config.data.sequence_length, config.train.batch_size, optimizer))
+        if key not in known:
+            known[key] = estimate.step_work(config)
+        facts = estimate.estimate(config, known[key])
+        flops, steps = flops + facts["flops_total"], steps + facts["steps"]
+        bounds_s.append(facts["lower_bound_s"])
+    return {"steps": steps, "flops_total": flops, "bounds_s": None if None in bounds_s else bounds_s}

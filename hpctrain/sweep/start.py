@@ -1,0 +1,209 @@
+"""Start a sweep, or complete it: publish its runs in the study's folder, then submit jobs that do them.
+
+Takes a request; writes under runs/<study>/.study and calls sbatch a few times. Returns at once: the jobs find their
+work in the study's files (sweep/worker.py). Whatever interrupts a call, the next one completes the study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.scheduler import client, sbatch
+from hpctrain.scheduler.submit import check_here, slurm_conf
+from hpctrain.storage import lock
+from hpctrain.sweep import space as spaces
+from hpctrain.sweep.arrays import Plan, array_parameters, plan_for, wall_bound_s
+from hpctrain.sweep.claims import is_over
+from hpctrain.sweep.request import Request
+from hpctrain.sweep.settings import OF_THE_STUDY, SweepConfig, objective, sweep_config
+from hpctrain.sweep.settings import count as count_runs
+from hpctrain.sweep.study_dir import StudyDir
+from hpctrain.sweep.work_queue import WorkQueue
+
+PATIENCE_S = 60.0  # for another `sweep` of the same study
+_OVER_LIMIT = ("MaxSubmit", "submit limit")
+
+
+@dataclass(frozen=True)
+class Started:
+    """The jobs that were submitted for `left` pieces of work, or that would be; `job_ids` are of arrays."""
+
+    study: StudyDir
+    request: Request
+    jobs: Plan
+    left: int
+    job_ids: list[str]
+
+    @property
+    def runs(self) -> int:
+        """Returns the number of runs that the request names; trials that are not drawn yet count."""
+        return len(self.request.trials) or count_runs(self.request.settings, self.request.space)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns everything for programs: runs, jobs, arrays, costs and the lower bound on the time."""
+        costs = dict(self.request.costs)
+        bounds_s = costs.pop("bounds_s")
+        jobs = self.jobs
+        at_once = max(1, min(jobs.at_once or 1, jobs.jobs or 1) * self.request.settings.runs_at_once)
+        return {
+            "study": self.study.name, "path": str(self.study.path), "runs": self.runs, "left": self.left,
+            "jobs": jobs.jobs, "arrays": list(jobs.arrays), "at_once": jobs.at_once, "job_ids": self.job_ids, **costs,
+            "lower_bound_s": wall_bound_s(bounds_s, at_once) if bounds_s else None,
+        }  # fmt: skip
+
+
+def foresee(request: Request) -> Started:
+    """Returns what `start` would submit; writes nothing. Raises UserError."""
+    study = _study(request)
+    left = _left(study, request)
+    return Started(study, request, _plan(request, left, None, 0), left, [])
+
+
+def start(request: Request, retry: str | None) -> Started:
+    """Publish the runs and submit jobs for what is left. `retry`: open the runs again that ended in this phase.
+
+    Raises UserError, and RunFailed if Slurm refuses.
+    """
+    study = _study(request)
+    check_here(request.config)
+    study.create()
+    with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
+        _agree(study, request.settings)  # somebody else may have begun it meanwhile
+        _publish(study, request, retry)
+        left = _left(study, request)
+        jobs, job_ids = (_plan(request, 0, None, 0), []) if left == 0 else _submit(study, request, left)
+    return Started(study, request, jobs, left, job_ids)
+
+
+def _study(request: Request) -> StudyDir:
+    study = StudyDir(Path(request.config.run.root).resolve() / request.config.run.study)
+    _agree(study, request.settings)
+    os.umask(0o077)
+    return study
+
+
+def _agree(study: StudyDir, settings: SweepConfig) -> None:
+    """A study is searched in one way. Raises UserError naming what differs from earlier calls."""
+    if not study.exists():
+        return
+    before = sweep_config(study.parts()[0]["sweep"])
+    for name in OF_THE_STUDY:
+        was, now = getattr(before, name), getattr(settings, name)
+        if was != now:
+            raise UserError(
+                f"sweep.{name}", now, f"study {study.name} has {was}; another run.study makes a new one"
+            )
+
+
+def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
+    """Add the runs that the study does not have yet; open again what should be done again."""
+    known, config = study.trials(), request.config
+    part = {
+        "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
+        "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
+        "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
+        "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),
+        "trials": [asdict(t) for t in request.trials if t.run_id not in known],
+    }  # fmt: skip
+    study.add_part(part)
+    study.cancel_file.unlink(missing_ok=True)
+    for key, facts in study.ended().items():
+        run_id = key.rpartition(".")[0]
+        if facts["phase"] == retry or not study.run(run_id).config_file.exists():
+            study.open_again(run_id)
+
+
+def _left(study: StudyDir, request: Request) -> int:
+    """How many pieces of work nobody has done yet, as far as is known now."""
+    work_queue = WorkQueue(study, request.settings, objective(request.settings, request.config.task.name)[1])
+    work_queue.refresh()
+    new = sum(t.run_id not in work_queue.trials for t in request.trials)
+    suggestions = (request.settings.trials or 0) - sum(1 for _ in study.suggestions())
+    return work_queue.left() + new + (max(0, suggestions) if request.settings.adaptive else 0)
+
+
+def _plan(request: Request, left: int, room: int | None, live: int) -> Plan:
+    largest = 1000
+    if request.config.cluster.kind == "slurm":
+        with contextlib.suppress(client.Unreachable):  # a plan can be made without the cluster
+            largest = client.max_array_size(slurm_conf(request.config)) - 1
+    return plan_for(request.settings, request.config, left, largest, room, live)
+
+
+def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[str]]:
+    """Jobs for what is left, less those that are at it already. Raises RunFailed."""
+    settings, config = request.settings, request.config
+    if config.cluster.kind == "local":
+        jobs = _plan(request, left, None, _live_here(study))
+        return jobs, [_submit_one(study, request, 1, jobs) for _ in jobs.arrays]
+    comment = _comment(study)
+    try:
+        conf = slurm_conf(config)
+        queue = [j for j in client.queue(conf).values() if j.state in sbatch.WAITING | sbatch.ACTIVE]
+    except client.Unreachable as error:
+        raise RunFailed("SUBMIT_FAILED", str(error)) from None
+    live = sum(job.comment == comment for job in queue)
+    room = None if settings.max_submitted is None else max(0, settings.max_submitted - len(queue))
+    while True:
+        jobs, job_ids = _plan(request, left, room, live), []
+        try:
+            for tasks in jobs.arrays:
+                job_ids.append(_submit_one(study, request, tasks, jobs))
+            return jobs, job_ids
+        except RunFailed as error:
+            done = sum(jobs.arrays[: len(job_ids)])
+            if not any(words in error.detail for words in _OVER_LIMIT) or jobs.arrays[len(job_ids)] == 1:
+                if done + live == 0:
+                    raise
+                return Plan(jobs.arrays[: len(job_ids)], jobs.at_once, jobs.quota), job_ids
+            # The user's submit limit: fewer jobs, each with more to do.
+            with_more = jobs.arrays[len(job_ids)] // 2
+            client.cancel(job_ids, conf)
+            room = done + with_more
+
+
+def _submit_one(study: StudyDir, request: Request, tasks: int, jobs: Plan) -> str:
+    from hpctrain.scheduler import submit
+    from hpctrain.sweep.worker import work_on
+
+    if request.config.cluster.kind == "local":
+        job_id = submit.submit_here(study.submitit, request.config, work_on, str(study.path))
+    else:
+        python = sbatch.python_command(request.config, sys.executable)
+        pickle = f"run-{uuid.uuid4().hex[:8]}.pkl"
+        parameters = array_parameters(
+            request.config,
+            request.settings,
+            study.folder,
+            python,
+            _comment(study),
+            pickle,
+            tasks,
+            jobs.at_once,
+        )
+        job_id = submit.submit_array(
+            study.submitit, request.config, parameters, pickle, work_on, str(study.path), jobs.quota
+        )
+    study.note_job(job_id)
+    return job_id
+
+
+def _comment(study: StudyDir) -> str:
+    """How the study's jobs are known in the queue, also those whose submitter died."""
+    return f"hpctrain:study:{hashlib.sha256(str(study.path).encode()).hexdigest()[:16]}"
+
+
+def _live_here(study: StudyDir) -> int:
+    """This machine's processes at work on the study."""
+    mine = lock.this_process(0)
+    return sum(not is_over({"owner": job["owner"]}, mine) for job in study.jobs() if job["until"] is None)
