@@ -7,8 +7,7 @@ import pytest
 from hpctrain.cli import main
 from hpctrain.config.settings import run_id, to_dict
 from hpctrain.launch import estimate
-from hpctrain.scaling import calibration as calibrations
-from hpctrain.scaling.plan import calibration, plan
+from hpctrain.scaling import calibration, plan
 from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import locate
 
@@ -33,7 +32,7 @@ def words(tmp_path):
         "experiment=lenet_digits", "cluster=devcluster", "cluster.gpus_per_node=2", "train.batch_size=64",
         "cluster.nodes_per_host=1", "cluster.max_nodes=2000", "comm.cycle_time_ms=0", f"run.root={tmp_path}",
     ]  # fmt: skip
-    for name, config in calibration(*load(words)).items():
+    for name, config in plan.calibration(*load(words)).items():
         run = locate(config.run.root, config.run.study, run_id(config))
         run.create(to_dict(config))
         run.write_profile(made_up(1 if name == "1x1" else 2, 1e-11 if name == "1x2" else 1e-9))
@@ -93,14 +92,14 @@ def test_another_experiments_links_serve(words):
     run = locate(alone.run.root, alone.run.study, run_id(alone))
     run.create(to_dict(alone))
     run.write_profile(made_up(1, 0))
-    found = calibrations.find(config, settings)
+    found = calibration.find(config, settings)
     assert found is not None
     assert found.profiles.keys() == {"1x1", "1x2", "2x1"}
 
 
 def test_a_study_says_what_a_run_will_take(words):
     config, settings = load([*words, "scaling.gpus=1,2,4", "scaling=weak"])
-    seconds = calibrations.expected(config, settings, plan.plan(config, settings))
+    seconds = calibration.expected(config, settings, plan.plan(config, settings))
     assert seconds["1"] == pytest.approx(calibration.START_S + 50 * 64 * MS)
     assert seconds["4"] > 2 * seconds["2"] > 0
 
@@ -108,11 +107,11 @@ def test_a_study_says_what_a_run_will_take(words):
 def test_submission_foresees_and_warns(words):
     config, _ = load([*words, "resources.nodes=500", "train.steps=100"])
     config_small, _ = load([*words, "resources.nodes=1", "train.steps=100"])
-    good = calibrations.foresee(config_small)
+    good = calibration.foresee(config_small)
     assert good["expected_s"] == pytest.approx(100 * 65 * MS, rel=2e-3)
     facts = {"steps": 100, "samples": 1, "flops_total": 1.0, "lower_bound_s": None}
     assert "warning" not in estimate.shown(facts | good)
-    poor = calibrations.foresee(config)
+    poor = calibration.foresee(config)
     assert poor["expected_efficiency"] < 0.5
     assert "less than 50% efficient" in estimate.shown(facts | poor)
-    assert calibrations.foresee(load(["experiment=lenet_digits"])[0]) == {}
+    assert calibration.foresee(load(["experiment=lenet_digits"])[0]) == {}
