@@ -1,10 +1,11 @@
-"""Which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
+"""When to save, and which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
 
 Takes a checkpoint folder, deletes from it. No torch.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from hpctrain.checkpoints import store
 from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, Unreadable
 from hpctrain.config.settings import CheckpointConfig
 from hpctrain.storage.files import FILES, Files
+
+
+def young_daly_s(save_s: float, mtbf_s: float) -> float:
+    """Returns the seconds between checkpoints that lose least: √(2 · cost of a save · mean time between failures).
+
+    Young 1974, "A first order approximation to the optimum checkpoint interval"; Daly 2006 has the same to first
+    order. The result is at least ten times the cost, so that saving takes less than a tenth of the time.
+    """
+    return max(math.sqrt(2 * save_s * mtbf_s), 10 * save_s)
 
 
 class Retention:

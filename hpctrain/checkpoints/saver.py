@@ -20,8 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.interval import young_daly_s
-from hpctrain.checkpoints.policy import Retention
+from hpctrain.checkpoints.policy import Retention, young_daly_s
 from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, FileRecord, Unreadable
 from hpctrain.checkpoints.tensor_file import HostBuffer, unpack
 from hpctrain.config.settings import CheckpointConfig

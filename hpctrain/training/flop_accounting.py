@@ -7,6 +7,8 @@ a CPU, measured at the start; where neither is known, shares of it are None. Sid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import nn
 
 from hpctrain import flops, hardware
 from hpctrain.config.settings import Config
-from hpctrain.report.curves import scores_of
+from hpctrain.storage.records import Rates, TrainRecord, train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm
 from hpctrain.training.read_ahead import kept_up
@@ -74,24 +76,18 @@ class Costs:
     def total(self, samples: int, steps: int) -> float:
         return self.per_sample * samples + self.work.optimizer_flops * steps * self._ranks
 
-    def rates(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
-        """Throughput over a stretch of the run: all ranks together. `flops` are those of the stretch."""
+    def rates(self, steps: int, samples: int, wall_s: float) -> Rates:
+        """Returns the throughput of `steps` steps over `samples` samples that took `wall_s` seconds."""
         done = self.total(samples, steps)
-        return {
-            "samples_per_s": samples / wall_s if wall_s else None,
-            "flops": done,
-            "gflop_per_s": done / wall_s / 1e9 if wall_s else None,
-            **self._shares(steps, samples, wall_s),
-        }
-
-    def _shares(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
-        """Of the devices' peak (MFU), and of the roofline: least time over the time taken."""
-        if not (self._peak_flops and self._least_s and wall_s):
-            return {"mfu": None, "roofline_share": None}
+        if not wall_s:
+            return Rates(flops=done)
+        rates = Rates(samples / wall_s, done, done / wall_s / 1e9)
+        if not (self._peak_flops and self._least_s):
+            return rates
         sample_s, update_s = self._least_s
         least_s = samples / self._ranks * sample_s + steps * update_s
         mfu = self.per_sample * samples / wall_s / (self._peak_flops * self._ranks)
-        return {"mfu": mfu, "roofline_share": least_s / wall_s}
+        return replace(rates, mfu=mfu, roofline_share=least_s / wall_s)
 
     def summary(
         self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
@@ -100,20 +96,20 @@ class Costs:
 
         `waits`: what each rank waited for its data in this attempt (training/read_ahead.py).
         """
-        records, validations = run.read_metrics("train"), run.read_metrics("validation")
-        train_s = sum(record["window_s"] for record in records)
-        attempt_s = sum(r["window_s"] for r in records if r["attempt"] == records[-1]["attempt"])
-        steps = sum(record["window_steps"] for record in records)
-        rates = self.rates(steps, samples, train_s) | self._of_sizes(records, train_s)
+        records, validations = train_records(run.metrics_file), validation_records(run.metrics_file)
+        train_s = sum(record.window_s for record in records)
+        attempt_s = sum(r.window_s for r in records if r.attempt == records[-1].attempt)
+        steps = sum(record.window_steps for record in records)
+        rates = self._of_sizes(records, self.rates(steps, samples, train_s), train_s)
         work = self.work
         return {
-            "validation": scores_of(validations[-1]) if validations else None,
+            "validation": validations[-1].scores if validations else None,
             "samples": samples,
             "steps": steps,
             "train_s": train_s,
             "elapsed_s": elapsed_s,
-            **rates,
-            "flops_total": rates["flops"],
+            **asdict(rates),
+            "flops_total": rates.flops,
             "input": kept_up(waits, attempt_s),
             "flops_per_step": {
                 "forward": work.forward_flops * self._batch,
@@ -131,17 +127,20 @@ class Costs:
             },
         }
 
-    def _of_sizes(self, records: list[dict[str, Any]], train_s: float) -> dict[str, float | None]:
-        """Where images change their size in mid-run, what its records add up to; each is of one size."""
+    def _of_sizes(self, records: Sequence[TrainRecord], rates: Rates, train_s: float) -> Rates:
+        """If images change their size during the run: what its records add up to, as each is of one size."""
         if len(self._works) == 1 or not train_s:
-            return {}
-        done = sum(record["flops"] for record in records)
-        shares = {
-            key: sum(record[key] * record["window_s"] for record in records) / train_s
-            for key in ("mfu", "roofline_share")
-            if all(record[key] is not None for record in records)
-        }
-        return {"flops": done, "gflop_per_s": done / train_s / 1e9, **shares}
+            return rates
+        done = sum(record.rates.flops for record in records)
+        rates = replace(rates, flops=done, gflop_per_s=done / train_s / 1e9)
+        known = [r for r in records if r.rates.mfu is not None and r.rates.roofline_share is not None]
+        if len(known) < len(records):
+            return rates
+        return replace(
+            rates,
+            mfu=sum((r.rates.mfu or 0.0) * r.window_s for r in known) / train_s,
+            roofline_share=sum((r.rates.roofline_share or 0.0) * r.window_s for r in known) / train_s,
+        )
 
 
 def _device(config: Config, device: torch.device, dtype: str) -> hardware.Device | None:

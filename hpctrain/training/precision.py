@@ -93,8 +93,7 @@ def advice(trainer: Trainer, device: torch.device) -> str:
             trainer.exchange.begin()
             indices = np.arange(size, dtype=np.int64) % len(trainer.dataset)
             batch = trainer.dataset.batch(indices, torch.Generator())
-            with trainer.autocast():
-                total, _, _ = trainer.task.loss(trainer.model, batch, None)
+            total, _, _ = trainer.forward(batch)
             total.backward()
         except ValueError:  # batch norm of a single value
             continue

@@ -14,17 +14,18 @@ from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
 from hpctrain.report.curves import draw_curves
 from hpctrain.storage import lock
+from hpctrain.storage.records import train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
-from hpctrain.training.reporter import Reporter
+from hpctrain.training.reporter import Reporter, chosen_loggers
 from hpctrain.training.stop import StopFlag
 
 LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended
 
 
-def session(
+def run_session(
     config: Config,
     run: RunDir,
     attempt: int,
@@ -45,13 +46,13 @@ def session(
     cores = share_cores(comm)
     torch.set_num_threads(config.resources.threads_per_rank or cores)
     if comm.rank != 0:
-        return _train(config, run, attempt, comm, stop, None)
+        return _train_locked(config, run, attempt, comm, stop, None)
     patience_s = LOCK_PATIENCE_S if "SLURM_JOB_ID" in os.environ else 0.0
     with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
-        return _train(config, run, attempt, comm, stop, term)
+        return _train_locked(config, run, attempt, comm, stop, term)
 
 
-def _train(
+def _train_locked(
     config: Config, run: RunDir, attempt: int, comm: Comm, stop: StopFlag, term: lock.Term | None
 ) -> str:
     """One rank's training; `term` is rank 0's right to write to the run directory."""
@@ -67,16 +68,15 @@ def _train(
         run.checkpoints, config.checkpoint, attempt, mtbf_s, term, comm.rank, comm.size
     )
     try:
-        reporter = Reporter(run, attempt, comm.rank == 0, config.train.tensorboard)
+        reporter = Reporter(run, attempt, comm.rank == 0, chosen_loggers(config.train))
         with contextlib.closing(reporter) as report:
             reason = train(config, run, comm, stop, checkpointer, report)
     finally:
         checkpointer.settle()
     comm.barrier()
     if comm.rank == 0:
-        draw_curves(
-            [*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id
-        )
+        records = run.metrics_file
+        draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
         if run.cancel_file.exists() and reason not in ("DONE", "PAUSED"):
             reason = "CANCELLED"
         run.write_state(phase=phase_after(reason, "SLURM_JOB_ID" in os.environ), reason=reason)

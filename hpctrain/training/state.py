@@ -24,7 +24,9 @@ _RANKS = ("rng/", "carry/")  # of one rank each; everything else is the same on 
 
 
 class Live:
-    """The tensors that training changes: model, optimiser and, where asked for, the average of the weights.
+    """The tensors that training changes: model, optimiser, the average of the weights if it is asked for, the carry.
+
+    `carry` is what this rank's samples hand from one step to the next.
 
     The average (EMA) is ē ← d ē + (1 − d) θ after each update, from ē = θ at the start.
     """
@@ -34,6 +36,7 @@ class Live:
         self._weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         kept = self._weights if ema_decay is not None else {}
         self.ema = {name: weight.clone() for name, weight in kept.items()}
+        self.carry: Carry = None
 
     @torch.no_grad()
     def average(self) -> None:
@@ -109,10 +112,10 @@ def generators(device: torch.device) -> tuple[str, ...]:
     return ("cpu", "cuda") if device.type == "cuda" else ("cpu",)
 
 
-def capture(live: Live, carry: Carry, comm: Comm, device: torch.device, meta: dict[str, Any]) -> Snapshot:
+def capture(live: Live, comm: Comm, device: torch.device, meta: dict[str, Any]) -> Snapshot:
     """Everything a bitwise resume needs. Collective; every rank names the same tensors."""
     own = {f"rng/{comm.rank}/{name}": state for name, state in rng_states(generators(device)).items()}
-    own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(carry or ())}
+    own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(live.carry or ())}
     tensors = live.tensors()
     for states in comm.gather_objects(own):
         tensors |= states

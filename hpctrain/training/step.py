@@ -1,4 +1,4 @@
-"""One optimiser step, and one evaluation: the numerical core. No files, no clock-driven decisions.
+"""One optimiser step: the numerical core. No files, no clock-driven decisions.
 
 Takes a rank's share of a batch, gives sums over all ranks. Side effects: parameters, gradients, optimiser
 state and the random generators move on.
@@ -7,7 +7,7 @@ state and the random generators move on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.data.sampler import Share, share, steps_per_epoch, stream_order
-from hpctrain.tasks import Carry, Task
-from hpctrain.training.comm import Comm
-from hpctrain.training.exchange import GradientExchange
+from hpctrain.data.sampler import Share
+from hpctrain.tasks import Batch, Carry, Task
+from hpctrain.training.exchange import Exchange
 from hpctrain.training.group_batch_norm import Group
 from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS
@@ -36,7 +35,7 @@ class Trainer:
     task: Task
     dataset: Any
     optimizer: Any
-    exchange: GradientExchange
+    exchange: Exchange
     autocast: Callable[[], AbstractContextManager[Any]]
     batch_size: int
     clip_norm: float | None
@@ -74,8 +73,7 @@ class Trainer:
         for place in micro:
             batch = self.dataset.batch(share.indices[place], generator)
             clock.mark("data")
-            with self.autocast():
-                total, sums, state = self.task.loss(self.model, batch, carried.of(place))
+            total, sums, state = self.forward(batch, carried.of(place))
             carried.keep(state)
             exchange.extras[: self.task.width] += sums
             clock.mark("forward")
@@ -89,6 +87,14 @@ class Trainer:
         self.update(lr)
         clock.mark("optimizer")
         return exchange.extras, carried.whole()
+
+    def forward(self, batch: Batch, carry: Carry = None) -> tuple[Tensor, Tensor, Carry]:
+        """Returns the summed loss of a batch (scalar), the task's sums (task.width,) and the next carry.
+
+        The number format is the run's.
+        """
+        with self.autocast():
+            return self.task.loss(self.model, batch, carry)
 
     def update(self, lr: float) -> None:
         """Clip, look for what is not finite, move the weights: what follows the sum of the gradients."""
@@ -128,43 +134,3 @@ class Carried:
         if len(states) <= 1:
             return states[0] if states else None
         return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
-
-
-def evaluation_shares(samples: int, batch: int, comm: Comm) -> Iterator[Share]:
-    """This rank's share of each global batch of an evaluation."""
-    order = stream_order(samples, batch)
-    for step in range(steps_per_epoch(samples, batch)):
-        yield share(order, step, batch, comm.rank, comm.size)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    task: Task,
-    dataset: Any,
-    comm: Comm,
-    batch: int,
-    batch_size: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    tick: Callable[[], None],
-) -> list[float]:
-    """The task's sums over the whole data set: each sample once, in streams as wide as the global `batch`.
-
-    So the result does not depend on the number of ranks, but for the order of sums.
-    """
-    model.eval()
-    # Counts beyond 2^24 are not exact in float32.
-    sums = torch.zeros(task.width, dtype=torch.float64, device=next(model.parameters()).device)
-    carry: Carry = None
-    for own in evaluation_shares(len(dataset), batch, comm):
-        carried = Carried(None if own.fresh else carry)
-        for place in own.micro_batches(batch_size):
-            with autocast():
-                _, more, state = task.loss(model, dataset.batch(own.indices[place]), carried.of(place))
-            carried.keep(state)
-            sums += more
-            tick()
-        carry = carried.whole()
-    model.train()
-    per_rank = comm.gather_objects(sums.tolist())
-    return [sum(values) for values in zip(*per_rank, strict=True)]

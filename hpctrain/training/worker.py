@@ -8,6 +8,7 @@ writes state.json. The exit code is 0 where the run is done or stopped in good o
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import os
 import socket
@@ -22,10 +23,6 @@ from hpctrain.storage.lock import JobEnded
 from hpctrain.storage.run_dir import RunDir, claim_attempt, replace_text
 
 
-def main() -> int:
-    return work(RunDir(Path(sys.argv[1])), sys.argv[2])
-
-
 def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
     """Run this process's rank to its end. Never raises: the reason is in the run directory.
 
@@ -37,7 +34,12 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
     try:
-        reason = _train(run, attempt, rank, job_ended, end_s)
+        # Imported here so that an import that fails is a reason like any other.
+        from hpctrain.config.settings import from_dict
+        from hpctrain.training.session import run_session
+
+        stuck = functools.partial(_give_up, run, attempt, rank)
+        reason = run_session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
     except BaseException as error:
         traceback.print_exc()
         _fail(run, attempt, rank, *_reason_of(error))
@@ -58,16 +60,10 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
     os._exit(1)
 
 
-def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, end_s: float | None) -> str:
-    # Imported here so that an import that fails is a reason like any other.
-    from hpctrain.config.settings import from_dict
-    from hpctrain.training.session import session
-
-    def stuck(detail: str) -> None:
-        faulthandler.dump_traceback()  # where the ranks wait for each other
-        _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
-
-    return session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
+def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
+    """The other ranks do not answer: show where this one waits for them, and end it."""
+    faulthandler.dump_traceback()
+    _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
 
 
 def launched_rank() -> int:
@@ -117,4 +113,4 @@ def _redirect_output(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work(RunDir(Path(sys.argv[1])), sys.argv[2]))
