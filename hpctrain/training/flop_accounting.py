@@ -1,8 +1,8 @@
-"""What a run costs and reaches: FLOPs a sample, rates, and the summary at its end.
+"""What a run costs and reaches: FLOPs per sample, rates, and the summary at its end.
 
-Takes the model and a batch of its data; gives figures with units in their names. FLOPs are counted by
-hpctrain.flops (multiply-add = 2). What the device can do at most is looked up (GPUs, cluster.device) or, on
-a CPU, measured at the start; where neither is known, shares of it are None. Side effects: that measurement.
+Takes the model and a batch of its data; returns figures with units in their names. hpctrain.flops counts the FLOPs
+(multiply-add = 2). The device's peak is looked up (GPUs, cluster.device) or, on a CPU, measured at the start; if it is
+not known, shares of it are None. Side effects: that measurement.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from hpctrain.training.read_ahead import kept_up
 
 
 class Costs:
+    """The FLOPs of a run's steps, and what they are of the device's peak."""
+
     def __init__(
         self,
         config: Config,
@@ -33,13 +35,13 @@ class Costs:
         device: torch.device,
         targets: int = 1,
     ) -> None:
-        """`precision`: fp32 or bf16. `targets`: how many tensors at a batch's end are not the model's inputs."""
+        """`precision`: fp32 or bf16. `targets`: how many tensors at the end of a batch are not inputs of the model."""
         self._ranks, self._batch = config.ranks, config.effective_batch
         samples = min(config.train.batch_size, len(dataset))
         one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
         inputs = tuple(tensor.new_empty(samples, *tensor.shape[1:], device="meta") for tensor in one)
         self.work = flops.step_work(model, inputs, config.optimizer, samples=samples)
-        # Progressive resizing: what a step costs at each size of its images.
+        # Progressive resizing: the cost of one step at each size of its images.
         self._works = {None: self.work} | {
             pixels: flops.step_work(
                 model,
@@ -56,24 +58,26 @@ class Costs:
         self.resize(None)
 
     def resize(self, pixels: int | None) -> None:
-        """From now on figures are of steps over images of `pixels` a side; None: as the data set has them."""
+        """Figures are of images with `pixels` per side from now on; None: the size that the data set has."""
         self.work = self._works[pixels]
         self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
+        """Returns one line that says what begins: steps, ranks, parameters, cost."""
         work, start = self.work, f"resuming at step {step} of" if step else "starting"
         return (
             f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
             f"({comm.transport}, {device.type}), effective batch {self._batch}; {work.params:,} parameters, "
-            f"{self.per_sample / 1e6:,.2f} MFLOP a sample"
+            f"{self.per_sample / 1e6:,.2f} MFLOP per sample"
         )
 
     @property
     def per_sample(self) -> float:
-        """FLOPs of forward and backward pass for one sample."""
+        """FLOPs of the forward and the backward pass for one sample."""
         return self.work.forward_flops + self.work.backward_flops
 
     def total(self, samples: int, steps: int) -> float:
+        """Returns the FLOPs of `steps` steps over `samples` samples, those of the optimiser on all ranks included."""
         return self.per_sample * samples + self.work.optimizer_flops * steps * self._ranks
 
     def rates(self, steps: int, samples: int, wall_s: float) -> Rates:
@@ -92,9 +96,9 @@ class Costs:
     def summary(
         self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
     ) -> dict[str, Any]:
-        """The figures of the whole run, from its own records: earlier attempts count.
+        """Returns the figures of the whole run, from its own records, those of earlier attempts included.
 
-        `waits`: what each rank waited for its data in this attempt (training/read_ahead.py).
+        `waits`: how long each rank waited for its data in this attempt (training/read_ahead.py).
         """
         records, validations = train_records(run.metrics_file), validation_records(run.metrics_file)
         train_s = sum(record.window_s for record in records)
@@ -144,7 +148,7 @@ class Costs:
 
 
 def _device(config: Config, device: torch.device, dtype: str) -> hardware.Device | None:
-    """What this rank computes on; None where its peak is not known."""
+    """Returns the device of this rank with its peaks, or None if they are not known."""
     if config.cluster.device:
         return hardware.find(config.cluster.device)
     if device.type == "cuda":

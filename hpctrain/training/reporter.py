@@ -53,7 +53,7 @@ class Reporter:
                 self._loggers.append(LOGGERS[name](self._run, start))
 
     def check_progress(self, step: int) -> None:
-        """Note where this start begins. Raises NO_PROGRESS where three before it began here as well."""
+        """Note the step at which this attempt begins. Raises NO_PROGRESS if the three before it began here as well."""
         if not self._enabled:
             return
         starts = [*self._run.read_state().get("starts", []), step]
@@ -69,9 +69,9 @@ class Reporter:
             logger.record(record)
 
     def beat(self, now: bool = False, **values: Any) -> None:
-        """Say that the run is alive; at most once in HEARTBEAT_S, and never before the last one is written.
+        """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. Raises what the writing of the last one raised.
+        `now`: it is on disk when this returns. Raises OSError if the last one could not be written.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return
@@ -85,7 +85,7 @@ class Reporter:
             self._beating.result()
 
     def say(self, text: str) -> None:
-        """A line for people, in rank 0's log."""
+        """Print a line for people into the log of rank 0."""
         if self._enabled:
             print(text, flush=True)
 
@@ -96,7 +96,7 @@ class Reporter:
             logger.close()
 
 
-# Figures with units of their own; every other one is a score of the task.
+# Figures with units; every other figure is a score of the task.
 _FORMATS = {
     "samples_per_s": "{:,.0f} samples/s",
     "gflop_per_s": "{:,.1f} GFLOP/s",
@@ -107,7 +107,7 @@ _UNSAID = ("flops",)
 
 
 def shown(figures: Mapping[str, float | None]) -> str:
-    """Named figures as one line for people: `loss 0.2984, accuracy 0.8904, 11,000 samples/s`."""
+    """Returns named figures as one line for people: `loss 0.2984, accuracy 0.8904, 11,000 samples/s`."""
     return ", ".join(
         _FORMATS.get(key, key + " {:.4g}").format(value)
         for key, value in figures.items()
