@@ -62,7 +62,7 @@ class Comm:
         return tensor
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
-        """Sum `tensor`, in place, over this rank and its neighbours, comm.batch_norm_ranks in all; waits."""
+        """Sum `tensor`, of any shape, in place, over comm.batch_norm_ranks neighbours, this rank included; waits."""
         del tensor, name
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
@@ -75,7 +75,7 @@ class Comm:
         return optimizer
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the values of rank 0 into the tensors of every rank, in place."""
+        """Copy the tensors of rank 0, of any shape, into those of every rank, in place."""
         del tensors
 
     def broadcast_object(self, value: Any) -> Any:
@@ -236,9 +236,9 @@ class Watchdog:
 def connect(settings: CommConfig, ranks: int, stuck: Stuck, timeline: Path | None = None) -> Comm:
     """Join the group of `ranks` ranks that the launcher started. Returns this rank's `Comm`. Collective.
 
-    `stuck` is called with a message if the other ranks do not answer for comm.timeout_s seconds. `timeline`: the file in
-    which Horovod's first rank records what it does when. Raises RunFailed if Horovod is missing, or sees another number
-    of ranks.
+    `stuck` is called with a message if the other ranks do not answer for comm.timeout_s seconds. `timeline`: the file
+    in which Horovod's first rank records what it does when. Raises RunFailed if Horovod is missing, or sees another
+    number of ranks.
     """
     return Comm() if ranks == 1 else HorovodComm(settings, ranks, stuck, timeline)
 

@@ -15,7 +15,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Energy:
-    """A meter. Call `update` now and then: RAPL's counters wrap after some minutes of a busy package (2³² µJ or more)."""
+    """A meter. Call `update` now and then: the counter of a busy package wraps after some minutes (2³² µJ or more)."""
 
     def __init__(self, device: torch.device, first_of_node: bool, powercap: Path = POWERCAP) -> None:
         """`first_of_node`: this rank reads the packages, which all ranks of its node share."""

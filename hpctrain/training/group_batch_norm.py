@@ -63,7 +63,7 @@ class _Normalise(torch.autograd.Function):
         wide = x.float()
         mean = wide.sum(others) / own
         spread = (wide - _as_channels(mean, x)).square_().sum(others)
-        # Σx and Σx² of the group, from the mean and Σ(x − mean)² of each rank; float64 keeps their difference exact.
+        # Σx and Σx² of the group, from the mean and Σ(x − mean)² of each rank; float64 because they nearly cancel.
         first = own * mean.double()
         sums = torch.cat([first, spread.double() + first * mean, first.new_tensor([own])])
         comm.sum_in_group(sums, f"{name}.forward")

@@ -68,13 +68,13 @@ def train(
     model = models.build(network.name, network.settings, weights=network.weights, target=network.target)
     automatic = config.precision.name == "auto"
     numbers = precision.settle(config.precision, device)
-    # What a checkpoint says of the run is the format that it computed with: no other device goes on in another one.
+    # A checkpoint holds the format that the run computed with, so that no device goes on in another one.
     config = replace(config, precision=numbers)
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device).train()
     comm.broadcast(model.state_dict())
-    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on: dropout, different on each rank
+    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     task = TASKS[config.task.name](config.task, train_set)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
     exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS)
@@ -109,12 +109,12 @@ def train(
         else:
             torch.manual_seed(_step_seed(config.seed, at.step, comm.rank))
             report.say(
-                f"resuming on {comm.size} ranks what {meta['world_size']} saved: the same global batches, each"
-                " sample once an epoch; random numbers (dropout, augmentation), batch norm's groups and the"
-                " order of sums differ, so it is not bitwise the same run"
+                f"resuming on {comm.size} ranks what {meta['world_size']} saved: the global batches are the same, and"
+                " each sample is taken once per epoch; random numbers (dropout, augmentation), the groups of batch norm"
+                " and the order of sums differ, so it is not bitwise the same run"
             )
         live.carry = state.carry_of(tensors, meta["world_size"], comm, device)
-        if comm.rank > 0:  # what the ranks took is rank 0's to begin with
+        if comm.rank > 0:  # rank 0 counts what all ranks took before
             ledger.taken = ledger.fingerprint = 0
     del snapshot, tensors
     report.begin(at.step, at.validated_at)
@@ -123,7 +123,7 @@ def train(
     if automatic:
         report.say(f"precision=auto: {numbers.name} on this device")
     if compiled:
-        report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
+        report.say(f"compiled one by one at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
     window = WindowRecorder(at, task, costs, clock, report)
     order = order_of(at.step // steps_per_epoch)
@@ -139,10 +139,10 @@ def train(
     energy, energy_from = Energy(device, comm.local_rank == 0), at.samples
     window.leave_out()
 
-    # --- Loop: one optimiser step a turn; reports, validation and checkpoints stand around it.
+    # --- Loop: one optimiser step per turn, with reports, validation and checkpoints around it.
     while True:
         whole_epoch = at.step > 0 and (at.step % steps_per_epoch == 0 or at.step == total_steps)
-        if whole_epoch and at.validated_at < at.step:  # also what a stop at this very step has left over
+        if whole_epoch and at.validated_at < at.step:  # even if the last attempt stopped at this very step
             if at.step % steps_per_epoch == 0:
                 ledger.close(comm.gather_objects(ledger.share), len(train_set))
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
@@ -186,7 +186,9 @@ def train(
             if not precision.out_of_memory(error):
                 raise
             detail = " ".join(str(error).split())[:200]
-        if detail is not None:  # outside of the except block: the error holds the step's tensors
+        if (
+            detail is not None
+        ):  # outside of the except block, because the error keeps the tensors of the step alive
             raise RunFailed("OUT_OF_MEMORY", f"{precision.advice(trainer, device)}: {detail}")
         bad, wanted, *stops = extras[task.width :]
         if bad:
@@ -248,9 +250,9 @@ def train(
 
 
 def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
-    """The last checkpoint's weights and optimiser on every rank; gives the step that they are of.
+    """Load weights and optimiser of the last checkpoint on every rank. Returns the step of that checkpoint. Collective.
 
-    The data goes on behind the step that was not finite. Raises NAN_PERSISTENT where there is none yet.
+    The data goes on after the step that was not finite. Raises NAN_PERSISTENT if there is no checkpoint yet.
     """
     snapshot = checkpointer.newest() if comm.rank == 0 else None
     step = comm.broadcast_object(snapshot.meta["step"] if snapshot else None)
@@ -261,5 +263,5 @@ def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one rank's augmentation at one step: a resumed run draws what the undisturbed one drew."""
+    """Returns the seed of one rank's augmentation at one step: a resumed run draws what an undisturbed one draws."""
     return (seed << 32) ^ (step << 12) ^ rank

@@ -1,4 +1,4 @@
-"""Around the loop: join the ranks, lock the run, note its origin, train, say how it ended."""
+"""What surrounds the loop: join the ranks, lock the run, note its origin, train, record how it ended."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def run_session(
     job_ended: lock.JobEnded | None = None,
     end_s: float | None = None,
 ) -> str:
-    """Train on this rank; gives the reason of the end. Exceptions pass through.
+    """Join the other ranks and train. Returns the reason of the end. Exceptions pass through. Collective.
 
-    `stuck` ends this process where the other ranks no longer answer (training/comm.py). `end_s`: when the job
-    is killed for its time limit, in seconds since the epoch.
+    `stuck` ends this process if the other ranks no longer answer (training/comm.py). `end_s`: when the job is killed
+    for its time limit, in seconds since the epoch.
     """
     stop = StopFlag(end_s, config.cluster.signal_s)
     stop.install()
@@ -55,7 +55,7 @@ def run_session(
 def _train_locked(
     config: Config, run: RunDir, attempt: int, comm: Comm, stop: StopFlag, term: lock.Term | None
 ) -> str:
-    """One rank's training; `term` is rank 0's right to write to the run directory."""
+    """Train; `term` is the right of rank 0 to write to the run directory."""
     if comm.rank == 0:
         write_provenance(config, run, comm)
         run.write_state(
@@ -96,14 +96,14 @@ def phase_after(reason: str, in_slurm: bool) -> str:
 
 
 def share_cores(comm: Comm) -> int:
-    """The number of cores of this rank: what it may use, and no more than Slurm gave it. Collective.
+    """Returns the number of cores of this rank: those that it may use, and no more than Slurm gave it. Collective.
 
-    Ranks of a node that may all use the same cores (their launcher bound none of them) are given a share each, all
-    their threads with it: a rank's communication then runs where its own computing waits for it, and does not take
-    turns with another's. GPUs' hosts have cores to spare, and may stand nearer to some of them.
+    If all ranks of a node may use the same cores (their launcher bound none of them), each is bound to a share, with
+    all its threads: the communication of a rank then runs where its own computing waits for it, and does not compete
+    with another rank's. Ranks with GPUs are left alone: their hosts have cores to spare, and a GPU is nearer to some.
     """
     own = sorted(os.sched_getaffinity(0))
-    # Not every Slurm binds its tasks: a rank that took all cores it sees would take its neighbours'.
+    # Not every Slurm binds its tasks: a rank that took all cores it sees would take those of its neighbours.
     given = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(own))
     places = comm.gather_objects((socket.gethostname(), own))
     neighbours = [theirs for host, theirs in places if host == socket.gethostname()]

@@ -1,7 +1,7 @@
 """One optimiser step: the numerical core. No files, no clock-driven decisions.
 
-Takes a rank's share of a batch, gives sums over all ranks. Side effects: parameters, gradients, optimiser
-state and the random generators move on.
+Takes this rank's share of a batch; returns sums over all ranks. Side effects: parameters, gradients, optimiser state
+and the random generators move on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hpctrain.training.group_batch_norm import Group
 from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS
 
-# Ride along with the gradients, after the task's sums: was the gradient not finite, does rank 0's clock ask
-# for a checkpoint, and how many ranks want to stop, a slot for each reason.
+# These numbers travel with the gradients, after the task's sums: 1 if the gradient is not finite, 1 if the clock of
+# rank 0 asks for a checkpoint, and for each reason to stop the number of ranks that have it.
 FLAGS = 2 + len(STOP_REASONS)
 
 
@@ -52,24 +52,25 @@ class Trainer:
         save: bool = False,
         stop: str | None = None,
     ) -> tuple[Tensor, Carry]:
-        """θ ← θ − η g with g the mean gradient over the global batch, whoever holds its samples.
+        """θ ← θ − η g with g the mean gradient over the global batch, whichever ranks hold its samples. Collective.
 
-        Gives the exchange's extras (task sums, then flags), summed over ranks. Where the gradient of any
-        rank is not finite, every rank sees it in the sum and none applies the update.
+        Returns a vector (task.width + FLAGS,) of task sums, then flags, summed over ranks; and the next carry, tensors
+        with this rank's samples in dimension 1. If the gradient of any rank is not finite, every rank sees it in the
+        sum and none applies the update.
         """
         exchange, clock = self.exchange, self.clock
         clock.mark("other")
         exchange.begin()
-        clock.mark("optimizer")  # zeroing gradients is the update's last part
+        clock.mark("optimizer")  # to zero the gradients is the last part of the update
         if save:
             exchange.extras[self.task.width + 1] = 1
         if stop is not None:
             exchange.extras[self.task.width + 2 + STOP_REASONS.index(stop)] = 1
         carried = Carried(None if share.fresh else carry)
-        # Where some rank has a part less, each takes its own samples' statistics.
+        # If some rank has one micro-batch less, each rank uses the statistics of its own samples.
         self.norms.together = share.in_step(self.batch_size)
         clock.mark("other")
-        micro = share.micro_batches(self.batch_size)  # none: this rank adds zeros
+        micro = share.micro_batches(self.batch_size)  # may be empty: then this rank adds zeros
         for place in micro:
             batch = self.dataset.batch(share.indices[place], generator)
             clock.mark("data")
@@ -80,7 +81,7 @@ class Trainer:
             if place is micro[-1]:
                 exchange.arm()
             (total / share.global_count).backward()
-            del batch, total, sums, state  # their memory is the backward pass's to give back
+            del batch, total, sums, state  # free their memory before the exchange ends
             clock.mark("backward")
         exchange.finish()
         clock.mark("allreduce")
@@ -97,7 +98,7 @@ class Trainer:
             return self.task.loss(self.model, batch, carry)
 
     def update(self, lr: float) -> None:
-        """Clip, look for what is not finite, move the weights: what follows the sum of the gradients."""
+        """Clip the summed gradients and move the weights, unless something is not finite, which sets the first flag."""
         exchange = self.exchange
         norm = exchange.norm()
         seen = norm + exchange.extras[0]
@@ -115,21 +116,22 @@ class Trainer:
 
 
 class Carried:
-    """The state that a rank's samples hand on, one forward pass at a time; the samples are dimension 1."""
+    """The recurrent state of this rank's samples, micro-batch by micro-batch: tensors (layers, B, hidden)."""
 
     def __init__(self, before: Carry) -> None:
         self._before = before
         self._after: list[Carry] = []
 
     def of(self, place: slice) -> Carry:
-        """The part of the last step's state that belongs to these samples."""
+        """Returns the part of the last step's state that belongs to the samples `place`, which are dimension 1."""
         return None if self._before is None else tuple(p[:, place].contiguous() for p in self._before)
 
     def keep(self, state: Carry) -> None:
+        """Take the state after the next micro-batch."""
         self._after.append(state)
 
     def whole(self) -> Carry:
-        """The state of all samples, for the next step."""
+        """Returns the state of all samples, (layers, B, hidden), for the next step."""
         states = [state for state in self._after if state is not None]
         if len(states) <= 1:
             return states[0] if states else None

@@ -1,7 +1,7 @@
 """The window of steps between two training records: what it adds up, and the record at its end.
 
-Takes the sums of each step; keeps them in `Progress.window`, which a checkpoint holds: a window goes on where an
-earlier attempt stopped. Side effects: records and lines for people, through the reporter. Times in seconds.
+Takes the sums of each step; keeps them in `Progress.window`, which a checkpoint holds, so that a window continues in
+the next attempt. Side effects: records and lines for people, through the reporter. Times in seconds.
 """
 
 from __future__ import annotations

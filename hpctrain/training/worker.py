@@ -1,8 +1,8 @@
 """One rank of a run, as a process: `python -m hpctrain.training.worker RUN_DIR TOKEN`.
 
-Takes a run directory with its config.yaml and the token of this attempt (equal on all ranks); runs the
-loop. Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0
-writes state.json. The exit code is 0 where the run is done or stopped in good order, 1 where it failed.
+Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
+Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
+The exit code is 0 if the run is done or stopped in good order, and 1 if it failed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from hpctrain.storage.run_dir import RunDir, claim_attempt, replace_text
 
 
 def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
-    """Run this process's rank to its end. Never raises: the reason is in the run directory.
+    """Run this process's rank to its end. Returns the exit code. Never raises: the reason is in the run directory.
 
-    `job_ended`: whether Slurm says that a job has ended (storage/lock.py); `end_s`: when Slurm kills this job, in
-    seconds since the epoch.
+    `job_ended` asks Slurm whether a job has ended (storage/lock.py). `end_s`: when Slurm kills this job, in seconds
+    since the epoch.
     """
     rank = launched_rank()
     attempt = claim_attempt(run, token)
@@ -67,7 +67,7 @@ def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
 
 
 def launched_rank() -> int:
-    """This process's rank as its launcher says it, before any communication library is up."""
+    """Returns this process's rank as its launcher says it, before any communication library is up."""
     for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
