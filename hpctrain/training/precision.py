@@ -36,7 +36,7 @@ def settle(settings: PrecisionConfig, device: torch.device) -> PrecisionConfig:
         return replace(settings, name="bf16" if able else "fp32")
     if not able:
         raise RunFailed(
-            "ERROR", "precision=bf16: this device does not compute in bfloat16; allowed: fp32, auto"
+            "ERROR", "precision=bf16: this device has no bfloat16; allowed: fp32, auto"
         )
     return settings
 
