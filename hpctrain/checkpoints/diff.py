@@ -1,6 +1,6 @@
 """Two training states side by side: which tensors and facts differ, and by how much.
 
-Takes two snapshots, gives a `Comparison`. No side effects.
+Takes two snapshots; returns a `Comparison`. No side effects.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from hpctrain.checkpoints.saver import Snapshot
 
-# What two states that are bit for bit the same may still disagree on.
+# Facts that may differ between two states that are the same bit for bit.
 CIRCUMSTANCES = {"attempt", "progress.elapsed_s", "progress.window.seconds", "progress.window.parts_s"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A tensor or a fact that differs. `largest`: of |a − b|, over the largest of |a| and |b| in the tensor."""
+    """A tensor or a fact that differs. `largest`: the largest |a − b|, over the largest |a| or |b| of the tensor."""
 
     name: str
     text: str
@@ -30,15 +30,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
+    """What two training states share, and what differs."""
+
     equal_tensors: int
     differences: list[Difference]
     facts: list[Difference]
 
     @property
     def same(self) -> bool:
+        """Whether nothing differs."""
         return not self.differences and not self.facts
 
     def as_json(self) -> dict[str, Any]:
+        """Returns the fields and `same`, for JSON."""
         return dataclasses.asdict(self) | {"same": self.same}
 
     def __str__(self) -> str:
@@ -48,7 +52,7 @@ class Comparison:
 
 
 def compare(a: Snapshot, b: Snapshot, tick: Callable[[int], None] = lambda size: None) -> Comparison:
-    """`tick` hears of each tensor's bytes."""
+    """Returns the differences of two snapshots. `tick` is called with the bytes of each tensor that both have."""
     equal, differences = 0, []
     for name in sorted(a.tensors.keys() | b.tensors.keys()):
         one, other = a.tensors.get(name), b.tensors.get(name)

@@ -1,10 +1,11 @@
-"""Which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
+"""When to save, and which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
 
-Takes a checkpoint folder, deletes from it. No torch.
+Takes a checkpoint folder and deletes from it. No torch.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,26 @@ from hpctrain.config.settings import CheckpointConfig
 from hpctrain.storage.files import FILES, Files
 
 
+def young_daly_s(save_s: float, mtbf_s: float) -> float:
+    """Returns the seconds between checkpoints that lose least: √(2 · cost of a save · mean time between failures).
+
+    Young 1974, "A first order approximation to the optimum checkpoint interval"; Daly 2006 has the same to first
+    order. The result is at least ten times the cost, so that saving takes less than a tenth of the time.
+    """
+    return max(math.sqrt(2 * save_s * mtbf_s), 10 * save_s)
+
+
 class Retention:
-    """Remembers what it has verified, so that each checkpoint is read back once."""
+    """Decides which checkpoints stay. It remembers what it has verified, so that each one is read back once."""
 
     def __init__(self, folder: Path, settings: CheckpointConfig, files: Files = FILES) -> None:
         self._folder, self._settings, self._files = folder, settings, files
         self._good: dict[Entry, dict[str, Any]] = {}
 
     def prune(self) -> list[Entry]:
-        """Delete what the settings do not keep; gives what was deleted. Broken ones are put aside.
+        """Delete what the settings do not keep. Returns what was deleted. Broken ones are put aside.
 
-        Where none is good, nothing is deleted.
+        If no checkpoint is good, nothing is deleted. Raises OSError.
         """
         keep = self._keep(store.entries(self._folder))
         doomed = [entry for entry in store.entries(self._folder) if entry not in keep] if keep else []
@@ -34,7 +44,7 @@ class Retention:
         return doomed
 
     def _keep(self, found: list[Entry]) -> set[Entry]:
-        """The last k that verify, of each step the newest; every n-th; and the best that verifies."""
+        """The last k that verify, only the newest of each step; every n-th; and the best that verifies."""
         settings = self._settings
         last: dict[int, Entry] = {}
         for entry in reversed(found):
@@ -49,11 +59,11 @@ class Retention:
             ranked = sorted((m, e) for e in found if (m := self._metric(e)) is not None)
             best = next((e for _, e in ranked if self.is_good(e)), None)
             keep |= {best} if best else set()
-        # What is newer than the newest good one is there because the storage could not read it just now.
+        # A checkpoint newer than the newest good one is still there because the storage could not read it just now.
         return keep | {e for e in found if e.step > max(last)}
 
     def is_good(self, entry: Entry) -> bool:
-        """Whether it verifies; a broken one is put aside and named."""
+        """Returns whether a checkpoint verifies. A broken one is put aside and its name printed."""
         if entry in self._good:
             return True
         try:

@@ -1,9 +1,9 @@
-"""Saving and restoring a training state: training waits for one copy, a thread does the rest.
+"""Saving and restoring a training state: training waits for one copy, and a thread does the rest.
 
-Takes `Snapshot`s (named tensors and JSON) and gives them back; checkpoints/store.py has the files and the
-commit protocol, storage/lock.py the right to write. Large states are divided: each rank writes a part,
-and rank 0 commits once all are there. Ranks meet through files in the draft folder only, so that nothing in
-the writer thread can come between the collectives of the training thread.
+Takes `Snapshot`s (named tensors and JSON) and returns them; checkpoints/store.py has the files and the commit protocol,
+storage/lock.py the right to write. Large states are divided: each rank writes a part, and rank 0 commits once all parts
+are there. Ranks meet only through files in the draft folder, so that nothing in the writer thread can come between the
+collectives of the training thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.interval import young_daly_s
-from hpctrain.checkpoints.policy import Retention
+from hpctrain.checkpoints.policy import Retention, young_daly_s
 from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, FileRecord, Unreadable
 from hpctrain.checkpoints.tensor_file import HostBuffer, unpack
 from hpctrain.config.settings import CheckpointConfig
@@ -42,20 +41,20 @@ FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows
 DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
 WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
 PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
-RETRY_S = 30.0  # a failed save is tried again so soon, whatever the settings say
-READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries where the storage gives an error
+RETRY_S = 30.0  # a failed save is tried again after this time, whatever the settings say
+READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries if the storage returns an error
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training state: `tensors` by flat name, on any device; `meta` JSON-able, with store.Meta's keys."""
+    """A training state: `tensors` by flat name, on any device; `meta` for JSON, with the keys of store.Meta."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
 
 class Checkpointer:
-    """One attempt's saves. Every rank has one; rank 0 alone holds a term and commits. Times in seconds."""
+    """The saves of one attempt. Every rank has one; only rank 0 holds a term and commits. Times in seconds."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Checkpointer:
         size: int = 1,
         files: Files = FILES,
     ) -> None:
-        """`mtbf_s`: the job's mean time between failures, for checkpoint.every=auto. `term`: on rank 0."""
+        """`mtbf_s`: the job's mean time between failures, for checkpoint.every=auto. `term`: None except on rank 0."""
         self._folder, self._settings, self._attempt, self._mtbf_s = folder, settings, attempt, mtbf_s
         self._term, self._rank, self._size, self._files = term, rank, size, files
         self._retention = Retention(folder, settings, files)
@@ -79,17 +78,17 @@ class Checkpointer:
         self._last_error = OSError()
         self._failures = self._saves = 0
         self._saved_at = time.monotonic()
-        self.stall_s = 0.0  # what the last save kept training waiting
+        self.stall_s = 0.0  # how long training waited for the last save
         self.write_s = 0.0  # how long the last write took, beside training
         self.written_bytes = 0  # by this rank, in its last save
 
     def due(self, step: int, whole_epoch: bool) -> bool:
-        """Whether the settings ask for a save at this step; the same on every rank."""
+        """Returns whether the settings ask for a save at this step; the same on every rank."""
         every = self._settings.every
         return whole_epoch if every == "epoch" else every != "auto" and step % every == 0
 
     def overdue(self) -> bool:
-        """Whether the clock asks for one. Differs between ranks: ask on rank 0 and tell the others."""
+        """Returns whether the clock asks for a save. It differs between ranks: ask rank 0 and tell the others."""
         s, waited_s = self._settings, time.monotonic() - self._saved_at
         if self._failures and waited_s >= RETRY_S:
             return True
@@ -109,16 +108,15 @@ class Checkpointer:
             self._buffer.lay_out(parts[self._rank])
 
     def report(self) -> None:
-        """At every step: a write that has failed is told of now. Raises RunFailed at the second in a row."""
+        """Call at every step, to report a failed write early. Raises RunFailed at the second failure in a row."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def save(self, snapshot: Snapshot, metric: float | None = None) -> None:
-        """Copy the snapshot, then write it in the background; the last write is waited for first.
+        """Wait for the last write, copy the snapshot, and write it in the background.
 
-        Every rank calls it at the same step with the same names and shapes. `metric`: smaller is better;
-        the best one is kept. A failed write is printed and training goes on; the second failure in a row
-        raises RunFailed.
+        Every rank calls it at the same step with the same names and shapes. `metric`: smaller is better, and the best
+        checkpoint is kept. After a failed write training goes on. Raises RunFailed at the second failure in a row.
         """
         began = time.monotonic()
         self.wait()
@@ -134,7 +132,7 @@ class Checkpointer:
         self.stall_s = self._saved_at - began
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises RunFailed at the second failure in a row."""
+        """Wait until nothing is being written. Raises RunFailed at the second failure in a row."""
         if self._thread is None:
             return
         self._thread.join()
@@ -144,7 +142,7 @@ class Checkpointer:
             self._failures = 0
             return
         if not isinstance(error, OSError):
-            raise error  # a later attempt has taken over, or a defect: the next try would end the same
+            raise error  # a later attempt has taken over, or a defect: another try would fail as well
         self._failures += 1
         print(f"checkpoint not written ({error}); the run goes on", flush=True)
         if self._failures >= 2:
@@ -152,9 +150,9 @@ class Checkpointer:
         self._last_error = error
 
     def finish(self) -> None:
-        """The last save stands on disk, or this raises.
+        """Wait until the last save is on disk. Raises RunFailed if that is impossible.
 
-        A failed one is tried again from the same buffer, where rank 0 writes alone.
+        A failed save is tried again from the same buffer if rank 0 writes alone.
         """
         self.wait()
         if self._failures and self._job is not None:
@@ -165,16 +163,16 @@ class Checkpointer:
             self.wait()
 
     def settle(self, patience_s: float = 30.0) -> None:
-        """Give the write under way its chance: the run is failing for another reason."""
+        """Wait for a running write, at most `patience_s`, while the run fails for another reason."""
         if self._thread is not None:
             self._thread.join(patience_s)
 
     def restore(self) -> Snapshot | None:
-        """The newest checkpoint that verifies, or None where there never was one; broken ones are put aside.
+        """Returns the newest checkpoint that verifies, or None if there never was one. Broken ones are put aside.
 
-        Raises RunFailed("NO_VALID_CHECKPOINT") where there were some and none is good: a run never starts
-        from the beginning in silence. From here on this attempt's saves count, and those that an earlier
-        one makes after this do not. Rank 0 only.
+        Raises RunFailed("NO_VALID_CHECKPOINT") if there were some and none is good: a run never starts from the
+        beginning in silence. From here on the saves of this attempt count, and those that an earlier attempt makes
+        after this do not. Rank 0 only.
         """
         assert self._term is not None
         refuse_if_shared(self._folder)
@@ -188,12 +186,12 @@ class Checkpointer:
         return snapshot
 
     def newest(self) -> Snapshot | None:
-        """The newest checkpoint that verifies, once nothing is being written. Rank 0 only."""
+        """Returns the newest checkpoint that verifies, once nothing is being written. Rank 0 only."""
         self.wait()
         return self._newest()[0]
 
     def _newest(self) -> tuple[Snapshot | None, list[str]]:
-        """And what is wrong with those after it, which are put aside."""
+        """The newest good snapshot, and what is wrong with the later ones, which are put aside."""
         wrong: list[str] = []
         for entry in reversed(store.entries(self._folder)):
             try:
@@ -230,10 +228,10 @@ class Checkpointer:
         except BaseException as error:
             self._error = error
             with contextlib.suppress(OSError):
-                if job.rank > 0:  # rank 0 need not wait for this part
+                if job.rank > 0:  # so that rank 0 does not wait for this part
                     trouble = {"errno": getattr(error, "errno", None) or errno.EIO, "error": str(error)}
                     replace_file(_receipt(draft, job.rank), seal(trouble), self._files)
-                else:  # leave no half of it on a full disk
+                else:  # leave nothing on a full disk
                     remove_tree(draft, self._files)
         self.write_s = time.monotonic() - began
 
@@ -288,7 +286,7 @@ class _Job:
 
 
 def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
-    """`size` sets of about equal bytes, by names and sizes alone: every rank comes to the same result."""
+    """Returns `size` sets of about equal bytes. Only names and sizes count, so every rank has the same result."""
     parts: list[dict[str, Tensor]] = [{} for _ in range(size)]
     loads = [0] * size
     for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
@@ -300,7 +298,7 @@ def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
 
 
 def read(folder: Path, entry: Entry) -> Snapshot:
-    """A committed checkpoint, verified. Raises CorruptCheckpoint naming the file."""
+    """Returns a committed checkpoint, verified. Raises CorruptCheckpoint, which names the file."""
     manifest = store.read_manifest(folder, entry)
     meta = store.read_meta(folder, entry, manifest)
     tensors: dict[str, Tensor] = {}
@@ -318,7 +316,7 @@ def read(folder: Path, entry: Entry) -> Snapshot:
 
 
 def read_patiently(folder: Path, entry: Entry) -> Snapshot:
-    """`read`, tried again where the storage gives an error. Raises CorruptCheckpoint."""
+    """Like `read`, but tries again if the storage returns an error. Raises CorruptCheckpoint."""
     for pause_s in READ_PATIENCE_S:
         try:
             return read(folder, entry)
@@ -333,7 +331,7 @@ def _part_name(rank: int, parts: int) -> str:
 
 
 def _receipt(draft: Path, rank: int) -> Path:
-    """Where a rank says what its part is; beside the draft, which holds the checkpoint's files only."""
+    """The file in which a rank describes its part; beside the draft, which holds only files of the checkpoint."""
     return draft.with_name(f"{draft.name}.{rank}.json")
 
 

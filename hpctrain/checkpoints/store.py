@@ -2,19 +2,19 @@
 
     checkpoints/
       step_<step>.t<term>-<save>/   one checkpoint; term (storage/lock.py) and save number are its fence
-        tensors.safetensors         or tensors-<i>-of-<n>.safetensors, where n ranks wrote it together
+        tensors.safetensors         or tensors-<i>-of-<n>.safetensors, if n ranks wrote it together
         meta.json                   step, epoch, samples, sampler, schedule, world size, attempt, metric ...
         manifest.json               size and SHA-256 of each file, and of itself
       terms/<n>.json                who may write, and from which step each term's work counts
       latest                        the newest name: a hint for people
       broken.*, .draft.*            put aside by a reader; not committed, or about to be deleted
 
-The commit protocol. 1 make a draft folder on the same file system; 2 write each file and fsync it; 3 fsync
-the draft folder; 4 see that no later term was taken; 5 rename the draft to its final name; 6 fsync the
-parent; 7 replace `latest`; 8 delete what retention does not keep: rename to a draft, fsync, remove.
-A crash before 5 leaves a draft, which no reader looks at; from 6 on the checkpoint survives a power
-failure of a file system that keeps fsync's promise. Between 4 and 5 a zombie may still slip in: the reader
-drops what a term wrote beyond the step at which a later one began. No pickle anywhere, and no torch here.
+The commit protocol: 1 make a draft folder on the same file system; 2 write each file and fsync it; 3 fsync the draft
+folder; 4 check that no later term was taken; 5 rename the draft to its final name; 6 fsync the parent; 7 replace
+`latest`; 8 delete what retention does not keep: rename to a draft, fsync, remove. A crash before 5 leaves a draft,
+which no reader looks at; from 6 on the checkpoint survives a power failure if the file system keeps the promise of
+fsync. Between 4 and 5 an earlier attempt that is still alive may slip in, so readers drop what a term wrote beyond the
+step at which a later term began. No pickle anywhere, and no torch here.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ _Count = Annotated[int, Ge(0)]
 
 
 class CorruptCheckpoint(Exception):
-    """A committed checkpoint whose files are not what its manifest says. The message names the file."""
+    """The files of a committed checkpoint are not what its manifest says. The message names the file."""
 
 
 class Unreadable(CorruptCheckpoint):
-    """The storage gave an error: perhaps only now, so the checkpoint stays where it is."""
+    """The storage returned an error, perhaps only for the moment, so the checkpoint stays where it is."""
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A committed checkpoint's name; the newest is the greatest."""
+    """The name of a committed checkpoint; the newest is the greatest."""
 
     step: int
     term: int
@@ -75,17 +75,22 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """The folder's name."""
         return f"step_{self.step:09d}.t{self.term}-{self.save}"
 
 
 @dataclass(frozen=True)
 class FileRecord:
+    """Size and digest of one file."""
+
     bytes: _Count
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class Manifest:
+    """Which checkpoint this is, and its files but for the manifest."""
+
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     format: Literal[1]
@@ -97,7 +102,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Meta:
-    """What every checkpoint says of itself; a run adds its own."""
+    """The keys of meta.json that every checkpoint has; a run adds its own."""
 
     step: _Count
     epoch: float
@@ -112,18 +117,18 @@ _META = TypeAdapter(Meta)
 
 
 def parse(name: str) -> Entry | None:
-    """The inverse of `Entry.name`."""
+    """Returns the entry with this name, or None if it is not a checkpoint's name."""
     match = _NAME.fullmatch(name)
     return Entry(*map(int, match.groups())) if match else None
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Committed checkpoints, the newest last; what zombies wrote is left out."""
+    """Returns the committed checkpoints, the newest last, without those that are superseded."""
     return _split(folder)[0]
 
 
 def superseded(folder: Path) -> list[Entry]:
-    """What an attempt committed beyond the step at which a later one had begun already: no reader takes it."""
+    """Returns what an attempt committed beyond the step at which a later attempt had begun; no reader takes it."""
     return _split(folder)[1]
 
 
@@ -136,14 +141,17 @@ def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
 
 
 def had_some(folder: Path) -> bool:
-    """Whether a checkpoint was ever committed here."""
+    """Returns whether a checkpoint was ever committed here."""
     return (folder / "latest").exists() or any(folder.glob("broken.*"))
 
 
 def publish(
     draft: Path, entry: Entry, parts: Mapping[str, FileRecord], meta: Mapping[str, Any], term: lock.Term
 ) -> None:
-    """Steps 2 to 7 of the protocol, for a draft that holds `parts` already."""
+    """Do steps 2 to 7 of the protocol, for a draft that holds `parts` already.
+
+    Raises OSError, or RunFailed if a later attempt has taken over.
+    """
     files = term.files
     content = json.dumps(meta, indent=1).encode()
     _META.validate_json(content, strict=True)
@@ -159,13 +167,13 @@ def publish(
 
 
 def pieces(data: bytes | bytearray | memoryview) -> Iterable[memoryview]:
-    """`data` in chunks."""
+    """Returns `data` in chunks of CHUNK_BYTES."""
     view = memoryview(data)
     return (view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
 
 
 def read_manifest(folder: Path, entry: Entry) -> Manifest:
-    """What the checkpoint says it holds; its folder holds that and nothing else. Raises CorruptCheckpoint."""
+    """Returns the manifest of a checkpoint. Raises CorruptCheckpoint unless its folder has exactly these files."""
     path = folder / entry.name
     try:
         manifest = _MANIFEST.validate_python(unseal(_read_whole(path / "manifest.json")))
@@ -192,10 +200,10 @@ def read_manifest(folder: Path, entry: Entry) -> Manifest:
 
 
 def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: bool = True) -> bytearray:
-    """One file, read once and compared with its record; without `keep` only compared.
+    """Returns the content of one file, read once and compared with its record; without `keep` it is only compared.
 
-    Raises CorruptCheckpoint, or Unreadable where the storage gave an error. Nothing is allocated before
-    the file's size is known to be the record's.
+    Raises CorruptCheckpoint, or Unreadable if the storage returns an error. Memory is allocated only once the size of
+    the file is known to be that of the record.
     """
     where, digest = f"{entry.name}/{name}", hashlib.sha256()
     try:
@@ -220,7 +228,7 @@ def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: b
 
 
 def read_meta(folder: Path, entry: Entry, manifest: Manifest) -> dict[str, Any]:
-    """meta.json, checked against its schema. Raises CorruptCheckpoint."""
+    """Returns meta.json, checked against its schema. Raises CorruptCheckpoint."""
     try:
         content = read_file(folder, entry, "meta.json", manifest.files["meta.json"])
         meta = json.loads(content)
@@ -236,7 +244,7 @@ def read_meta(folder: Path, entry: Entry, manifest: Manifest) -> dict[str, Any]:
 def verify(
     folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size_bytes: None
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Read every file of a checkpoint; gives manifest and meta. `tick` hears of each file's bytes.
+    """Read every file of a checkpoint. Returns manifest and meta. `tick` is called with the bytes of each file.
 
     Raises CorruptCheckpoint.
     """
@@ -248,13 +256,13 @@ def verify(
 
 
 def put_aside(folder: Path, entry: Entry, files: Files) -> None:
-    """Quarantine: no reader takes it for a checkpoint any more, a person can still look at it."""
+    """Rename a broken checkpoint: no reader takes it for a checkpoint any more, but a person can still look at it."""
     files.rename(folder / entry.name, folder / f"broken.{entry.name}.{uuid.uuid4().hex[:8]}")
     files.sync_folder(folder)
 
 
 def delete(folder: Path, entry: Entry, files: Files) -> None:
-    """Step 8 of the protocol. A crash leaves it whole, or a draft."""
+    """Do step 8 of the protocol. A crash leaves the whole checkpoint, or a draft."""
     doomed = folder / f".draft.old.{entry.name}.{uuid.uuid4().hex[:8]}"
     files.rename(folder / entry.name, doomed)
     files.sync_folder(folder)
@@ -262,14 +270,14 @@ def delete(folder: Path, entry: Entry, files: Files) -> None:
 
 
 def sweep(folder: Path, files: Files) -> None:
-    """Delete the drafts that earlier attempts left. Only for the owner of the newest term."""
+    """Delete the drafts that earlier attempts left. Only the owner of the newest term may call it."""
     for draft in folder.glob(".draft.*"):
         with contextlib.suppress(OSError):
             remove_tree(draft, files)
 
 
 def metric_of(meta: Mapping[str, Any]) -> float | None:
-    """A checkpoint's metric, smaller is better; None where it has none that can be compared."""
+    """Returns the metric of a checkpoint, smaller is better; None if it has none, or not a finite one."""
     metric = meta.get("metric")
     return metric if isinstance(metric, float | int) and math.isfinite(metric) else None
 

@@ -1,8 +1,8 @@
 """The safetensors format, written from one flat host buffer and read back from one, without a second copy.
 
-Takes named tensors on any device, gives the file's bytes in two pieces (header, buffer); and back. The
-format (https://huggingface.co/docs/safetensors): 8 bytes N, little-endian; N bytes of JSON with dtype,
-shape and [begin, end) of each tensor; then the tensors' bytes, C order, little-endian, without gaps.
+Takes named tensors on any device; returns the bytes of the file in two pieces (header, buffer), and reads them back.
+The format (https://huggingface.co/docs/safetensors): 8 bytes N, little-endian; N bytes of JSON with dtype, shape and
+[begin, end) of each tensor; then the bytes of the tensors, C order, little-endian, without gaps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ assert sys.byteorder == "little"
 
 
 class HostBuffer:
-    """Copies a set of tensors into host memory that is used again as long as the set looks the same."""
+    """Copies a set of tensors into host memory, which is used again while names, shapes and dtypes stay the same."""
 
     def __init__(self) -> None:
         self._key: list[tuple[str, torch.Size, torch.dtype]] = []
@@ -45,7 +45,7 @@ class HostBuffer:
         return self._flat.numpy().data
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy; the tensors may change as soon as this returns. Pinned memory for what is on a GPU."""
+        """Copy tensors of any shape; they may change as soon as this returns. Pinned memory if any is on a GPU."""
         self.lay_out(tensors)
         for (name, *_), view in zip(self._key, self._views, strict=True):
             view.copy_(tensors[name].detach(), non_blocking=True)
@@ -53,7 +53,7 @@ class HostBuffer:
             torch.cuda.synchronize()
 
     def lay_out(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate memory for these names, shapes and dtypes, unless it is there.
+        """Allocate memory for these names, shapes and dtypes, unless it is there already.
 
         Raises RunFailed for a dtype that the format does not know.
         """
@@ -74,7 +74,7 @@ class HostBuffer:
         text += b" " * (-len(text) % 8)
         self.header = len(text).to_bytes(8, "little") + text
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        # Zeroed, so that the pages are there before the first save.
+        # Set to zero, so that the pages exist before the first save.
         self._flat = torch.zeros(begin, dtype=torch.uint8, pin_memory=on_gpu)
         self._views = [
             self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
@@ -84,7 +84,7 @@ class HostBuffer:
 
 
 def unpack(content: bytearray) -> dict[str, Tensor]:
-    """The tensors of a whole file, as views of `content`. Raises ValueError for any other bytes."""
+    """Returns the tensors of a whole file, by name, as views of `content`. Raises ValueError for any other bytes."""
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(len(content) - 8, _MAX_HEADER_BYTES):
         raise ValueError("the header is longer than the file")
@@ -98,7 +98,7 @@ def unpack(content: bytearray) -> dict[str, Tensor]:
     tensors = {}
     for begin, end, shape, dtype, name in sorted(leaves, key=lambda leaf: leaf[:2]):
         if start + begin != at or (start + begin) % dtype.itemsize or start + end > len(content):
-            raise ValueError(f"tensor {name} does not lie where it can")
+            raise ValueError(f"tensor {name} is not at its place in the file")
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"tensor {name} has {end - begin} bytes, which is not its shape {shape}")
         at = start + end

@@ -19,6 +19,8 @@ _TASK_MODELS: dict[str, tuple[tuple[str, ...], str]] = {
     "speech_recognition": (("deep_speech2",), _SPEECH),
     "translation": (("gnmt", "gnmt_moe"), _PAIRS),
 }
+# The settings of comm that a cluster's preset may have, and that a scaling study may try.
+TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
 SPEECH, PAIRS = ("espeak", "librispeech"), ("gettext", "parallel")
 
 
@@ -32,12 +34,10 @@ def check_whole(config: Config) -> None:
         raise _too_many_ranks(config, samples)
     if config.cluster.kind == "local" and config.resources.nodes > 1:
         raise UserError("resources.nodes", config.resources.nodes, "must be 1 with cluster=local")
-    known = ("bucket_mb", "compression", "cycle_time_ms", "fusion_threshold_mb", "hierarchical")
     for key, value in config.cluster.comm.items():
-        if key not in known:
-            raise UserError(
-                f"cluster.comm.{key}", value, f"must be of {', '.join(known)}", nearest(key, known)
-            )
+        if key not in TUNED_COMM:
+            allowed = f"must be of {', '.join(sorted(TUNED_COMM))}"
+            raise UserError(f"cluster.comm.{key}", value, allowed, nearest(key, TUNED_COMM))
     _check_comm(config)
     _check_task(config)
     check_pictures(config)

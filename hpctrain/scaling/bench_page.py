@@ -14,6 +14,7 @@ from typing import Any
 from hpctrain.config.settings import Config
 from hpctrain.flops.render import seconds
 from hpctrain.scaling.measured import straggler_s
+from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 
 DATA = {"own": "the experiment's data", "synthetic": "noise"}
@@ -32,19 +33,19 @@ class Measured:
 
 def read(run: RunDir, kind: str) -> Measured:
     """Returns a finished run's figures without its first window."""
-    records = run.read_metrics("train")[1:]
+    records = train_records(run.metrics_file)[1:]
     profile = run.read_profile() or {}
-    steps = sum(r["window_steps"] for r in records)
-    total_s = sum(r["window_s"] for r in records)
+    steps = sum(r.window_steps for r in records)
+    total_s = sum(r.window_s for r in records)
     parts_s = dict.fromkeys(PARTS, 0.0)
-    for part in records[0]["step_ms"]:
+    for part in records[0].step_ms:
         if part != "checkpoint":
-            spent_s = sum(r["step_ms"][part] * r["window_steps"] for r in records) / steps / 1e3
+            spent_s = sum(r.step_ms[part] * r.window_steps for r in records) / steps / 1e3
             parts_s[_PART_OF.get(part, part)] += spent_s
     if profile.get("ranks", 1) > 1:
         parts_s["straggler"] = min(parts_s["communication"], straggler_s(profile))
         parts_s["communication"] -= parts_s["straggler"]
-    rates = [r["samples_per_s"] for r in records]
+    rates = [r.rates.samples_per_s for r in records if r.rates.samples_per_s is not None]
     step = {
         "data": kind,
         "steps": steps,
@@ -56,7 +57,7 @@ def read(run: RunDir, kind: str) -> Measured:
         "exchange_alone_s": statistics.fmean(profile["exchange_s"]) if profile.get("exchange_s") else None,
     }
     for key in ("gflop_per_s", "mfu", "roofline_share"):
-        values = [r[key] for r in records if r.get(key) is not None]
+        values = [v for r in records if (v := getattr(r.rates, key)) is not None]
         step[key] = statistics.median(values) if values else None
     step["peak"] = (run.read_state().get("summary") or {}).get("device_peak")
     return Measured(step, profile.get("ceilings"))

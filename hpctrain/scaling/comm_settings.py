@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
+from hpctrain.config.checks import TUNED_COMM
 from hpctrain.config.settings import CommConfig, Config, TrainConfig, validate
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.laws import Point, Value, ratio
 
-COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
-KEYS = (*COMM, "accumulate")
+KEYS = (*TUNED_COMM, "accumulate")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def best(effects: Sequence[Effect]) -> dict[str, Any]:
     property of the cluster."""
     chosen: dict[str, Any] = {}
     for effect in effects:  # the strongest first
-        if effect.key in COMM and effect.matters and effect.change.mean > 0:
+        if effect.key in TUNED_COMM and effect.matters and effect.change.mean > 0:
             chosen.setdefault(effect.key, effect.value)
     return chosen
 

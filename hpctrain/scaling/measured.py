@@ -16,6 +16,7 @@ from hpctrain.errors import UserError, nearest
 from hpctrain.scaling import horovod_timeline
 from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir, read_json, replace_text
 
 PLAN = "scaling.json"
@@ -118,14 +119,14 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
     values = run.read_config()
     window = values["train"]["log_every"]
     warm = window * warmup_windows(run.path.parent)
-    records = [r for r in run.read_metrics("train") if r["step"] > warm and not r.get("cut")]
-    steps = sum(r["window_steps"] for r in records)
+    records = [r for r in train_records(run.metrics_file) if r.step > warm and not r.cut]
+    steps = sum(r.window_steps for r in records)
     if not steps:
         return None
-    total_s = sum(r["window_s"] for r in records)
+    total_s = sum(r.window_s for r in records)
     parts_s: dict[str, float] = {}
     for part, name in _PART_OF.items():
-        spent_s = sum(r["step_ms"].get(part, 0.0) * r["window_steps"] for r in records) / steps / 1e3
+        spent_s = sum(r.step_ms.get(part, 0.0) * r.window_steps for r in records) / steps / 1e3
         parts_s[name] = parts_s.get(name, 0.0) + spent_s
     profile = run.read_profile()
     hidden_s = None
@@ -135,11 +136,11 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
         hidden_s = max(0.0, statistics.fmean(profile["exchange_s"]) - parts_s["exposed"])
     return Repeat(
         total_s / steps,
-        sum(r["samples_per_s"] * r["window_s"] for r in records) / total_s,
+        sum((r.rates.samples_per_s or 0.0) * r.window_s for r in records) / total_s,
         parts_s,
         hidden_s,
-        _mean([r.get("gflop_per_s") for r in records]),
-        _mean([r.get("mfu") for r in records]),
+        _mean([r.rates.gflop_per_s for r in records]),
+        _mean([r.rates.mfu for r in records]),
         *sample_j(run.read_state(), job_j or {}),
     )
 

@@ -5,7 +5,7 @@
     state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
     submission.json      token, job ids, what was asked for                 submit, or the job of a sweep
     pause.json           the epoch at which to stop in good order           the job of a sweep
-    metrics.jsonl        one line a record                                  rank 0
+    metrics.jsonl        one line per record (storage/records.py)           rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
     profile.json         a step taken apart (train.profile)                 rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
@@ -232,10 +232,6 @@ class RunDir:
             with contextlib.suppress(OSError):  # not empty: others' runs
                 folder.rmdir()
 
-    def read_metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The complete lines of metrics.jsonl; a torn last line is left out."""
-        return [r for r in read_json_lines(self.metrics_file) if kind is None or r.get("kind") == kind]
-
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees the old text or the new, never a part."""
@@ -260,16 +256,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
 
 
 def make_private(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import UserError, choose
+from hpctrain.storage.records import validation_records
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
@@ -84,7 +85,8 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
     if not rows:
         raise UserError("study", study.name, "has no runs yet")
     if metric and all(r.value is None for r in rows):
-        known = {k for r in rows[:50] for v in results.validations(study.run(r.run_id))[-1:] for k in v}
+        files = [study.run(r.run_id).metrics_file for r in rows[:50]]
+        known = {key for file in files for last in validation_records(file)[-1:] for key in last.scores}
         names = sorted(known & {m for metrics in METRICS.values() for m in metrics}) or list(METRICS[task])
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpctrain.storage.records import ValidationRecord, validation_records
 from hpctrain.storage.run_dir import FINAL, RunDir, runs
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import StudyDir, Trial
@@ -45,36 +46,18 @@ class Usage:
     jobs: int
 
 
-def validations(run: RunDir) -> list[dict[str, Any]]:
-    """Returns the validation records of a run; the others are not even parsed."""
-    try:
-        lines = run.metrics_file.read_text().splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        if '"validation"' in line:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record.get("kind") == "validation":
-                records.append(record)
-    return records
-
-
-def score(records: list[dict[str, Any]], metric: str, epochs: float | None = None) -> float | None:
+def score(records: Sequence[ValidationRecord], metric: str, epochs: float | None = None) -> float | None:
     """Returns the metric of the last record, or of the one after `epochs`; None if it is missing or not finite."""
-    eligible = [r for r in records if epochs is None or r.get("epoch") == epochs]
-    value = eligible[-1].get(metric) if eligible else None
+    eligible = [r for r in records if epochs is None or r.epoch == epochs]
+    value = eligible[-1].scores.get(metric) if eligible else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, Any]:
     """Returns what the record of a finished piece of work says of the run."""
-    state, records = run.read_state(), validations(run)
+    state, records = run.read_state(), validation_records(run.metrics_file)
     return {
-        "value": score(records, metric, epochs), "epochs": records[-1].get("epoch", 0.0) if records else 0.0,
+        "value": score(records, metric, epochs), "epochs": records[-1].epoch if records else 0.0,
         "phase": state.get("phase"), "reason": state.get("reason"), "detail": state.get("detail"),
     }  # fmt: skip
 
@@ -124,8 +107,8 @@ def read_plain(study: StudyDir, metric: str) -> list[Result]:
 def _result(
     run: RunDir, trial: Trial, ended: dict[str, Any] | None, spent: float | None, metric: str
 ) -> Result:
-    state, records = run.read_state(), validations(run)
-    curve = [(r["epoch"], r[metric]) for r in records if isinstance(r.get(metric), int | float)]
+    state, records = run.read_state(), validation_records(run.metrics_file)
+    curve = [(r.epoch, r.scores[metric]) for r in records if isinstance(r.scores.get(metric), int | float)]
     value = score(records, metric)
     phase, reason = state.get("phase", "waiting"), state.get("reason")
     if ended:

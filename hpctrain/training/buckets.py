@@ -7,9 +7,9 @@ from typing import TypeVar
 
 SMALLEST_BYTES = 2**20
 
-# Of a sum within a node, and what Horovod fuses of buckets. Open MPI allocates half of a sum's bytes for what it
-# receives; above 32 MiB the C library gives that memory back to the system each time, and getting it again takes
-# longer than the sum.
+# The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
+# bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
+# again takes longer than the sum.
 PIECE_BYTES = 16 * 2**20
 
 Gradient = TypeVar("Gradient")
@@ -18,11 +18,11 @@ Gradient = TypeVar("Gradient")
 def group(
     gradients: Sequence[Gradient], size_of: Callable[[Gradient], float], limit_bytes: float
 ) -> list[list[Gradient]]:
-    """The buckets of `gradients`, which are in the order in which they are ready; `size_of` gives bytes.
+    """Returns the buckets of `gradients`, which are in the order in which they are ready; `size_of` returns bytes.
 
-    A bucket has `limit_bytes` at most, and half of what is still to come: nothing is left of the backward pass to hide
-    the last one's exchange behind, so it should be small. SMALLEST_BYTES may always share a bucket (less than that is
-    latency alone), and a gradient may be larger than all that by itself.
+    A bucket has at most `limit_bytes`, and at most half of what is still to come: no backward pass is left to hide the
+    exchange of the last bucket, so it should be small. SMALLEST_BYTES may always share a bucket, because less than that
+    is only latency. A single gradient may be larger than all these limits.
     """
     found: list[list[Gradient]] = []
     used = limit = 0.0

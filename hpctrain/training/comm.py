@@ -1,8 +1,8 @@
 """Communication between ranks. The only file that imports Horovod and mpi4py.
 
-Takes the comm settings and the number of ranks that the job was started with; gives a `Comm`: rank and
-size, sums of tensors, and host-side collectives of Python objects. One rank needs no Horovod at all.
-Side effects: environment variables that Horovod reads at its start, and its background thread.
+Takes the comm settings and the number of ranks that the job was started with; returns a `Comm`: rank and size, sums of
+tensors, and collectives of Python objects on the host. One rank does not need Horovod at all. Side effects:
+environment variables that Horovod reads at its start, and its background thread.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from hpctrain.config.settings import CommConfig
 from hpctrain.errors import RunFailed
 from hpctrain.training.buckets import PIECE_BYTES
 
-# Where a collective fails because a rank has died, its launcher ends the others within this time, and can say which.
+# If a collective fails because a rank has died, the launcher ends the other ranks within this time, and can say which.
 LAUNCHER_S = 3.0
 
-# Longer than most steps: between two exchanges Horovod's thread sleeps.
+# Longer than most steps: Horovod's thread sleeps between two exchanges.
 IDLE_MS = 20.0
 
 Stuck = Callable[[str], None]
 
 
 class Comm:
-    """One process: every collective is the identity. Base of the real one."""
+    """One process: every collective is the identity. Base class of the real one."""
 
     rank = 0
     size = 1
@@ -42,54 +42,60 @@ class Comm:
     transport = "none"
 
     def start_sum(self, tensor: Tensor, name: str) -> Any:
-        """Begin summing `tensor` over all ranks, in place; `name` is the same on all ranks."""
+        """Begin to sum `tensor`, of any shape, over all ranks, in place. Returns a handle for `finish_sum`.
+
+        `name` is the same on all ranks.
+        """
         del tensor, name
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
-        """As `start_sum`, with Adasum in place of the sum (Maleki et al. 2020, arXiv:2006.02924)."""
+        """Like `start_sum`, with Adasum instead of the sum (Maleki et al. 2020, arXiv:2006.02924)."""
         del tensor, name
 
     def finish_sum(self, handle: Any) -> None:
-        """Wait until the sum that `start_sum` began stands in its tensor."""
+        """Wait until the tensor of `start_sum` holds the sum. Raises RunFailed if the collective fails."""
         del handle
 
     def sum(self, tensor: Tensor, name: str) -> Tensor:
+        """Sum `tensor`, of any shape, over all ranks, in place, and return it."""
         self.finish_sum(self.start_sum(tensor, name))
         return tensor
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
-        """Sum `tensor`, in place, over the comm.batch_norm_ranks neighbours that this rank belongs to; waits."""
+        """Sum `tensor`, of any shape, in place, over comm.batch_norm_ranks neighbours, this rank included; waits."""
         del tensor, name
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
-        """Run a collective of Horovod's own; what goes wrong in it is a RunFailed."""
+        """Run a collective of Horovod itself. Raises RunFailed if it fails."""
         collective()
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
-        """Horovod's own optimiser wrapper, summing (our losses are already divided by the global batch)."""
+        """Returns Horovod's own wrapper of `optimizer`. It sums: our losses are already divided by the global batch."""
         del named_parameters
         return optimizer
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        """Rank 0's values into every rank's tensors, in place."""
+        """Copy the tensors of rank 0, of any shape, into those of every rank, in place."""
         del tensors
 
     def broadcast_object(self, value: Any) -> Any:
+        """Returns the value of rank 0 on every rank."""
         return value
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """The values of all ranks, in order of rank, on every rank."""
+        """Returns the values of all ranks, in order of rank, on every rank."""
         return [value]
 
     def barrier(self) -> None:
+        """Wait until every rank has come here."""
         self.gather_objects(None)
 
     def built_with(self) -> list[str]:
-        """What this Horovod can use, of mpi, gloo and nccl."""
+        """Returns those of mpi, gloo and nccl that this Horovod can use."""
         return []
 
     def shutdown(self) -> None:
-        """Leave the group. Collective; the other ranks do the same."""
+        """Leave the group. Collective."""
 
 
 class HorovodComm(Comm):
@@ -103,7 +109,7 @@ class HorovodComm(Comm):
         self._hvd = hvd = _import_horovod(ranks)
         width = ranks if settings.batch_norm_ranks == "all" else settings.batch_norm_ranks
         groups = [list(range(first, first + width)) for first in range(0, ranks, width)]
-        # A set of one needs no Horovod, and all of them are the global set already.
+        # A set of one rank does not need Horovod, and the set of all ranks exists already.
         sets = [hvd.ProcessSet(group) for group in groups] if 1 < width < ranks else []
         with self._watch:
             hvd.init(process_sets=sets)
@@ -118,10 +124,11 @@ class HorovodComm(Comm):
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.transport = "mpi" if hvd.mpi_enabled() else "gloo"
         self._mpi = _mpi_world() if self.transport == "mpi" else None
-        # Between nodes larger messages are better: the computing takes the core between any two.
+        # Larger messages are better between nodes: computing takes the core between any two messages.
         self._in_pieces = self.transport == "mpi" and self.local_size == self.size
 
     def start_sum(self, tensor: Tensor, name: str) -> Any:
+        """Begin to sum `tensor`, of any shape, in place; within a node in pieces. Returns a handle for `finish_sum`."""
         whole = tensor.is_cuda or not self._in_pieces
         size = max(1, tensor.numel()) if whole else PIECE_BYTES // tensor.element_size()
         with self._named_failures():
@@ -131,19 +138,23 @@ class HorovodComm(Comm):
             ]
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
+        """Begin the Adasum of `tensor`, of any shape, in place. Returns a handle for `finish_sum`."""
         with self._named_failures():
             return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
+        """Sum `tensor`, of any shape, in place, over the process set of this rank; waits. Raises RunFailed."""
         hvd, group = self._hvd, self._group
         self.wait_for(
             lambda: hvd.synchronize(hvd.allreduce_async_(tensor, name=name, op=hvd.Sum, process_set=group))
         )
 
     def finish_sum(self, handle: Any) -> None:
+        """Wait for all pieces of a sum. Raises RunFailed if the collective fails."""
         self.wait_for(lambda: [self._hvd.synchronize(each) for each in handle])
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
+        """Run a collective under the watchdog. Raises RunFailed if it fails."""
         with self._named_failures(), self._watch:
             collective()
 
@@ -156,7 +167,8 @@ class HorovodComm(Comm):
             raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        # Horovod takes contiguous tensors only, which those in channels_last order are not.
+        """Copy the tensors of rank 0, of any shape and layout, into those of every rank, in place."""
+        # Horovod takes only contiguous tensors, and those in channels_last order are not contiguous.
         dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with self._watch:
             self._hvd.broadcast_parameters(dense, root_rank=0)
@@ -165,38 +177,43 @@ class HorovodComm(Comm):
                 tensor.copy_(dense[name])
 
     def broadcast_object(self, value: Any) -> Any:
+        """Returns the value of rank 0 on every rank."""
         with self._watch:
             if self._mpi is not None:
                 return self._mpi.bcast(value, root=0)
             return self._hvd.broadcast_object(value, root_rank=0)
 
     def gather_objects(self, value: Any) -> list[Any]:
+        """Returns the values of all ranks, in order of rank, on every rank."""
         with self._watch:
             if self._mpi is not None:
                 return list(self._mpi.allgather(value))
             return list(self._hvd.allgather_object(value))
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
+        """Returns Horovod's own wrapper of `optimizer`, with the state that it has."""
         wrapped = self._hvd.DistributedOptimizer(optimizer, named_parameters, op=self._hvd.Sum)
-        wrapped.state.update(optimizer.state)  # which Horovod's copy of the optimiser leaves out
+        wrapped.state.update(optimizer.state)  # Horovod's copy of the optimiser leaves it out
         return wrapped
 
     def built_with(self) -> list[str]:
+        """Returns those of mpi, gloo and nccl that this Horovod can use."""
         return [name for name in ("mpi", "gloo", "nccl") if getattr(self._hvd, f"{name}_built")()]
 
     def shutdown(self) -> None:
-        # One rank's call ends MPI on all of them, at once: none may still be in a call of ours to MPI.
+        """Leave the group, once every rank has come here. Collective."""
+        # The call of one rank ends MPI on all of them at once, so no rank may still be in a call of ours to MPI.
         self.sum(torch.zeros(1), "shutdown")
         with self._watch:
             self._hvd.shutdown()
 
 
 class Watchdog:
-    """`with watchdog:` around a collective that waits for other ranks; calls `stuck` where it lasts too long.
+    """`with watchdog:` around a collective that waits for other ranks; calls `stuck` if it takes too long.
 
-    Horovod's own stall check is rank 0's and waits for every rank's word itself: a rank that is stopped,
-    or whose node hangs, would keep all others waiting for ever. `stuck` is called in a thread of its own
-    and must end the process: the main thread cannot be woken.
+    Horovod's own stall check runs on rank 0 and itself waits for every rank: a rank that is stopped, or whose node
+    hangs, would keep all others waiting for ever. `stuck` is called in a thread of its own and must end the process,
+    because the main thread cannot be woken.
     """
 
     def __init__(self, timeout_s: float, stuck: Stuck) -> None:
@@ -217,40 +234,44 @@ class Watchdog:
 
 
 def connect(settings: CommConfig, ranks: int, stuck: Stuck, timeline: Path | None = None) -> Comm:
-    """Join the group of `ranks` ranks that the launcher started. Collective.
+    """Join the group of `ranks` ranks that the launcher started. Returns this rank's `Comm`. Collective.
 
-    `stuck` is called, with what to say, where the other ranks do not answer for comm.timeout_s seconds.
-    `timeline`: the file to which Horovod's first rank writes what it does when.
+    `stuck` is called with a message if the other ranks do not answer for comm.timeout_s seconds. `timeline`: the file
+    in which Horovod's first rank records what it does when. Raises RunFailed if Horovod is missing, or sees another
+    number of ranks.
     """
     return Comm() if ranks == 1 else HorovodComm(settings, ranks, stuck, timeline)
 
 
 def bind_device(device: str, local_rank: int) -> torch.device:
-    """The rank's device: its local rank's GPU, or the CPU. `auto` takes a GPU where there is one."""
+    """Returns the device of this rank: the GPU of its local rank, or the CPU. `auto` takes a GPU if there is one.
+
+    Raises RunFailed if a GPU is asked for and there is none.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RunFailed("ERROR", "resources.device=cuda, but torch sees no GPU on this node")
-    # Slurm may show each task its own GPU only (--gpus-per-task): then that one is number 0.
+    # Slurm may show each task only its own GPU (--gpus-per-task), which is then number 0.
     index = local_rank % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def _set_environment(settings: CommConfig) -> None:
-    """Horovod's knobs, before its init; what the user exported wins."""
+    """Set Horovod's environment variables before its init; a value that the user has exported stays."""
     cycle = settings.cycle_time_ms if settings.cycle_time_ms is not None else default_cycle_time_ms()
     knobs = {
         "HOROVOD_CYCLE_TIME": str(cycle),
         "HOROVOD_FUSION_THRESHOLD": str(round(settings.fusion_bytes)),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, round(settings.timeout_s / 2))),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(max(2, round(settings.timeout_s))),
-        # An idle MPI progress loop gives its core to the compute instead of spinning on it.
+        # An idle MPI progress loop leaves its core to the computing instead of spinning on it.
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }
-    # Each look is at all groups: one that sleeps would keep another, which has something to sum, waiting.
+    # Horovod polls all process sets in one loop; sleeping for an idle set would delay a busy one.
     if settings.exchange == "buckets" and settings.batch_norm_ranks in (1, "all"):
-        # Known to the Horovod that slurm/build_horovod builds: a bucket wakes its thread, and nothing else has to.
+        # The Horovod that slurm/build_horovod builds knows this variable: a bucket wakes its thread.
         knobs["HOROVOD_IDLE_TIME"] = str(IDLE_MS)
     if settings.transport != "auto":
         knobs["HOROVOD_CONTROLLER"] = knobs["HOROVOD_CPU_OPERATIONS"] = settings.transport
@@ -261,9 +282,9 @@ def _set_environment(settings: CommConfig) -> None:
 
 
 def default_cycle_time_ms() -> float:
-    """How often Horovod's background thread looks whether the other ranks have come so far.
+    """Returns how often Horovod's background thread asks whether the other ranks have come as far.
 
-    Few, large buckets make each look worth while at once, and the thread sleeps in between.
+    There are few, large buckets, so it is worth while to ask at once; the thread sleeps in between.
     """
     return 0.5
 
@@ -279,7 +300,7 @@ def _import_horovod(ranks: int) -> Any:
 
 
 def _mpi_world() -> Any:
-    """A communicator of our own on the MPI that Horovod has started; None where mpi4py is missing."""
+    """Returns a communicator of our own on the MPI that Horovod has started, or None if mpi4py is missing."""
     try:
         import mpi4py
     except ImportError:

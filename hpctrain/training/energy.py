@@ -1,7 +1,7 @@
-"""The energy that this rank's hardware says it has taken: CPU packages by RAPL, its GPU by NVML.
+"""The energy that this rank's hardware reports: CPU packages by RAPL, its GPU by NVML.
 
-Takes the rank's device; gives joules since the meter was made, by source. A source that is not there, or may not be
-read, is left out: no figure is made up. Reads files under /sys and asks the driver; seconds and joules.
+Takes the rank's device; returns joules since the meter was made, by source. A source that is missing, or may not be
+read, is left out: no figure is made up. Side effects: reads files under /sys and asks the driver. Seconds and joules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Energy:
-    """`update` now and then: RAPL's counters begin anew after some minutes of a busy package (2³² µJ or more)."""
+    """A meter. Call `update` now and then: the counter of a busy package wraps after some minutes (2³² µJ or more)."""
 
     def __init__(self, device: torch.device, first_of_node: bool, powercap: Path = POWERCAP) -> None:
         """`first_of_node`: this rank reads the packages, which all ranks of its node share."""
@@ -27,6 +27,7 @@ class Energy:
         self._gpu_start_j = self._gpu() if self._gpu else 0.0
 
     def update(self) -> None:
+        """Read the counters of the packages."""
         for zone, before in self._zones.items():
             now = _read(zone / "energy_uj")
             if now is None or before is None:
@@ -36,7 +37,7 @@ class Energy:
             self._zones[zone] = now
 
     def joules(self) -> dict[str, float]:
-        """By source, of this rank."""
+        """Returns the joules of this rank so far, by source."""
         self.update()
         found = {}
         if any(before is not None for before in self._zones.values()):
@@ -47,7 +48,7 @@ class Energy:
 
 
 def total(of_ranks: list[dict[str, float]], nodes: int, ranks: int) -> dict[str, float]:
-    """The sum over ranks of each source that all nodes (packages) or all ranks (GPUs) have."""
+    """Returns the sum over ranks of each source that all nodes (packages) or all ranks (GPUs) have."""
     wanted = {"packages": nodes, "gpu": ranks}
     values = {source: [one[source] for one in of_ranks if source in one] for source in wanted}
     return {source: sum(found) for source, found in values.items() if len(found) == wanted[source]}
@@ -61,7 +62,7 @@ def _read(path: Path) -> int | None:
 
 
 def _gpu(device: torch.device) -> Any:
-    """A function that gives the joules of this rank's GPU since its driver was loaded; None where NVML has none."""
+    """Returns a function of the joules of this rank's GPU since its driver was loaded; None if NVML has no counter."""
     if device.type != "cuda":
         return None
     try:

@@ -1,43 +1,50 @@
 """Gradient exchange: sums gradients over ranks while the backward pass still runs.
 
-Takes parameters and a `Comm`. Gradients live in flat buckets, in the order in which the backward pass makes
-them ready (last layer first; buckets.py says which share one); `p.grad` is a view of its bucket with the
-parameter's own strides, so nothing is copied and channels_last stays as it is. When the last gradient of a
-bucket is there, one in-place allreduce starts on it. A few more numbers of the caller's (loss, counts, flags)
-ride at the end of the last bucket for nothing. Scaling is the caller's: losses divided by the global batch make
-the sum the mean.
+Takes parameters and a `Comm`. The gradients live in flat buckets (flat_gradients.py; buckets.py says which share one).
+A few more numbers of the caller's ride at the end of the last bucket for nothing. Scaling is the caller's: losses
+divided by the global batch make the sum the mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hpctrain.config.settings import CommConfig
-from hpctrain.training import buckets
 from hpctrain.training.comm import Comm
+from hpctrain.training.flat_gradients import Bucket, FlatGradients
 
 
-@dataclass
-class Bucket:
-    """One flat buffer; `missing` counts the gradients that the running backward pass still owes it."""
+class Exchange(Protocol):
+    """What a step calls: `begin`, any number of backward passes, `arm`, the last backward pass, `finish`.
 
-    name: str
-    flat: Tensor
-    parameters: list[nn.Parameter]
-    missing: int = 0
-    handles: list[Any] = field(default_factory=list)
-    started: bool = False
-    wire: Tensor | None = field(default=None, repr=False)
+    After `finish` all gradients and `extras`, a float32 vector (n,), are sums over all ranks.
+    """
+
+    buckets: list[Bucket]
+    extras: Tensor
+
+    def begin(self) -> None:
+        """A new step: set all gradients and extras to zero."""
+
+    def arm(self) -> None:
+        """The next backward pass is the last of the step. The extras must be set before it."""
+
+    def finish(self) -> None:
+        """Wait for all sums. Collective."""
+
+    def norm(self) -> Tensor:
+        """Returns the L2 norm of all gradients, a tensor of shape ()."""
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient by `factor`, a tensor of shape ()."""
 
 
-class GradientExchange:
-    """Owns every `p.grad` of `parameters`; do not call `zero_grad` on them."""
+class GradientExchange(FlatGradients):
+    """One allreduce per bucket, in place, as soon as the last gradient of the bucket is there."""
 
     def __init__(
         self,
@@ -49,35 +56,27 @@ class GradientExchange:
         half: bool = False,
         adasum: bool = False,
     ) -> None:
-        """`extras`: float32 numbers summed beside the gradients. `half`: fp16 on the wire.
+        """`extras`: how many float32 numbers are summed beside the gradients. `half`: float16 on the wire.
 
-        `adasum`: of each parameter's gradients, one number a rank, the Adasum times the ranks: where all agree
-        that is their sum as well.
+        `adasum`: each parameter gets the Adasum of its gradients times the number of ranks, which is their sum if all
+        ranks agree.
         """
+        super().__init__(parameters, bucket_mb=bucket_mb, extras=extras)
         self._comm, self._half, self._adasum = comm, half, adasum
         self._armed = False
-        self.buckets: list[Bucket] = []
-        owned = [p for p in parameters if p.requires_grad]
-        groups = _group(list(reversed(owned)), round(bucket_mb * 2**20))
-        for number, group in enumerate(groups):
-            tail = extras if number == len(groups) - 1 else 0
-            self.buckets.append(_make_bucket(f"bucket.{number}", group, tail))
-        last = self.buckets[-1].flat
-        self.extras = last[-extras:] if extras else torch.zeros(0)
-        self._gradients = [b.flat for b in self.buckets[:-1]] + [last[: last.numel() - extras]]
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(self._hook(bucket))
 
     def begin(self) -> None:
-        """Zero all gradients and extras: a new step."""
+        """A new step: set all gradients and extras to zero."""
+        super().begin()
         for bucket in self.buckets:
-            bucket.flat.zero_()
             bucket.started = False
             bucket.handles = []
 
     def arm(self) -> None:
-        """The next backward pass is the step's last: sum each bucket as soon as it is whole.
+        """The next backward pass is the last of the step: sum each bucket as soon as it is whole.
 
         The extras must be set before it.
         """
@@ -97,21 +96,8 @@ class GradientExchange:
                 if bucket.wire is not None:
                     bucket.flat.copy_(bucket.wire)
             if self._adasum:
-                for flat in self._gradients:
-                    flat.mul_(self._comm.size)
+                self.scale(self._comm.size)
         self._armed = False
-
-    def norm(self) -> Tensor:
-        """The global L2 norm of the gradient, a scalar tensor; the extras left out."""
-        norms: list[Tensor] = [torch.linalg.vector_norm(flat) for flat in self._gradients]
-        if len(norms) > 1:
-            norms = [torch.linalg.vector_norm(torch.stack(norms))]
-        return norms[0]
-
-    def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient by a scalar tensor (clipping)."""
-        for flat in self._gradients:
-            flat.mul_(factor)
 
     def _hook(self, bucket: Bucket) -> Any:
         def ready(_: Tensor) -> None:
@@ -142,30 +128,33 @@ class GradientExchange:
         return [*handles, self._comm.start_sum(rest, f"{bucket.name}.extras")] if len(rest) else handles
 
 
-class StockExchange(GradientExchange):
-    """Horovod's DistributedOptimizer in the same place: an allreduce a parameter, which Horovod fuses.
+class StockExchange(FlatGradients):
+    """Horovod's DistributedOptimizer, to compare with: one allreduce per parameter, which Horovod fuses.
 
-    Gradients stay views of the buckets, and contiguous (Horovod takes no others).
+    Gradients are contiguous, because Horovod takes no others.
     """
 
     def __init__(
         self, parameters: Sequence[nn.Parameter], comm: Comm, optimizer: Any, *, extras: int
     ) -> None:
-        """`optimizer`: what comm.distributed_optimizer gave."""
-        super().__init__(parameters, comm, extras=extras)
-        self._optimizer = optimizer
-        # For good, as `finish` is where we synchronise; kept, as its end would be the end of it.
+        """`optimizer` is what comm.distributed_optimizer returned."""
+        super().__init__(parameters, extras=extras)
+        self._comm, self._optimizer = comm, optimizer
+        # For good, because `finish` synchronises. Kept in a field: its end would end the skipping.
         self._skipping = optimizer.skip_synchronize()
         self._skipping.__enter__()
 
     def begin(self) -> None:
+        """A new step: set all gradients and extras to zero."""
         super().begin()
         self._optimizer.set_backward_passes_per_step(2**30)  # no traffic until the last pass
 
     def arm(self) -> None:
+        """The next backward pass is the last of the step."""
         self._optimizer.set_backward_passes_per_step(1)
 
     def finish(self) -> None:
+        """Wait for Horovod's sums, then sum the extras. Collective."""
         self._comm.wait_for(self._optimizer.synchronize)
         if len(self.extras):
             self._comm.sum(self.extras, "extras")
@@ -173,8 +162,8 @@ class StockExchange(GradientExchange):
 
 def make_exchange(
     settings: CommConfig, model: nn.Module, optimizer: Any, comm: Comm, extras: int
-) -> tuple[GradientExchange, Any]:
-    """The exchange that the settings ask for, and the optimiser to go with it."""
+) -> tuple[Exchange, Any]:
+    """Returns the exchange that the settings ask for, and the optimiser that goes with it."""
     parameters = list(model.parameters())
     if settings.exchange == "distributed_optimizer" and comm.size > 1:
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -189,24 +178,3 @@ def make_exchange(
         adasum=settings.reduction == "adasum" and comm.size > 1,
     )
     return exchange, optimizer
-
-
-def _group(parameters: Sequence[nn.Parameter], limit_bytes: int) -> list[list[nn.Parameter]]:
-    """Consecutive parameters of one dtype and device, in buckets (buckets.py)."""
-    groups: list[list[nn.Parameter]] = []
-    for _, alike in groupby(parameters, lambda p: (p.dtype, p.device)):
-        groups += buckets.group(list(alike), lambda p: p.numel() * p.element_size(), limit_bytes)
-    return groups
-
-
-def _make_bucket(name: str, parameters: list[nn.Parameter], extras: int) -> Bucket:
-    """One zeroed buffer, with each parameter's gradient a view of it."""
-    first = parameters[0]
-    total = sum(p.numel() for p in parameters)
-    flat = torch.zeros(total + extras, dtype=first.dtype, device=first.device)
-    offset = 0
-    for parameter in parameters:
-        # A parameter is dense, so its own strides address its part of the buffer without gaps.
-        parameter.grad = torch.as_strided(flat, parameter.size(), parameter.stride(), offset)
-        offset += parameter.numel()
-    return Bucket(name, flat, parameters)

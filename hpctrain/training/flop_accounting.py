@@ -1,12 +1,14 @@
-"""What a run costs and reaches: FLOPs a sample, rates, and the summary at its end.
+"""What a run costs and reaches: FLOPs per sample, rates, and the summary at its end.
 
-Takes the model and a batch of its data; gives figures with units in their names. FLOPs are counted by
-hpctrain.flops (multiply-add = 2). What the device can do at most is looked up (GPUs, cluster.device) or, on
-a CPU, measured at the start; where neither is known, shares of it are None. Side effects: that measurement.
+Takes the model and a batch of its data; returns figures with units in their names. hpctrain.flops counts the FLOPs
+(multiply-add = 2). The device's peak is looked up (GPUs, cluster.device) or, on a CPU, measured at the start; if it is
+not known, shares of it are None. Side effects: that measurement.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,15 @@ from torch import nn
 
 from hpctrain import flops, hardware
 from hpctrain.config.settings import Config
-from hpctrain.report.curves import scores_of
+from hpctrain.storage.records import Rates, TrainRecord, train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm
 from hpctrain.training.read_ahead import kept_up
 
 
 class Costs:
+    """The FLOPs of a run's steps, and what they are of the device's peak."""
+
     def __init__(
         self,
         config: Config,
@@ -31,13 +35,13 @@ class Costs:
         device: torch.device,
         targets: int = 1,
     ) -> None:
-        """`precision`: fp32 or bf16. `targets`: how many tensors at a batch's end are not the model's inputs."""
+        """`precision`: fp32 or bf16. `targets`: how many tensors at the end of a batch are not inputs of the model."""
         self._ranks, self._batch = config.ranks, config.effective_batch
         samples = min(config.train.batch_size, len(dataset))
         one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
         inputs = tuple(tensor.new_empty(samples, *tensor.shape[1:], device="meta") for tensor in one)
         self.work = flops.step_work(model, inputs, config.optimizer, samples=samples)
-        # Progressive resizing: what a step costs at each size of its images.
+        # Progressive resizing: the cost of one step at each size of its images.
         self._works = {None: self.work} | {
             pixels: flops.step_work(
                 model,
@@ -54,66 +58,62 @@ class Costs:
         self.resize(None)
 
     def resize(self, pixels: int | None) -> None:
-        """From now on figures are of steps over images of `pixels` a side; None: as the data set has them."""
+        """Figures are of images with `pixels` per side from now on; None: the size that the data set has."""
         self.work = self._works[pixels]
         self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
+        """Returns one line that says what begins: steps, ranks, parameters, cost."""
         work, start = self.work, f"resuming at step {step} of" if step else "starting"
         return (
             f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
             f"({comm.transport}, {device.type}), effective batch {self._batch}; {work.params:,} parameters, "
-            f"{self.per_sample / 1e6:,.2f} MFLOP a sample"
+            f"{self.per_sample / 1e6:,.2f} MFLOP per sample"
         )
 
     @property
     def per_sample(self) -> float:
-        """FLOPs of forward and backward pass for one sample."""
+        """FLOPs of the forward and the backward pass for one sample."""
         return self.work.forward_flops + self.work.backward_flops
 
     def total(self, samples: int, steps: int) -> float:
+        """Returns the FLOPs of `steps` steps over `samples` samples, those of the optimiser on all ranks included."""
         return self.per_sample * samples + self.work.optimizer_flops * steps * self._ranks
 
-    def rates(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
-        """Throughput over a stretch of the run: all ranks together. `flops` are those of the stretch."""
+    def rates(self, steps: int, samples: int, wall_s: float) -> Rates:
+        """Returns the throughput of `steps` steps over `samples` samples that took `wall_s` seconds."""
         done = self.total(samples, steps)
-        return {
-            "samples_per_s": samples / wall_s if wall_s else None,
-            "flops": done,
-            "gflop_per_s": done / wall_s / 1e9 if wall_s else None,
-            **self._shares(steps, samples, wall_s),
-        }
-
-    def _shares(self, steps: int, samples: int, wall_s: float) -> dict[str, float | None]:
-        """Of the devices' peak (MFU), and of the roofline: least time over the time taken."""
-        if not (self._peak_flops and self._least_s and wall_s):
-            return {"mfu": None, "roofline_share": None}
+        if not wall_s:
+            return Rates(flops=done)
+        rates = Rates(samples / wall_s, done, done / wall_s / 1e9)
+        if not (self._peak_flops and self._least_s):
+            return rates
         sample_s, update_s = self._least_s
         least_s = samples / self._ranks * sample_s + steps * update_s
         mfu = self.per_sample * samples / wall_s / (self._peak_flops * self._ranks)
-        return {"mfu": mfu, "roofline_share": least_s / wall_s}
+        return replace(rates, mfu=mfu, roofline_share=least_s / wall_s)
 
     def summary(
         self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
     ) -> dict[str, Any]:
-        """The figures of the whole run, from its own records: earlier attempts count.
+        """Returns the figures of the whole run, from its own records, those of earlier attempts included.
 
-        `waits`: what each rank waited for its data in this attempt (training/read_ahead.py).
+        `waits`: how long each rank waited for its data in this attempt (training/read_ahead.py).
         """
-        records, validations = run.read_metrics("train"), run.read_metrics("validation")
-        train_s = sum(record["window_s"] for record in records)
-        attempt_s = sum(r["window_s"] for r in records if r["attempt"] == records[-1]["attempt"])
-        steps = sum(record["window_steps"] for record in records)
-        rates = self.rates(steps, samples, train_s) | self._of_sizes(records, train_s)
+        records, validations = train_records(run.metrics_file), validation_records(run.metrics_file)
+        train_s = sum(record.window_s for record in records)
+        attempt_s = sum(r.window_s for r in records if r.attempt == records[-1].attempt)
+        steps = sum(record.window_steps for record in records)
+        rates = self._of_sizes(records, self.rates(steps, samples, train_s), train_s)
         work = self.work
         return {
-            "validation": scores_of(validations[-1]) if validations else None,
+            "validation": validations[-1].scores if validations else None,
             "samples": samples,
             "steps": steps,
             "train_s": train_s,
             "elapsed_s": elapsed_s,
-            **rates,
-            "flops_total": rates["flops"],
+            **asdict(rates),
+            "flops_total": rates.flops,
             "input": kept_up(waits, attempt_s),
             "flops_per_step": {
                 "forward": work.forward_flops * self._batch,
@@ -131,21 +131,24 @@ class Costs:
             },
         }
 
-    def _of_sizes(self, records: list[dict[str, Any]], train_s: float) -> dict[str, float | None]:
-        """Where images change their size in mid-run, what its records add up to; each is of one size."""
+    def _of_sizes(self, records: Sequence[TrainRecord], rates: Rates, train_s: float) -> Rates:
+        """If images change their size during the run: what its records add up to, as each is of one size."""
         if len(self._works) == 1 or not train_s:
-            return {}
-        done = sum(record["flops"] for record in records)
-        shares = {
-            key: sum(record[key] * record["window_s"] for record in records) / train_s
-            for key in ("mfu", "roofline_share")
-            if all(record[key] is not None for record in records)
-        }
-        return {"flops": done, "gflop_per_s": done / train_s / 1e9, **shares}
+            return rates
+        done = sum(record.rates.flops for record in records)
+        rates = replace(rates, flops=done, gflop_per_s=done / train_s / 1e9)
+        known = [r for r in records if r.rates.mfu is not None and r.rates.roofline_share is not None]
+        if len(known) < len(records):
+            return rates
+        return replace(
+            rates,
+            mfu=sum((r.rates.mfu or 0.0) * r.window_s for r in known) / train_s,
+            roofline_share=sum((r.rates.roofline_share or 0.0) * r.window_s for r in known) / train_s,
+        )
 
 
 def _device(config: Config, device: torch.device, dtype: str) -> hardware.Device | None:
-    """What this rank computes on; None where its peak is not known."""
+    """Returns the device of this rank with its peaks, or None if they are not known."""
     if config.cluster.device:
         return hardware.find(config.cluster.device)
     if device.type == "cuda":

@@ -1,8 +1,9 @@
 """Batch norm over the samples of several ranks: `comm.batch_norm_ranks` neighbours share mean and variance.
 
-Where a rank's batch is small its statistics are noise, and a run's result depends on how many ranks it had; over all
-ranks they are those of one large batch (Ying et al. 2018, arXiv:1811.06992, section 4.3). Two small sums a layer and
-step travel over the group's process set, and the passes wait for them. Validation uses running statistics, as ever.
+If the batch of a rank is small its statistics are noise, and the result of a run depends on its number of ranks. Over
+all ranks they are the statistics of one large batch (Ying et al. 2018, arXiv:1811.06992, section 4.3). Two small sums
+per layer and step travel over the group's process set, and the passes wait for them. Validation uses running statistics
+as always.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from hpctrain.training.comm import Comm
 
 @dataclass
 class Group:
-    """What the layers share. `together`: whether every rank of the group is in the same pass now."""
+    """What the layers share. `together`: every rank of the group is in the same pass now."""
 
     comm: Comm = field(default_factory=Comm)
     together: bool = False
 
 
 class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """In place of `norm`, with its parameters and buffers. `name` is the same on all ranks."""
+    """Replaces `norm`, with its parameters and buffers. `name` is the same on all ranks."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, group: Group, name: str) -> None:
         nn.Module.__init__(self)
@@ -34,9 +35,10 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._group, self._name = group, name
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any: the layer in whose place this one is had said so."""
+        """No check: the layer this one replaces has already validated the input rank."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised `x`, (B, C, ...) like the input. Collective in training if `together`."""
         if not (self.training and self._group.together):
             return super().forward(x)
         normed, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
@@ -61,7 +63,7 @@ class _Normalise(torch.autograd.Function):
         wide = x.float()
         mean = wide.sum(others) / own
         spread = (wide - _as_channels(mean, x)).square_().sum(others)
-        # Σx and Σx² of the group, from each rank's mean and Σ(x − mean)²; float64 loses nothing between them.
+        # Σx and Σx² of the group, from the mean and Σ(x − mean)² of each rank; float64 because they nearly cancel.
         first = own * mean.double()
         sums = torch.cat([first, spread.double() + first * mean, first.new_tensor([own])])
         comm.sum_in_group(sums, f"{name}.forward")
@@ -80,7 +82,7 @@ class _Normalise(torch.autograd.Function):
         x, weight, mean, variance, count = ctx.saved_tensors
         eps, comm, name = ctx.rest
         scale = (variance + eps).rsqrt()
-        # With μ and σ² held fixed: the library's own kernel. Its last two are Σ dy x̂ and Σ dy of this rank.
+        # With μ and σ² fixed this is the library's own kernel. Its last two results are Σ dy x̂ and Σ dy of this rank.
         ones = weight if weight is not None else torch.ones_like(mean)
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, ones, mean, variance, mean, scale, False, eps, [True, True, True]
@@ -102,7 +104,7 @@ def _as_channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def share_norms(model: nn.Module, comm: Comm) -> tuple[Group, int]:
-    """Put every batch norm of `model` into one group, in place; gives the group and how many there are."""
+    """Put every batch norm of `model` into one group, in place. Returns the group and the number of layers."""
     group, count = Group(comm), 0
     for name, parent in list(model.named_modules()):
         for key, child in list(parent.named_children()):

@@ -1,27 +1,28 @@
 """A run from its configuration to its last step: set up, resume, loop, finish. Read it top to bottom.
 
-Takes a checked `Config`, its run directory, a `Comm`, a stop flag and a checkpointer; gives the name of
-the reason for which it ended (run_dir.REASONS). Every rank runs it; rank 0 alone writes files.
+Takes a checked `Config`, its run directory, a `Comm`, a stop flag and a checkpointer. Every rank runs it; only rank 0
+writes files.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import torch
 
 from hpctrain import data, models
-from hpctrain.checkpoints.saver import Checkpointer, Snapshot
+from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.image_sizes import image_size
 from hpctrain.config.settings import Config
 from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
+from hpctrain.storage.records import SummaryRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.tasks import TASKS, Carry
+from hpctrain.tasks import TASKS
 from hpctrain.training import precision, progress, read_ahead, state
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.energy import Energy, total
+from hpctrain.training.evaluation import SummedScores, evaluate, evaluation_shares
 from hpctrain.training.exchange import make_exchange
 from hpctrain.training.flop_accounting import Costs
 from hpctrain.training.group_batch_norm import share_norms
@@ -30,10 +31,12 @@ from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.profile import profile
 from hpctrain.training.progress import Ledger, Progress, Window
 from hpctrain.training.reporter import Reporter, shown
+from hpctrain.training.saving import Saving
 from hpctrain.training.schedule import Schedule
-from hpctrain.training.step import FLAGS, Trainer, evaluate, evaluation_shares
-from hpctrain.training.step_timer import PARTS, Clock
+from hpctrain.training.step import FLAGS, Trainer
+from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS, StopFlag
+from hpctrain.training.window import WindowRecorder
 
 PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before on_nan=skip gives up
 
@@ -41,6 +44,10 @@ PATIENT_NANS = 10  # steps in a row whose loss or gradient is not finite, before
 def train(
     config: Config, run: RunDir, comm: Comm, stop: StopFlag, checkpointer: Checkpointer, report: Reporter
 ) -> str:
+    """Train to the end, or until something stops the run. Returns the reason of the end. Collective.
+
+    Raises RunFailed if the run cannot go on.
+    """
     # --- Set up: device, data, model, optimiser. Order matters to Horovod: device, model, then state.
     settings = config.train
     device = bind_device(config.resources.device, comm.local_rank)
@@ -61,13 +68,13 @@ def train(
     model = models.build(network.name, network.settings, weights=network.weights, target=network.target)
     automatic = config.precision.name == "auto"
     numbers = precision.settle(config.precision, device)
-    # What a checkpoint says of the run is the format that it computed with: no other device goes on in another one.
+    # A checkpoint holds the format that the run computed with, so that no device goes on in another one.
     config = replace(config, precision=numbers)
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device).train()
     comm.broadcast(model.state_dict())
-    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on: dropout, different on each rank
+    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     task = TASKS[config.task.name](config.task, train_set)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
     exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS)
@@ -90,7 +97,6 @@ def train(
 
     # --- Resume: the newest good checkpoint, or the beginning.
     at, ledger = Progress(window=Window(sums=[0.0] * task.width)), Ledger()
-    carry: Carry = None
     snapshot = checkpointer.restore() if comm.rank == 0 else None
     meta, tensors = comm.broadcast_object(
         (snapshot.meta, state.of_ranks(snapshot)) if snapshot else (None, {})
@@ -103,27 +109,25 @@ def train(
         else:
             torch.manual_seed(_step_seed(config.seed, at.step, comm.rank))
             report.say(
-                f"resuming on {comm.size} ranks what {meta['world_size']} saved: the same global batches, each"
-                " sample once an epoch; random numbers (dropout, augmentation), batch norm's groups and the"
-                " order of sums differ, so it is not bitwise the same run"
+                f"resuming on {comm.size} ranks what {meta['world_size']} saved: the global batches are the same, and"
+                " each sample is taken once per epoch; random numbers (dropout, augmentation), the groups of batch norm"
+                " and the order of sums differ, so it is not bitwise the same run"
             )
-        carry = state.carry_of(tensors, meta["world_size"], comm, device)
-        if comm.rank > 0:  # what the ranks took is rank 0's to begin with
+        live.carry = state.carry_of(tensors, meta["world_size"], comm, device)
+        if comm.rank > 0:  # rank 0 counts what all ranks took before
             ledger.taken = ledger.fingerprint = 0
     del snapshot, tensors
-    report.resume_at(at.step, at.validated_at)
+    report.begin(at.step, at.validated_at)
     report.check_progress(at.step)
     report.say(costs.headline(comm, device, at.step, total_steps))
     if automatic:
         report.say(f"precision=auto: {numbers.name} on this device")
     if compiled:
-        report.say(f"compiled by itself, at the first step: {', '.join(compiled)}")
+        report.say(f"compiled one by one at the first step: {', '.join(compiled)}")
     report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
-    window = at.window
-    began, window_began = time.perf_counter() - at.elapsed_s, time.perf_counter()
+    window = WindowRecorder(at, task, costs, clock, report)
     order = order_of(at.step // steps_per_epoch)
-    figures: dict[str, float | None] = {}
-    reason, saved_at, wanted, diverged = "DONE", at.step, False, False
+    reason, wanted, diverged = "DONE", False, False
     steps_to_come = range(at.step, end_step)
     read_ahead.announce(
         train_set,
@@ -131,61 +135,33 @@ def train(
         config,
     )
 
-    def gather_window() -> None:
-        """Everything since the last record, earlier attempts' part included, into `at.window`."""
-        nonlocal window_began
-        now = time.perf_counter()
-        window.seconds, window_began = window.seconds + now - window_began, now
-        for part, part_s in clock.take().items():
-            window.parts_s[part] = window.parts_s.get(part, 0.0) + part_s
-
-    def capture() -> Snapshot:
-        at.elapsed_s = time.perf_counter() - began
-        gather_window()
-        total = ledger.total(comm.gather_objects(ledger.share))
-        next_lr = schedule.lr(at.step, at.validation_losses)
-        document = progress.document(at, total, config, steps_per_epoch, next_lr)
-        return state.capture(live, carry, comm, device, document)
-
-    def save(metric: float | None = None) -> None:
-        nonlocal saved_at
-        checkpointer.save(capture(), metric)
-        saved_at = at.step
-        clock.mark("checkpoint")
-
-    def leave_out() -> None:
-        """The time since the last record is no part of the next steps' figures."""
-        nonlocal window_began
-        clock.take()
-        window_began = time.perf_counter()
-
-    checkpointer.reserve(capture())
+    saving = Saving(checkpointer, config, comm, device, live, at, ledger, schedule, window, clock)
     energy, energy_from = Energy(device, comm.local_rank == 0), at.samples
-    leave_out()
+    window.leave_out()
 
-    # --- Loop: one optimiser step a turn; reports, validation and checkpoints stand around it.
+    # --- Loop: one optimiser step per turn, with reports, validation and checkpoints around it.
     while True:
         whole_epoch = at.step > 0 and (at.step % steps_per_epoch == 0 or at.step == total_steps)
-        if whole_epoch and at.validated_at < at.step:  # also what a stop at this very step has left over
+        if whole_epoch and at.validated_at < at.step:  # even if the last attempt stopped at this very step
             if at.step % steps_per_epoch == 0:
                 ledger.close(comm.gather_objects(ledger.share), len(train_set))
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
             with live.averaged():
                 shares = evaluation_shares(len(validation_set), batch, comm)
                 read_ahead.announce(validation_set, ((0, share) for share in shares), config)
-                totals = evaluate(
-                    model, task, validation_set, comm, batch, settings.batch_size, autocast, report.beat
-                )
-            scores = task.summarise(totals)
+                scores = evaluate(
+                    model, trainer.forward, SummedScores(task, device), validation_set, comm, batch,
+                    settings.batch_size, report.beat,
+                )  # fmt: skip
             at.validation_losses.append(scores["loss"])
             at.validated_at = at.step
-            report.record("validation", step=at.step, epoch=at.step / steps_per_epoch, **scores)
+            report.record(ValidationRecord(at.step, at.step / steps_per_epoch, scores))
             report.say(f"epoch {at.step / steps_per_epoch:g}: validation {shown(scores)}")
             best = config.checkpoint.keep_best and scores["loss"] <= min(at.validation_losses)
-            leave_out()
+            window.leave_out()
             if wanted or best or at.step == total_steps or checkpointer.due(at.step, whole_epoch):
-                save(metric=scores["loss"])
-                leave_out()
+                saving.save(metric=scores["loss"])
+                window.leave_out()
         if at.step >= end_step:
             break
 
@@ -200,22 +176,24 @@ def train(
         lr = schedule.lr(at.step, at.validation_losses)
         generator = torch.Generator().manual_seed(_step_seed(config.seed, at.step, comm.rank))
         undo.note()
-        before = carry
+        before = live.carry
         overdue = comm.rank == 0 and checkpointer.overdue()
         detail: str | None = None
         try:
-            summed, carry = trainer.step(share, generator, carry, lr, save=overdue, stop=stop.poll())
+            summed, live.carry = trainer.step(share, generator, before, lr, save=overdue, stop=stop.poll())
             extras = summed.tolist()  # on a GPU this waits for the step
         except (MemoryError, RuntimeError) as error:
             if not precision.out_of_memory(error):
                 raise
             detail = " ".join(str(error).split())[:200]
-        if detail is not None:  # outside of the except block: the error holds the step's tensors
+        if (
+            detail is not None
+        ):  # outside of the except block, because the error keeps the tensors of the step alive
             raise RunFailed("OUT_OF_MEMORY", f"{precision.advice(trainer, device)}: {detail}")
         bad, wanted, *stops = extras[task.width :]
         if bad:
             undo.undo()
-            carry = before
+            live.carry = before
             report.say(f"loss or gradient is not finite at step {at.step + 1}: no rank applies the update")
             diverged = settings.on_nan == "stop" or at.bad_in_a_row + 1 >= PATIENT_NANS
             if diverged:
@@ -228,10 +206,7 @@ def train(
         else:
             live.average()
             at.bad_in_a_row = 0
-            window.sums = [
-                total + more for total, more in zip(window.sums, extras[: task.width], strict=True)
-            ]
-            window.good_steps += 1
+            window.add(extras[: task.width])
         at.step += 1
         at.samples += share.global_count
         ledger.take(share.indices)
@@ -241,35 +216,20 @@ def train(
 
         record_due = at.step % settings.log_every == 0 or whole_epoch
         if record_due or stopping:
-            gather_window()
-            steps = at.step - window.step
-            figures = task.summarise(window.sums) if window.good_steps else {}
-            figures |= costs.rates(steps, at.samples - window.samples, window.seconds)
-            report.record(
-                "train", step=at.step, epoch=at.step / steps_per_epoch, samples=at.samples, lr=lr, **figures,
-                window_s=window.seconds, window_steps=steps,
-                step_ms={part: 1e3 * window.parts_s.get(part, 0.0) / steps for part in PARTS},
-                **({} if record_due else {"cut": True}),
-            )  # fmt: skip
-            report.say(
-                f"step {at.step}/{total_steps} epoch {at.step / steps_per_epoch:.2f}: {shown(figures)}"
-            )
+            window.record(lr, at.step / steps_per_epoch, total_steps, cut=not record_due)
         if record_due:
             energy.update()
-            window = at.window = Window(at.step, at.samples, sums=[0.0] * task.width)
-        report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=figures)
+        report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=window.figures)
         if stopping:
             reason = stopping
             break
         if not whole_epoch and (wanted or checkpointer.due(at.step, whole_epoch)):
-            save()
+            saving.save()
     if reason == "DONE" and at.step < total_steps:
         reason = "PAUSED"
 
     # --- Finish: the last checkpoint is on disk before the state says so.
-    if saved_at < at.step:
-        save()
-    checkpointer.finish()
+    saving.finish()
     joules = total(comm.gather_objects(energy.joules()), comm.size // comm.local_size, comm.size)
     if diverged:
         raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
@@ -281,18 +241,18 @@ def train(
             run.write_profile(measured)
     waits = comm.gather_objects(read_ahead.waited(train_set))
     if comm.rank == 0:
-        summary = costs.summary(run, at.samples, time.perf_counter() - began, waits)
+        summary = costs.summary(run, at.samples, window.elapsed_s, waits)
         if joules:  # of this attempt alone
             summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
-        report.record("summary", step=at.step, reason=reason, **summary)
+        report.record(SummaryRecord(at.step, reason, summary))
         report.beat(now=True, step=at.step, epoch=at.step / steps_per_epoch, summary=summary)
     return reason
 
 
 def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
-    """The last checkpoint's weights and optimiser on every rank; gives the step that they are of.
+    """Load weights and optimiser of the last checkpoint on every rank. Returns the step of that checkpoint. Collective.
 
-    The data goes on behind the step that was not finite. Raises NAN_PERSISTENT where there is none yet.
+    The data goes on after the step that was not finite. Raises NAN_PERSISTENT if there is no checkpoint yet.
     """
     snapshot = checkpointer.newest() if comm.rank == 0 else None
     step = comm.broadcast_object(snapshot.meta["step"] if snapshot else None)
@@ -303,5 +263,5 @@ def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one rank's augmentation at one step: a resumed run draws what the undisturbed one drew."""
+    """Returns the seed of one rank's augmentation at one step: a resumed run draws what an undisturbed one draws."""
     return (seed << 32) ^ (step << 12) ^ rank

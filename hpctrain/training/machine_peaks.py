@@ -1,8 +1,8 @@
-"""What this machine can do at most, measured by all ranks of a run at once: products, copies, sums over ranks.
+"""The peaks of this machine, measured by all ranks of a run at once: matrix products, copies, sums over ranks.
 
-Takes a `Comm` and a device; gives plain values in seconds, bytes and operations a second. Collective. Ranks
-that share a machine measure together, as they train together: a rank's share of the memory's bandwidth is
-what it gets while its neighbours take theirs.
+Takes a `Comm` and a device; returns plain values in seconds, bytes, and operations per second. Collective. Ranks that
+share a machine measure together, as they train together: the share of a rank in the memory's bandwidth is what it gets
+while its neighbours take theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COPIED = 2**24  # float32 elements: 64 MiB, beyond the caches
 
 
 def ceilings(comm: Comm, device: torch.device) -> dict[str, Any]:
-    """The same on every rank: lists have a value a rank, in order; `sums` is for all ranks together."""
+    """Returns the peaks, the same on every rank: lists have one value per rank; `sums` is for all ranks together."""
     comm.barrier()
     width, copied = (None, None) if device.type == "cuda" else (1024, COPIED)
     own = hardware.measure(PEAK_S, width=width, copied=copied)
@@ -37,9 +37,9 @@ def ceilings(comm: Comm, device: torch.device) -> dict[str, Any]:
 
 
 def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds of one allreduce, by size in bytes: the slowest rank's, as the others wait for it.
+    """Returns the seconds of one allreduce, by size in bytes, on the slowest rank, as the others wait for it.
 
-    Ends before a size of which one sum would take longer than SWEEP_S.
+    Stops before a size for which one sum would take longer than SWEEP_S.
     """
     if comm.size == 1:
         return []
@@ -64,6 +64,6 @@ def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[dict[st
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

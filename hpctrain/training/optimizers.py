@@ -1,7 +1,7 @@
 """Optimisers from their settings: torch's fused ones, and LARS.
 
-Takes named parameters and an `OptimizerConfig`, gives a torch optimiser whose `step` reads
-`optimizer.found_inf` (a float32 scalar tensor): where it is 1, nothing changes, without a look from the host.
+Takes named parameters and an `OptimizerConfig`; returns a torch optimiser whose `step` reads `optimizer.found_inf`, a
+float32 tensor of shape (): if it is 1, nothing changes, and the host need not look.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpctrain.config.settings import AdamConfig, LarsConfig, OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
-    """One optimiser over all trainable parameters; vectors (norms, biases) undecayed where asked."""
+    """Returns one optimiser over all trainable parameters. Vectors (norms, biases) are not decayed if so configured."""
     trainable = [p for _, p in parameters if p.requires_grad]
     optimizer = _make(config, trainable)
     for group in optimizer.param_groups:
@@ -26,10 +26,10 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.P
 
 
 def _first_state(config: OptimizerConfig, p: nn.Parameter) -> dict[str, Tensor]:
-    """What torch makes at the first step, at once: a checkpoint of any step has the same tensors.
+    """Returns the state that torch would make at the first step, so that all checkpoints have the same tensors.
 
-    And torch's fused SGD, told at its first step that the gradient is not finite, leaves memory that it
-    has not set as its momentum.
+    There is a second reason: if the gradient of the very first step is not finite, torch's fused SGD leaves
+    uninitialised memory as its momentum.
     """
     if isinstance(config, AdamConfig):
         step = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -59,12 +59,12 @@ class Lars(torch.optim.SGD):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv:1708.03888, Algorithm 1).
 
     For each matrix or filter w with gradient g: rate λ = trust · |w| / (|g| + decay · |w|),
-    v ← m v + λ lr (g + decay · w), w ← w − v. Vectors (norms, biases) take λ = 1. A step uses the gradients up:
-    they become λ lr (g + decay · w), which torch's fused SGD takes from there.
+    v ← m v + λ lr (g + decay · w), w ← w − v. Vectors (norms, biases) have λ = 1. A step overwrites the gradients with
+    λ lr (g + decay · w), and torch's fused SGD does the rest.
     """
 
     def __init__(self, groups: list[dict[str, Any]], trust: float, **settings: Any) -> None:
-        """`settings`: SGD's."""
+        """`trust`: the trust coefficient. `settings`: those of SGD."""
         super().__init__(groups, **settings)
         self._trust = trust
         self._matrices = [
@@ -74,6 +74,7 @@ class Lars(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the weights from their gradients."""
         del closure
         asked = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
         for group, matrices in zip(self.param_groups, self._matrices, strict=True):
@@ -88,7 +89,7 @@ class Lars(torch.optim.SGD):
         gradients = [p.grad for p in weights]
         w_norms, g_norms = (torch.stack(torch._foreach_norm(of)) for of in (weights, gradients))
         rates = self._trust * w_norms / (g_norms + decay * w_norms)
-        # A layer of zeros, or without gradient, takes the plain step.
+        # A layer of zeros, or without a gradient, makes the plain step.
         rates = torch.where(matrices & (w_norms > 0) & (g_norms > 0), rates, 1.0) * group["lr"]
         if decay:
             torch._foreach_add_(gradients, weights, alpha=decay)

@@ -1,6 +1,6 @@
-"""Number format and compilation of a run, as its device can do them; and which batch fits where one does not.
+"""Number format and compilation of a run, as far as its device supports them; and advice if a batch does not fit.
 
-Takes the precision settings, a device, a model; gives contexts and words. Weights and the optimiser stay fp32.
+Takes the precision settings, a device and a model; returns contexts and messages. Weights and the optimiser stay fp32.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def settle(settings: PrecisionConfig, device: torch.device) -> PrecisionConfig:
-    """`auto` as the fastest safe format: bf16 where the device computes with it, else fp32.
+    """Returns the settings with `auto` replaced by the fastest safe format: bf16 if the device has it, else fp32.
 
-    Raises RunFailed where bf16 is asked for and the device has none (launch/local.py knows of CPUs beforehand).
+    Raises RunFailed if bf16 is asked for and the device does not have it (launch/local.py checks CPUs beforehand).
     """
     if settings.name == "fp32":
         return settings
@@ -35,23 +35,23 @@ def settle(settings: PrecisionConfig, device: torch.device) -> PrecisionConfig:
     if settings.name == "auto":
         return replace(settings, name="bf16" if able else "fp32")
     if not able:
-        raise RunFailed("ERROR", "precision=bf16: this device computes no bfloat16; allowed: fp32, auto")
+        raise RunFailed("ERROR", "precision=bf16: this device has no bfloat16; allowed: fp32, auto")
     return settings
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    """The context of a forward pass."""
+    """Returns a function that makes the context of a forward pass."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def compile_blocks(model: nn.Module, **options: Any) -> list[str]:
-    """torch.compile for each block by itself, in place; gives their names.
+    """Compile each block of `model` by itself with torch.compile, in place. Returns the names of the blocks.
 
-    A graph of the whole model would hand over all gradients at its end: nothing would be left to hide their
-    exchange behind. A block is a member of a sequence inside the model, or a child that is none; recurrent
-    layers stay with their library's kernels. `options` are torch.compile's.
+    A graph of the whole model would deliver all gradients at its end, and nothing would be left to hide their exchange
+    behind. A block is a member of a sequence inside the model, or a child that is not a sequence. Recurrent layers keep
+    the kernels of their library. `options` are those of torch.compile.
     """
     found: dict[str, nn.Module] = {}
     for name, child in model.named_children():
@@ -66,13 +66,13 @@ def compile_blocks(model: nn.Module, **options: Any) -> list[str]:
 
 
 def _worth_compiling(block: nn.Module) -> bool:
-    """A single library call gains nothing."""
+    """Whether compilation can help: a single library call gains nothing."""
     modules = list(block.modules())
     return len(modules) > 1 and not any(isinstance(m, nn.RNNBase | nn.Embedding) for m in modules)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that an allocation failed, on a GPU or in the host's memory."""
+    """Returns whether the error says that an allocation failed, on a GPU or in the host's memory."""
     said = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
@@ -80,11 +80,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def advice(trainer: Trainer, device: torch.device) -> str:
-    """After a step that did not fit: the largest half, quarter, ... of the batch that does, tried out."""
+    """Returns what to set after a step that did not fit: the largest half, quarter, ... of the batch that does fit.
+
+    It tries them out, on this rank alone.
+    """
     import numpy as np
 
     asked = size = trainer.batch_size
-    trainer.norms.comm, trainer.norms.together = Comm(), True  # the other ranks do not try
+    trainer.norms.comm, trainer.norms.together = Comm(), True  # the other ranks do not take part
     while size > 1:
         size //= 2
         if device.type == "cuda":
@@ -93,8 +96,7 @@ def advice(trainer: Trainer, device: torch.device) -> str:
             trainer.exchange.begin()
             indices = np.arange(size, dtype=np.int64) % len(trainer.dataset)
             batch = trainer.dataset.batch(indices, torch.Generator())
-            with trainer.autocast():
-                total, _, _ = trainer.task.loss(trainer.model, batch, None)
+            total, _, _ = trainer.forward(batch)
             total.backward()
         except ValueError:  # batch norm of a single value
             continue

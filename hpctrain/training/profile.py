@@ -1,8 +1,8 @@
 """What one step is made of, measured at the end of a run: `train.profile=N` steps of each kind.
 
-Takes the run's own trainer; gives plain values (profile.json): the step without exchange of gradients at several
-batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective:
-every rank runs it. Seconds and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
+Takes the trainer of the run; returns plain values (profile.json): the step without exchange of gradients at several
+batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective. Seconds
+and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
 COMPUTING = ("data_s", "forward_s", "backward_s", "cpu_s", "step_s")
-BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes a rank's batch smaller
+BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes the batch of a rank smaller
 
 
 def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
-    """The whole profile; the same on every rank."""
+    """Returns the whole profile, from `steps` steps of each kind; the same on every rank. Collective."""
     trainer.norms.together = True  # the last step may have been an epoch's tail
     sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
     hooks = _Arrivals(trainer)
@@ -48,7 +48,7 @@ def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
 
 
 class _Arrivals:
-    """When the backward pass has each gradient: one mark a parameter."""
+    """When the backward pass has each gradient: one mark per parameter."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.parameters = [p for bucket in trainer.exchange.buckets for p in bucket.parameters]
@@ -61,7 +61,7 @@ class _Arrivals:
         self.marks[id(parameter)] = self.now()
 
     def now(self) -> Any:
-        """A moment: on the stream of a GPU, else of the clock."""
+        """Returns a moment: an event on the stream of a GPU, else the clock's time."""
         if not self._gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -69,20 +69,22 @@ class _Arrivals:
         return event
 
     def s(self, before: Any, after: Any) -> float:
+        """Returns the seconds between two moments."""
         if not self._gpu:
             return float(after - before)
         after.synchronize()
         return float(before.elapsed_time(after) / 1e3)
 
     def remove(self) -> None:
+        """Take the hooks from the parameters."""
         for handle in self._handles:
             handle.remove()
 
 
 def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals) -> dict[str, Any]:
-    """Steps without exchange on `size` samples a rank; all ranks begin each together. The first is not counted.
+    """Times of steps without exchange on `size` samples per rank, which all ranks begin together.
 
-    Their updates have a learning rate of zero.
+    The first step does not count. The learning rate of the updates is zero.
     """
     parts: list[tuple[float, float, float]] = []
     cpu_s: list[float] = []
@@ -96,8 +98,7 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         start, cpu_before_s = at.now(), time.process_time()
         batch = trainer.dataset.batch(indices, torch.Generator().manual_seed(0))
         loaded = at.now()
-        with trainer.autocast():
-            total, _, _ = trainer.task.loss(trainer.model, batch, None)
+        total, _, _ = trainer.forward(batch)
         forward = at.now()
         at.marks.clear()
         (total / size).backward()
@@ -117,8 +118,8 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
         "forward_s": forward_s,
         "backward_s": backward_s,
         "optimizer_s": statistics.median(optimizer_s[1:]),
-        "cpu_s": statistics.median(cpu_s[1:]),  # of all cores: what computing leaves to others is the rest
-        # One list a rank: how unequal ranks and steps are.
+        "cpu_s": statistics.median(cpu_s[1:]),  # of all cores: the rest is what computing leaves to others
+        # One list per rank: how unequal ranks and steps are.
         "step_s": comm.gather_objects([sum(part) for part in parts]),
         "gradients": [
             {
@@ -132,7 +133,7 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
 
 
 def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:
-    """Seconds of the whole exchange with nothing to hide behind."""
+    """Seconds of the whole exchange, with no backward pass to hide behind; one value per step."""
     if comm.size == 1:
         return []
     device, taken = next(trainer.model.parameters()).device, []

@@ -1,7 +1,7 @@
-"""Where a run is: what a checkpoint holds beside tensors, and whether it fits the run that wants it.
+"""How far a run has come: what a checkpoint holds beside tensors, and whether it fits the run that resumes from it.
 
-Takes counts and settings, gives JSON-able dictionaries and back, checked. Pure, no I/O. The ledger proves
-that each sample is taken once an epoch: a count and a fingerprint of what the ranks took, which do not
+Takes counts and settings; returns dictionaries for JSON, and reads them back with checks. Pure, no I/O. The ledger
+proves that each sample is taken once per epoch: it is a count and a fingerprint of what the ranks took, and does not
 depend on the order or on the number of ranks.
 """
 
@@ -21,7 +21,7 @@ from hpctrain.errors import RunFailed
 
 _Count = Annotated[int, Ge(0)]
 HASHED_STEPS = 64
-# Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
+# Settings that say which samples a step takes: if they changed during a run, samples would come twice or never.
 FIXED = ("data", "effective_batch", "seed")
 
 
@@ -29,7 +29,7 @@ FIXED = ("data", "effective_batch", "seed")
 class Ledger:
     """What was taken of one epoch: how many samples, and the sum of their hashes mod 2^64.
 
-    A rank counts what it takes; sums over ranks are whole. `epochs`: the same of each finished epoch.
+    Each rank counts what it takes, and `total` adds them up. `epochs`: the same two numbers of each finished epoch.
     """
 
     epoch: _Count = 0
@@ -38,10 +38,11 @@ class Ledger:
     epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Not hashed yet: many steps' samples at once cost what one step's do.
+        # Not hashed yet: to hash the samples of many steps at once costs no more than those of one.
         self._waiting: list[Indices] = []
 
     def take(self, indices: Indices) -> None:
+        """Count the samples `indices` (n,), which this rank took in one step."""
         self._waiting.append(indices)
         if len(self._waiting) >= HASHED_STEPS:
             self._hash()
@@ -54,18 +55,18 @@ class Ledger:
             self.fingerprint = (self.fingerprint + fingerprint(indices)) % 2**64
 
     def total(self, of_ranks: list[tuple[int, int]]) -> Ledger:
-        """The ranks' counts and fingerprints (`share`), together."""
+        """Returns the ledger of all ranks, from the `share` of each."""
         taken, prints = (sum(column) for column in zip(*of_ranks, strict=True))
         return Ledger(self.epoch, taken, prints % 2**64, self.epochs)
 
     @property
     def share(self) -> tuple[int, int]:
-        """A rank's own part, of `total`."""
+        """What this rank took: count and fingerprint."""
         self._hash()
         return self.taken, self.fingerprint
 
     def close(self, of_ranks: list[tuple[int, int]], samples: int) -> None:
-        """The epoch is over. Raises RunFailed unless each of `samples` samples was taken exactly once."""
+        """End the epoch. Raises RunFailed unless each of `samples` samples was taken exactly once."""
         total = self.total(of_ranks)
         if total.share != (samples, fingerprint(np.arange(samples, dtype=np.int64))):
             raise RunFailed("DATA_ERROR", f"epoch {self.epoch} did not take each of {samples} samples once")
@@ -75,7 +76,7 @@ class Ledger:
 
 @dataclass
 class Window:
-    """What was gathered since the last training record: task sums, seconds in all and by part of a step."""
+    """What was added up since the last training record: the task's sums, seconds in all and by part of a step."""
 
     step: _Count = 0
     samples: _Count = 0
@@ -87,7 +88,10 @@ class Window:
 
 @dataclass
 class Progress:
-    """`validated_at`: the step of the last validation. `skipped`: spans [from, to) of steps without effect."""
+    """How far the run has come. `validated_at`: the step of the last validation.
+
+    `skipped`: spans [from, to) of steps without effect.
+    """
 
     step: _Count = 0
     samples: _Count = 0
@@ -117,7 +121,7 @@ _DOCUMENT = TypeAdapter(Document)
 def document(
     at: Progress, ledger: Ledger, config: Config, steps_per_epoch: int, next_lr: float
 ) -> dict[str, Any]:
-    """meta.json: store.Meta's keys first, then `Document`'s."""
+    """Returns the content of meta.json: the keys of store.Meta first, then those of `Document`."""
     place = {"epoch": at.step // steps_per_epoch, "place": at.step % steps_per_epoch}
     place |= {"steps_per_epoch": steps_per_epoch, "effective_batch": config.effective_batch}
     rest = Document(
@@ -130,10 +134,10 @@ def document(
 def continued(
     meta: Mapping[str, Any], config: Config, order_of: Callable[[int], Indices]
 ) -> tuple[Progress, Ledger]:
-    """Where the checkpoint with this meta was, for a run of `config` whose epochs have `order_of(epoch)`.
+    """Returns how far the checkpoint with this meta was, for a run of `config` whose epochs have `order_of(epoch)`.
 
-    Raises RunFailed: CONFIG_CHANGED where the settings that make the science differ, DATA_ERROR where the
-    samples that the checkpoint took are not those that this run's order begins with.
+    Raises RunFailed: NO_VALID_CHECKPOINT if a value is malformed, CONFIG_CHANGED if the settings that make the science
+    differ, DATA_ERROR if the order of this run does not begin with the samples that the checkpoint took.
     """
     try:
         found = _DOCUMENT.validate_python({k: meta.get(k) for k in Document.__dataclass_fields__})
@@ -153,7 +157,7 @@ def continued(
 
 
 def fingerprint(indices: Indices) -> int:
-    """Sum of the samples' hashes mod 2^64 (SplitMix64, Steele, Lea and Flood 2014): order does not matter."""
+    """Returns the sum of the hashes of samples (n,) mod 2^64, in any order (SplitMix64, Steele, Lea, Flood 2014)."""
     z = (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -161,7 +165,10 @@ def fingerprint(indices: Indices) -> int:
 
 
 def refuse_change(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: bool) -> None:
-    """Raises CONFIG_CHANGED, naming the first scientific setting that differs."""
+    """Compare scientific settings. Raises RunFailed(CONFIG_CHANGED), naming the first that differs.
+
+    `allowed`: settings other than FIXED may differ.
+    """
     before, now = dict(_flat(saved)), dict(_flat(asked))
     for key in [*now, *before]:
         if before.get(key) == now.get(key):
@@ -172,7 +179,7 @@ def refuse_change(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: b
                 "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"
             )
         if not allowed:
-            raise RunFailed("CONFIG_CHANGED", f"{said}; if that is meant: checkpoint.allow_change=true")
+            raise RunFailed("CONFIG_CHANGED", f"{said}; if you mean it: checkpoint.allow_change=true")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

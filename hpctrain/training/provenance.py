@@ -1,4 +1,4 @@
-"""Where a run's figures come from: code, versions, machine. Secrets are left out."""
+"""The origin of a run's figures: code, versions, machine. Secrets are left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = ("torch", "horovod", "mpi4py", "numpy", "submitit", "hydra-core", "sa
 
 
 def write_provenance(config: Config, run: RunDir, comm: Comm) -> None:
-    """provenance.json, replaced by each attempt."""
+    """Write provenance.json; each attempt replaces it."""
     del config
     facts = {
         "hpctrain": hpctrain.__version__,
@@ -47,7 +47,7 @@ def write_provenance(config: Config, run: RunDir, comm: Comm) -> None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, and a hash of what differs from it; None outside a checkout."""
+    """Returns the commit and a hash of what differs from it, or None outside a checkout."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]

@@ -1,6 +1,6 @@
-"""What a data set that reads ahead hears of the steps to come, and whether it kept up with them.
+"""What a data set that reads ahead is told of the steps to come, and whether it kept up with them.
 
-Takes plans of batches; gives the data set's announcements and the summary's figures. No I/O.
+Takes plans of batches; announces them to the data set and returns figures for the summary. No I/O.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from hpctrain.data.sampler import Share
 
 
 def feeding(config: Config, device: torch.device) -> data.Feeding:
-    """Torch's threads are this rank's share of its node's cores (training/session.py)."""
+    """Returns what a data set needs to know to read ahead for this rank.
+
+    The number of torch's threads is this rank's share of its node's cores (training/session.py).
+    """
     return data.Feeding(
         batch_size=config.train.batch_size,
         largest=max((pixels for _, pixels in config.train.image_sizes), default=0),
@@ -29,7 +32,7 @@ def feeding(config: Config, device: torch.device) -> data.Feeding:
 
 
 def announce(dataset: Any, shares: Iterable[tuple[int, Share]], config: Config) -> None:
-    """Tell a data set that reads ahead what a rank will ask for: (epoch, its share) of each step to come."""
+    """Tell a data set that reads ahead what this rank will ask for: (epoch, its share) of each step to come."""
 
     def wanted() -> Iterator[Wanted]:
         for epoch, share in shares:
@@ -41,12 +44,18 @@ def announce(dataset: Any, shares: Iterable[tuple[int, Share]], config: Config) 
 
 
 def waited(dataset: Any) -> tuple[float, int] | None:
-    """Seconds that this rank waited for its data set, and the processes that decode; None where it has none."""
+    """Returns the seconds that this rank waited for its data set, and the number of processes that decode.
+
+    None if the data set does not read ahead.
+    """
     return (dataset.waited_s, dataset.workers) if isinstance(dataset, StreamedImages) else None
 
 
 def kept_up(of_ranks: list[tuple[float, int] | None], train_s: float) -> dict[str, Any] | None:
-    """Of the rank that waited longest: the share of the training time, for the summary."""
+    """Returns, for the summary, which share of the training time the slowest rank waited for its data.
+
+    None if no data set reads ahead.
+    """
     found = [(*what, rank) for rank, what in enumerate(of_ranks) if what is not None]
     if not found or not train_s:
         return None

@@ -1,52 +1,59 @@
-"""What a run tells the outside: metrics.jsonl, state.json's heartbeat, TensorBoard, lines for people.
+"""What a run tells the outside: records to its loggers, the heartbeat in state.json, lines for people.
 
-Takes figures from the loop on rank 0 (other ranks' reporters do nothing); writes files of the run
-directory and prints to the rank's log. Units are in the names.
+Takes figures from the loop on rank 0; the reporters of other ranks do nothing. Side effects: files of the run
+directory, and the rank's log. Units are in the names.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
-from hpctrain.storage.run_dir import RunDir, read_json_lines, replace_text
+from hpctrain.storage.records import Record
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.training.json_lines import JsonLines
+from hpctrain.training.logger import Logger, Start
+from hpctrain.training.tensorboard import TensorBoard
 
 HEARTBEAT_S = 1.0
 PATIENT_STARTS = 3
 
+# To add a logger: write its class in a file of its own, and add a line here.
+LOGGERS: dict[str, Callable[[RunDir, Start], Logger]] = {"json_lines": JsonLines, "tensorboard": TensorBoard}
+
+
+def chosen_loggers(settings: TrainConfig) -> list[str]:
+    """Returns the names of the loggers of a run: a setting `train.<name>`, if there is one, turns one on or off."""
+    return [name for name in LOGGERS if getattr(settings, name, True)]
+
 
 class Reporter:
-    def __init__(self, run: RunDir, attempt: int, enabled: bool, tensorboard: bool = False) -> None:
+    """All that a run says. Close it at the end."""
+
+    def __init__(
+        self, run: RunDir, attempt: int, enabled: bool, loggers: Sequence[str] = ("json_lines",)
+    ) -> None:
+        """`enabled`: this is rank 0. `loggers`: names of LOGGERS; `begin` makes them."""
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
-        # Beats are written beside the steps: shared storage may take its time.
+        # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
-        self._board = _tensorboard(run) if tensorboard and enabled else None
-        self._file: Any = None
+        self._names, self._loggers = loggers, list[Logger]()
 
-    def resume_at(self, step: int, validated_at: int) -> None:
-        """Keep the records up to `step`; those beyond belong to work that is done again.
-
-        So do validations after `validated_at`, and records of windows that a stop cut short.
-        """
-        if not self._enabled:
-            return
-        last = {"validation": validated_at}
-        if self._run.metrics_file.exists():
-            found = read_json_lines(self._run.metrics_file)
-            kept = [
-                r for r in found if r.get("step", 0) <= last.get(r.get("kind", ""), step) and "cut" not in r
-            ]
-            replace_text(self._run.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
-        self._file = self._run.metrics_file.open("a", buffering=1)
+    def begin(self, step: int, validated_at: int) -> None:
+        """Make the loggers of an attempt that begins at `step`, with the last validation at `validated_at`."""
+        if self._enabled:
+            start = Start(self._attempt, step, validated_at)
+            for name in self._names:
+                self._loggers.append(LOGGERS[name](self._run, start))
 
     def check_progress(self, step: int) -> None:
-        """Note where this start begins. Raises NO_PROGRESS where three before it began here as well."""
+        """Note the step at which this attempt begins. Raises NO_PROGRESS if the three before it began here as well."""
         if not self._enabled:
             return
         starts = [*self._run.read_state().get("starts", []), step]
@@ -56,21 +63,15 @@ class Reporter:
             )
         self._run.write_state(starts=starts)
 
-    def record(self, kind: str, **values: Any) -> None:
-        """One line of metrics.jsonl."""
-        if not self._enabled:
-            return
-        line = {"kind": kind, "attempt": self._attempt, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for key, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{kind}/{key}", value, values.get("step", 0))
+    def record(self, record: Record) -> None:
+        """Pass a record on to every logger."""
+        for logger in self._loggers:
+            logger.record(record)
 
     def beat(self, now: bool = False, **values: Any) -> None:
-        """Say that the run is alive; at most once in HEARTBEAT_S, and never before the last one is written.
+        """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. Raises what the writing of the last one raised.
+        `now`: it is on disk when this returns. Raises OSError if the last one could not be written.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return
@@ -84,19 +85,18 @@ class Reporter:
             self._beating.result()
 
     def say(self, text: str) -> None:
-        """A line for people, in rank 0's log."""
+        """Print a line for people into the log of rank 0."""
         if self._enabled:
             print(text, flush=True)
 
     def close(self) -> None:
+        """Wait for the last heartbeat, and close the loggers."""
         self._writer.shutdown()
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
-# Figures with units of their own; every other one is a score of the task.
+# Figures with units; every other figure is a score of the task.
 _FORMATS = {
     "samples_per_s": "{:,.0f} samples/s",
     "gflop_per_s": "{:,.1f} GFLOP/s",
@@ -107,19 +107,9 @@ _UNSAID = ("flops",)
 
 
 def shown(figures: Mapping[str, float | None]) -> str:
-    """Named figures as one line for people: `loss 0.2984, accuracy 0.8904, 11,000 samples/s`."""
+    """Returns named figures as one line for people: `loss 0.2984, accuracy 0.8904, 11,000 samples/s`."""
     return ", ".join(
         _FORMATS.get(key, key + " {:.4g}").format(value)
         for key, value in figures.items()
         if value is not None and key not in _UNSAID
     )
-
-
-def _tensorboard(run: RunDir) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RunFailed(
-            "IMPORT_ERROR", "train.tensorboard=true needs the extra: pip install 'hpctrain[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(run.tensorboard))

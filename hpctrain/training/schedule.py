@@ -14,7 +14,7 @@ from hpctrain.config.settings import ScheduleConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """`base_lr` at `reference_batch`; `total_steps` and `steps_per_epoch` of this run."""
+    """The schedule of one run. `base_lr` is the rate at `reference_batch`."""
 
     config: ScheduleConfig
     base_lr: float
@@ -23,12 +23,12 @@ class Schedule:
     total_steps: int
 
     def lr(self, step: int, validation_losses: Sequence[float] = ()) -> float:
-        """The rate for step `step` (from 0), given the validation losses of the epochs before it."""
+        """Returns the rate for step `step` (from 0), given the validation losses of the epochs before it."""
         return self.peak_lr * self._warmup(step) * self._decay(step, validation_losses)
 
     @property
     def peak_lr(self) -> float:
-        """After scaling: linear (Goyal et al. 2017, arXiv:1706.02677) or square root (Krizhevsky 2014)."""
+        """The rate after scaling: linear (Goyal et al. 2017, arXiv:1706.02677) or square root (Krizhevsky 2014)."""
         ratio = self.effective_batch / self.config.reference_batch
         return self.base_lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.config.scaling]
 
@@ -55,7 +55,7 @@ class Schedule:
 
 
 def plateau_cuts(losses: Sequence[float], patience: int) -> int:
-    """How often `losses` failed to improve on their best for more than `patience` epochs in a row."""
+    """Returns how often `losses` failed to improve on their best for more than `patience` epochs in a row."""
     best, bad, cuts = math.inf, 0, 0
     for loss in losses:
         if loss < best:

@@ -1,4 +1,4 @@
-"""Around the loop: join the ranks, lock the run, note its origin, train, say how it ended."""
+"""What surrounds the loop: join the ranks, lock the run, note its origin, train, record how it ended."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
 from hpctrain.report.curves import draw_curves
 from hpctrain.storage import lock
+from hpctrain.storage.records import train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
-from hpctrain.training.reporter import Reporter
+from hpctrain.training.reporter import Reporter, chosen_loggers
 from hpctrain.training.stop import StopFlag
 
 LOCK_PATIENCE_S = 60.0  # Slurm calls a job active for a while after its last process has ended
 
 
-def session(
+def run_session(
     config: Config,
     run: RunDir,
     attempt: int,
@@ -32,10 +33,10 @@ def session(
     job_ended: lock.JobEnded | None = None,
     end_s: float | None = None,
 ) -> str:
-    """Train on this rank; gives the reason of the end. Exceptions pass through.
+    """Join the other ranks and train. Returns the reason of the end. Exceptions pass through. Collective.
 
-    `stuck` ends this process where the other ranks no longer answer (training/comm.py). `end_s`: when the job
-    is killed for its time limit, in seconds since the epoch.
+    `stuck` ends this process if the other ranks no longer answer (training/comm.py). `end_s`: when the job is killed
+    for its time limit, in seconds since the epoch.
     """
     stop = StopFlag(end_s, config.cluster.signal_s)
     stop.install()
@@ -45,16 +46,16 @@ def session(
     cores = share_cores(comm)
     torch.set_num_threads(config.resources.threads_per_rank or cores)
     if comm.rank != 0:
-        return _train(config, run, attempt, comm, stop, None)
+        return _train_locked(config, run, attempt, comm, stop, None)
     patience_s = LOCK_PATIENCE_S if "SLURM_JOB_ID" in os.environ else 0.0
     with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
-        return _train(config, run, attempt, comm, stop, term)
+        return _train_locked(config, run, attempt, comm, stop, term)
 
 
-def _train(
+def _train_locked(
     config: Config, run: RunDir, attempt: int, comm: Comm, stop: StopFlag, term: lock.Term | None
 ) -> str:
-    """One rank's training; `term` is rank 0's right to write to the run directory."""
+    """Train; `term` is the right of rank 0 to write to the run directory."""
     if comm.rank == 0:
         write_provenance(config, run, comm)
         run.write_state(
@@ -67,16 +68,15 @@ def _train(
         run.checkpoints, config.checkpoint, attempt, mtbf_s, term, comm.rank, comm.size
     )
     try:
-        reporter = Reporter(run, attempt, comm.rank == 0, config.train.tensorboard)
+        reporter = Reporter(run, attempt, comm.rank == 0, chosen_loggers(config.train))
         with contextlib.closing(reporter) as report:
             reason = train(config, run, comm, stop, checkpointer, report)
     finally:
         checkpointer.settle()
     comm.barrier()
     if comm.rank == 0:
-        draw_curves(
-            [*run.read_metrics("train"), *run.read_metrics("validation")], run.curves_file, run.run_id
-        )
+        records = run.metrics_file
+        draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
         if run.cancel_file.exists() and reason not in ("DONE", "PAUSED"):
             reason = "CANCELLED"
         run.write_state(phase=phase_after(reason, "SLURM_JOB_ID" in os.environ), reason=reason)
@@ -96,14 +96,14 @@ def phase_after(reason: str, in_slurm: bool) -> str:
 
 
 def share_cores(comm: Comm) -> int:
-    """The number of cores of this rank: what it may use, and no more than Slurm gave it. Collective.
+    """Returns the number of cores of this rank: those that it may use, and no more than Slurm gave it. Collective.
 
-    Ranks of a node that may all use the same cores (their launcher bound none of them) are given a share each, all
-    their threads with it: a rank's communication then runs where its own computing waits for it, and does not take
-    turns with another's. GPUs' hosts have cores to spare, and may stand nearer to some of them.
+    If all ranks of a node may use the same cores (their launcher bound none of them), each is bound to a share, with
+    all its threads: the communication of a rank then runs where its own computing waits for it, and does not compete
+    with another rank's. Ranks with GPUs are left alone: their hosts have cores to spare, and a GPU is nearer to some.
     """
     own = sorted(os.sched_getaffinity(0))
-    # Not every Slurm binds its tasks: a rank that took all cores it sees would take its neighbours'.
+    # Not every Slurm binds its tasks: a rank that took all cores it sees would take those of its neighbours.
     given = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(own))
     places = comm.gather_objects((socket.gethostname(), own))
     neighbours = [theirs for host, theirs in places if host == socket.gethostname()]

@@ -1,6 +1,6 @@
 """A training state as one flat, named set of tensors and JSON, and back.
 
-Takes what lives on the ranks, gives a `Snapshot` (checkpoints/saver.py writes it). Names:
+Takes the state of all ranks; returns a `Snapshot`, which checkpoints/saver.py writes. Names:
 model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>.
 """
 
@@ -20,11 +20,13 @@ from hpctrain.errors import RunFailed
 from hpctrain.tasks import Carry
 from hpctrain.training.comm import Comm
 
-_RANKS = ("rng/", "carry/")  # of one rank each; everything else is the same on all
+_RANKS = ("rng/", "carry/")  # one rank's own; everything else is the same on all ranks
 
 
 class Live:
-    """The tensors that training changes: model, optimiser and, where asked for, the average of the weights.
+    """The tensors that training changes: model, optimiser, the average of the weights (if asked for), the carry.
+
+    `carry` is the recurrent state that this rank's samples hand from one step to the next.
 
     The average (EMA) is ē ← d ē + (1 − d) θ after each update, from ē = θ at the start.
     """
@@ -34,16 +36,17 @@ class Live:
         self._weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         kept = self._weights if ema_decay is not None else {}
         self.ema = {name: weight.clone() for name, weight in kept.items()}
+        self.carry: Carry = None
 
     @torch.no_grad()
     def average(self) -> None:
-        """After an update."""
+        """Move the average after an update."""
         if self.ema and self._decay is not None:
             torch._foreach_lerp_(list(self.ema.values()), list(self._weights.values()), 1 - self._decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, if there are any."""
+        """Inside, the model has the averaged weights, if there is an average."""
         own = {name: self._weights[name].clone() for name in self.ema}
         try:
             for name, value in self.ema.items():
@@ -54,7 +57,7 @@ class Live:
                 self._weights[name].copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors by name: a change to them is a change to the run."""
+        """Returns the live tensors, of any shape, by name. Raises RunFailed if the optimiser keeps anything else."""
         found: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
@@ -62,12 +65,15 @@ class Live:
         found |= {f"ema/{name}": value for name, value in self.ema.items()}
         for name, value in found.items():
             if not isinstance(value, Tensor):
-                raise RunFailed("ERROR", f"{name} is no tensor ({type(value).__name__}): cannot be saved")
+                raise RunFailed("ERROR", f"{name} is not a tensor ({type(value).__name__}): cannot be saved")
         return found
 
     @torch.no_grad()
     def load(self, snapshot: Snapshot | None, comm: Comm) -> None:
-        """Rank 0's snapshot into every rank's tensors. Collective; raises RunFailed for the first misfit."""
+        """Copy the snapshot of rank 0 into the tensors of every rank. Collective.
+
+        Raises RunFailed for the first tensor that does not fit.
+        """
         live = self.tensors()
         if comm.rank == 0:
             assert snapshot is not None
@@ -80,39 +86,40 @@ class Live:
 
 @dataclass
 class Undo:
-    """What a forward pass changes beside gradients: buffers (running means) and random numbers."""
+    """What a forward pass changes besides gradients: buffers (running means) and random numbers."""
 
     buffers: list[Tensor]
     copies: list[Tensor]
     random: dict[str, Tensor]
 
     def note(self) -> None:
-        """Before a step."""
+        """Remember the state before a step."""
         if self.buffers:
             torch._foreach_copy_(self.copies, self.buffers)
         self.random = rng_states(self.random.keys())
 
     def undo(self) -> None:
-        """As if the forward passes since `note` had not been."""
+        """Restore the state of the last `note`."""
         if self.buffers:
             torch._foreach_copy_(self.buffers, self.copies)
         set_rng_states(self.random)
 
 
 def make_undo(model: nn.Module, device: torch.device) -> Undo:
+    """Returns an `Undo` for the buffers of `model` and the random generators of `device`."""
     buffers = [buffer.detach() for buffer in model.buffers()]
     return Undo(buffers, [buffer.clone() for buffer in buffers], rng_states(generators(device)))
 
 
 def generators(device: torch.device) -> tuple[str, ...]:
-    """The random generators that a rank on `device` draws from."""
+    """Returns the names of the random generators that a rank on `device` draws from."""
     return ("cpu", "cuda") if device.type == "cuda" else ("cpu",)
 
 
-def capture(live: Live, carry: Carry, comm: Comm, device: torch.device, meta: dict[str, Any]) -> Snapshot:
-    """Everything a bitwise resume needs. Collective; every rank names the same tensors."""
+def capture(live: Live, comm: Comm, device: torch.device, meta: dict[str, Any]) -> Snapshot:
+    """Returns everything that a bitwise resume needs, with the same names on every rank. Collective."""
     own = {f"rng/{comm.rank}/{name}": state for name, state in rng_states(generators(device)).items()}
-    own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(carry or ())}
+    own |= {f"carry/{comm.rank}/{i}": t.detach().cpu() for i, t in enumerate(live.carry or ())}
     tensors = live.tensors()
     for states in comm.gather_objects(own):
         tensors |= states
@@ -120,23 +127,26 @@ def capture(live: Live, carry: Carry, comm: Comm, device: torch.device, meta: di
 
 
 def of_ranks(snapshot: Snapshot) -> dict[str, Tensor]:
-    """What is one rank's only, of all ranks."""
+    """Returns the tensors that belong to a single rank, those of all ranks."""
     return {name: value for name, value in snapshot.tensors.items() if name.startswith(_RANKS)}
 
 
 def restore_random(tensors: Mapping[str, Tensor], comm: Comm, device: torch.device) -> None:
-    """Set this rank's random generators as saved. Raises RunFailed."""
+    """Set this rank's random generators as they were saved. Raises RunFailed if the checkpoint lacks them."""
     prefix = f"rng/{comm.rank}/"
     saved = {name: state for name, state in tensors.items() if name.startswith(prefix)}
     wanted = {f"{prefix}{name}": state for name, state in rng_states(generators(device)).items()}
-    if f"{prefix}cuda" not in saved or f"{prefix}cuda" not in wanted:  # saved, or to go on, without a GPU
+    if f"{prefix}cuda" not in saved or f"{prefix}cuda" not in wanted:  # one of both had no GPU
         wanted.pop(f"{prefix}cuda", None), saved.pop(f"{prefix}cuda", None)
     compare(wanted, saved)
     set_rng_states({name.removeprefix(prefix): state for name, state in saved.items()})
 
 
 def carry_of(tensors: Mapping[str, Tensor], saved_ranks: int, comm: Comm, device: torch.device) -> Carry:
-    """This rank's part of the state of all samples (dimension 1), which the saved ranks held in order."""
+    """Returns this rank's part of the carry: tensors (layers, B, hidden) of all samples, divided along dimension 1.
+
+    `saved_ranks` ranks saved it, in order of their samples.
+    """
     parts: list[Tensor] = []
     while all(f"carry/{rank}/{len(parts)}" in tensors for rank in range(saved_ranks)):
         whole = torch.cat([tensors[f"carry/{rank}/{len(parts)}"] for rank in range(saved_ranks)], dim=1)
@@ -145,18 +155,20 @@ def carry_of(tensors: Mapping[str, Tensor], saved_ranks: int, comm: Comm, device
 
 
 def rng_states(names: Iterable[str]) -> dict[str, Tensor]:
+    """Returns the state of each named generator, a uint8 vector."""
     read: dict[str, Callable[[], Tensor]] = {"cpu": torch.get_rng_state, "cuda": torch.cuda.get_rng_state}
     return {name: read[name]() for name in names}
 
 
 def set_rng_states(states: Mapping[str, Tensor]) -> None:
+    """Set the named generators to `states`, uint8 vectors."""
     write = {"cpu": torch.set_rng_state, "cuda": torch.cuda.set_rng_state}
     for name, state in states.items():
         write[name](state.cpu())
 
 
 def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise for the first leaf that is missing, extra, or of another shape or dtype."""
+    """Raises RunFailed for the first tensor that is missing, unknown, or of another shape or dtype."""
     for name in [*expected, *found]:
         here, there = expected.get(name), found.get(name)
         if here is None or there is None:

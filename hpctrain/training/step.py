@@ -1,13 +1,13 @@
-"""One optimiser step, and one evaluation: the numerical core. No files, no clock-driven decisions.
+"""One optimiser step: the numerical core. No files, no clock-driven decisions.
 
-Takes a rank's share of a batch, gives sums over all ranks. Side effects: parameters, gradients, optimiser
-state and the random generators move on.
+Takes this rank's share of a batch; returns sums over all ranks. Side effects: parameters, gradients, optimiser state
+and the random generators move on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.data.sampler import Share, share, steps_per_epoch, stream_order
-from hpctrain.tasks import Carry, Task
-from hpctrain.training.comm import Comm
-from hpctrain.training.exchange import GradientExchange
+from hpctrain.data.sampler import Share
+from hpctrain.tasks import Batch, Carry, Task
+from hpctrain.training.exchange import Exchange
 from hpctrain.training.group_batch_norm import Group
 from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS
 
-# Ride along with the gradients, after the task's sums: was the gradient not finite, does rank 0's clock ask
-# for a checkpoint, and how many ranks want to stop, a slot for each reason.
+# These numbers travel with the gradients, after the task's sums: 1 if the gradient is not finite, 1 if the clock of
+# rank 0 asks for a checkpoint, and for each reason to stop the number of ranks that have it.
 FLAGS = 2 + len(STOP_REASONS)
 
 
@@ -36,7 +35,7 @@ class Trainer:
     task: Task
     dataset: Any
     optimizer: Any
-    exchange: GradientExchange
+    exchange: Exchange
     autocast: Callable[[], AbstractContextManager[Any]]
     batch_size: int
     clip_norm: float | None
@@ -53,36 +52,36 @@ class Trainer:
         save: bool = False,
         stop: str | None = None,
     ) -> tuple[Tensor, Carry]:
-        """θ ← θ − η g with g the mean gradient over the global batch, whoever holds its samples.
+        """θ ← θ − η g with g the mean gradient over the global batch, whichever ranks hold its samples. Collective.
 
-        Gives the exchange's extras (task sums, then flags), summed over ranks. Where the gradient of any
-        rank is not finite, every rank sees it in the sum and none applies the update.
+        Returns a vector (task.width + FLAGS,) of task sums, then flags, summed over ranks; and the next carry, tensors
+        with this rank's samples in dimension 1. If the gradient of any rank is not finite, every rank sees it in the
+        sum and none applies the update.
         """
         exchange, clock = self.exchange, self.clock
         clock.mark("other")
         exchange.begin()
-        clock.mark("optimizer")  # zeroing gradients is the update's last part
+        clock.mark("optimizer")  # to zero the gradients is the last part of the update
         if save:
             exchange.extras[self.task.width + 1] = 1
         if stop is not None:
             exchange.extras[self.task.width + 2 + STOP_REASONS.index(stop)] = 1
         carried = Carried(None if share.fresh else carry)
-        # Where some rank has a part less, each takes its own samples' statistics.
+        # If some rank has one micro-batch less, each rank uses the statistics of its own samples.
         self.norms.together = share.in_step(self.batch_size)
         clock.mark("other")
-        micro = share.micro_batches(self.batch_size)  # none: this rank adds zeros
+        micro = share.micro_batches(self.batch_size)  # may be empty: then this rank adds zeros
         for place in micro:
             batch = self.dataset.batch(share.indices[place], generator)
             clock.mark("data")
-            with self.autocast():
-                total, sums, state = self.task.loss(self.model, batch, carried.of(place))
+            total, sums, state = self.forward(batch, carried.of(place))
             carried.keep(state)
             exchange.extras[: self.task.width] += sums
             clock.mark("forward")
             if place is micro[-1]:
                 exchange.arm()
             (total / share.global_count).backward()
-            del batch, total, sums, state  # their memory is the backward pass's to give back
+            del batch, total, sums, state  # free their memory before the exchange ends
             clock.mark("backward")
         exchange.finish()
         clock.mark("allreduce")
@@ -90,8 +89,16 @@ class Trainer:
         clock.mark("optimizer")
         return exchange.extras, carried.whole()
 
+    def forward(self, batch: Batch, carry: Carry = None) -> tuple[Tensor, Tensor, Carry]:
+        """Returns the summed loss of a batch (scalar), the task's sums (task.width,) and the next carry.
+
+        The number format is the run's.
+        """
+        with self.autocast():
+            return self.task.loss(self.model, batch, carry)
+
     def update(self, lr: float) -> None:
-        """Clip, look for what is not finite, move the weights: what follows the sum of the gradients."""
+        """Clip the summed gradients and move the weights, unless something is not finite, which sets the first flag."""
         exchange = self.exchange
         norm = exchange.norm()
         seen = norm + exchange.extras[0]
@@ -109,62 +116,23 @@ class Trainer:
 
 
 class Carried:
-    """The state that a rank's samples hand on, one forward pass at a time; the samples are dimension 1."""
+    """The recurrent state of this rank's samples, micro-batch by micro-batch: tensors (layers, B, hidden)."""
 
     def __init__(self, before: Carry) -> None:
         self._before = before
         self._after: list[Carry] = []
 
     def of(self, place: slice) -> Carry:
-        """The part of the last step's state that belongs to these samples."""
+        """Returns the part of the last step's state that belongs to the samples `place`, which are dimension 1."""
         return None if self._before is None else tuple(p[:, place].contiguous() for p in self._before)
 
     def keep(self, state: Carry) -> None:
+        """Take the state after the next micro-batch."""
         self._after.append(state)
 
     def whole(self) -> Carry:
-        """The state of all samples, for the next step."""
+        """Returns the state of all samples, (layers, B, hidden), for the next step."""
         states = [state for state in self._after if state is not None]
         if len(states) <= 1:
             return states[0] if states else None
         return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
-
-
-def evaluation_shares(samples: int, batch: int, comm: Comm) -> Iterator[Share]:
-    """This rank's share of each global batch of an evaluation."""
-    order = stream_order(samples, batch)
-    for step in range(steps_per_epoch(samples, batch)):
-        yield share(order, step, batch, comm.rank, comm.size)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    task: Task,
-    dataset: Any,
-    comm: Comm,
-    batch: int,
-    batch_size: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    tick: Callable[[], None],
-) -> list[float]:
-    """The task's sums over the whole data set: each sample once, in streams as wide as the global `batch`.
-
-    So the result does not depend on the number of ranks, but for the order of sums.
-    """
-    model.eval()
-    # Counts beyond 2^24 are not exact in float32.
-    sums = torch.zeros(task.width, dtype=torch.float64, device=next(model.parameters()).device)
-    carry: Carry = None
-    for own in evaluation_shares(len(dataset), batch, comm):
-        carried = Carried(None if own.fresh else carry)
-        for place in own.micro_batches(batch_size):
-            with autocast():
-                _, more, state = task.loss(model, dataset.batch(own.indices[place]), carried.of(place))
-            carried.keep(state)
-            sums += more
-            tick()
-        carry = carried.whole()
-    model.train()
-    per_rank = comm.gather_objects(sums.tolist())
-    return [sum(values) for values in zip(*per_rank, strict=True)]

@@ -1,6 +1,6 @@
-"""Where a step's time goes. `mark` closes a part; `take` gives seconds a part since the last `take`.
+"""Where the time of a step goes. `mark` closes a part; `take` returns seconds per part since the last `take`.
 
-On a GPU, parts are measured between events on the stream, so that marking waits for nothing.
+On a GPU, parts are measured between events on the stream, so that `mark` does not wait.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ PARTS = ("data", "forward", "backward", "allreduce", "optimizer", "checkpoint", 
 
 
 class Clock:
+    """Seconds per part of a step, on the device's own clock."""
+
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
         self._events: list[tuple[str, Any]] = []
@@ -22,7 +24,7 @@ class Clock:
         self.mark("other")
 
     def mark(self, part: str) -> None:
-        """The time since the last mark belongs to `part`."""
+        """Count the time since the last mark as `part`."""
         if self._gpu:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -33,7 +35,7 @@ class Clock:
             self._last = now
 
     def take(self) -> dict[str, float]:
-        """Seconds a part since the last `take`; on a GPU this waits for the stream."""
+        """Returns the seconds per part since the last `take`; on a GPU this waits for the stream."""
         if self._gpu and self._events:
             self._events[-1][1].synchronize()
             for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):

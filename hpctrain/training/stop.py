@@ -1,6 +1,6 @@
 """Why a run should stop early: signals, the time limit, a cancel request. Handlers set a flag only.
 
-Takes signals and the clock, gives the name of a reason. Ranks agree at a step boundary (training/loop.py).
+Takes signals and the clock; returns the name of a reason. Ranks agree at a step boundary (training/loop.py).
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import signal
 import time
 from types import FrameType
 
-# In order of weight: when ranks see different ones, the first counts.
+# In order of weight: if ranks see different ones, the first counts.
 STOP_REASONS = ("INTERRUPTED", "TIME_LIMIT", "PREEMPTED", "TERMINATED")
 
 _SIGNALS = {
     signal.SIGINT: "INTERRUPTED",
-    # Sent ahead of the limit (sbatch --signal), and before a preemption where the site has it so.
+    # Sent ahead of the time limit (sbatch --signal) and, at some sites, before a preemption.
     signal.SIGUSR1: "PREEMPTED",
     signal.SIGUSR2: "PREEMPTED",
-    # Slurm's preemption, scancel and a node's shutdown all begin with it: which one, only Slurm knows.
+    # A preemption, scancel and the shutdown of a node all begin with it: only Slurm knows which one it was.
     signal.SIGTERM: "TERMINATED",
 }
 
@@ -36,7 +36,7 @@ class StopFlag:
             signal.signal(number, self._handle)
 
     def poll(self) -> str | None:
-        """The reason to stop, or None."""
+        """Returns the reason to stop, or None."""
         if self._deadline_s is not None and self.reason in (None, "PREEMPTED"):
             # The warning and the clock come at the same time; a minute's grace for Slurm's own rounding.
             early_s = 0.0 if self.reason is None else 60.0

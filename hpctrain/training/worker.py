@@ -1,13 +1,14 @@
 """One rank of a run, as a process: `python -m hpctrain.training.worker RUN_DIR TOKEN`.
 
-Takes a run directory with its config.yaml and the token of this attempt (equal on all ranks); runs the
-loop. Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0
-writes state.json. The exit code is 0 where the run is done or stopped in good order, 1 where it failed.
+Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
+Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
+The exit code is 0 if the run is done or stopped in good order, and 1 if it failed.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import os
 import socket
@@ -22,22 +23,23 @@ from hpctrain.storage.lock import JobEnded
 from hpctrain.storage.run_dir import RunDir, claim_attempt, replace_text
 
 
-def main() -> int:
-    return work(RunDir(Path(sys.argv[1])), sys.argv[2])
-
-
 def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
-    """Run this process's rank to its end. Never raises: the reason is in the run directory.
+    """Run this process's rank to its end. Returns the exit code. Never raises: the reason is in the run directory.
 
-    `job_ended`: whether Slurm says that a job has ended (storage/lock.py); `end_s`: when Slurm kills this job, in
-    seconds since the epoch.
+    `job_ended` asks Slurm whether a job has ended (storage/lock.py). `end_s`: when Slurm kills this job, in seconds
+    since the epoch.
     """
     rank = launched_rank()
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
     try:
-        reason = _train(run, attempt, rank, job_ended, end_s)
+        # Imported here so that an import that fails is a reason like any other.
+        from hpctrain.config.settings import from_dict
+        from hpctrain.training.session import run_session
+
+        stuck = functools.partial(_give_up, run, attempt, rank)
+        reason = run_session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
     except BaseException as error:
         traceback.print_exc()
         _fail(run, attempt, rank, *_reason_of(error))
@@ -58,20 +60,14 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
     os._exit(1)
 
 
-def _train(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, end_s: float | None) -> str:
-    # Imported here so that an import that fails is a reason like any other.
-    from hpctrain.config.settings import from_dict
-    from hpctrain.training.session import session
-
-    def stuck(detail: str) -> None:
-        faulthandler.dump_traceback()  # where the ranks wait for each other
-        _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
-
-    return session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
+def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
+    """The other ranks do not answer: show where this one waits for them, and end it."""
+    faulthandler.dump_traceback()
+    _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
 
 
 def launched_rank() -> int:
-    """This process's rank as its launcher says it, before any communication library is up."""
+    """Returns this process's rank as its launcher says it, before any communication library is up."""
     for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -117,4 +113,4 @@ def _redirect_output(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work(RunDir(Path(sys.argv[1])), sys.argv[2]))

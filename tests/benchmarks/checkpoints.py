@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.interval import young_daly_s
+from hpctrain.checkpoints.policy import young_daly_s
 from hpctrain.checkpoints.saver import Checkpointer, Snapshot, read
 from hpctrain.config.settings import CheckpointConfig
 from hpctrain.storage import lock

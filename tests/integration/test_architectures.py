@@ -16,6 +16,7 @@ import pytest
 from hpctrain.config.compose import load
 from hpctrain.launch.prepare import prepare
 from hpctrain.models.settings import SETTINGS
+from hpctrain.storage.records import train_records
 
 COMMON = (
     "resources.ranks=2",
@@ -151,11 +152,13 @@ def train(cases, folder, cache, monkeypatch):
 def assert_learned(runs):
     losses = {}
     for name, run in runs.items():
-        state, records = run.read_state(), run.read_metrics("train")
+        state, records = run.read_state(), train_records(run.metrics_file)
         assert (state["reason"], state["ranks"]) == ("DONE", 2), name
         assert len(records) >= 3, name
-        losses[name] = [record["loss"] for record in records]
-        assert all(r["flops"] > 0 and r["mfu"] > 0 and r["roofline_share"] > 0 for r in records), name
+        losses[name] = [record.scores["loss"] for record in records]
+        assert all(
+            r.flops > 0 and r.mfu > 0 and r.roofline_share > 0 for r in (one.rates for one in records)
+        ), name
         assert json.loads(run.metrics_file.read_text().splitlines()[-1])["kind"] == "summary", name
     stuck = {name: values for name, values in losses.items() if values[-1] >= 0.9 * values[0]}
     assert not stuck

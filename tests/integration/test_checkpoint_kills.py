@@ -40,7 +40,7 @@ def outcome(run):
     folder = Path(run) / "checkpoints"
     found = read(folder, store.entries(folder)[-1])
     facts = {k: found.meta[k] for k in ("step", "epoch", "samples", "ledger", "sampler", "config_hash")}
-    keys = ("kind", "step", "samples", "lr", "loss", "accuracy")
+    keys = ("kind", "step", "samples", "lr", "scores")
     lines = map(json.loads, (Path(run) / "metrics.jsonl").read_text().splitlines())
     records = [{k: line.get(k) for k in keys} for line in lines if line["kind"] in ("train", "validation")]
     return found.tensors, facts, records

@@ -70,7 +70,7 @@ def newest(folder):
 
 def records(folder):
     """What the run said of its science."""
-    keys = ("kind", "step", "samples", "lr", "loss", "accuracy", "window_steps")
+    keys = ("kind", "step", "samples", "lr", "scores", "window_steps")
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [{k: line.get(k) for k in keys} for line in lines if line["kind"] in ("train", "validation")]
 

@@ -31,7 +31,9 @@ def losses_of(cli, study, *overrides):
         "data.validation_limit=16", "train.log_every=1", "train.steps=9", "optimizer.lr=0.002", f"run.study={study}",
         *overrides,
     )  # fmt: skip
-    return [record["loss"] for kind in ("train", "validation") for record in cli.records(kind, study)]
+    return [
+        record["scores"]["loss"] for kind in ("train", "validation") for record in cli.records(kind, study)
+    ]
 
 
 def test_over_all_ranks_a_run_does_not_depend_on_their_number(cli):

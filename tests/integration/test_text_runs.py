@@ -64,7 +64,7 @@ def test_two_ranks_read_the_streams_of_one(lm):
     )
     same(one, two, close=True)
     same(one, micro, close=True)
-    scores = [lm.records("validation", s)[-1] for s in ("one", "two", "micro")]
+    scores = [lm.records("validation", s)[-1]["scores"] for s in ("one", "two", "micro")]
     for score in scores[1:]:
         assert score["perplexity"] == pytest.approx(scores[0]["perplexity"], rel=1e-3)
     assert scores[0]["bits_per_character"] < 4
@@ -89,7 +89,7 @@ def test_stopped_in_mid_stream_a_run_goes_on_to_the_last_bit(lm, ranks):
     assert any(name.startswith("carry/") for name in lm.tensors("cut"))
     lm.run("train", *long, "run.study=cut")
     same(lm.tensors("whole"), lm.tensors("cut"))
-    losses = [[r["loss"] for r in lm.records("validation", s)] for s in ("whole", "cut")]
+    losses = [[r["scores"]["loss"] for r in lm.records("validation", s)] for s in ("whole", "cut")]
     assert losses[0] == losses[1]
 
 
@@ -145,13 +145,13 @@ def test_words_tied_weights_and_masks(lm, generate):
         "resources.ranks=2",
     )
     lm.run("train", *lm.args(), *masked)
-    assert lm.records("validation", "masked")[-1]["perplexity"] < 15
+    assert lm.records("validation", "masked")[-1]["scores"]["perplexity"] < 15
     assert "is bidirectional" in generate("--study", "masked", code=2)
 
 
 def test_byte_pair_pieces(lm, generate):
     lm.run("train", *lm.args(**{"data.vocabulary_size": 280, "data.tokens": "bpe"}))
-    assert lm.records("validation")[-1]["bits_per_character"] < 4
+    assert lm.records("validation")[-1]["scores"]["bits_per_character"] < 4
     assert generate("--prompt", "def ça", "--tokens", "20").startswith("def ça")
 
 

@@ -57,7 +57,7 @@ def test_equal_seeds_give_bitwise_equal_runs(cli, ranks):
     for study in ("a", "b"):
         cli.train(f"resources.ranks={ranks}", f"run.study={study}", "data.augment=[pad_crop]")
     assert_bitwise_equal(cli.tensors("a"), cli.tensors("b"))
-    keys = ("loss", "accuracy", "step")
+    keys = ("scores", "step")
     first, second = ([{k: r[k] for k in keys} for r in cli.records("train", s)] for s in ("a", "b"))
     assert first == second
 
@@ -75,7 +75,7 @@ def test_two_ranks_of_half_the_batch_equal_one_rank(cli, transport):
         for name in one:
             if name.startswith(("model/", "optimizer/")):
                 torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
-    scores = [cli.records("validation", s)[-1] for s in ("one", "two", "micro")]
+    scores = [cli.records("validation", s)[-1]["scores"] for s in ("one", "two", "micro")]
     assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-4)
     assert scores[0]["loss"] == pytest.approx(scores[2]["loss"], rel=1e-4)
 
@@ -85,7 +85,7 @@ def test_other_ways_to_exchange_gradients_learn_the_same(cli, exchange):
     setting = {"fp16": "comm.compression=fp16", "small_buckets": "comm.bucket_mb=0.05"}[exchange]
     cli.train("resources.ranks=2", "run.study=plain")
     cli.train("resources.ranks=2", "run.study=other", setting)
-    plain, other = (cli.records("validation", s)[-1]["loss"] for s in ("plain", "other"))
+    plain, other = (cli.records("validation", s)[-1]["scores"]["loss"] for s in ("plain", "other"))
     assert other == pytest.approx(plain, rel=1e-6 if exchange == "small_buckets" else 0.05)
 
 
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
     cli.train(*long, "run.study=cut")
     assert cli.state("cut")["attempt"] == 2
     assert_bitwise_equal(cli.tensors("whole"), cli.tensors("cut"))
-    losses = [[r["loss"] for r in cli.records("validation", s)] for s in ("whole", "cut")]
+    losses = [[r["scores"]["loss"] for r in cli.records("validation", s)] for s in ("whole", "cut")]
     assert losses[0] == losses[1]
 
 

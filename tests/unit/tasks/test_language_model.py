@@ -17,7 +17,8 @@ from hpctrain.models.settings import SETTINGS
 from hpctrain.tasks import TASKS
 from hpctrain.training import state
 from hpctrain.training.comm import Comm
-from hpctrain.training.step import Carried, evaluate
+from hpctrain.training.evaluation import SummedScores, evaluate
+from hpctrain.training.step import Carried
 
 V, T = 12, 5
 KNOWN = Characters([chr(97 + i) for i in range(V - 1)])
@@ -41,6 +42,22 @@ class Ranks(Comm):
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
+
+
+def evaluated(model, one, data, comm, batch, batch_size):
+    """The scores of `data`, and the sums that they are made of."""
+    evaluator = SummedScores(one, torch.device("cpu"))
+    scores = evaluate(
+        model,
+        lambda rows, carry: one.loss(model, rows, carry),
+        evaluator,
+        data,
+        comm,
+        batch,
+        batch_size,
+        list,
+    )
+    return scores, evaluator.sums
 
 
 # --- Samples and streams
@@ -137,7 +154,7 @@ def test_a_network_that_sees_both_sides_fills_gaps_better():
             optimizer.zero_grad()
             (total / 50).backward()
             optimizer.step()
-        scores[name] = one.summarise(evaluate(model, one, data, Comm(), 50, 50, torch.enable_grad, list))
+        scores[name], _ = evaluated(model, one, data, Comm(), 50, 50)
     assert scores["birnn"]["loss"] < 0.8 * scores["rnn"]["loss"]
 
 
@@ -167,12 +184,10 @@ def test_micro_batches_carry_as_the_whole_batch_does():
 @pytest.mark.parametrize("samples", [80, 77, 3])
 def test_validation_does_not_depend_on_ranks_or_micro_batches(samples):
     model, data, one = small(), dataset(samples * T + 1), task()
-    alone = evaluate(model, one, data, Comm(), 6, 6, torch.enable_grad, list)
+    _, alone = evaluated(model, one, data, Comm(), 6, 6)
     assert alone[1] == samples * T
     for size, micro in ((2, 3), (3, 1), (1, 4)):
-        ranks = [
-            evaluate(model, one, data, Ranks(r, size), 6, micro, torch.enable_grad, list) for r in range(size)
-        ]
+        ranks = [evaluated(model, one, data, Ranks(r, size), 6, micro)[1] for r in range(size)]
         assert [sum(s) for s in zip(*ranks, strict=True)] == pytest.approx(alone, rel=1e-5)
     assert model.training
 

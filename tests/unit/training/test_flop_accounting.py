@@ -41,9 +41,9 @@ def test_rates_are_work_over_time():
     assert made.per_sample == step
     done = step * 320 + 10 * 2 * 61_706 * 4
     figures = made.rates(steps=10, samples=320, wall_s=0.5)
-    assert figures["flops"] == done
-    assert figures["gflop_per_s"] == pytest.approx(done / 0.5 / 1e9)
-    assert figures["mfu"] == pytest.approx(step * 320 / 0.5 / (2 * 19.5e12))
+    assert figures.flops == done
+    assert figures.gflop_per_s == pytest.approx(done / 0.5 / 1e9)
+    assert figures.mfu == pytest.approx(step * 320 / 0.5 / (2 * 19.5e12))
 
 
 def test_the_share_of_the_roofline_is_the_flops_commands_bound():
@@ -51,7 +51,7 @@ def test_the_share_of_the_roofline_is_the_flops_commands_bound():
     asked = request(["model=lenet", "batch=16", "optimizer.momentum=0.9"])
     found = counted("lenet", config.model.settings, 16)
     bound = document(asked, found, hardware.find("A100"))["lower_bound"]
-    share = made.rates(steps=10, samples=320, wall_s=1.0)["roofline_share"]
+    share = made.rates(steps=10, samples=320, wall_s=1.0).roofline_share
     # The command's bound holds the loss too, which is the task's affair here.
     assert share == pytest.approx(10 * bound["step_s"], rel=1e-3)
 
@@ -60,7 +60,7 @@ def test_an_estimate_bounds_the_time_by_the_same():
     config = load([*SETTINGS, "++cluster.device=NVIDIA A100-SXM4-40GB", "train.epochs=1"])
     facts = estimate.estimate(config)
     made, _ = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
-    share = made.rates(steps=facts["steps"], samples=facts["samples"], wall_s=1.0)["roofline_share"]
+    share = made.rates(steps=facts["steps"], samples=facts["samples"], wall_s=1.0).roofline_share
     assert facts["lower_bound_s"] == pytest.approx(share, rel=1e-3)
     assert facts["flops_total"] == made.total(facts["samples"], facts["steps"])
 
@@ -68,15 +68,15 @@ def test_an_estimate_bounds_the_time_by_the_same():
 def test_an_unknown_device_is_unknown():
     made, _ = costs("++cluster.device=Abacus 3000")
     figures = made.rates(steps=1, samples=32, wall_s=1.0)
-    assert (figures["mfu"], figures["roofline_share"], made.device) == (None, None, None)
-    assert figures["gflop_per_s"] > 0
+    assert (figures.mfu, figures.roofline_share, made.device) == (None, None, None)
+    assert figures.gflop_per_s > 0
 
 
 def test_a_cpu_is_measured():
     made, _ = costs()
     assert made.device is not None
     assert made.device.flops["fp32"] > 1e9
-    assert made.rates(steps=1, samples=32, wall_s=1e9)["mfu"] > 0
+    assert made.rates(steps=1, samples=32, wall_s=1e9).mfu > 0
 
 
 @pytest.mark.parametrize(

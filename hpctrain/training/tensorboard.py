@@ -1,0 +1,39 @@
+"""TensorBoard: scores and figures of a run as curves, if `train.tensorboard` asks for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpctrain.errors import RunFailed
+from hpctrain.storage.records import Record, to_line
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.training.logger import Start
+
+
+class TensorBoard:
+    """Writes the run's folder `tensorboard`."""
+
+    def __init__(self, run: RunDir, start: Start) -> None:
+        """Raises RunFailed(IMPORT_ERROR) if TensorBoard is not installed."""
+        del start
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RunFailed(
+                "IMPORT_ERROR",
+                "train.tensorboard=true needs the extra: pip install 'hpctrain[tensorboard]'",
+            ) from None
+        self._writer: Any = SummaryWriter(str(run.tensorboard))
+
+    def record(self, record: Record) -> None:
+        """Add each score and each figure under the record's kind, as in `validation/accuracy`."""
+        line = to_line(record, 0, 0.0)
+        step = line.pop("step")
+        figures = {key: line[key] for key in line if key not in ("attempt", "time")} | line.get("scores", {})
+        for key, value in figures.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{record.kind}/{key}", value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
