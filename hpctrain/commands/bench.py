@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from hpctrain.commands.flags import take
 from hpctrain.config import compose
-from hpctrain.config.settings import Config, run_id
+from hpctrain.config.settings import Config
+from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local
 from hpctrain.launch.prepare import prepare

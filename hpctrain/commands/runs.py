@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpctrain.commands.flags import take
-from hpctrain.config.settings import Config, run_id
+from hpctrain.config.settings import Config
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import follow, local
 from hpctrain.launch.prepare import prepare, refuse_if_running

@@ -12,6 +12,7 @@ import torch
 
 from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
+from hpctrain.data.identify import refuse_change_here
 from hpctrain.report.curves import draw_curves
 from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
@@ -56,6 +57,7 @@ def _train(
 ) -> str:
     """One rank's training; `term` is rank 0's right to write to the run directory."""
     if comm.rank == 0:
+        refuse_change_here(run, config)
         write_provenance(config, run, comm)
         run.write_state(
             phase="starting", reason=None, detail=None, attempt=attempt, ranks=comm.size,

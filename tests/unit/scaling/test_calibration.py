@@ -7,7 +7,8 @@ import pytest
 from hpctrain.cli import main
 from hpctrain.commands import submit
 from hpctrain.commands.scale import load
-from hpctrain.config.settings import run_id, to_dict
+from hpctrain.config.settings import to_dict
+from hpctrain.data.identify import run_id
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration as calibrations
 from hpctrain.scaling.plan import calibration, plan

@@ -6,7 +6,7 @@ import pytest
 
 from hpctrain.cli import main
 from hpctrain.commands.scale import load
-from hpctrain.config.settings import run_id
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling.plan import calibration, gpu_counts, plan, rank_batch, shape
 
