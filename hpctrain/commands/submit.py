@@ -6,7 +6,7 @@ import json
 
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import show_done
-from hpctrain.config.settings import run_id
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.launch.resume import renew

@@ -6,7 +6,8 @@ import sys
 
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import say, show_done, show_end
-from hpctrain.config.settings import Config, run_id
+from hpctrain.config.settings import Config
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import foreground
 from hpctrain.launch.prepare import prepare, refuse_if_running

@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses, their bounds, and the run id.
+"""The settings of a run: frozen dataclasses and their bounds. Each says whether it is science (`HOW`, `PLACE`, `KIND`).
 
 Takes plain dictionaries (from config/compose.py, or from a run directory's config.yaml), gives `Config`.
 A wrong value is a `UserError` that names the key, the value, what is allowed and the nearest match.
@@ -8,7 +8,6 @@ Imports neither Hydra nor torch; no side effects.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,12 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 
+# What a setting, or a whole group, is to the run's identity (config/identity.py). Without a mark it is science: it
+# changes the result, and counts if it differs from its default.
+HOW = {"science": "how"}  # how, or where, the same result is computed
+PLACE = {"science": "place"}  # where files lie: what they hold counts instead
+KIND = {"science": "kind"}  # says which settings its group has: counts even if it has its default
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -37,7 +42,7 @@ class ModelConfig:
 
     name: str
     settings: Any
-    weights: str | None = None
+    weights: str | None = dataclasses.field(default=None, metadata=PLACE)
     target: str | None = None
 
 
@@ -46,7 +51,7 @@ class DataConfig:
     """A data set as the model sees it: `shape` after padding, counts of the official split."""
 
     name: str
-    path: str | None = None
+    path: str | None = dataclasses.field(default=None, metadata=PLACE)
     shape: tuple[int, ...] = ()
     num_classes: Positive | None = None
     train_samples: Count = 0
@@ -64,18 +69,18 @@ class DataConfig:
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     image_field: str | None = None
     label_field: str | None = None
-    # And how they are fed, which no result depends on (`FEEDING`): processes that decode on each rank, batches
-    # ahead of the step, and how much may be held decoded.
-    workers: Count | None = None
-    prefetch: Positive = 4
-    resident_gb: Annotated[float, Ge(0)] = 2.0
+    # And how they are fed: processes that decode on each rank, batches ahead of the step, and how much may be held
+    # decoded.
+    workers: Count | None = dataclasses.field(default=None, metadata=HOW)
+    prefetch: Positive = dataclasses.field(default=4, metadata=HOW)
+    resident_gb: Annotated[float, Ge(0)] = dataclasses.field(default=2.0, metadata=HOW)
     # Text only: how it is cut into tokens, how many there are, and how long a training sequence is.
     tokens: Literal["character", "word", "bpe"] = "character"
     vocabulary_size: Positive | None = None
     sequence_length: Positive | None = None
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.05
     # A Hugging Face data set: its name, its variant, and the column that holds the text.
-    source: str | None = None
+    source: str | None = dataclasses.field(default=None, metadata=PLACE)
     subset: str | None = None
     field: str = "text"
     # Translation: source and target. Speech: frequency bins of 50 Hz; `sequence_length` is in frames.
@@ -103,28 +108,31 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Lengths: `steps`, where given, is used instead of `epochs`. `batch_size` is a rank's, a micro-step."""
+    """Lengths: `steps`, where given, is used instead of `epochs`. `batch_size` is a rank's, a micro-step.
 
-    batch_size: Positive = 64
+    `batch_size` and `accumulate` count as `Config.effective_batch`, their product with the ranks.
+    """
+
+    batch_size: Positive = dataclasses.field(default=64, metadata=HOW)
     epochs: Annotated[int, Ge(0)] | None = 5
     steps: Annotated[int, Ge(0)] | None = None
-    accumulate: Positive = 1
+    accumulate: Positive = dataclasses.field(default=1, metadata=HOW)
     clip_norm: PositiveFloat | None = None
-    log_every: Positive = 50
+    log_every: Positive = dataclasses.field(default=50, metadata=HOW)
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
     # Progressive resizing: (from epoch, pixels a side); validation sees the whole size.
     image_sizes: tuple[tuple[Count, Positive], ...] = ()
-    tensorboard: bool = False
-    deterministic: bool = True
-    profile: Count = 0
-    ceilings: bool = False
+    tensorboard: bool = dataclasses.field(default=False, metadata=HOW)
+    deterministic: bool = dataclasses.field(default=True, metadata=HOW)
+    profile: Count = dataclasses.field(default=0, metadata=HOW)
+    ceilings: bool = dataclasses.field(default=False, metadata=HOW)
 
 
 @dataclass(frozen=True)
 class SgdConfig:
     lr: Annotated[float, Ge(0)]
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd"] = dataclasses.field(default="sgd", metadata=KIND)
     momentum: Fraction = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Ge(0)] = 0.0
@@ -137,7 +145,7 @@ class SgdConfig:
 @dataclass(frozen=True)
 class AdamConfig:
     lr: Annotated[float, Ge(0)]
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw"] = dataclasses.field(default="adam", metadata=KIND)
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Ge(0)] = 0.0
@@ -147,7 +155,7 @@ class AdamConfig:
 @dataclass(frozen=True)
 class LarsConfig:
     lr: Annotated[float, Ge(0)]
-    name: Literal["lars"] = "lars"
+    name: Literal["lars"] = dataclasses.field(default="lars", metadata=KIND)
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Ge(0)] = 5e-5
@@ -192,17 +200,17 @@ class PrecisionConfig:
 class CommConfig:
     """How ranks talk. `buckets` is hpctrain's own exchange on Horovod's allreduce."""
 
-    transport: Literal["auto", "mpi", "gloo"] = "auto"
-    exchange: Literal["buckets", "distributed_optimizer"] = "buckets"
-    bucket_mb: PositiveFloat = 25.0
+    transport: Literal["auto", "mpi", "gloo"] = dataclasses.field(default="auto", metadata=HOW)
+    exchange: Literal["buckets", "distributed_optimizer"] = dataclasses.field(default="buckets", metadata=HOW)
+    bucket_mb: PositiveFloat = dataclasses.field(default=25.0, metadata=HOW)
     reduction: Literal["mean", "adasum"] = "mean"
     batch_norm_ranks: Positive | Literal["all"] = 1
-    compression: Literal["none", "fp16"] = "none"
-    cycle_time_ms: Annotated[float, Ge(0)] | None = None
-    fusion_threshold_mb: Annotated[float, Ge(0)] | None = None
-    hierarchical: bool = False
-    timeline: bool = False
-    timeout_s: PositiveFloat = 600.0
+    compression: Literal["none", "fp16"] = dataclasses.field(default="none", metadata=HOW)
+    cycle_time_ms: Annotated[float, Ge(0)] | None = dataclasses.field(default=None, metadata=HOW)
+    fusion_threshold_mb: Annotated[float, Ge(0)] | None = dataclasses.field(default=None, metadata=HOW)
+    hierarchical: bool = dataclasses.field(default=False, metadata=HOW)
+    timeline: bool = dataclasses.field(default=False, metadata=HOW)
+    timeout_s: PositiveFloat = dataclasses.field(default=600.0, metadata=HOW)
 
     @property
     def fusion_bytes(self) -> float:
@@ -233,7 +241,7 @@ class ResourcesConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Facts of a cluster, from conf/cluster. Nothing of it is science: it stays out of the run id."""
+    """Facts of a cluster, from conf/cluster. Nothing of it is science."""
 
     name: str
     kind: Literal["local", "slurm"]
@@ -305,10 +313,10 @@ class Config:
     precision: PrecisionConfig
     train: TrainConfig
     comm: CommConfig
-    resources: ResourcesConfig
-    cluster: ClusterConfig
-    run: RunConfig
-    checkpoint: CheckpointConfig
+    resources: ResourcesConfig = dataclasses.field(metadata=HOW)
+    cluster: ClusterConfig = dataclasses.field(metadata=HOW)
+    run: RunConfig = dataclasses.field(metadata=HOW)
+    checkpoint: CheckpointConfig = dataclasses.field(metadata=HOW)
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
 
     @property
@@ -366,45 +374,6 @@ def to_dict(config: Config) -> dict[str, Any]:
         )
     )
     return plain
-
-
-def science(config: Config) -> dict[str, Any]:
-    """The settings that make the result, as plain containers; where and on how many ranks is not of them."""
-    whole = to_dict(config)
-    chosen = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
-    hidden = FEEDING if config.data.name in ("text", "image_folder") else (*FEEDING, "path")
-    chosen["data"] = _unless_default(DataConfig, {k: v for k, v in chosen["data"].items() if k not in hidden})
-    keys = ("epochs", "steps", "clip_norm", "on_nan", "ema_decay", "image_sizes")
-    chosen["train"] = _unless_default(TrainConfig, {k: whole["train"][k] for k in keys})
-    chosen["effective_batch"] = config.effective_batch
-    if config.comm.reduction != "mean":
-        chosen["reduction"] = config.comm.reduction
-    if config.comm.batch_norm_ranks != 1:
-        chosen["batch_norm_ranks"] = config.comm.batch_norm_ranks
-    return chosen
-
-
-# Settings of DataConfig that change no result.
-FEEDING = ("workers", "prefetch", "resident_gb")
-# Younger than the first runs: left out where they have their defaults, so that those runs keep their ids.
-_YOUNGER = ("resize", "crop_scale", "crop_ratio", "image_field", "label_field", "image_sizes")
-
-
-def _unless_default(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = json.loads(json.dumps({f.name: f.default for f in dataclasses.fields(kind)}, default=str))
-    return {k: v for k, v in values.items() if k not in _YOUNGER or v != defaults[k]}
-
-
-def science_hash(config: Config) -> str:
-    """SHA-256 of the scientific settings, in hex."""
-    text = json.dumps(science(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def run_id(config: Config) -> str:
-    """`<name>-<10 hex digits>`: a hash of the scientific settings; the same science is the same run."""
-    name = config.run.name or f"{config.model.name}-{config.data.name}"
-    return f"{name}-{science_hash(config)[:10]}"
 
 
 def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from hpctrain import hardware
-from hpctrain.config.settings import Config, run_id, to_dict
+from hpctrain.config.settings import Config, to_dict
+from hpctrain.data import identify
 from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
@@ -21,11 +22,12 @@ def prepare(config: Config) -> RunDir:
     """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
     check(config)
     _check_model(config)
-    run = locate(config.run.root, config.run.study, run_id(config))
+    run = locate(config.run.root, config.run.study, identify.run_id(config))
     if run.path.exists():
         refuse_if_shared(run.path)
     os.umask(0o077)
     run.create(to_dict(config))
+    identify.note(run, config)
     run.pause_at(None)
     return run
 

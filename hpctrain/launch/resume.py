@@ -10,40 +10,33 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpctrain.config.settings import Config, from_dict, science, science_hash, to_dict
-from hpctrain.errors import RunFailed, UserError
+from hpctrain.config.identity import science
+from hpctrain.config.settings import Config, from_dict, to_dict
+from hpctrain.data import identify
+from hpctrain.errors import UserError
 from hpctrain.launch import prepare
 from hpctrain.storage.files import refuse_if_shared
 from hpctrain.storage.run_dir import RunDir, replace_text
-from hpctrain.training.progress import refuse_change
 
 BATCH = ("train.batch_size", "train.accumulate")
 
 
 def configuration(run: RunDir, overrides: Sequence[str]) -> Config:
-    """The run's configuration with `overrides`. Raises UserError, for changes to the science too."""
+    """The run's configuration with `overrides`. Raises UserError, also if settings or files that count have changed."""
     refuse_if_shared(run.path)
     before = from_dict(run.read_config())
     if not overrides:
+        identify.refuse_change(run, before)
         return before
     from hpctrain.config.compose import change
 
     config = from_dict(change(run.read_config(), overrides))
     if not any(override.startswith(BATCH) for override in overrides):
         config = with_batch(config, before.effective_batch)
-    check(before, config)
+    identify.refuse_settings(science(before), config)
+    identify.refuse_change(run, config)
     prepare.check(config)
     return config
-
-
-def check(before: Config, config: Config) -> None:
-    """Raises UserError where a setting that makes the science differs."""
-    try:
-        refuse_change(science(before), science(config), config.checkpoint.allow_change)
-    except RunFailed as error:
-        key, _, rest = error.detail.partition(" is ")
-        value, _, why = rest.partition(", but ")
-        raise UserError(key, value, why) from None
 
 
 def with_batch(config: Config, effective_batch: int) -> Config:
@@ -69,11 +62,11 @@ def renew(run: RunDir, config: Config) -> str | None:
     before = from_dict(run.read_config())
     if to_dict(before) == to_dict(config):
         return None
-    check(before, config)
+    identify.refuse_settings(science(before), config)
     import yaml
 
     replace_text(run.config_file, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    if (before.ranks, science_hash(before)) == (config.ranks, science_hash(config)):
+    if (before.ranks, science(before)) == (config.ranks, science(config)):
         return None
     note = {"ranks": config.ranks, "batch_size": config.train.batch_size}
     return f"{run.run_id} goes on with {json.dumps(note | {'accumulate': config.train.accumulate})}"

@@ -6,13 +6,14 @@ Takes plain values, returns checked dataclasses. Widths are in units, lengths in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 Positive = Annotated[int, Ge(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
+HOW = {"science": "how"}  # as in config/settings.py: no result depends on it
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RecurrentSettings:
     dropout_output: Dropout = 0.0
     weight_drop: Dropout = 0.0
     init_range: Annotated[float, Gt(0)] | None = 0.05
-    example_length: Positive = 35
+    example_length: Positive = field(default=35, metadata=HOW)
 
     def __post_init__(self) -> None:
         if self.nonlinearity == "relu" and self.cell != "rnn":
@@ -114,7 +115,7 @@ class DeepSpeech2Settings:
     batch_norm: bool = True
     norm_affine: bool = False
     bias: bool = False
-    example_length: Positive = 100
+    example_length: Positive = field(default=100, metadata=HOW)
 
     def frequencies(self) -> tuple[int, ...]:
         """Returns the frequency bins before each convolution and after the last."""
@@ -160,7 +161,7 @@ class GNMTSettings:
     dropout: Dropout = 0.2
     bias: bool = False
     init_range: Annotated[float, Gt(0)] = 0.04
-    example_length: Positive = 25
+    example_length: Positive = field(default=25, metadata=HOW)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class GNMTMoESettings:
     dropout: Dropout = 0.4
     bias: bool = False
     init_range: Annotated[float, Gt(0)] = 0.04
-    example_length: Positive = 32
+    example_length: Positive = field(default=32, metadata=HOW)
 
     def __post_init__(self) -> None:
         if self.width > self.hidden:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hpctrain.config import compose
-from hpctrain.config.settings import Config, run_id
+from hpctrain.config.settings import Config
+from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local
 from hpctrain.launch.prepare import prepare

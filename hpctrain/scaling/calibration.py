@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpctrain.config.settings import Config, run_id
+from hpctrain.config.settings import Config
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import estimate
 from hpctrain.scaling import plan, predict

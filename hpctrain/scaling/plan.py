@@ -20,9 +20,9 @@ from hpctrain.config.settings import (
     Positive,
     PositiveFloat,
     ScheduleConfig,
-    run_id,
     validate,
 )
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings
 from hpctrain.scaling.network import ALGORITHMS, CHOICES, Shape

@@ -1,6 +1,7 @@
 """The run directory: every file name below runs/<study>/<run_id>/, and who writes it.
 
     config.yaml          the resolved configuration                         whoever makes the run
+    identity.json        settings that count, digests of files              whoever makes the run, and rank 0
     provenance.json      commit, versions, command line, hardware           rank 0, each attempt
     state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
     submission.json      token, job ids, what was asked for                 submit, or the job of a sweep
@@ -82,6 +83,11 @@ class RunDir:
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def identity_file(self) -> Path:
+        """What makes the run the run that it is (data/identify.py)."""
+        return self.path / "identity.json"
 
     @property
     def state_file(self) -> Path:

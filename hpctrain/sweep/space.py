@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpctrain.config.settings import Config, from_dict, run_id, to_dict
+from hpctrain.config.settings import Config, from_dict, to_dict
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Choice, Interval, Swept
+from hpctrain.data.identify import run_id
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import Trial
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from hpctrain.config.settings import Config, from_dict
 from hpctrain.config.swept import Swept
+from hpctrain.data import identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.processes import Process, preload, start
 from hpctrain.scheduler import client
@@ -162,6 +163,7 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     """The run's folder, as the run needs it for this piece of work."""
     config = from_dict(trial.config)
     run.create(trial.config)
+    identify.note(run, config)
     run.cancel_file.unlink(missing_ok=True)
     run.pause_at(claim.work.epochs)
     submission = {

@@ -7,7 +7,7 @@ depend on the order or on the number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -15,14 +15,13 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
-from hpctrain.config.settings import Config, science, science_hash
+from hpctrain.config.identity import identity_hash, refuse_change, science
+from hpctrain.config.settings import Config
 from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
 
 _Count = Annotated[int, Ge(0)]
 HASHED_STEPS = 64
-# Settings that say which samples a step takes: if they changed during a run, samples would come twice or never.
-FIXED = ("data", "effective_batch", "seed")
 
 
 @dataclass
@@ -125,7 +124,7 @@ def document(
     place = {"epoch": at.step // steps_per_epoch, "place": at.step % steps_per_epoch}
     place |= {"steps_per_epoch": steps_per_epoch, "effective_batch": config.effective_batch}
     rest = Document(
-        at, ledger, place | {"seed": config.seed}, {"lr": next_lr}, science(config), science_hash(config)
+        at, ledger, place | {"seed": config.seed}, {"lr": next_lr}, science(config), identity_hash(config, {})
     )
     head = {"step": at.step, "epoch": at.step / steps_per_epoch, "samples": at.samples}
     return head | asdict(rest)
@@ -145,7 +144,7 @@ def continued(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunFailed("NO_VALID_CHECKPOINT", f"meta.json: {where}: {first['msg']}") from None
-    refuse_change(found.config, science(config), config.checkpoint.allow_change)
+    refuse_change(found.config, config)
     begun = order_of(found.ledger.epoch)[: found.ledger.taken]
     if found.ledger.share != (len(begun), fingerprint(begun)):
         raise RunFailed(
@@ -162,29 +161,3 @@ def fingerprint(indices: Indices) -> int:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
-
-
-def refuse_change(saved: Mapping[str, Any], asked: Mapping[str, Any], allowed: bool) -> None:
-    """Compare scientific settings. Raises RunFailed(CONFIG_CHANGED), naming the first that differs.
-
-    `allowed`: settings other than FIXED may differ.
-    """
-    before, now = dict(_flat(saved)), dict(_flat(asked))
-    for key in [*now, *before]:
-        if before.get(key) == now.get(key):
-            continue
-        said = f"{key} is {now.get(key)}, but the run was made with {before.get(key)}"
-        if key.split(".")[0] in FIXED:
-            raise RunFailed(
-                "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"
-            )
-        if not allowed:
-            raise RunFailed("CONFIG_CHANGED", f"{said}; if you mean it: checkpoint.allow_change=true")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -12,6 +12,7 @@ import torch
 
 from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
+from hpctrain.data.identify import refuse_change_here
 from hpctrain.report.curves import draw_curves
 from hpctrain.storage import lock
 from hpctrain.storage.records import train_records, validation_records
@@ -57,6 +58,7 @@ def _train_locked(
 ) -> str:
     """Train; `term` is the right of rank 0 to write to the run directory."""
     if comm.rank == 0:
+        refuse_change_here(run, config)
         write_provenance(config, run, comm)
         run.write_state(
             phase="starting", reason=None, detail=None, attempt=attempt, ranks=comm.size,

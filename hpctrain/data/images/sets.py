@@ -152,6 +152,17 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
     return classes, found
 
 
+def files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """The folder of a set, and what is read of it: the pictures, or pack.json and its shards. Raises UserError."""
+    folder = _folder(config)
+    if (folder / MANIFEST).is_file():
+        shards = [shard.file for shards in read_manifest(folder).splits.values() for shard in shards]
+        return folder, [folder / name for name in (MANIFEST, *shards)]
+    places = [_split_folder(folder, split) for split in SPLITS]
+    classes = [str(place / name) for place in places for name in _class_names(place)]
+    return folder, [Path(path) for place in classes for path in sorted(_pictures_below(place))]
+
+
 def _split_folder(folder: Path, split: str) -> Path:
     for name in SPLITS[split]:
         if (folder / name).is_dir():

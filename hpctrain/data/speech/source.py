@@ -48,6 +48,13 @@ def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
     return found
 
 
+def files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """The folder of a set, and the lists and recordings in its splits. Raises UserError."""
+    folder = find_folder(config.name, config.path)
+    below = (path for pattern in SPLITS.values() for part in folder.glob(pattern) for path in part.rglob("*"))
+    return folder, sorted(p for p in below if p.name.endswith((".trans.txt", ".flac", ".wav")))
+
+
 def _listed(folder: Path, pattern: str) -> list[Utterance]:
     found = []
     for listing in sorted(path for part in folder.glob(pattern) for path in part.rglob("*.trans.txt")):

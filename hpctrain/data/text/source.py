@@ -53,11 +53,11 @@ def find_source(config: DataConfig) -> Source:
         from hpctrain.data.hub import hugging_face
 
         return hugging_face(config)
-    return from_files(*_files(config), config.validation_fraction)
+    return from_files(*files(config), config.validation_fraction)
 
 
-def _files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files."""
+def files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files. Raises UserError."""
     if config.name == "python_stdlib" and config.path is None:
         folder = Path(sysconfig.get_paths()["stdlib"])
         found = sorted(folder.rglob("*.py"))

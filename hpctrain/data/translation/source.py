@@ -60,14 +60,26 @@ def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
     return {word: number for number, word in enumerate(ranked[: size - 4], 4)}
 
 
+def files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """The folder of a set, and the files that are read: catalogues, or both splits' texts. Raises UserError."""
+    if config.name == "gettext":
+        folder = Path(config.path).expanduser() if config.path else LOCALES
+        language = config.languages[1]
+        catalogues = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
+        if not catalogues:
+            raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
+        return folder, catalogues
+    folder = find_folder(config.name, config.path)
+    texts = [folder / f"{stem}.{language}" for stem in ("train", "valid") for language in config.languages]
+    for text in texts:
+        if not text.is_file():
+            raise UserError("data.path", folder, f"has no {text.name}")
+    return folder, texts
+
+
 def _gettext(config: DataConfig) -> Pairs:
-    folder = Path(config.path).expanduser() if config.path else LOCALES
-    language = config.languages[1]
-    files = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
-    if not files:
-        raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
     found: dict[str, str] = {}
-    for file in files:
+    for file in files(config)[1]:
         for source, target in _catalogue(file):
             if "%" not in source and "\n" not in source and source != target:
                 found.setdefault(source, target)
@@ -92,15 +104,10 @@ def _catalogue(file: Path) -> Iterator[tuple[str, str]]:
 
 def _aligned(config: DataConfig) -> Pairs:
     """train.<language> and valid.<language> of both languages, a sentence a line."""
-    folder = find_folder(config.name, config.path)
+    folder, paths = files(config)
     splits = {}
-    for split, stem in (("train", "train"), ("validation", "valid")):
-        texts: list[Sequence[str]] = []
-        for language in config.languages:
-            file = folder / f"{stem}.{language}"
-            if not file.is_file():
-                raise UserError("data.path", folder, f"has no {file.name}")
-            texts.append(file.read_text(encoding="utf-8").splitlines())
+    for split, stem, pair in (("train", "train", paths[:2]), ("validation", "valid", paths[2:])):
+        texts: list[Sequence[str]] = [path.read_text(encoding="utf-8").splitlines() for path in pair]
         if len(texts[0]) != len(texts[1]):
             raise UserError(
                 "data.path",

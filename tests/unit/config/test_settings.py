@@ -6,6 +6,7 @@ import pytest
 
 from hpctrain.config import compose, settings
 from hpctrain.config.image_sizes import PICTURES
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 
 
@@ -79,12 +80,12 @@ def test_a_configuration_survives_its_file():
 
 
 def test_the_run_id_follows_science_alone():
-    same = settings.run_id(load())
-    assert settings.run_id(load("run.root=/elsewhere", "checkpoint.every=3", "train.log_every=1")) == same
-    assert settings.run_id(load("resources.ranks=2", "train.batch_size=16")) == same
+    same = run_id(load())
+    assert run_id(load("run.root=/elsewhere", "checkpoint.every=3", "train.log_every=1")) == same
+    assert run_id(load("resources.ranks=2", "train.batch_size=16")) == same
     for change in ("seed=1", "optimizer.lr=0.1", "train.batch_size=16", "train.epochs=3", "model=mlp"):
-        assert settings.run_id(load(change)) != same
-    assert settings.run_id(load("run.name=mine")).startswith("mine-")
+        assert run_id(load(change)) != same
+    assert run_id(load("run.name=mine")).startswith("mine-")
 
 
 def test_every_setting_of_the_dataclasses_stands_in_conf():

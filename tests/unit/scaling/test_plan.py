@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.config.settings import run_id
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling.plan import calibration, gpu_counts, plan, rank_batch, shape
 from hpctrain.scaling.start import load

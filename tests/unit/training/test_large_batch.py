@@ -8,8 +8,10 @@ from torch import nn
 
 from hpctrain import models
 from hpctrain.config.compose import load
+from hpctrain.config.identity import science
 from hpctrain.config.image_sizes import image_size, sized
-from hpctrain.config.settings import LarsConfig, SgdConfig, science, science_hash
+from hpctrain.config.settings import LarsConfig, SgdConfig
+from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import estimate, follow
 from hpctrain.training.optimizers import make_optimizer
@@ -125,13 +127,13 @@ def test_sizes_that_make_no_sense_are_named(model, sizes, message):
         load(["data=cifar10", f"model={model}", *stem, f"train.image_sizes={sizes}"])
 
 
-def test_runs_made_before_these_settings_keep_their_ids():
+def test_image_sizes_count_and_feeding_does_not():
     plain = science(load(RESNET))
     assert not {"workers", "prefetch", "resident_gb", "crop_scale", "resize"} & plain["data"].keys()
     assert "image_sizes" not in plain["train"]
     changed = load([*RESNET, "train.image_sizes=[[0,32]]"])
     assert science(changed)["train"]["image_sizes"] == [[0, 32]]
-    assert science_hash(changed) != science_hash(load(RESNET))
+    assert run_id(changed) != run_id(load(RESNET))
 
 
 def test_the_imagenet_recipe_is_the_paper_s():

@@ -1,0 +1,137 @@
+"""What makes a run the run that it is: its settings that differ from their defaults, and the contents it was given.
+
+Takes a `Config` and digests of what the user brings (data/identify.py); returns ids, and refuses a changed setting.
+A field of a settings dataclass says what it is by the marks of config/settings.py; one without a mark is science.
+A value equal to its default never counts, and a setting that a checkpoint does not know is its default: a new
+setting with a neutral default changes no id, and every checkpoint resumes. A default that is changed changes what
+ids mean, so tests/golden/defaults.json pins them. Pure, no I/O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from hpctrain.config.settings import Config
+from hpctrain.errors import RunFailed
+
+# Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
+FIXED = ("data", "effective_batch", "seed")
+# Where version 0.1.0 kept two settings in meta.json.
+_MOVED = {"reduction": "comm.reduction", "batch_norm_ranks": "comm.batch_norm_ranks"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a run. `role` is "science" or a mark of config/settings.py; `default` may be MISSING."""
+
+    key: str
+    value: Any
+    default: Any
+    role: str
+
+    @property
+    def counts(self) -> bool:
+        return self.role == "kind" or (self.role == "science" and self.value != self.default)
+
+
+def settings_of(config: Config) -> Iterator[Setting]:
+    """Every setting of the groups that may be science, in the order of `Config`, as plain values."""
+    for group in dataclasses.fields(Config):
+        value = getattr(config, group.name)
+        if _role(group) != "science":
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{group.name}.")
+        else:
+            yield Setting(group.name, _plain(value), _default(group), "science")
+    # What the ranks' batches come to: no field says it alone.
+    yield Setting("effective_batch", config.effective_batch, MISSING, "science")
+
+
+def _fields(values: Any, prefix: str) -> Iterator[Setting]:
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if dataclasses.is_dataclass(value):  # a model's settings stand beside its name, as in conf/model
+            yield from _fields(value, prefix)
+        elif isinstance(value, Mapping):  # a user's class: nobody knows its defaults
+            yield from (Setting(prefix + key, _plain(v), MISSING, "science") for key, v in value.items())
+        else:
+            yield Setting(prefix + field.name, _plain(value), _default(field), _role(field))
+
+
+def _role(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("science", "science"))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return _plain(field.default_factory())
+    return MISSING if field.default is MISSING else _plain(field.default)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def science(config: Config) -> dict[str, Any]:
+    """The settings that make the result and differ from their defaults, by group, as plain containers."""
+    chosen: dict[str, Any] = {}
+    for setting in settings_of(config):
+        if setting.counts:
+            group, dot, name = setting.key.partition(".")
+            if dot:
+                chosen.setdefault(group, {})[name] = setting.value
+            else:
+                chosen[group] = setting.value
+    return chosen
+
+
+def identity_hash(config: Config, contents: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the settings that count and of `contents`: a digest by what was brought."""
+    values = {"settings": science(config), "contents": dict(contents)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def run_id(config: Config, contents: Mapping[str, Any]) -> str:
+    """`<name>-<10 hex digits of identity_hash>`: the same identity is the same run."""
+    name = config.run.name or f"{config.model.name}-{config.data.name}"
+    return f"{name}-{identity_hash(config, contents)[:10]}"
+
+
+def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
+    """Raises RunFailed(CONFIG_CHANGED), naming the first setting that is not as in `saved`, what `science` returned.
+
+    A setting that is missing in `saved` is its default; one that is not science now is not compared.
+    """
+    known = {setting.key: setting for setting in settings_of(config)}
+    before = {_MOVED.get(key, key): value for key, value in _flat(saved)}
+    for key in [*known, *(key for key in before if key not in known)]:
+        now = known.get(key, Setting(key, None, None, "science"))
+        if now.role not in ("science", "kind"):
+            continue
+        was = before.get(key, None if now.default is MISSING else now.default)
+        if was == now.value:
+            continue
+        said = f"{key} is {now.value}, but the run was made with {was}"
+        if key.split(".")[0] in FIXED:
+            raise RunFailed(
+                "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"
+            )
+        if not config.checkpoint.allow_change:
+            raise RunFailed("CONFIG_CHANGED", f"{said}; if that is meant: checkpoint.allow_change=true")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,321 @@
+"""What files hold, as digests: the data that a user brings, the code behind model.target, the file model.weights.
+
+Takes settings; returns `Contents`. Reads files; keeps digests in the user's cache by size, times and inode, so that
+an unchanged file is read once. Times and places are not in a digest: a copy has the same. No torch.
+
+What a digest covers: the name of every file that the data kind reads (below the folder that was given) and
+- of text, sentence pairs and code: the whole content, whatever the size;
+- of pictures, recordings, local Hugging Face sets and weights: the whole content up to `WHOLE_BYTES` for all files
+  together. Above that, the whole content of lists (`LISTS`), the size of other files, and of files larger than
+  `SAMPLED_BYTES` also `BLOCKS` blocks at even distances.
+So in a set of more than 2 GiB an edit that keeps a picture's name and size is not seen; a million pictures cost
+a million stat calls, and a packed set of any size a few reads (pack.json, a list, has the SHA-256 of each shard).
+Of more than `MOST_NAMES` files each folder has a digest in place of each file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hpctrain.config.checks import PAIRS
+from hpctrain.config.image_sizes import PICTURES
+from hpctrain.config.settings import DataConfig
+from hpctrain.data.check import TEXTS, cifar_paths, find_folder, idx_paths
+from hpctrain.data.downloads import SOURCES
+from hpctrain.data.text.source import cache_folder
+from hpctrain.errors import UserError
+from hpctrain.models.settings import check_target
+from hpctrain.storage.run_dir import read_json, replace_text
+
+WHOLE_BYTES = 2 * 2**30
+SAMPLED_BYTES = 64 * 2**20
+BLOCKS, BLOCK_BYTES = 64, 2**16
+MOST_NAMES = 20_000
+SETTLED_S = 2.0  # a file that changed this recently may change again without a new time
+LISTS = {".txt", ".json", ".jsonl", ".csv", ".tsv"}
+CODE = {".py", ".so", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h"}
+
+Files = tuple[Path, list[Path]]  # the folder that names are relative to, and the files
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The digest of each file by its name, and the setting that names them; a file given by its path is named ""."""
+
+    key: str
+    place: str
+    files: Mapping[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+
+def of_data(config: DataConfig) -> Contents:
+    """What the data set holds; nothing for a set that needs no file, or has its official ones. Raises UserError."""
+    if config.source is not None and (config.path is None or config.name == "hugging_face_images"):
+        if not Path(config.source).is_dir():  # a set of the hub is what its name says
+            return Contents("data.source", config.source, {f"hub:{config.source}": ""})
+        folder = Path(config.source)
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return Contents("data.source", config.source, digests(folder, files))
+    if config.name not in FILES:
+        return Contents("data.path", str(config.path), {})
+    folder, files = FILES[config.name](config)
+    found = digests(folder, files, whole=config.name in WHOLE)
+    official = {file.sha256 for file in SOURCES[config.name].files} if config.name in SOURCES else set()
+    if set(found.values()) <= official:
+        found = {}
+    elif config.path is not None and files == [Path(config.path).expanduser()]:
+        found = {"": found[files[0].name]}
+    return Contents("data.path", str(config.path or folder), found)
+
+
+def _text(config: DataConfig) -> Files:
+    from hpctrain.data.text import source
+
+    return source.files(config)
+
+
+def _speech(config: DataConfig) -> Files:
+    from hpctrain.data.speech import source
+
+    return source.files(config)
+
+
+def _pairs(config: DataConfig) -> Files:
+    from hpctrain.data.translation import source
+
+    return source.files(config)
+
+
+def _pictures(config: DataConfig) -> Files:
+    from hpctrain.data.images import sets
+
+    return sets.files(config)
+
+
+def _idx(config: DataConfig) -> Files:
+    return find_folder(config.name, config.path), list(idx_paths(config).values())
+
+
+def _cifar(config: DataConfig) -> Files:
+    found = [path for paths in cifar_paths(config).values() for path in paths]
+    return found[0].parent, found
+
+
+# Which files a kind of data reads. Those without an entry read none, or make their own (espeak).
+FILES: dict[str, Callable[[DataConfig], Files]] = {
+    "mnist": _idx,
+    "fashion_mnist": _idx,
+    "cifar10": _cifar,
+    "librispeech": _speech,
+    **dict.fromkeys(TEXTS, _text),
+    **dict.fromkeys(PAIRS, _pairs),
+    **dict.fromkeys(PICTURES, _pictures),
+}
+WHOLE = {*TEXTS, *PAIRS, "mnist", "fashion_mnist", "cifar10"}
+
+
+def of_weights(path: str) -> Contents:
+    """What the weight file holds. Raises UserError."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError("model.weights", path, "no such file")
+    return Contents("model.weights", path, {"": digests(file.parent, [file])[file.name]})
+
+
+def of_code(target: str) -> Contents:
+    """The user's files behind `package.module:Class`: its top-level package, and those that these import.
+
+    Code of Python, of installed packages and of hpctrain is not the user's: versions name it. Nothing is imported.
+    Raises UserError if there is no such package.
+    """
+    check_target(target)
+    importlib.invalidate_caches()
+    waiting, found = [target.partition(":")[0].partition(".")[0]], dict[str, dict[str, str]]()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            folder, files = _files_of_package(name)
+            found[name] = digests(folder, files, whole=True) if files else {}
+            waiting += sorted({top for file in files if file.suffix == ".py" for top in _imported(file)})
+    return Contents("model.target", target, {k: v for files in found.values() for k, v in files.items()})
+
+
+def _files_of_package(name: str) -> Files:
+    """Every file of a user's top-level package or module; none for others'."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or name == "hpctrain":
+        return Path(), []
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    alone = [Path(spec.origin)] if not places and spec.origin and Path(spec.origin).is_file() else []
+    found = [*places, *alone]
+    if not found or any(_installed(place.resolve()) for place in found):
+        return Path(), []
+    files = [*alone, *(p for place in places for p in sorted(place.rglob("*")) if p.suffix in CODE)]
+    return found[0].parent, [p for p in files if p.is_file() and "__pycache__" not in p.parts]
+
+
+def _installed(place: Path) -> bool:
+    own = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
+    return bool({"site-packages", "dist-packages"} & {*place.parts}) or any(
+        place.is_relative_to(folder) for folder in own
+    )
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """The top-level names that a file imports, inside functions too; a file that is no Python says none."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[str, str]:
+    """The digest of each file by its name below `folder`: what this module's first lines say. Raises UserError."""
+    names = [os.path.relpath(path, folder) for path in files]
+    try:
+        stats = _stats(files)
+        everything = whole or sum(stat.st_size for stat in stats) <= WHOLE_BYTES
+        with _remembered(folder) as known:
+            found = _digests(dict(zip(names, zip(files, stats, strict=True), strict=True)), everything, known)
+    except OSError as error:
+        raise UserError("data.path", folder, f"cannot be read: {error}") from None
+    return found if len(found) <= MOST_NAMES else _by_folder(found)
+
+
+Known = dict[str, tuple[list[int], str]]  # by name: size, times and inode; and the digest
+
+
+def _digests(
+    files: Mapping[str, tuple[Path, os.stat_result]], everything: bool, known: Known
+) -> dict[str, str]:
+    found, unread = dict[str, str](), list[str]()
+    how = {name: _reading(path, stat.st_size, everything) for name, (path, stat) in files.items()}
+    for name, (_, stat) in files.items():
+        facts, digest = known.get(f"{how[name]}:{name}", ([], ""))
+        if how[name] == "size":
+            found[name] = f"{stat.st_size} bytes"
+        elif facts == _facts(stat):
+            found[name] = digest
+        else:
+            unread.append(name)
+    with ThreadPoolExecutor(_threads()) as pool:
+        read_now = pool.map(lambda name: READ[how[name]](files[name][0]), unread)
+        for name, digest in zip(unread, read_now, strict=True):
+            found[name], stat = digest, files[name][1]
+            if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED_S:
+                known[f"{how[name]}:{name}"] = (_facts(stat), digest)
+    return found
+
+
+def _reading(path: Path, size: int, everything: bool) -> str:
+    if everything or path.suffix.lower() in LISTS:
+        return "whole"
+    return "sampled" if size > SAMPLED_BYTES else "size"
+
+
+def _facts(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _stats(files: Sequence[Path]) -> list[os.stat_result]:
+    """Many at a time to each thread: on a file server the calls wait, here they cost microseconds."""
+    parts = [files[i : i + 4096] for i in range(0, len(files), 4096)]
+    with ThreadPoolExecutor(16) as pool:
+        return [stat for part in pool.map(lambda part: [p.stat() for p in part], parts) for stat in part]
+
+
+def _whole(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sampled(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek((size - BLOCK_BYTES) * number // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+READ: dict[str, Callable[[Path], str]] = {"whole": _whole, "sampled": _sampled}
+
+
+def _by_folder(found: Mapping[str, str]) -> dict[str, str]:
+    folders: dict[str, list[tuple[str, str]]] = {}
+    for name, digest in found.items():
+        parent, _, last = name.rpartition("/")
+        folders.setdefault(parent, []).append((last, digest))
+    return {
+        f"{folder}/": f"{len(files)} files {hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()}"
+        for folder, files in folders.items()
+    }
+
+
+def _threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def kept(name: str) -> Path:
+    """A file of this module's cache; the folder is there if it can be made."""
+    folder = cache_folder().parent / "contents"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / f"{name}.json"
+
+
+@contextlib.contextmanager
+def _remembered(folder: Path) -> Iterator[Known]:
+    """The digests that the cache has of a folder's files; what is added is kept. No cache is no error."""
+    path = kept(hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32])
+    before: Known = {}
+    with contextlib.suppress(ValueError, TypeError):
+        before = {
+            name: (list(facts), str(digest)) for name, (facts, digest) in (read_json(path) or {}).items()
+        }
+    known = dict(before)
+    yield known
+    if known != before:
+        with contextlib.suppress(OSError):
+            replace_text(path, json.dumps(known))
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """What has become of the files, in words: the first that changed, is missing or is new. None if nothing has."""
+    found = [*_different(before, now)]
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{found[0]}{more} since the run began"
+
+
+def _different(before: Mapping[str, str], now: Mapping[str, str]) -> Iterable[str]:
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            yield f"{name or 'the file'} has changed"
+    yield from (f"{name or 'the file'} was removed" for name in sorted(before.keys() - now.keys()))
+    yield from (f"{name or 'the file'} was added" for name in sorted(now.keys() - before.keys()))

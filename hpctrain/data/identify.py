@@ -1,0 +1,161 @@
+"""A run's identity here and now, and as its folder remembers it: settings together with the contents of files.
+
+    identity.json   {"settings": what counts, "contents": {"data": {"digest", "count", "files"}, ...}}
+
+Takes a `Config` and a run directory; returns ids, writes identity.json, refuses what has changed. No torch.
+
+Data with `data.path` or `data.source`, the code behind `model.target` and the file `model.weights` count in the id
+by content; data that cannot be seen from here, by its path. Sets that are named alone (mnist, ptb, ...) and those
+that this machine makes or has (python_stdlib, gettext, espeak) count by name, so that an id is the same
+everywhere. Rank 0 notes what it finds of all of these when it first trains, and refuses other contents later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config import identity
+from hpctrain.config.settings import Config
+from hpctrain.data import contents
+from hpctrain.data.contents import Contents
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.run_dir import RunDir, read_json, replace_text
+
+MOST_INLINE = 256  # files named in identity.json; longer lists are in the user's cache, once for all runs
+
+_seen: dict[Any, Contents | None] = {}
+
+
+def forget() -> None:
+    """Look at the files again: a process takes them for unchanged when it makes ids."""
+    _seen.clear()
+
+
+def run_id(config: Config) -> str:
+    """`<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once in a process."""
+    counted: dict[str, Any] = {}
+    for part, (key, place) in _brought(config).items():
+        if key not in _seen:
+            _seen[key] = _look(config, part)
+        found = _seen[key]
+        if found is None:
+            counted[part] = {"place": place}
+        elif found.files:
+            counted[part] = found.digest
+    return identity.run_id(config, counted)
+
+
+def _brought(config: Config) -> dict[str, tuple[Any, str]]:
+    """What the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
+    data, model, parts = config.data, config.model, dict[str, tuple[Any, str]]()
+    if data.path or data.source:
+        place = str(data.path or data.source)
+        where = str(Path(place).expanduser().resolve())
+        parts["data"] = (("data", data.name, where, data.source, data.languages), place)
+    for part, value in (("target", model.target), ("weights", model.weights)):
+        if value:
+            parts[part] = ((part, value, str(Path.cwd())), value)
+    return parts
+
+
+def _look(config: Config, part: str) -> Contents | None:
+    """None for what cannot be seen from here."""
+    with contextlib.suppress(UserError):
+        if part == "data":
+            return contents.of_data(config.data)
+        if part == "target" and config.model.target:
+            return contents.of_code(config.model.target)
+        if part == "weights" and config.model.weights:
+            return contents.of_weights(config.model.weights)
+    return None
+
+
+def note(run: RunDir, config: Config) -> None:
+    """Write identity.json, unless it is there."""
+    if not run.identity_file.exists():
+        found = {part: _look(config, part) for part in _brought(config)}
+        _write(run, identity.science(config), {part: _facts(c) for part, c in found.items() if c})
+
+
+def refuse_change(run: RunDir, config: Config) -> None:
+    """Raises UserError, naming the setting or file that is not as when the run began, so far as can be seen here."""
+    _refuse(run, config, {part: _look(config, part) for part in _brought(config)})
+
+
+def refuse_change_here(run: RunDir, config: Config) -> None:
+    """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
+    found = {part: _look(config, part) for part in ("data", "target", "weights")}
+    try:
+        _refuse(run, config, found)
+    except UserError as error:
+        reason = "DATA_ERROR" if error.key.startswith("data.") else "CONFIG_CHANGED"
+        raise RunFailed(reason, str(error)) from None
+    stored = _stored(run)
+    missing = {part: _facts(c) for part, c in found.items() if c and part not in stored["contents"]}
+    if missing:
+        settings = stored["settings"] or identity.science(config)
+        _write(run, settings, stored["contents"] | missing)
+
+
+def _refuse(run: RunDir, config: Config, found: Mapping[str, Contents | None]) -> None:
+    stored = _stored(run)
+    if stored["settings"] is not None:
+        refuse_settings(stored["settings"], config)
+    for part, now in found.items():
+        before = stored["contents"].get(part)
+        if now is None or before is None or before["digest"] == now.digest:
+            continue
+        if part != "data" and config.checkpoint.allow_change:
+            continue
+        raise UserError(now.key, now.place, f"{_difference(before, now)}; {_advice(part)}")
+
+
+def refuse_settings(saved: Mapping[str, Any], config: Config) -> None:
+    """config/identity.py's `refuse_change` in a user's words. Raises UserError."""
+    try:
+        identity.refuse_change(saved, config)
+    except RunFailed as error:
+        key, _, rest = error.detail.partition(" is ")
+        value, _, why = rest.partition(", but ")
+        raise UserError(key, value, why) from None
+
+
+def _advice(part: str) -> str:
+    new = "`hpctrain train` or `submit` with the same settings begins a new run"
+    return new if part == "data" else f"{new}; if it is meant here: checkpoint.allow_change=true"
+
+
+def _difference(before: Mapping[str, Any], now: Contents) -> str:
+    files = before["files"]
+    if files is None:
+        files = (read_json(contents.kept(before["digest"])) or {}).get("files")
+    if files is None:
+        return (
+            f"the files are not those that the run began with ({before['count']} then, {len(now.files)} now)"
+        )
+    return contents.difference(files, now.files) or "the files have changed since the run began"
+
+
+def _facts(found: Contents) -> dict[str, Any]:
+    """What identity.json says of a part."""
+    short = len(found.files) <= MOST_INLINE
+    if not short:
+        path = contents.kept(found.digest)
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                replace_text(path, json.dumps({"files": found.files}))
+    files = dict(found.files) if short else None
+    return {"digest": found.digest, "count": len(found.files), "files": files}
+
+
+def _stored(run: RunDir) -> dict[str, Any]:
+    """identity.json; settings None and no contents if a run of version 0.1.0 has none."""
+    return {"settings": None, "contents": {}} | (read_json(run.identity_file) or {})
+
+
+def _write(run: RunDir, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    replace_text(run.identity_file, json.dumps({"settings": settings, "contents": parts}))
