@@ -27,7 +27,7 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """The work itself failed. `reason` is one of run_dir.REASONS; shown as one line; exit code 1."""
+    """The work itself failed. `reason` is a name of storage/run_state.py; shown as one line; exit code 1."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail

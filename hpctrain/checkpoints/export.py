@@ -13,6 +13,7 @@ from typing import Any
 
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 
 FORMATS = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
@@ -65,5 +66,5 @@ def _trace(run: RunDir, weights: dict[str, Any], path: Path, onnx: bool) -> None
         except Exception as error:
             why = " ".join(str(error).split())[:200]
             raise RunFailed(
-                "ERROR", f"{network.name} cannot be traced: {type(error).__name__}: {why}"
+                Reason.ERROR, f"{network.name} cannot be traced: {type(error).__name__}: {why}"
             ) from None

@@ -17,7 +17,8 @@ from hpctrain.config.settings import Config, from_dict
 from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.vocabulary import Vocabulary
 from hpctrain.errors import UserError
-from hpctrain.storage.run_dir import RunDir, read_json
+from hpctrain.storage.json_files import read_json
+from hpctrain.storage.run_dir import RunDir
 
 
 @dataclass(frozen=True)

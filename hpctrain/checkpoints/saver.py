@@ -36,6 +36,7 @@ from hpctrain.storage.files import (
     write_file,
 )
 from hpctrain.storage.lock import Term
+from hpctrain.storage.run_state import Reason, storage_failure
 
 FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs
 DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
@@ -181,7 +182,7 @@ class Checkpointer:
         snapshot, wrong = self._newest()
         if snapshot is None and (wrong or store.had_some(self._folder)):
             what = "; ".join(wrong) or "all were put aside or removed before"
-            raise RunFailed("NO_VALID_CHECKPOINT", f"{what}; to begin anew, remove {self._folder}")
+            raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"{what}; to begin anew, remove {self._folder}")
         self._term.begin(snapshot.meta["step"] if snapshot else 0)
         return snapshot
 
@@ -336,5 +337,4 @@ def _receipt(draft: Path, rank: int) -> Path:
 
 
 def _failed(error: OSError) -> RunFailed:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"checkpoints cannot be written: {error}")
+    return storage_failure(error, "checkpoints cannot be written")

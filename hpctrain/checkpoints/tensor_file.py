@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -66,7 +67,7 @@ class HostBuffer:
         begin = 0
         for name, shape, dtype in key:
             if dtype not in _NAMES:
-                raise RunFailed("ERROR", f"tensor {name} is {dtype}, which a checkpoint cannot hold")
+                raise RunFailed(Reason.ERROR, f"tensor {name} is {dtype}, which a checkpoint cannot hold")
             end = begin + shape.numel() * dtype.itemsize
             header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
             begin = end

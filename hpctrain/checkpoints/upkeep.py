@@ -19,6 +19,7 @@ from hpctrain.storage import lock
 from hpctrain.storage.files import FILES, refuse_if_shared
 from hpctrain.storage.lock import JobEnded, Owner
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 
 Tick = Callable[[int], None]  # hears of bytes done
 
@@ -123,6 +124,8 @@ def unlock(run: RunDir, job_ended: JobEnded) -> Owner | None:
     if owner is None:
         return None
     if lock.has_ended(owner, lock.this_process(0), job_ended) is False:
-        raise RunFailed("RUN_LOCKED", f"process {owner.pid} on {owner.host} is alive: hpctrain cancel it")
+        raise RunFailed(
+            Reason.RUN_LOCKED, f"process {owner.pid} on {owner.host} is alive: hpctrain cancel it"
+        )
     lock.unlock(run.checkpoints)
     return owner

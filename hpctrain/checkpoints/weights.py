@@ -11,6 +11,7 @@ from hpctrain.checkpoints import store
 from hpctrain.checkpoints.store import Entry
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 
 
 def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Any], str]:
@@ -22,7 +23,7 @@ def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Any], str]
     try:
         own, ema = _both(run, entry)
     except store.CorruptCheckpoint as error:
-        raise RunFailed("NO_VALID_CHECKPOINT", f"{error}; --step takes another one") from None
+        raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"{error}; --step takes another one") from None
     if which == "ema" and not ema:
         raise UserError("--weights", "ema", "this run has none: train.ema_decay was null")
     chosen = "ema" if ema and which != "model" else "model"
@@ -39,7 +40,7 @@ def newest(run: RunDir) -> dict[str, Any]:
             wrong.append(str(error))
             continue
         return own | ema
-    raise RunFailed("NO_VALID_CHECKPOINT", "; ".join(wrong))
+    raise RunFailed(Reason.NO_VALID_CHECKPOINT, "; ".join(wrong))
 
 
 def _both(run: RunDir, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:

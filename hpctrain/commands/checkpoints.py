@@ -11,6 +11,7 @@ from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import bar
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir, find
+from hpctrain.storage.run_state import Reason
 
 
 def main(argv: list[str]) -> int:
@@ -84,7 +85,7 @@ def _diff(run: RunDir, names: list[str], as_json: bool) -> int:
             try:
                 sides.append(read_patiently(folder, entry))
             except store.CorruptCheckpoint as error:
-                raise RunFailed("NO_VALID_CHECKPOINT", str(error)) from None
+                raise RunFailed(Reason.NO_VALID_CHECKPOINT, str(error)) from None
     with bar("comparing", sum(t.nbytes for t in sides[0].tensors.values())) as tick:
         found = compare(sides[0], sides[1], tick)
     print(json.dumps(found.as_json()) if as_json else found)

@@ -13,7 +13,8 @@ from pathlib import Path
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.measured import is_scaling
-from hpctrain.storage.run_dir import replace_text
+from hpctrain.storage.json_files import replace_text
+from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import report
 from hpctrain.sweep.report import Found
 from hpctrain.sweep.study_dir import StudyDir
@@ -86,7 +87,7 @@ def _show(found: Found, top: int) -> None:
     if len(found.settings) > top:
         print(f"... and {len(found.settings) - top} more (--top)")
     print(found.verdict())
-    for r in [r for r in found.rows if r.phase == "failed"][:5]:
+    for r in [r for r in found.rows if r.phase == Phase.FAILED][:5]:
         print(f"failed: {r.run_id}: {r.reason}: {r.detail}", file=sys.stderr)
     print("; ".join(f"{name} {value}" for name, value in report.cost_facts(found)))
     if found.best_line:

@@ -9,6 +9,7 @@ from hpctrain.launch.prepare import refuse_if_running
 from hpctrain.launch.resume import configuration, renew
 from hpctrain.launch.status import under_way
 from hpctrain.storage.run_dir import find
+from hpctrain.storage.run_state import Phase
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     named = [word for word in args.words[:1] if "=" not in word]
     settings = args.words[len(named) :]
     run = find(args.root, named[0] if named else None, args.study)
-    if run.read_state().get("phase") == "done" and not settings:
+    if run.read_state().phase == Phase.DONE and not settings:
         return show_done(run)
     known = under_way(run)
     if known and settings:

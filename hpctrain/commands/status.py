@@ -10,7 +10,8 @@ from pathlib import Path
 from hpctrain.commands.flags import Parser
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
-from hpctrain.storage.run_dir import FINAL, PHASES, locate
+from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> int:
     name = next(iter(args.words), None)
     while True:
         found = status.rows(Path(args.root), args.study, args.phase, name)
-        if args.phase in (None, "submitted"):
+        if args.phase in (None, Phase.SUBMITTED):
             found += overview.waiting(Path(args.root), args.study, name)
         if args.json:
             print(json.dumps(status.as_json(found)))
@@ -45,7 +46,7 @@ def _show(found: list[Row], args: argparse.Namespace) -> None:
 def _explain(row: Row, root: str) -> None:
     if row.detail:
         print(row.detail)
-    if row.phase == "failed":
+    if row.phase == Phase.FAILED:
         run = locate(root, row.study, row.run)
         for line in follow.last_words(run, run.read_state()):
             print(f"  | {line}")

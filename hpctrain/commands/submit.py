@@ -12,6 +12,7 @@ from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.launch.resume import renew
 from hpctrain.launch.status import under_way
 from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_state import Phase
 
 ABOUT = """Starts a run as a job and returns at once: on Slurm with cluster=NAME, in the background of this
 machine with cluster=local. The same science submitted twice is one run.
@@ -39,10 +40,10 @@ def main(argv: list[str]) -> int:
         return 0
     run = prepare(config)
     estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
-    if run.read_state().get("phase") == "done":  # looked at last: it may end while we count
+    if run.read_state().phase == Phase.DONE:  # looked at last: it may end while we count
         return show_done(run)
     known = under_way(run)
-    if known is None and not run.read_submission().get("open"):  # open: submit looks for its job
+    if known is None and not run.submission.read().open:  # open: submit looks for its job
         refuse_if_running(run)
         changed = renew(run, config)
         if changed and not args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from hpctrain.commands.flags import Parser
+from hpctrain.storage.run_state import Phase
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.start import Started, foresee, start
 
@@ -61,7 +62,7 @@ def _parser() -> Parser:
     parser = Parser("sweep", ABOUT, "[EXPERIMENT] SETTINGS")
     parser.add_argument("--dry-run", action="store_true", help="show runs, jobs and costs; start nothing")
     parser.add_argument(
-        "--retry", choices=("failed", "cancelled"), metavar="PHASE",
+        "--retry", choices=(Phase.FAILED, Phase.CANCELLED), metavar="PHASE",
         help="do runs again that ended as `failed` or `cancelled`",
     )  # fmt: skip
     parser.add_json()

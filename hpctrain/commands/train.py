@@ -13,6 +13,7 @@ from hpctrain.launch import foreground
 from hpctrain.launch.prepare import prepare, refuse_if_running
 from hpctrain.launch.resume import renew
 from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_state import Phase
 
 HYDRAS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
@@ -36,7 +37,7 @@ def _train_here(config: Config) -> int:
         raise UserError("cluster", config.cluster.name, "train runs on this machine; use hpctrain submit")
     run = prepare(config)
     refuse_if_running(run)
-    if run.read_state().get("phase") == "done":
+    if run.read_state().phase == Phase.DONE:
         return show_done(run)
     if changed := renew(run, config):
         print(changed)
@@ -47,5 +48,5 @@ def _train_here(config: Config) -> int:
 def _validation_loss(config: Config) -> float | None:
     """What one of Hydra's sweepers gets from a run."""
     state = locate(config.run.root, config.run.study, run_id(config)).read_state()
-    loss = ((state.get("summary") or {}).get("validation") or {}).get("loss")
+    loss = ((state.summary or {}).get("validation") or {}).get("loss")
     return None if loss is None else float(loss)

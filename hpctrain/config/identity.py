@@ -18,6 +18,7 @@ from typing import Any
 
 from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 
 # Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
 FIXED = ("data", "effective_batch", "seed")
@@ -123,10 +124,10 @@ def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
         said = f"{key} is {now.value}, but the run was made with {was}"
         if key.split(".")[0] in FIXED:
             raise RunFailed(
-                "CONFIG_CHANGED", f"{said}: samples would be taken twice or never; begin a new run"
+                Reason.CONFIG_CHANGED, f"{said}: samples would be taken twice or never; begin a new run"
             )
         if not config.checkpoint.allow_change:
-            raise RunFailed("CONFIG_CHANGED", f"{said}; if that is meant: checkpoint.allow_change=true")
+            raise RunFailed(Reason.CONFIG_CHANGED, f"{said}; if that is meant: checkpoint.allow_change=true")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

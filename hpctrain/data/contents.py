@@ -37,7 +37,7 @@ from hpctrain.data.downloads import SOURCES
 from hpctrain.data.text.source import cache_folder
 from hpctrain.errors import UserError
 from hpctrain.models.settings import check_target
-from hpctrain.storage.run_dir import read_json, replace_text
+from hpctrain.storage.json_files import read_json, replace_text
 
 WHOLE_BYTES = 2 * 2**30
 SAMPLED_BYTES = 64 * 2**20

@@ -28,6 +28,7 @@ from pathlib import Path
 from hpctrain.data.check import find_folder
 from hpctrain.data.downloads import SOURCES, RemoteFile, Source
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.run_state import Reason
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30.0  # without a byte
@@ -140,7 +141,7 @@ def _download(source: Source, file: RemoteFile, part: Path, tick: Tick, say: Cal
             say(f"{trouble}; trying again")
             time.sleep(PAUSE_S * 2**attempt)
     raise RunFailed(
-        "DATA_ERROR", f"{trouble}. Where this machine reaches no network, fetch {file.name} elsewhere "
+        Reason.DATA_ERROR, f"{trouble}. Where this machine reaches no network, fetch {file.name} elsewhere "
         f"({source.page}) and put it into {part.parent}"
     )  # fmt: skip
 
@@ -175,13 +176,13 @@ def _unpack(file: RemoteFile, archive: Path, folder: Path) -> None:
         for name, size in file.members:
             member = tar.extractfile(name)
             if member is None:
-                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} is no regular file")
+                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} is no regular file")
             path = Path(draft) / Path(name).name
             with path.open("wb") as out:
                 shutil.copyfileobj(member, out, CHUNK_BYTES)
                 os.fsync(out.fileno())
             if path.stat().st_size != size:
-                raise RunFailed("DATA_ERROR", f"{archive.name}: {name} has {path.stat().st_size} bytes")
+                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} has {path.stat().st_size} bytes")
         for name, _ in file.members:
             (folder / name).parent.mkdir(exist_ok=True)
             (Path(draft) / Path(name).name).replace(folder / name)

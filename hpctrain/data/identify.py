@@ -23,7 +23,9 @@ from hpctrain.config.settings import Config
 from hpctrain.data import contents
 from hpctrain.data.contents import Contents
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.storage.run_dir import RunDir, read_json, replace_text
+from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 
 MOST_INLINE = 256  # files named in identity.json; longer lists are in the user's cache, once for all runs
 
@@ -92,7 +94,7 @@ def refuse_change_here(run: RunDir, config: Config) -> None:
     try:
         _refuse(run, config, found)
     except UserError as error:
-        reason = "DATA_ERROR" if error.key.startswith("data.") else "CONFIG_CHANGED"
+        reason = Reason.DATA_ERROR if error.key.startswith("data.") else Reason.CONFIG_CHANGED
         raise RunFailed(reason, str(error)) from None
     stored = _stored(run)
     missing = {part: _facts(c) for part, c in found.items() if c and part not in stored["contents"]}

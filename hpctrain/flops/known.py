@@ -20,7 +20,7 @@ from typing import Any
 from hpctrain.flops.result import Count, from_plain, to_plain
 from hpctrain.flops.units import loss_of, unit
 from hpctrain.models.settings import SETTINGS
-from hpctrain.storage.run_dir import read_json, replace_text
+from hpctrain.storage.json_files import read_json, replace_text
 
 SHIPPED = Path(__file__).with_name("known.json.gz")
 SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths determine all (runs.py)

@@ -1,16 +1,16 @@
 """Why an attempt ended, where no rank was left to say so: from what ranks and launcher left behind.
 
 Takes a run directory and the launcher's output (mpirun's, srun's, horovodrun's); gives a reason of
-run_dir.REASONS, and writes it. Only once the launcher has ended.
+storage/run_state.py, and writes it. Only once the launcher has ended.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason, RunState
 
 # The first task that ended badly: as mpirun says it, and as srun does ("node2: task 1: Killed").
 _ENDED = re.compile(
@@ -21,40 +21,39 @@ _ENDED = re.compile(
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
 
-def settle(run: RunDir, launcher_text: str, before: int = 0) -> dict[str, Any]:
-    """Write the end of the newest attempt into state.json; gives the state. Attempts up to `before` do not count."""
+def settle(run: RunDir, launcher_text: str, before: int = 0) -> RunState:
+    """Write the end of the newest attempt into state.json; returns the state. Attempts up to `before` do not count."""
     reason, detail, rank = explain(run, launcher_text, before)
-    phase = "cancelled" if reason == "CANCELLED" else "failed"
-    return run.write_state(phase=phase, reason=reason, detail=detail, rank=rank)
+    return run.state.failed(reason, detail, rank)
 
 
 def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str, int | None]:
     """Reason, detail, and the rank at fault. The first rank that failed counts, not those it took along."""
     launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
-        return "CANCELLED", "cancelled by the user", None
+        return Reason.CANCELLED, "cancelled by the user", None
     attempts = [number for number in run.attempts() if number > before]
     ranks = run.rank_files(attempts[-1]) if attempts else []
     failure = run.failure(attempts[-1]) if attempts else None
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
-    if failure and (failure["reason"] != "COLLECTIVE_TIMEOUT" or not silent):
+    if failure and (failure["reason"] != Reason.COLLECTIVE_TIMEOUT or not silent):
         return failure["reason"], failure["detail"], failure["rank"]
     first = _ENDED.search(launcher_text)
     how = (first["name"] or _SIGNAL_NAMES.get(first["number"], first["number"])) if first else None
     if re.search(r"(?i)oom.?kill|out of memory", launcher_text):
         return (
-            "OUT_OF_MEMORY",
+            Reason.OUT_OF_MEMORY,
             "the kernel or Slurm ended a rank for its memory",
             silent[0] if silent else None,
         )
     if first and how:
         rank = int(first["rank"] or first["task"])
-        return "RANK_KILLED", f"rank {rank}: {how}, from outside or by the kernel", rank
+        return Reason.RANK_KILLED, f"rank {rank}: {how}, from outside or by the kernel", rank
     if failure:
         return failure["reason"], failure["detail"], failure["rank"]
     if silent:
-        return "RANK_KILLED", f"rank {silent[0]} ended without a word", silent[0]
+        return Reason.RANK_KILLED, f"rank {silent[0]} ended without a word", silent[0]
     last = launcher_text.strip().splitlines()[-3:]
     if not last:
-        return "LOST", "the process ended without a word, before it had begun", None
-    return "ERROR", f"the ranks did not start: {' '.join(last)}"[:500], None
+        return Reason.LOST, "the process ended without a word, before it had begun", None
+    return Reason.ERROR, f"the ranks did not start: {' '.join(last)}"[:500], None

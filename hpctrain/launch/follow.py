@@ -7,10 +7,11 @@ node that sees the run directory, and imports no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, RunState
 from hpctrain.training.reporter import shown
 
 POLL_S = 0.15
@@ -91,56 +92,56 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader, 
                 if not line.startswith("step "):  # the bar says it
                     console.print(line, highlight=False, markup=False)
             state = run.read_state()
-            if state.get("total_steps") and "step" in state:
-                name = f"epoch {state.get('epoch', 0):.1f}"
+            if state.total_steps and state.step is not None:
+                name = f"epoch {state.epoch or 0:.1f}"
                 progress.update(
-                    task, description=name, completed=state["step"], total=state["total_steps"],
-                    figures=shown(state.get("figures") or {}),
+                    task, description=name, completed=state.step, total=state.total_steps,
+                    figures=shown(state.figures or {}),
                 )  # fmt: skip
             if last:
                 return
             time.sleep(POLL_S)
 
 
-def show_end(run: RunDir, state: dict[str, Any], out: IO[str], err: IO[str]) -> int:
+def show_end(run: RunDir, state: RunState, out: IO[str], err: IO[str]) -> int:
     """Write the run's summary to `out` if it has one, and to `err` how it failed or stopped; returns the exit code."""
-    phase, reason = state.get("phase"), state.get("reason")
-    if state.get("summary"):
+    phase, reason = state.phase, state.reason
+    if state.summary:
         out.write(summary_text(run, state) + "\n")
-    if phase == "done":
+    if phase == Phase.DONE:
         return 0
-    if phase == "failed":
-        where = f" on rank {state['rank']}" if state.get("rank") is not None else ""
-        err.write(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.get('detail')}\n")
+    if phase == Phase.FAILED:
+        where = f" on rank {state.rank}" if state.rank is not None else ""
+        err.write(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.detail}\n")
         err.writelines(f"  | {line}\n" for line in last_words(run, state))
-        if state.get("attempt"):
-            log = run.rank_log(state["attempt"], state.get("rank") or 0)
+        if state.attempt:
+            log = run.rank_log(state.attempt, state.rank or 0)
             err.write(f"hpctrain: its log: {log}\n")
         return 1
     err.write(f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on\n")
-    return 130 if phase in ("interrupted", "cancelled") else 0
+    return 130 if phase in (Phase.INTERRUPTED, Phase.CANCELLED) else 0
 
 
-def last_words(run: RunDir, state: dict[str, Any], count: int = 8) -> list[str]:
+def last_words(run: RunDir, state: RunState, count: int = 8) -> list[str]:
     """The last lines of the log of the rank at fault (of rank 0 where none is named)."""
-    if not state.get("attempt"):
+    if not state.attempt:
         return []
     try:
-        text = run.rank_log(state["attempt"], state.get("rank") or 0).read_text(errors="replace")
+        text = run.rank_log(state.attempt, state.rank or 0).read_text(errors="replace")
     except OSError:
         return []
     return [line for line in text.splitlines() if line.strip()][-count:]
 
 
-def summary_text(run: RunDir, state: dict[str, Any]) -> str:
+def summary_text(run: RunDir, state: RunState) -> str:
     """The figures of a finished run, one a line, with units."""
-    s = state["summary"]
+    s = state.summary or {}
     rows = [("run", run.run_id)]
     if s.get("validation"):
         rows.append(("validation", "  ".join(f"{k} {v:.4f}" for k, v in s["validation"].items())))
     rows += [
         ("training time", f"{s['train_s']:.1f} s ({s['elapsed_s']:.1f} s with validation and checkpoints)"),
-        ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.get('ranks', 1)}"),
+        ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.ranks or 1}"),
         ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
         *([("shares", _shares(s))] if s.get("mfu") is not None else []),
@@ -161,6 +162,6 @@ def slow_input(found: dict[str, Any] | None) -> str | None:
     )
 
 
-def _shares(s: dict[str, Any]) -> str:
+def _shares(s: Mapping[str, Any]) -> str:
     peak = s["device_peak"]
     return f"{s['mfu']:.1%} of peak (MFU), {s['roofline_share']:.1%} of the roofline; {peak['device']}"

@@ -8,14 +8,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO
 
 from hpctrain.config.settings import Config
 from hpctrain.launch import follow, local
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason, RunState
 
 
-def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], None]) -> RunState:
     """Start the ranks and show them on `out`; returns the final state. Ctrl-C saves and stops; twice kills."""
     first = max(run.attempts(), default=0) + 1
     process = local.start(run, config)
@@ -42,4 +43,4 @@ def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], Non
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return local.finish(process, run)
+    return local.finish(process, run, Reason.INTERRUPTED if interrupts else None, first - 1)

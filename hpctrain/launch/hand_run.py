@@ -6,16 +6,15 @@ would, and prints its path.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 
 from hpctrain.config.compose import load
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import prepare
 from hpctrain.scheduler import sbatch
-from hpctrain.storage.run_dir import make_private, replace_text
+from hpctrain.storage.run_dir import make_private
+from hpctrain.storage.run_state import Submission
 
 
 def main() -> int:
@@ -29,12 +28,9 @@ def main() -> int:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
     make_private(run.submitit)
-    job_id, earlier = os.environ["SLURM_JOB_ID"], run.read_submission().get("job_ids", [])
-    facts = {
-        "cluster": config.cluster.name, "token": "", "open": False, "time": time.time(),
-        "slurm_conf": os.environ.get("SLURM_CONF"), "job_ids": [*(i for i in earlier if i != job_id), job_id],
-    }  # fmt: skip
-    replace_text(run.submission_file, json.dumps(facts))
+    earlier = run.submission.read().job_ids
+    mine = Submission(config.cluster.name, job_ids=earlier, slurm_conf=os.environ.get("SLURM_CONF"))
+    run.submission.write(mine.with_jobs([os.environ["SLURM_JOB_ID"]]))
     print(run.path)
     return 0
 

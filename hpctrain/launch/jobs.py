@@ -15,11 +15,13 @@ from pathlib import Path
 from hpctrain.config.settings import from_dict
 from hpctrain.launch import local
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason
 
 
 def local_job(path: str) -> str:
     """A background job on this machine: start all ranks, wait for them, leave the state behind."""
     run = RunDir(Path(path))
+    before = max(run.attempts(), default=0)
     process = local.start(run, from_dict(run.read_config()))
     asked_at = 0.0
 
@@ -37,7 +39,7 @@ def local_job(path: str) -> str:
         elif asked_at and time.monotonic() - asked_at > local.STOP_PATIENCE_S:
             local.kill(process, run)
         time.sleep(0.1)
-    return str(local.finish(process, run).get("phase"))
+    return str(local.finish(process, run, Reason.INTERRUPTED if asked_at else None, before).phase)
 
 
 def slurm_rank(path: str) -> int:
@@ -46,7 +48,7 @@ def slurm_rank(path: str) -> int:
     from hpctrain.training.worker import launched_rank, work
 
     run = RunDir(Path(path))
-    if run.read_state().get("phase") == "done":
+    if run.read_state().phase == Phase.DONE:
         return 0  # a later job of a chain: nothing is left to do
     job_id = os.environ["SLURM_JOB_ID"]
     token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
@@ -64,19 +66,19 @@ def _after(run: RunDir, job_id: str) -> None:
     from hpctrain.scheduler.submit import submit
 
     config = from_dict(run.read_config())
-    state, job_ids = run.read_state(), run.read_submission().get("job_ids", [])
+    state, job_ids = run.read_state(), run.submission.read().job_ids
     later = job_ids[job_ids.index(job_id) + 1 :] if job_id in job_ids else []
-    if state.get("phase") in ("done", "cancelled"):
+    if state.phase in (Phase.DONE, Phase.CANCELLED):
         with contextlib.suppress(client.Unreachable):
             client.cancel(later)  # of the chain: nothing is left for them to do
-    if state.get("phase") != "requeued" or later:
+    if state.phase != Phase.REQUEUED or later:
         return
-    if state["reason"] == "TERMINATED":
+    if state.reason == Reason.TERMINATED:
         if not client.in_grace(job_id):
             return  # scancel, or Slurm puts it back itself
-        run.write_state(reason="PREEMPTED")
+        run.state.reason_is(Reason.PREEMPTED)
     if config.resources.chain > 1:
-        run.write_state(phase="interrupted", detail="the last job of the chain has ended; resume goes on")
+        run.state.interrupted("the last job of the chain has ended; resume goes on")
         return
     try:
         if not config.cluster.requeue:

@@ -24,7 +24,8 @@ from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler.sbatch import START_MARK
-from hpctrain.storage.run_dir import FINAL, RunDir
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import RunState
 
 # How long ranks may take to save and stop, in seconds.
 STOP_PATIENCE_S = 60.0
@@ -91,9 +92,7 @@ def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
     """Start all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them."""
     run.cancel_file.unlink(missing_ok=True)
     token = f"local-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    run.write_state(
-        phase="starting", reason=None, detail=None, rank=None, host=socket.gethostname(), pid=os.getpid()
-    )
+    run.state.starting(host=socket.gethostname(), pid=os.getpid())
     with (run.path / "launcher.log").open("ab", buffering=0) as log:
         log.write(f"{START_MARK}\n".encode())
         return subprocess.Popen(
@@ -139,11 +138,20 @@ def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def finish(process: subprocess.Popen[bytes], run: RunDir) -> dict[str, Any]:
-    """Wait for the ranks' end; gives the final state, written here where no rank was left to do it."""
+def finish(
+    process: subprocess.Popen[bytes], run: RunDir, asked: str | None = None, before: int = 0
+) -> RunState:
+    """Wait for the ranks' end; returns the final state, written here if no rank was left to do it.
+
+    `asked`: the reason for which the ranks were asked to stop. Ranks that ended without a word, or before they could
+    stop in good order, ended for it. `before`: the newest attempt before this start.
+    """
     process.wait()
     state = run.read_state()
-    if state.get("phase") in FINAL:
+    if state.final:
         return state
+    fresh = [number for number in run.attempts() if number > before]
+    if asked and not run.cancel_file.exists() and not (fresh and run.failure(fresh[-1])):
+        return run.state.stopped(asked, in_slurm=False)
     log = run.path / "launcher.log"
-    return settle(run, log.read_text(errors="replace") if log.exists() else "")
+    return settle(run, log.read_text(errors="replace") if log.exists() else "", before)

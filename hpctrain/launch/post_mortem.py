@@ -11,17 +11,18 @@ import sys
 from pathlib import Path
 
 from hpctrain.launch.failure import settle
-from hpctrain.storage.run_dir import FINAL, RunDir
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason
 
 
 def main() -> int:
     run = RunDir(Path(sys.argv[1]))
     state = run.read_state()
     # A rank that got no answer cannot know why: srun does, where the other one was killed.
-    if state.get("phase") not in (*FINAL, "requeued") or state.get("reason") == "COLLECTIVE_TIMEOUT":
+    if not (state.final or state.phase == Phase.REQUEUED) or state.reason == Reason.COLLECTIVE_TIMEOUT:
         log = run.submitit / f"{os.environ.get('SLURM_JOB_ID')}_0_log.out"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "")
-    return 1 if state["phase"] == "failed" else 0
+    return 1 if state.phase == Phase.FAILED else 0
 
 
 if __name__ == "__main__":

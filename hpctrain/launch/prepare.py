@@ -15,7 +15,8 @@ from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
 from hpctrain.storage.files import refuse_if_shared
-from hpctrain.storage.run_dir import RunDir, locate, refuse_secrets
+from hpctrain.storage.run_dir import RunDir, locate
+from hpctrain.storage.secrets import refuse_secrets
 
 
 def prepare(config: Config) -> RunDir:

@@ -20,11 +20,8 @@ from hpctrain.launch import local
 from hpctrain.scheduler import client
 from hpctrain.scheduler.sbatch import START_MARK, cpus_per_rank, python_command
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason, signal_for
 
-_SIGNALS = {
-    "INTERRUPTED": signal.SIGINT, "PREEMPTED": signal.SIGUSR2, "TIME_LIMIT": signal.SIGUSR2,
-    "TERMINATED": signal.SIGTERM,
-}  # fmt: skip
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,7 +83,7 @@ class Forked:
 
     def ask_to_stop(self, reason: str) -> None:
         if self._code is None:
-            os.kill(self.pid, _SIGNALS[reason])
+            os.kill(self.pid, signal_for(reason))
 
     def kill(self) -> None:
         if self._code is None:
@@ -144,9 +141,9 @@ class Started:
         return self._process.poll()
 
     def ask_to_stop(self, reason: str) -> None:
-        if local.signal_ranks(self._run, _SIGNALS[reason]) == 0:
+        if local.signal_ranks(self._run, signal_for(reason)) == 0:
             # srun hands SIGUSR2 on to all ranks; its own Ctrl-C would abort them.
-            self._process.send_signal(signal.SIGTERM if reason == "TERMINATED" else signal.SIGUSR2)
+            self._process.send_signal(signal.SIGTERM if reason == Reason.TERMINATED else signal.SIGUSR2)
 
     def kill(self) -> None:
         local.kill(self._process, self._run)

@@ -16,7 +16,8 @@ from hpctrain.data import identify
 from hpctrain.errors import UserError
 from hpctrain.launch import prepare
 from hpctrain.storage.files import refuse_if_shared
-from hpctrain.storage.run_dir import RunDir, replace_text
+from hpctrain.storage.json_files import replace_text
+from hpctrain.storage.run_dir import RunDir
 
 BATCH = ("train.batch_size", "train.accumulate")
 

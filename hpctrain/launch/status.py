@@ -15,7 +15,8 @@ from typing import Any
 
 from hpctrain.launch import local
 from hpctrain.scheduler import client, sbatch
-from hpctrain.storage.run_dir import FINAL, RunDir, runs
+from hpctrain.storage.run_dir import RunDir, runs
+from hpctrain.storage.run_state import FINAL, Phase, Reason, Submission, reason_of_slurm
 
 # A rank 0 that has not written its heartbeat for this long is asked after.
 SILENCE_S = 30.0
@@ -32,7 +33,7 @@ class Row:
 
     study: str
     run: str
-    phase: str
+    phase: Phase
     reason: str | None
     detail: str | None
     attempt: int | None
@@ -66,38 +67,37 @@ def row_of(run: RunDir) -> Row:
 
 def under_way(run: RunDir) -> str | None:
     """Returns the job that this run has in a queue or running, or None."""
-    if not run.read_submission().get("job_ids") or run.read_state().get("phase") in FINAL:
+    if not run.submission.read().job_ids or run.read_state().final:
         return None
     row = row_of(run)
     return None if row.phase in FINAL else row.job_id
 
 
-def _own_word(run: RunDir, now_s: float) -> tuple[Row, dict[str, Any]]:
+def _own_word(run: RunDir, now_s: float) -> tuple[Row, Submission]:
     """What the run's own files say, and its submission where it has not ended."""
     state = run.read_state()
-    steps, step = state.get("total_steps"), state.get("step")
-    scores = (state.get("summary") or {}).get("validation") or state.get("figures") or {}
-    phase = state.get("phase", "new")
-    submission = {} if phase in FINAL else run.read_submission()
-    job_ids = submission.get("job_ids") or [state.get("job_id")]
+    steps, step = state.total_steps, state.step
+    scores = (state.summary or {}).get("validation") or state.figures or {}
+    submission = Submission() if state.final else run.submission.read()
+    job_ids = submission.job_ids or (state.job_id,)
     row = Row(
-        run.study, run.run_id, phase, state.get("reason"), state.get("detail"), state.get("attempt"), step,
-        step / steps if steps and step is not None else None, scores, job_ids[-1], None,
-        now_s - state["heartbeat"] if "heartbeat" in state else None,
+        run.study, run.run_id, state.phase, state.reason, state.detail, state.attempt, step,
+        step / steps if steps and step is not None else None, dict(scores), job_ids[-1], None,
+        state.age_s(now_s),
     )  # fmt: skip
     return row, submission
 
 
-def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, dict[str, Any]]]) -> dict[Path, Row]:
+def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, Submission]]) -> dict[Path, Row]:
     """The rows of runs that have not ended, settled; an end is written into the run."""
     settled = {}
-    clusters: dict[str | None, list[tuple[RunDir, Row, list[str]]]] = {}
+    clusters: dict[str | None, list[tuple[RunDir, Row, Sequence[str]]]] = {}
     for run, row, submission in open_runs:
-        if submission.get("cluster", "local") == "local" or not submission.get("job_ids"):
+        if not submission.in_slurm:
             settled[run.path] = _settle_local(run, row)
         else:
-            conf = submission.get("slurm_conf")
-            clusters.setdefault(conf, []).append((run, row, submission["job_ids"]))
+            conf = submission.slurm_conf
+            clusters.setdefault(conf, []).append((run, row, submission.job_ids))
     for conf, members in clusters.items():
         settled |= _ask_cluster(conf, members)
     for run, row, _ in open_runs:
@@ -106,7 +106,9 @@ def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, dict[str, Any]]]) -> dict[
     return settled
 
 
-def _ask_cluster(slurm_conf: str | None, members: Sequence[tuple[RunDir, Row, list[str]]]) -> dict[Path, Row]:
+def _ask_cluster(
+    slurm_conf: str | None, members: Sequence[tuple[RunDir, Row, Sequence[str]]]
+) -> dict[Path, Row]:
     """The rows of one cluster's open runs, each with its job ids, settled."""
     try:
         queue = client.queue(slurm_conf)
@@ -126,7 +128,7 @@ def _note_end(run: RunDir, seen: Row, settled: Row) -> None:
     now, _ = _own_word(run, time.time())
     if (now.phase, now.attempt, now.step) == (seen.phase, seen.attempt, seen.step):
         with contextlib.suppress(OSError):
-            run.write_state(phase=settled.phase, reason=settled.reason, detail=settled.detail)
+            run.state.ended(settled.phase, settled.reason, settled.detail)
 
 
 class Watch:
@@ -140,9 +142,9 @@ class Watch:
 
     def ended(self) -> bool:
         state = self._run.read_state()
-        if state.get("phase") in FINAL:
+        if state.final:
             return True
-        silent = time.time() - state.get("heartbeat", 0.0) > HEARTBEAT_DUE_S
+        silent = time.time() - (state.heartbeat or 0.0) > HEARTBEAT_DUE_S
         if not silent or time.monotonic() - self._asked_s < self.ASK_S:
             return False
         self._asked_s = time.monotonic()
@@ -160,41 +162,43 @@ def settle(row: Row, job: sbatch.Job | None) -> Row:
     if job is None:
         if not silent:
             return row
-        if row.phase == "requeued":  # stopped in good order, but nobody has put it back
-            return replace(row, phase="interrupted", detail=_RESUMES)
-        if row.phase == "submitted":
+        if row.phase == Phase.REQUEUED:  # stopped in good order, but nobody has put it back
+            return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
+        if row.phase == Phase.SUBMITTED:
             detail = "its job left the queue before it began"
-            return replace(row, phase="cancelled", reason="CANCELLED", detail=detail)
+            return replace(row, phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail=detail)
         detail = "its job has left the queue and its ranks said nothing of an end"
-        return replace(row, phase="failed", reason="LOST", detail=detail)
+        return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
     row = replace(row, scheduler=job.state)
     if job.state in sbatch.WAITING:
-        waits_again = row.phase in ("running", "starting", "requeued")
-        phase = "requeued" if waits_again else "submitted"
+        waits_again = row.phase in (Phase.RUNNING, Phase.STARTING, Phase.REQUEUED)
+        phase = Phase.REQUEUED if waits_again else Phase.SUBMITTED
         return replace(row, phase=phase, reason=row.reason or job.reason, detail=f"waiting: {job.reason}")
     if job.state in sbatch.ACTIVE:
-        return replace(row, phase="starting") if row.phase in ("submitted", "requeued") else row
-    reason = sbatch.ENDED.get(job.state, "ERROR")
-    if reason == "CANCELLED":
-        return replace(row, phase="cancelled", reason=reason, detail="cancelled in Slurm")
-    if reason == "DONE" and not silent:
+        return replace(row, phase=Phase.STARTING) if row.phase in (Phase.SUBMITTED, Phase.REQUEUED) else row
+    reason = reason_of_slurm(job.state)
+    if reason == Reason.CANCELLED:
+        return replace(row, phase=Phase.CANCELLED, reason=reason, detail="cancelled in Slurm")
+    if reason == Reason.DONE and not silent:
         return row  # its last word is on the way
-    if reason == "PREEMPTED":
-        return replace(row, phase="interrupted", reason=reason, detail=_RESUMES)
-    if row.phase == "requeued":
-        return replace(row, phase="interrupted", detail=_RESUMES)
+    if reason == Reason.PREEMPTED:
+        return replace(row, phase=Phase.INTERRUPTED, reason=reason, detail=_RESUMES)
+    if row.phase == Phase.REQUEUED:
+        return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
     detail = row.detail or f"Slurm says {job.state}; the ranks said nothing of an end"
-    return replace(row, phase="failed", reason="LOST" if reason == "DONE" else reason, detail=detail)
+    return replace(
+        row, phase=Phase.FAILED, reason=Reason.LOST if reason == Reason.DONE else reason, detail=detail
+    )
 
 
 def _settle_local(run: RunDir, row: Row) -> Row:
-    if row.phase not in ("running", "starting", "submitted") or (row.age_s or 0) <= SILENCE_S:
+    if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED) or (row.age_s or 0) <= SILENCE_S:
         return row
     attempts = run.attempts()
     if any(local.is_rank(who) for who in (run.rank_files(attempts[-1]) if attempts else [])):
         return row
     detail = "no heartbeat, and no process of it is left on this host"
-    return replace(row, phase="failed", reason="LOST", detail=detail)
+    return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
 def table(found: list[Row]) -> Any:
@@ -205,9 +209,9 @@ def table(found: list[Row]) -> Any:
     shown.add_column("run", no_wrap=True)  # what other commands take must not be cut in two
     for column in ("state", "progress", "figures", "job"):
         shown.add_column(column, overflow="fold")
-    colours = {"done": "green", "failed": "red", "running": "cyan"}
+    colours = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNNING: "cyan"}
     for r in found:
-        reason = f" ({r.reason})" if r.reason and r.reason != "DONE" else ""
+        reason = f" ({r.reason})" if r.reason and r.reason != Reason.DONE else ""
         heard = f", heard of {r.age_s:.0f} s ago" if r.phase not in FINAL and r.age_s is not None else ""
         slurm_word = f" [{r.scheduler}]" if r.scheduler == "unreachable" else ""
         keys = [k for k in ("loss", "accuracy", "perplexity", "samples_per_s") if k in r.scores]

@@ -24,6 +24,7 @@ from hpctrain.scaling import bench_page, plan
 from hpctrain.scaling.network import Shape
 from hpctrain.scheduler import client, sbatch, submit
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason, RunState
 
 WINDOWS = 5
 PROFILE_STEPS = 5
@@ -75,8 +76,8 @@ def measure(wanted: Wanted, kind: Kind, say: Say) -> bench_page.Measured:
     run = prepare(config)
     say(f"measuring with {bench_page.DATA[kind]} ...")
     state = _run_here(run, config) if config.cluster.kind == "local" else _run_as_job(run, config, say)
-    if state.get("phase") != "done":
-        reason, detail = str(state.get("reason") or "INTERRUPTED"), state.get("detail") or "it did not end"
+    if state.phase != Phase.DONE:
+        reason, detail = state.reason or Reason.INTERRUPTED, state.detail or "it did not end"
         raise RunFailed(reason, f"{detail} (its files are in {run.path})")
     measured = bench_page.read(run, kind)
     shutil.rmtree(run.path)
@@ -108,7 +109,7 @@ def planned(wanted: Wanted, kind: Kind) -> Config:
     )
 
 
-def _run_here(run: RunDir, config: Config) -> dict[str, Any]:
+def _run_here(run: RunDir, config: Config) -> RunState:
     process = local.start(run, config)
     try:
         return local.finish(process, run)
@@ -118,7 +119,7 @@ def _run_here(run: RunDir, config: Config) -> dict[str, Any]:
         raise
 
 
-def _run_as_job(run: RunDir, config: Config, say: Say) -> dict[str, Any]:
+def _run_as_job(run: RunDir, config: Config, say: Say) -> RunState:
     job_id = submit.submit(run, config)
     say(f"job {job_id}: {run_id(config)}")
     watched = Watch(run, say)

@@ -59,7 +59,7 @@ def read(run: RunDir, kind: str) -> Measured:
     for key in ("gflop_per_s", "mfu", "roofline_share"):
         values = [v for r in records if (v := getattr(r.rates, key)) is not None]
         step[key] = statistics.median(values) if values else None
-    step["peak"] = (run.read_state().get("summary") or {}).get("device_peak")
+    step["peak"] = (run.read_state().summary or {}).get("device_peak")
     return Measured(step, profile.get("ceilings"))
 
 

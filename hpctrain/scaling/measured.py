@@ -16,8 +16,10 @@ from hpctrain.errors import UserError, nearest
 from hpctrain.scaling import horovod_timeline
 from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.records import train_records
-from hpctrain.storage.run_dir import RunDir, read_json, replace_text
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, RunState
 
 PLAN = "scaling.json"
 
@@ -104,9 +106,9 @@ def _point(
     for facts in sorted(planned, key=lambda facts: facts["repeat"]):
         run = RunDir(study / facts["run"])
         state = run.read_state()
-        measured = repeat(run, job_j) if state.get("phase") == "done" else None
+        measured = repeat(run, job_j) if state.phase == Phase.DONE else None
         if measured is None:
-            why = state.get("reason") or state.get("phase") or "never submitted"
+            why = state.reason or (state.phase if state.phase != Phase.NEW else "never submitted")
             missing.append(f"{facts['run']}: {why}")
         else:
             repeats.append(measured)
@@ -148,17 +150,17 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
 ENERGY = {"gpu": "GPUs (NVML)", "packages": "CPU packages (RAPL)"}
 
 
-def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[float | None, str]:
+def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None, str]:
     """Returns (joules per sample, source) for the whole run; (None, "") if nothing was measured.
 
     The run's own figure covers its training. Slurm's figure, used if the run has none, covers the whole job.
     """
-    summary = state.get("summary") or {}
+    summary = state.summary or {}
     own = summary.get("energy") or {}
     if own.get("samples") and own["joules"]:
         text = " and ".join(ENERGY[source] for source in sorted(own["joules"]))
         return float(sum(own["joules"].values()) / own["samples"]), text
-    joules = job_j.get(str(state.get("job_id")))
+    joules = job_j.get(str(state.job_id))
     if joules and summary.get("samples"):
         return joules / summary["samples"], "whole jobs (Slurm)"
     return None, ""
@@ -167,8 +169,8 @@ def sample_j(state: Mapping[str, Any], job_j: Mapping[str, float]) -> tuple[floa
 def job_ids(study: Path, plan: Mapping[str, Any]) -> list[str]:
     """Returns the jobs of those runs that are done and recorded no energy themselves."""
     states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
-    done = [s for s in states if s.get("phase") == "done" and not (s.get("summary") or {}).get("energy")]
-    return sorted({str(s["job_id"]) for s in done if s.get("job_id")})
+    done = [s for s in states if s.phase == Phase.DONE and not (s.summary or {}).get("energy")]
+    return sorted({str(s.job_id) for s in done if s.job_id})
 
 
 def warmup_windows(study: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings
 from hpctrain.scaling.comm_settings import Effect
-from hpctrain.storage.run_dir import replace_text
+from hpctrain.storage.json_files import replace_text
 
 
 def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:

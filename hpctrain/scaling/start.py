@@ -23,7 +23,9 @@ from hpctrain.scaling import calibration, measured
 from hpctrain.scaling import plan as scale_plan
 from hpctrain.scaling.plan import Planned, ScalingConfig
 from hpctrain.scheduler import sbatch
-from hpctrain.storage.run_dir import FINAL, locate, refuse_secrets
+from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_state import FINAL, Phase
+from hpctrain.storage.secrets import refuse_secrets
 
 
 def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
@@ -132,7 +134,9 @@ def _left(config: Config, names: Sequence[str]) -> list[str]:
     """The runs that are neither done nor under way, in the order given."""
     known = {row.run: row for row in status.rows(Path(config.run.root), config.run.study)}
     busy = {
-        name for name, row in known.items() if row.phase == "done" or (row.phase not in FINAL and row.job_id)
+        name
+        for name, row in known.items()
+        if row.phase == Phase.DONE or (row.phase not in FINAL and row.job_id)
     }
     return [name for name in names if name not in busy]
 

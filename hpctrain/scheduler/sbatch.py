@@ -24,19 +24,6 @@ SQUEUE_FORMAT = "%i|%T|%r|%V|%S|%k"
 # Slurm's job states (squeue's long names) by what they mean for a run.
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
-ENDED = {
-    "COMPLETED": "DONE",
-    "CANCELLED": "CANCELLED",
-    "TIMEOUT": "TIME_LIMIT",
-    "DEADLINE": "TIME_LIMIT",
-    "OUT_OF_MEMORY": "OUT_OF_MEMORY",
-    "NODE_FAIL": "NODE_FAILURE",
-    "BOOT_FAIL": "NODE_FAILURE",
-    "PREEMPTED": "PREEMPTED",
-    "FAILED": "ERROR",
-    "REVOKED": "CANCELLED",
-}
-
 PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
-import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import jobs, local
 from hpctrain.scheduler import client, sbatch
-from hpctrain.storage.run_dir import FINAL, RunDir, make_private, replace_text
+from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
@@ -65,37 +65,37 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
     """Submit the run as a job; gives the job id. A job of it that is under way already is kept.
 
     `goes_on`: from inside a job of the run that ends now; the count of starts without progress goes on.
-    Raises RunFailed("SUBMIT_FAILED") with the scheduler's own message, leaving nothing behind.
+    Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, leaving nothing behind.
     """
     make_private(run.submitit)
     with _only_submitter(run):
         lost = _lost_submission(run, config)
         if lost:
             _note_jobs(run, lost)
-            if run.read_state().get("phase", "failed") in FINAL:
-                run.write_state(phase="submitted", reason=None, detail=None, rank=None)
+            state = run.read_state()
+            if state.final or state.phase == Phase.NEW:
+                run.state.submitted()
             return lost[0]
         token = uuid.uuid4().hex
-        earlier = run.read_submission().get("job_ids", [])
-        facts = {"cluster": config.cluster.name, "token": token, "job_ids": earlier, "open": True}
-        if config.cluster.kind == "slurm":
-            facts["slurm_conf"] = slurm_conf(config)
-        replace_text(run.submission_file, json.dumps(facts | {"time": time.time()}))
+        conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
+        earlier = run.submission.read().job_ids
+        submission = Submission(config.cluster.name, token, earlier, open=True, slurm_conf=conf)
+        run.submission.write(submission)
         run.cancel_file.unlink(missing_ok=True)
         run.pause_at(None)
         before = run.read_state()
         if not goes_on:
-            run.write_state(phase="submitted", reason=None, detail=None, rank=None, starts=[])
+            run.state.submitted(first=True)
         try:
             local_job = config.cluster.kind == "local"
             job_ids = [_submit_local(run, config)] if local_job else _submit_slurm(run, config, token)
         except RunFailed as error:
             refused = not re.search(_NO_ANSWER, error.detail)
-            if refused and not before:
+            if refused and before == RunState():
                 run.discard()
                 raise
-            run.write_state(phase=before.get("phase", "failed"), reason=error.reason, detail=error.detail)
-            replace_text(run.submission_file, json.dumps(facts | {"open": not refused}))
+            run.state.not_submitted(before, error.reason, error.detail)
+            run.submission.write(replace(submission, open=not refused))
             raise
         _note_jobs(run, job_ids)
         return job_ids[0]
@@ -162,7 +162,7 @@ def submit_array(
     try:
         executor = submitit.SlurmExecutor(folder, python=sbatch.python_command(config, sys.executable))
     except RuntimeError:
-        raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
+        raise RunFailed(Reason.SUBMIT_FAILED, "srun is not on the PATH: not on a Slurm cluster") from None
     executor.update_parameters(**parameters)
     delayed = DelayedSubmission(function, *arguments)
     delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
@@ -202,7 +202,7 @@ def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
     try:
         executor = submitit.SlurmExecutor(run.submitit, python=python)
     except RuntimeError:
-        raise RunFailed("SUBMIT_FAILED", "srun is not on the PATH: not on a Slurm cluster") from None
+        raise RunFailed(Reason.SUBMIT_FAILED, "srun is not on the PATH: not on a Slurm cluster") from None
     executor.update_parameters(**sbatch.sbatch_parameters(config, run.path, python, comment))
     return executor
 
@@ -220,7 +220,7 @@ def _turn_to(config: Config) -> None:
 def _refusal(error: Exception) -> RunFailed:
     """sbatch's own words, out of submitit's."""
     said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error)]
-    return RunFailed("SUBMIT_FAILED", " ".join(" ".join(said).split()))
+    return RunFailed(Reason.SUBMIT_FAILED, " ".join(" ".join(said).split()))
 
 
 def _comment(run: RunDir, token: str) -> str:
@@ -229,21 +229,19 @@ def _comment(run: RunDir, token: str) -> str:
 
 def _lost_submission(run: RunDir, config: Config) -> list[str]:
     """The jobs of a submission whose submitter died before it could note their ids."""
-    facts = run.read_submission()
-    if not facts.get("open") or config.cluster.kind == "local":
+    submission = run.submission.read()
+    if not submission.open or config.cluster.kind == "local":
         return []
     try:
-        return client.find_by_comment(_comment(run, facts["token"]), facts.get("slurm_conf"))
+        return client.find_by_comment(_comment(run, submission.token), submission.slurm_conf)
     except client.Unreachable as error:
         detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
-        raise RunFailed("SUBMIT_FAILED", detail) from None
+        raise RunFailed(Reason.SUBMIT_FAILED, detail) from None
 
 
 def _note_jobs(run: RunDir, job_ids: list[str]) -> None:
     """Add jobs to submission.json, the newest last: the submission is complete."""
-    facts = {"job_ids": []} | run.read_submission()
-    ids = [*(i for i in facts["job_ids"] if i not in job_ids), *job_ids]
-    replace_text(run.submission_file, json.dumps(facts | {"job_ids": ids, "open": False}))
+    run.submission.write(run.submission.read().with_jobs(job_ids))
 
 
 @contextlib.contextmanager

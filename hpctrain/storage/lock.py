@@ -26,6 +26,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hpctrain.errors import RunFailed
 from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
+from hpctrain.storage.run_state import Reason
 
 # A Slurm job id to whether that job has ended; None: Slurm does not say.
 JobEnded = Callable[[str], bool | None]
@@ -74,7 +75,9 @@ class Term:
         """Raises RunFailed("RUN_LOCKED") where a later term was taken."""
         if not self.stands():
             owner = _read(self.folder, _newest(self.folder))
-            raise RunFailed("RUN_LOCKED", f"attempt {owner.attempt} on {owner.host} has taken this run over")
+            raise RunFailed(
+                Reason.RUN_LOCKED, f"attempt {owner.attempt} on {owner.host} has taken this run over"
+            )
 
     def release(self) -> None:
         """Let the next one in without asking."""
@@ -185,9 +188,11 @@ def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
     job = f", Slurm job {owner.job_id}" if owner.job_id else ""
     who = f"attempt {owner.attempt} (process {owner.pid} on {owner.host}{job})"
     if owner.boot == mine.boot:
-        return RunFailed("RUN_LOCKED", f"{who} is writing")
+        return RunFailed(Reason.RUN_LOCKED, f"{who} is writing")
     unlock = f"hpctrain checkpoints {folder.parent.name} --unlock"
-    return RunFailed("RUN_LOCKED", f"{who} may still be writing; where you know that it has ended: {unlock}")
+    return RunFailed(
+        Reason.RUN_LOCKED, f"{who} may still be writing; where you know that it has ended: {unlock}"
+    )
 
 
 def _boot() -> str:
@@ -235,5 +240,5 @@ def _read(folder: Path, number: int) -> Owner:
     except (ValueError, ValidationError) as error:
         why = str(error).splitlines()[0]
         raise RunFailed(
-            "STORAGE_ERROR", f"{path} is damaged ({why}); once no attempt of the run lives, remove it"
+            Reason.STORAGE_ERROR, f"{path} is damaged ({why}); once no attempt of the run lives, remove it"
         ) from None

@@ -24,46 +24,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import RunFailed, UserError
-
-# The closed set of phases. The last four are final.
-PHASES = ("submitted", "starting", "running", "requeued", "done", "failed", "cancelled", "interrupted")
-FINAL = frozenset(PHASES[-4:])
-
-# The closed set of reasons for which a run ends or an attempt stops.
-REASONS = {
-    "DONE": "the run reached its last step",
-    "CANCELLED": "cancelled by the user",
-    "INTERRUPTED": "stopped by Ctrl-C or a signal; a checkpoint was saved",
-    "PREEMPTED": "the scheduler took the nodes; a checkpoint was saved",
-    "TERMINATED": "ended by SIGTERM (preemption or scancel); a checkpoint was saved",
-    "TIME_LIMIT": "the job's time limit came; a checkpoint was saved",
-    "PAUSED": "stopped at a rung of its sweep; a checkpoint was saved",
-    "OUT_OF_MEMORY": "a rank ran out of memory",
-    "NAN_PERSISTENT": "loss or gradient was not finite",
-    "DATA_ERROR": "the data could not be read",
-    "IMPORT_ERROR": "a package could not be imported",
-    "COLLECTIVE_TIMEOUT": "a rank did not answer the others in time",
-    "NODE_FAILURE": "a node was lost",
-    "RANK_KILLED": "a rank was killed by a signal",
-    "DISK_FULL": "no space left for the run directory",
-    "STORAGE_ERROR": "the run directory could not be written",
-    "NO_VALID_CHECKPOINT": "checkpoints exist but none verifies",
-    "CONFIG_CHANGED": "the settings that make the science are not the checkpoint's",
-    "RUN_LOCKED": "another process owns the run",
-    "NO_PROGRESS": "three attempts in a row made no step",
-    "SUBMIT_FAILED": "the scheduler refused the job",
-    "LOST": "the process ended without a word",
-    "ERROR": "an error in the program; see the rank's log",
-}
+from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile
 
 
 class RunDir:
@@ -200,7 +169,7 @@ class RunDir:
                 replace_text(path, text)
             elif path.read_text() != text:
                 raise RunFailed(
-                    "DATA_ERROR", f"{name} is not what it was when the run began: the data have changed"
+                    Reason.DATA_ERROR, f"{name} is not what it was when the run began: the data have changed"
                 )
 
     def read_config(self) -> dict[str, Any]:
@@ -210,15 +179,14 @@ class RunDir:
         values: dict[str, Any] = yaml.load(self.config_file.read_text(), Loader=loader)
         return values
 
-    def read_state(self) -> dict[str, Any]:
-        """state.json, or {} where there is none yet."""
-        return read_json(self.state_file) or {}
+    @property
+    def state(self) -> StateFile:
+        """state.json, with its transitions."""
+        return StateFile(self.state_file)
 
-    def write_state(self, **changes: Any) -> dict[str, Any]:
-        """Merge `changes` into state.json. One writer at a time: rank 0, or the launcher while none runs."""
-        state = self.read_state() | changes | {"heartbeat": time.time()}
-        replace_text(self.state_file, json.dumps(state))
-        return state
+    def read_state(self) -> RunState:
+        """Returns how the run stands now; phase NEW if it was never started."""
+        return self.state.read()
 
     def write_profile(self, values: Mapping[str, Any]) -> None:
         replace_text(self.path / "profile.json", json.dumps(values))
@@ -227,9 +195,10 @@ class RunDir:
         """A step taken apart (training/profile.py), where the run was asked for it and is done."""
         return read_json(self.path / "profile.json")
 
-    def read_submission(self) -> dict[str, Any]:
-        """submission.json, or {} where the run was never a job."""
-        return read_json(self.submission_file) or {}
+    @property
+    def submission(self) -> SubmissionFile:
+        """submission.json: the jobs of the run."""
+        return SubmissionFile(self.submission_file)
 
     def discard(self) -> None:
         """Remove a run that never began, and the folders that were made for it alone."""
@@ -237,31 +206,6 @@ class RunDir:
         for folder in (self.path.parent, self.path.parent.parent):
             with contextlib.suppress(OSError):  # not empty: others' runs
                 folder.rmdir()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old text or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing or is not one."""
-    try:
-        with path.open("rb", buffering=0) as file:  # quicker than text: status reads thousands
-            value = json.loads(file.readall())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def make_private(path: Path) -> None:
@@ -336,38 +280,8 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         if found:
             names = ", ".join(f"{r.study}/{r.run_id}" for r in found[:4])
             raise UserError("run", text, f"fits {len(found)} runs: {names}")
-    jobs = [r for r in known if text in (read_json(r.submission_file) or {}).get("job_ids", [])]
+    jobs = [r for r in known if text in r.submission.read().job_ids]
     if jobs:
         return jobs[0]
-    from hpctrain.errors import nearest
-
     names_all = [run.run_id for run in known]
     raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
-
-
-_SECRET = re.compile(
-    r"(?i)([\w.]*(?:token|secret|passw\w*|api_?key|credentials?)\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
-)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with the value of NAME_TOKEN=..., password: ... and the like replaced by ***."""
-    return _SECRET.sub(r"\1***", text)
-
-
-def refuse_secrets(environment: Mapping[str, str], setup: tuple[str, ...]) -> None:
-    """What a configuration says is written to disk and into job scripts: no place for a secret."""
-    for where, text in [(f"environment.{k}", f"{k}={v}") for k, v in environment.items()] + [
-        ("setup", line) for line in setup
-    ]:
-        if _SECRET.search(text):
-            raise UserError(
-                f"cluster.{where}", "***", "looks like a secret and would be written to the run directory; "
-                "export it in your shell instead, jobs inherit it"
-            )  # fmt: skip
-
-
-def fail(reason: str, detail: str) -> RunFailed:
-    """A RunFailed whose reason is one of REASONS."""
-    assert reason in REASONS, reason
-    return RunFailed(reason, detail)

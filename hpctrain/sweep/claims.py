@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
-from hpctrain.storage.run_dir import read_json, replace_text
 from hpctrain.sweep.study_dir import Work, publish
 
 JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that end a piece of work

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpctrain.launch.failure import settle
-from hpctrain.storage.run_dir import FINAL, RunDir
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.sweep import results
 from hpctrain.sweep.claims import Claim
 
-# Ends that say nothing of the run itself: it is tried again, so many times in a row at most.
-PASSING = frozenset({"RANK_KILLED", "LOST", "NODE_FAILURE", "COLLECTIVE_TIMEOUT", "STORAGE_ERROR"})
-TRIES = 3
+TRIES = 3  # a run whose end says nothing of the run itself is tried again, so many times in a row at most
 
 
 @dataclass(frozen=True)
@@ -37,29 +36,30 @@ def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None,
     told so.
     """
     state = run.read_state()
-    if state.get("phase") not in (*FINAL, "requeued"):
+    if not (state.final or state.phase == Phase.REQUEUED):
         fresh = [number for number in run.attempts() if number > before]
         failure = run.failure(fresh[-1]) if fresh else None
-        if failure and failure["reason"] == "RUN_LOCKED":  # another process is at it: not ours to judge
+        if failure and failure["reason"] == Reason.RUN_LOCKED:  # another process is at it: not ours to judge
             return End("locked")
         if asked and told and failure is None and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
-            run.write_state(phase="requeued" if "SLURM_JOB_ID" in os.environ else "interrupted", reason=told)
+            run.state.stopped(told, "SLURM_JOB_ID" in os.environ)
             return End("stopped", told)
         log = run.path / "launcher.log"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "", before)
     epochs = claim.work.epochs
     facts = results.facts(run, metric, epochs)
-    phase, reason = state.get("phase"), state.get("reason")
-    again = reason in PASSING or (asked and reason == "ERROR")  # a signal can make anything fail
-    if phase == "done" or reason == "PAUSED":
+    phase, reason = state.phase, state.reason
+    again = reason in passing() or (asked and reason == Reason.ERROR)  # a signal can make anything fail
+    if phase == Phase.DONE or reason == Reason.PAUSED:
         if epochs is None or facts["epochs"] >= epochs:
             outcome = "done" if epochs is None else "paused"
             return End(outcome, reason, facts | {"phase": outcome})
-        phase, again = "failed", True  # it stopped short of this rung: whatever led it astray has passed
+        phase, again = Phase.FAILED, True  # it stopped short of this rung: whatever led it astray has passed
         facts |= {"phase": phase, "detail": f"stopped after {facts['epochs']:g} of {epochs} epochs"}
-    if phase == "failed" and not (again and claim.mishaps(PASSING | {"PAUSED", "ERROR"}) + 1 < TRIES):
+    mishaps = passing() | {Reason.PAUSED, Reason.ERROR}
+    if phase == Phase.FAILED and not (again and claim.mishaps(mishaps) + 1 < TRIES):
         return End("failed", reason, facts)
-    if phase == "cancelled" and not told:
+    if phase == Phase.CANCELLED and not told:
         return End("cancelled", reason, facts)
     return End("stopped", reason, facts)

@@ -14,7 +14,7 @@ from typing import Any
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import Owner, has_ended, this_process
-from hpctrain.storage.run_dir import FINAL
+from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep.study_dir import StudyDir
 
 
@@ -26,7 +26,7 @@ def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]
         for run_id in place.trials() if place.exists() else ():
             if (name is None or name in run_id) and not place.run(run_id).config_file.exists():
                 rows.append(
-                    Row(place.name, run_id, "submitted", None, "waits for a slot of its study", None, None, None,
+                    Row(place.name, run_id, Phase.SUBMITTED, None, "waits for a slot of its study", None, None, None,
                         {}, None, None, None)
                 )  # fmt: skip
     return rows
@@ -34,7 +34,7 @@ def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]
 
 def summary(study: StudyDir, rows: list[Row]) -> str:
     """Returns the line above the table that says how far the study is."""
-    counts = Counter("paused" if r.reason == "PAUSED" else r.phase for r in rows)
+    counts = Counter("paused" if r.reason == Reason.PAUSED else r.phase for r in rows)
     phases = ", ".join(f"{n} {phase}" for phase, n in counts.most_common())
     jobs = f"; job arrays {', '.join(study.job_ids())}" if study.job_ids() else ""
     ended = "; cancelled" if study.cancel_file.exists() else ""
@@ -50,7 +50,7 @@ def cancel(study: StudyDir) -> str:
     stopped = 0
     for run_id in study.trials():
         run = study.run(run_id)
-        if run.config_file.exists() and run.read_state().get("phase") not in FINAL:
+        if run.config_file.exists() and not run.read_state().final:
             run.cancel_file.touch()
             stopped += 1
     part = study.parts()[-1]

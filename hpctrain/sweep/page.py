@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpctrain.report import html, plots
+from hpctrain.storage.run_state import Phase
 from hpctrain.sweep.report import Found, cost_facts, like_best
 from hpctrain.sweep.results import Result
 
@@ -109,5 +110,5 @@ def importance(params: dict[str, list[Any]], values: list[float], higher_is_bett
 
 
 def _failed(rows: list[Result]) -> list[html.Block]:
-    failed = [(r.run_id, r.reason, r.detail, " ".join(r.overrides)) for r in rows if r.phase == "failed"]
+    failed = [(r.run_id, r.reason, r.detail, " ".join(r.overrides)) for r in rows if r.phase == Phase.FAILED]
     return [html.Table(["run", "reason", "detail", "settings"], failed[:MOST_ROWS])] if failed else []

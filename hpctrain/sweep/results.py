@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpctrain.storage.records import ValidationRecord, validation_records
-from hpctrain.storage.run_dir import FINAL, RunDir, runs
+from hpctrain.storage.run_dir import RunDir, runs
+from hpctrain.storage.run_state import FINAL, Phase
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import StudyDir, Trial
 
@@ -58,7 +59,7 @@ def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, An
     state, records = run.read_state(), validation_records(run.metrics_file)
     return {
         "value": score(records, metric, epochs), "epochs": records[-1].epoch if records else 0.0,
-        "phase": state.get("phase"), "reason": state.get("reason"), "detail": state.get("detail"),
+        "phase": state.phase, "reason": state.reason, "detail": state.detail,
     }  # fmt: skip
 
 
@@ -110,16 +111,16 @@ def _result(
     state, records = run.read_state(), validation_records(run.metrics_file)
     curve = [(r.epoch, r.scores[metric]) for r in records if isinstance(r.scores.get(metric), int | float)]
     value = score(records, metric)
-    phase, reason = state.get("phase", "waiting"), state.get("reason")
+    phase, reason = "waiting" if state.phase == Phase.NEW else state.phase, state.reason
     if ended:
         value = ended.get("value") if not records else value
         phase = ended["phase"] if ended["phase"] != "paused" or phase in FINAL else phase
         reason = ended.get("reason")
-    summary = state.get("summary") or {}
-    ranks = state.get("ranks") or 1
+    summary = state.summary or {}
+    ranks = state.ranks or 1
     return Result(
-        trial.run_id, trial.params, trial.overrides, trial.fixed, phase, reason, state.get("detail"),
-        None if phase == "failed" else value, curve[-1][0] if curve else 0.0, curve, ranks,
+        trial.run_id, trial.params, trial.overrides, trial.fixed, phase, reason, state.detail,
+        None if state.phase == Phase.FAILED else value, curve[-1][0] if curve else 0.0, curve, ranks,
         spent if spent is not None else summary.get("elapsed_s", 0.0), summary.get("flops_total", 0.0),
     )  # fmt: skip
 
@@ -145,7 +146,7 @@ def seconds(study: StudyDir) -> dict[str, float]:
             if began is None:
                 continue
             if until is None:
-                heartbeat = study.run(run_id).read_state().get("heartbeat", began)
+                heartbeat = study.run(run_id).read_state().heartbeat or began
                 until = max(began, min(now, heartbeat))
             spent[run_id] = spent.get(run_id, 0.0) + until - began
     return spent

@@ -21,6 +21,7 @@ from typing import Any
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Interval, Swept
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.run_state import storage_failure
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.space import trial
 from hpctrain.sweep.study_dir import StudyDir, Trial
@@ -240,5 +241,4 @@ def written(space: Sequence[Swept], params: Mapping[str, Any]) -> tuple[str, ...
 
 
 def _failed(error: OSError) -> RunFailed:
-    full = error.errno in (28, 122)
-    return RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"the study cannot be written: {error}")
+    return storage_failure(error, "the study cannot be written")

@@ -21,6 +21,7 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
 from hpctrain.storage import lock
+from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import space as spaces
 from hpctrain.sweep.arrays import Plan, array_parameters, plan_for, wall_bound_s
 from hpctrain.sweep.claims import is_over
@@ -151,7 +152,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
         conf = slurm_conf(config)
         queue = [j for j in client.queue(conf).values() if j.state in sbatch.WAITING | sbatch.ACTIVE]
     except client.Unreachable as error:
-        raise RunFailed("SUBMIT_FAILED", str(error)) from None
+        raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
     live = sum(job.comment == comment for job in queue)
     room = None if settings.max_submitted is None else max(0, settings.max_submitted - len(queue))
     while True:

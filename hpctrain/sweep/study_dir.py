@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.storage.files import FILES, write_file
-from hpctrain.storage.run_dir import RunDir, make_private, read_json, replace_text
+from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.run_dir import RunDir, make_private
 
 NAME = ".study"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
+from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep import claims
 from hpctrain.sweep.asha import promotable, rung_epochs
 from hpctrain.sweep.claims import Claim
@@ -97,7 +98,13 @@ class WorkQueue:
                 continue
             if claim.mishaps() >= MAX_DEATHS:
                 text = f"{claim.mishaps()} jobs died without a report while they worked on it"
-                facts = {"phase": "failed", "reason": "LOST", "detail": text, "value": None, "epochs": 0.0}
+                facts = {
+                    "phase": Phase.FAILED,
+                    "reason": Reason.LOST,
+                    "detail": text,
+                    "value": None,
+                    "epochs": 0.0,
+                }
                 self._study.write_ended(work, facts)
                 claim.close("failed")
                 continue
@@ -113,7 +120,7 @@ class WorkQueue:
         for key, facts in self._ended.items():
             run_id, _, rung = key.rpartition(".")
             if run_id in self.trials and int(rung) < depth:
-                whole = facts["phase"] in ("paused", "done")
+                whole = facts["phase"] in ("paused", Phase.DONE)
                 results[int(rung)][run_id] = facts.get("value") if whole else None
         for key in [*self._last, *self._ended]:
             run_id, _, rung = key.rpartition(".")

@@ -24,7 +24,8 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.processes import Process, preload, start
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
-from hpctrain.storage.run_dir import RunDir, replace_text
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason, Submission
 from hpctrain.sweep.claims import JUDGED, Claim
 from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
@@ -86,7 +87,7 @@ def work_on(path: str, quota: int | None = None) -> None:
         print(f"hpctrain: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     if job.full:
-        print(f"hpctrain: DISK_FULL: {job.full}", file=sys.stderr, flush=True)
+        print(f"hpctrain: {Reason.DISK_FULL}: {job.full}", file=sys.stderr, flush=True)
         sys.exit(1)
     if job.stop.reason:
         _come_back(job)
@@ -153,7 +154,7 @@ def _begin(job: Job, lane: Lane, claim: Claim) -> None:
     lane.attempts = max(run.attempts(), default=0)
     job.taken += claim.work.rung == 0
     config = _prepare(job, run, trial, claim)
-    if run.read_state().get("phase") == "done":
+    if run.read_state().phase == Phase.DONE:
         return _end(job, lane)
     lane.process = start(run, config, f"{claim.work.rung}.{claim.number}", lane.number, len(job.lanes))
     return None
@@ -166,15 +167,10 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     identify.note(run, config)
     run.cancel_file.unlink(missing_ok=True)
     run.pause_at(claim.work.epochs)
-    submission = {
-        "cluster": config.cluster.name,
-        "job_ids": [_queue_id()] if job.job_id else [],
-        "study": True,
-    }
-    replace_text(run.submission_file, _json(submission))
-    if run.read_state().get("phase") != "done":
-        fresh: dict[str, Any] = {} if claim.goes_on else {"starts": []}
-        run.write_state(phase="starting", reason=None, detail=None, rank=None, job_id=job.job_id, **fresh)
+    job_ids = (_queue_id(),) if job.job_id else ()
+    run.submission.write(Submission(config.cluster.name, job_ids=job_ids, study=True))
+    if run.read_state().phase != Phase.DONE:
+        run.state.starting(first=not claim.goes_on, job_id=job.job_id)
     return config
 
 
@@ -188,7 +184,7 @@ def _attend(job: Job, lane: Lane) -> None:
     cancelled = run.cancel_file.exists()
     if (job.stop.reason or cancelled) and time.monotonic() - lane.asked_at > RELAY_S:
         lane.asked_at = time.monotonic()
-        lane.process.ask_to_stop("INTERRUPTED" if cancelled else str(job.stop.reason))
+        lane.process.ask_to_stop(Reason.INTERRUPTED if cancelled else str(job.stop.reason))
     return None
 
 
@@ -200,7 +196,7 @@ def _end(job: Job, lane: Lane) -> None:
     _note(job)
     run = job.study.run(claim.work.run_id)
     end = judge(run, claim, job.metric, lane.attempts, job.stop.reason, asked=lane.asked_at > 0)
-    if end.reason == "DISK_FULL":  # says nothing of the run, and the next ones would fail as well
+    if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(end.facts["detail"])
         return claim.close("stopped", reason=end.reason)
     spent = {"seconds": time.time() - lane.began, "job": job.token}
@@ -216,7 +212,7 @@ def _come_back(job: Job) -> None:
     """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
     if job.job_id is None or job.study.cancel_file.exists():
         return
-    if job.stop.reason == "TERMINATED" and not client.in_grace(job.job_id):
+    if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id):
         return  # scancel, or Slurm puts it back itself
     with contextlib.suppress(client.Unreachable):
         client.requeue(job.job_id)
@@ -243,9 +239,3 @@ def _queue_id() -> str:
     """This job's id as squeue shows it."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-
-
-def _json(values: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(values | {"open": False, "time": time.time()})

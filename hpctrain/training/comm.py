@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hpctrain.config.settings import CommConfig
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 from hpctrain.training.buckets import PIECE_BYTES
 
 # If a collective fails because a rank has died, the launcher ends the other ranks within this time, and can say which.
@@ -115,7 +116,7 @@ class HorovodComm(Comm):
             hvd.init(process_sets=sets)
         if hvd.size() != ranks:
             raise RunFailed(
-                "ERROR",
+                Reason.ERROR,
                 f"{ranks} ranks were started, but Horovod sees {hvd.size()}: the launcher and the MPI that "
                 "Horovod was built with do not fit (compare `srun --mpi=list` with cluster.mpi)",
             )
@@ -164,7 +165,7 @@ class HorovodComm(Comm):
             yield
         except self._hvd.HorovodInternalError as error:
             time.sleep(LAUNCHER_S)
-            raise RunFailed("COLLECTIVE_TIMEOUT", f"allreduce failed: {error}") from None
+            raise RunFailed(Reason.COLLECTIVE_TIMEOUT, f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
         """Copy the tensors of rank 0, of any shape and layout, into those of every rank, in place."""
@@ -251,7 +252,7 @@ def bind_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RunFailed("ERROR", "resources.device=cuda, but torch sees no GPU on this node")
+        raise RunFailed(Reason.ERROR, "resources.device=cuda, but torch sees no GPU on this node")
     # Slurm may show each task only its own GPU (--gpus-per-task), which is then number 0.
     index = local_rank % torch.cuda.device_count()
     torch.cuda.set_device(index)
@@ -294,7 +295,7 @@ def _import_horovod(ranks: int) -> Any:
         import horovod.torch as hvd
     except ImportError as error:
         raise RunFailed(
-            "IMPORT_ERROR", f"{ranks} ranks need Horovod ({error}); run slurm/build_horovod, or one rank"
+            Reason.IMPORT_ERROR, f"{ranks} ranks need Horovod ({error}); run slurm/build_horovod, or one rank"
         ) from None
     return hvd
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 
+from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.records import Record, TrainRecord, ValidationRecord, from_line, read_lines, to_line
-from hpctrain.storage.run_dir import RunDir, replace_text
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.logger import Start
 
 

@@ -18,6 +18,7 @@ from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
 from hpctrain.storage.records import SummaryRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.tasks import TASKS
 from hpctrain.training import precision, progress, read_ahead, state
 from hpctrain.training.comm import Comm, bind_device
@@ -124,10 +125,12 @@ def train(
         report.say(f"precision=auto: {numbers.name} on this device")
     if compiled:
         report.say(f"compiled one by one at the first step: {', '.join(compiled)}")
-    report.beat(now=True, phase="running", step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch)
+    report.beat(
+        now=True, phase=Phase.RUNNING, step=at.step, total_steps=total_steps, epoch_steps=steps_per_epoch
+    )
     window = WindowRecorder(at, task, costs, clock, report)
     order = order_of(at.step // steps_per_epoch)
-    reason, wanted, diverged = "DONE", False, False
+    reason, wanted, diverged = Reason.DONE, False, False
     steps_to_come = range(at.step, end_step)
     read_ahead.announce(
         train_set,
@@ -189,7 +192,7 @@ def train(
         if (
             detail is not None
         ):  # outside of the except block, because the error keeps the tensors of the step alive
-            raise RunFailed("OUT_OF_MEMORY", f"{precision.advice(trainer, device)}: {detail}")
+            raise RunFailed(Reason.OUT_OF_MEMORY, f"{precision.advice(trainer, device)}: {detail}")
         bad, wanted, *stops = extras[task.width :]
         if bad:
             undo.undo()
@@ -225,15 +228,15 @@ def train(
             break
         if not whole_epoch and (wanted or checkpointer.due(at.step, whole_epoch)):
             saving.save()
-    if reason == "DONE" and at.step < total_steps:
-        reason = "PAUSED"
+    if reason == Reason.DONE and at.step < total_steps:
+        reason = Reason.PAUSED
 
     # --- Finish: the last checkpoint is on disk before the state says so.
     saving.finish()
     joules = total(comm.gather_objects(energy.joules()), comm.size // comm.local_size, comm.size)
     if diverged:
-        raise RunFailed("NAN_PERSISTENT", f"loss or gradient is not finite at step {at.step + 1}")
-    if settings.profile and reason == "DONE":
+        raise RunFailed(Reason.NAN_PERSISTENT, f"loss or gradient is not finite at step {at.step + 1}")
+    if settings.profile and reason == Reason.DONE:
         measured = profile(trainer, comm, settings.profile)
         if settings.ceilings:
             measured["ceilings"] = ceilings(comm, device)
@@ -257,7 +260,9 @@ def _roll_back(checkpointer: Checkpointer, live: state.Live, comm: Comm) -> int:
     snapshot = checkpointer.newest() if comm.rank == 0 else None
     step = comm.broadcast_object(snapshot.meta["step"] if snapshot else None)
     if step is None:
-        raise RunFailed("NAN_PERSISTENT", "loss or gradient is not finite, and there is no checkpoint yet")
+        raise RunFailed(
+            Reason.NAN_PERSISTENT, "loss or gradient is not finite, and there is no checkpoint yet"
+        )
     live.load(snapshot, comm)
     return int(step)
 

@@ -16,6 +16,7 @@ from torch import nn
 from hpctrain.config.settings import PrecisionConfig
 from hpctrain.errors import RunFailed
 from hpctrain.hardware import cpu_has_bf16
+from hpctrain.storage.run_state import Reason
 from hpctrain.training.comm import Comm
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def settle(settings: PrecisionConfig, device: torch.device) -> PrecisionConfig:
     if settings.name == "auto":
         return replace(settings, name="bf16" if able else "fp32")
     if not able:
-        raise RunFailed("ERROR", "precision=bf16: this device has no bfloat16; allowed: fp32, auto")
+        raise RunFailed(Reason.ERROR, "precision=bf16: this device has no bfloat16; allowed: fp32, auto")
     return settings
 
 

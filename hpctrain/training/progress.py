@@ -19,6 +19,7 @@ from hpctrain.config.identity import identity_hash, refuse_change, science
 from hpctrain.config.settings import Config
 from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 
 _Count = Annotated[int, Ge(0)]
 HASHED_STEPS = 64
@@ -68,7 +69,9 @@ class Ledger:
         """End the epoch. Raises RunFailed unless each of `samples` samples was taken exactly once."""
         total = self.total(of_ranks)
         if total.share != (samples, fingerprint(np.arange(samples, dtype=np.int64))):
-            raise RunFailed("DATA_ERROR", f"epoch {self.epoch} did not take each of {samples} samples once")
+            raise RunFailed(
+                Reason.DATA_ERROR, f"epoch {self.epoch} did not take each of {samples} samples once"
+            )
         self.epochs.append(total.share)
         self.epoch, self.taken, self.fingerprint = self.epoch + 1, 0, 0
 
@@ -143,12 +146,12 @@ def continued(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise RunFailed("NO_VALID_CHECKPOINT", f"meta.json: {where}: {first['msg']}") from None
+        raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"meta.json: {where}: {first['msg']}") from None
     refuse_change(found.config, config)
     begun = order_of(found.ledger.epoch)[: found.ledger.taken]
     if found.ledger.share != (len(begun), fingerprint(begun)):
         raise RunFailed(
-            "DATA_ERROR",
+            Reason.DATA_ERROR,
             f"the {found.ledger.taken} samples that the checkpoint took of epoch {found.ledger.epoch} are not"
             " the first of this run's order: the data, or NumPy's permutation, has changed",
         )

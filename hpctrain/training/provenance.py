@@ -18,7 +18,9 @@ import torch
 
 import hpctrain
 from hpctrain.config.settings import Config
-from hpctrain.storage.run_dir import RunDir, replace_text, without_secrets
+from hpctrain.storage.json_files import replace_text
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.secrets import without_secrets
 from hpctrain.training.comm import Comm
 
 PACKAGES = ("torch", "horovod", "mpi4py", "numpy", "submitit", "hydra-core", "safetensors")

@@ -15,6 +15,7 @@ from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
 from hpctrain.storage.records import Record
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 from hpctrain.training.json_lines import JsonLines
 from hpctrain.training.logger import Logger, Start
 from hpctrain.training.tensorboard import TensorBoard
@@ -56,12 +57,12 @@ class Reporter:
         """Note the step at which this attempt begins. Raises NO_PROGRESS if the three before it began here as well."""
         if not self._enabled:
             return
-        starts = [*self._run.read_state().get("starts", []), step]
+        starts = [*(self._run.read_state().starts or ()), step]
         if len(starts) > PATIENT_STARTS and set(starts[-PATIENT_STARTS - 1 :]) == {step}:
             raise RunFailed(
-                "NO_PROGRESS", f"{PATIENT_STARTS} attempts in a row began at step {step} and saved none"
+                Reason.NO_PROGRESS, f"{PATIENT_STARTS} attempts in a row began at step {step} and saved none"
             )
-        self._run.write_state(starts=starts)
+        self._run.state.started_at(starts)
 
     def record(self, record: Record) -> None:
         """Pass a record on to every logger."""
@@ -80,7 +81,7 @@ class Reporter:
                 return
             self._beating.result()
         self._beat_s = time.monotonic()
-        self._beating = self._writer.submit(self._run.write_state, **values)
+        self._beating = self._writer.submit(self._run.state.beat, **values)
         if now:
             self._beating.result()
 

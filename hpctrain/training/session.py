@@ -17,6 +17,7 @@ from hpctrain.report.curves import draw_curves
 from hpctrain.storage import lock
 from hpctrain.storage.records import train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 from hpctrain.training.comm import Comm, Stuck, connect
 from hpctrain.training.loop import train
 from hpctrain.training.provenance import write_provenance
@@ -30,6 +31,7 @@ def run_session(
     config: Config,
     run: RunDir,
     attempt: int,
+    stop: StopFlag,
     stuck: Stuck,
     job_ended: lock.JobEnded | None = None,
     end_s: float | None = None,
@@ -39,8 +41,9 @@ def run_session(
     `stuck` ends this process if the other ranks no longer answer (training/comm.py). `end_s`: when the job is killed
     for its time limit, in seconds since the epoch.
     """
-    stop = StopFlag(end_s, config.cluster.signal_s)
-    stop.install()
+    stop.install()  # again: libraries may have taken signals over
+    if end_s is not None:
+        stop.end_at(end_s, config.cluster.signal_s)
     comm = connect(
         config.comm, config.ranks, stuck, run.timeline_file(attempt) if config.comm.timeline else None
     )
@@ -60,10 +63,9 @@ def _train_locked(
     if comm.rank == 0:
         refuse_change_here(run, config)
         write_provenance(config, run, comm)
-        run.write_state(
-            phase="starting", reason=None, detail=None, attempt=attempt, ranks=comm.size,
-            started=time.time(), job_id=os.environ.get("SLURM_JOB_ID"),
-        )  # fmt: skip
+        run.state.starting(
+            attempt=attempt, ranks=comm.size, started=time.time(), job_id=os.environ.get("SLURM_JOB_ID")
+        )
     # The job fails when any of its nodes does.
     mtbf_s = 3600 * config.cluster.mtbf_node_hours / config.resources.nodes
     checkpointer = Checkpointer(
@@ -79,22 +81,11 @@ def _train_locked(
     if comm.rank == 0:
         records = run.metrics_file
         draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
-        if run.cancel_file.exists() and reason not in ("DONE", "PAUSED"):
-            reason = "CANCELLED"
-        run.write_state(phase=phase_after(reason, "SLURM_JOB_ID" in os.environ), reason=reason)
+        if run.cancel_file.exists() and reason not in (Reason.DONE, Reason.PAUSED):
+            reason = Reason.CANCELLED
+        run.state.stopped(reason, "SLURM_JOB_ID" in os.environ)
     comm.shutdown()
     return reason
-
-
-def phase_after(reason: str, in_slurm: bool) -> str:
-    """The phase that a stop in good order leaves the run in.
-
-    Under Slurm a job that was warned or terminated may come back; the launcher sees to it, or Slurm does.
-    """
-    fixed = {
-        "DONE": "done", "CANCELLED": "cancelled", "INTERRUPTED": "interrupted", "PAUSED": "interrupted"
-    }  # fmt: skip
-    return fixed.get(reason, "requeued" if in_slurm else "interrupted")
 
 
 def share_cores(comm: Comm) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hpctrain.checkpoints.saver import Snapshot
 from hpctrain.data.sampler import part
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 from hpctrain.tasks import Carry
 from hpctrain.training.comm import Comm
 
@@ -65,7 +66,9 @@ class Live:
         found |= {f"ema/{name}": value for name, value in self.ema.items()}
         for name, value in found.items():
             if not isinstance(value, Tensor):
-                raise RunFailed("ERROR", f"{name} is not a tensor ({type(value).__name__}): cannot be saved")
+                raise RunFailed(
+                    Reason.ERROR, f"{name} is not a tensor ({type(value).__name__}): cannot be saved"
+                )
         return found
 
     @torch.no_grad()
@@ -173,10 +176,10 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None
         here, there = expected.get(name), found.get(name)
         if here is None or there is None:
             side = "has no" if there is None else "has an unknown"
-            raise RunFailed("NO_VALID_CHECKPOINT", f"the checkpoint {side} tensor {name}")
+            raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"the checkpoint {side} tensor {name}")
         if here.shape != there.shape or here.dtype != there.dtype:
             raise RunFailed(
-                "NO_VALID_CHECKPOINT",
+                Reason.NO_VALID_CHECKPOINT,
                 f"{name} is {tuple(there.shape)} {there.dtype} in the checkpoint, "
                 f"{tuple(here.shape)} {here.dtype} in this run",
             )

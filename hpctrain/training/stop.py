@@ -9,17 +9,12 @@ import signal
 import time
 from types import FrameType
 
-# In order of weight: if ranks see different ones, the first counts.
-STOP_REASONS = ("INTERRUPTED", "TIME_LIMIT", "PREEMPTED", "TERMINATED")
+from hpctrain.storage.run_state import Reason, reasons_of_signals
 
-_SIGNALS = {
-    signal.SIGINT: "INTERRUPTED",
-    # Sent ahead of the time limit (sbatch --signal) and, at some sites, before a preemption.
-    signal.SIGUSR1: "PREEMPTED",
-    signal.SIGUSR2: "PREEMPTED",
-    # A preemption, scancel and the shutdown of a node all begin with it: only Slurm knows which one it was.
-    signal.SIGTERM: "TERMINATED",
-}
+# In order of weight: if ranks see different ones, the first counts.
+STOP_REASONS = (Reason.INTERRUPTED, Reason.TIME_LIMIT, Reason.PREEMPTED, Reason.TERMINATED)
+
+_SIGNALS = reasons_of_signals()
 
 
 class StopFlag:
@@ -30,6 +25,10 @@ class StopFlag:
         self.reason: str | None = None
         self._deadline_s = None if end_s is None else end_s - margin_s
 
+    def end_at(self, end_s: float, margin_s: float) -> None:
+        """The job is killed at `end_s` (seconds since the epoch): stop `margin_s` before that."""
+        self._deadline_s = end_s - margin_s
+
     def install(self) -> None:
         """Take over the signals of this process, submitit's handlers included."""
         for number in _SIGNALS:
@@ -37,11 +36,11 @@ class StopFlag:
 
     def poll(self) -> str | None:
         """Returns the reason to stop, or None."""
-        if self._deadline_s is not None and self.reason in (None, "PREEMPTED"):
+        if self._deadline_s is not None and self.reason in (None, Reason.PREEMPTED):
             # The warning and the clock come at the same time; a minute's grace for Slurm's own rounding.
             early_s = 0.0 if self.reason is None else 60.0
             if time.time() >= self._deadline_s - early_s:
-                self.reason = "TIME_LIMIT"
+                self.reason = Reason.TIME_LIMIT
         return self.reason
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hpctrain.errors import RunFailed
 from hpctrain.storage.records import Record, to_line
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 from hpctrain.training.logger import Start
 
 
@@ -20,7 +21,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise RunFailed(
-                "IMPORT_ERROR",
+                Reason.IMPORT_ERROR,
                 "train.tensorboard=true needs the extra: pip install 'hpctrain[tensorboard]'",
             ) from None
         self._writer: Any = SummaryWriter(str(run.tensorboard))

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.lock import JobEnded
-from hpctrain.storage.run_dir import RunDir, claim_attempt, replace_text
+from hpctrain.storage.run_dir import RunDir, claim_attempt
+from hpctrain.storage.run_state import Reason, reason_of_oserror
+from hpctrain.training.stop import StopFlag
 
 
 def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
@@ -29,6 +32,8 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
     `job_ended` asks Slurm whether a job has ended (storage/lock.py). `end_s`: when Slurm kills this job, in seconds
     since the epoch.
     """
+    stop = StopFlag()
+    stop.install()  # before the imports that take seconds: a signal is never lost
     rank = launched_rank()
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
@@ -39,7 +44,7 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
         from hpctrain.training.session import run_session
 
         stuck = functools.partial(_give_up, run, attempt, rank)
-        reason = run_session(from_dict(run.read_config()), run, attempt, stuck, job_ended, end_s)
+        reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, end_s)
     except BaseException as error:
         traceback.print_exc()
         _fail(run, attempt, rank, *_reason_of(error))
@@ -53,8 +58,8 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
     _say_who(run, attempt, rank, reason, detail)
     failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
     # The state of a run that another attempt owns is not ours to write.
-    if run.claim_failure(attempt, failure) and reason != "RUN_LOCKED":
-        run.write_state(phase="failed", **failure)
+    if run.claim_failure(attempt, failure) and reason != Reason.RUN_LOCKED:
+        run.state.failed(reason, detail, rank, socket.gethostname())
     # Leave at once: an orderly exit would wait for ranks that wait for us.
     sys.stdout.flush()
     os._exit(1)
@@ -63,7 +68,7 @@ def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoR
 def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
     """The other ranks do not answer: show where this one waits for them, and end it."""
     faulthandler.dump_traceback()
-    _fail(run, attempt, rank, "COLLECTIVE_TIMEOUT", detail)
+    _fail(run, attempt, rank, Reason.COLLECTIVE_TIMEOUT, detail)
 
 
 def launched_rank() -> int:
@@ -75,24 +80,22 @@ def launched_rank() -> int:
 
 
 def _reason_of(error: BaseException) -> tuple[str, str]:
-    """The name in run_dir.REASONS for what went wrong, and its details in one line."""
+    """Returns the reason (storage/run_state.py) of what went wrong, and its details in one line."""
     detail = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     match error:
         case RunFailed():
             return error.reason, error.detail
         case UserError():
-            return "DATA_ERROR" if error.key.startswith("data") else "ERROR", str(error)
+            return Reason.DATA_ERROR if error.key.startswith("data") else Reason.ERROR, str(error)
         case ImportError():
-            return "IMPORT_ERROR", detail
+            return Reason.IMPORT_ERROR, detail
         case MemoryError():
-            return "OUT_OF_MEMORY", detail
-        case OSError() if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            return "DISK_FULL", detail
-        case OSError() if error.errno in (5, 30, 116):  # EIO, EROFS, ESTALE
-            return "STORAGE_ERROR", detail
+            return Reason.OUT_OF_MEMORY, detail
+        case OSError() if (reason := reason_of_oserror(error)) is not None:
+            return reason, detail
     if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-        return "OUT_OF_MEMORY", detail
-    return "ERROR", detail
+        return Reason.OUT_OF_MEMORY, detail
+    return Reason.ERROR, detail
 
 
 def _say_who(run: RunDir, attempt: int, rank: int, outcome: str, detail: str = "") -> None:

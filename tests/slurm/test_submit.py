@@ -97,7 +97,7 @@ def test_status_of_an_array(cluster, tmp_path):
         made = settings.from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
         element = locate(str(root), "default", f"run{i}")
         element.create(settings.to_dict(made))
-        long_ago = element.write_state(phase="submitted") | {"heartbeat": time.time() - 60}
+        long_ago = element.state.beat(phase="submitted") | {"heartbeat": time.time() - 60}
         element.state_file.write_text(json.dumps(long_ago))
         facts = {"cluster": "devcluster", "slurm_conf": str(cluster.conf), "job_ids": [f"{array}_{i}"]}
         element.submission_file.write_text(json.dumps(facts))

@@ -26,6 +26,7 @@ from hpctrain.data.images.sets import Split
 from hpctrain.data.images.workers import Decoders, Task
 from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 
 CHUNK = 32  # pictures of a task at most: a batch is shared by all processes
 
@@ -202,7 +203,7 @@ def _pin(decoders: Decoders) -> None:
     code = torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0)
     if int(code) != 0:
         said = f"{whole.nbytes / 2**20:.0f} MiB cannot be pinned for the GPU (CUDA's error {int(code)})"
-        raise RunFailed("DATA_ERROR", f"{said}: lower data.prefetch or train.batch_size")
+        raise RunFailed(Reason.DATA_ERROR, f"{said}: lower data.prefetch or train.batch_size")
     decoders.pinned = True
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hpctrain.data.images.decode import Decoding, Key, Reader
 from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -124,7 +125,7 @@ class Decoders:
 
 
 def _died() -> RunFailed:
-    return RunFailed("DATA_ERROR", "a process that decodes pictures has died: killed, or out of memory")
+    return RunFailed(Reason.DATA_ERROR, "a process that decodes pictures has died: killed, or out of memory")
 
 
 def _start(bench: _Bench) -> None:

@@ -32,7 +32,8 @@ from hpctrain.config.settings import DataConfig
 from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.source import Source, cache_folder, find_source
 from hpctrain.data.text.vocabulary import KINDS, Vocabulary
-from hpctrain.errors import RunFailed, UserError
+from hpctrain.errors import UserError
+from hpctrain.storage.run_state import storage_failure
 
 FORMAT = 1
 SPLITS = ("train", "validation")
@@ -172,8 +173,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise RunFailed("DISK_FULL" if full else "STORAGE_ERROR", f"tokens in {folder}: {error}") from None
+        raise storage_failure(error, f"tokens in {folder}") from None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, pre
 from hpctrain.launch.local import gpu_count
 from hpctrain.scheduler import client, sbatch, site
 from hpctrain.scheduler.submit import script, slurm_conf
-from hpctrain.storage.run_dir import RunDir, make_private, read_json
+from hpctrain.storage.json_files import read_json
+from hpctrain.storage.run_dir import RunDir, make_private
 
 JOB_PATIENCE_S = 300.0  # in the queue and running
 
@@ -162,7 +163,7 @@ def _await(job_id: str, conf: str | None) -> sbatch.Job | None:
             job = client.queue(conf).get(job_id)
         except client.Unreachable:
             job = sbatch.Job(job_id, "PENDING", "Slurm does not answer")
-        if job is None or job.state in sbatch.ENDED or time.monotonic() > end_s:
+        if job is None or job.state not in sbatch.WAITING | sbatch.ACTIVE or time.monotonic() > end_s:
             return job
         time.sleep(0.5)
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpctrain.storage.run_dir import replace_text
+from hpctrain.storage.json_files import replace_text
 from hpctrain.training.worker import launched_rank
 
 PATIENCE_S = 30.0  # file systems show another node's file after a while

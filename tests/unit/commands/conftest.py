@@ -33,6 +33,6 @@ def run(tmp_path, monkeypatch):
                 next(iter(model.parameters())).add_(1.0)
             live.average()
             meta = {"step": step, "epoch": step / 2, "samples": step}
-            saver.save(state.capture(live, None, Comm(), device, meta), metric=abs(step - 2.2))
+            saver.save(state.capture(live, Comm(), device, meta), metric=abs(step - 2.2))
         saver.finish()
     return run

@@ -31,7 +31,7 @@ def plain(tmp_path):
                 for e in (1.0, 2.0)
             ]
             run.metrics_file.write_text("".join(json.dumps(r) + "\n" for r in records))
-            run.write_state(
+            run.state.beat(
                 phase="done", reason="DONE", ranks=1, summary={"elapsed_s": 36.0, "flops_total": 1e12}
             )
     return study

@@ -40,7 +40,7 @@ def made_up_run(folder):
             },
         }
     )  # fmt: skip
-    run.write_state(phase="done", summary={"device_peak": {"device": "a CPU"}})
+    run.state.beat(phase="done", summary={"device_peak": {"device": "a CPU"}})
     return run
 
 

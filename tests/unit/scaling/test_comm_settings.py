@@ -114,7 +114,7 @@ def study(tmp_path):
             "step_ms": {"forward": 1e3 * step_s},
         }  # fmt: skip
         run.metrics_file.write_text(json.dumps(record) + "\n")
-        run.write_state(phase="done", reason="DONE")
+        run.state.beat(phase="done", reason="DONE")
     facts = {
         "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 5, "train_samples": 1437,
         "experiment": "lenet on digits", "config": to_dict(config), "settings": {"gpus": [2, 4]},

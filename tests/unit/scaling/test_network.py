@@ -109,7 +109,7 @@ class TestBuckets:
 
     def test_the_training_exchange_makes_the_same_ones(self):
         torch = pytest.importorskip("torch")
-        from hpctrain.training.exchange import _group
+        from hpctrain.training.flat_gradients import _group
 
         parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (700, 10, 300, 300, 5000, 1, 1)]
         real = [sum(p.numel() * 4 for p in group) for group in _group(parameters, 4096)]

@@ -31,7 +31,7 @@ def study(tmp_path):
         run = RunDir(folder / one.run_id)
         run.create(to_dict(one.config))
         if (one.gpus, one.repeat) == (4, 1):
-            run.write_state(phase="failed", reason="OUT_OF_MEMORY")
+            run.state.beat(phase="failed", reason="OUT_OF_MEMORY")
             continue
         step_s = {1: 0.080, 2: 0.044, 4: 0.026}[one.gpus] * (1 + 0.01 * (one.repeat - 1))
         waits_s = 0.0 if one.gpus == 1 else 0.004
@@ -55,7 +55,7 @@ def study(tmp_path):
                     "computing": {str(64 // one.gpus): {"step_s": of_rank}},
                 }
             )  # fmt: skip
-        run.write_state(phase="done", reason="DONE")
+        run.state.beat(phase="done", reason="DONE")
     facts = {
         "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 5, "train_samples": 1437,
         "experiment": "lenet on digits", "config": to_dict(config), "settings": {"gpus": [1, 2, 4]},
@@ -132,7 +132,7 @@ def test_energy_is_shown_where_it_is_reported(study, capsys):
     assert all(row.sample_j is None for row in found.table)
     for run in study.glob("g[12]-*"):
         summary = {"energy": {"joules": {"gpu": 640.0}, "samples": 320}}
-        RunDir(run).write_state(summary=summary)
+        RunDir(run).state.beat(summary=summary)
     assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
     assert "joules per sample, GPUs (NVML): 1 GPUs 2 ± 0, 2 GPUs 2 ± 0\n" in capsys.readouterr().out
 

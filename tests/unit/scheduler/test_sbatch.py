@@ -193,7 +193,7 @@ def test_who_waits_for_a_run_hears_of_its_job_and_of_its_end(tmp_path, monkeypat
     watch = status.Watch(run, said.append)
     assert [watch.ended() for _ in range(4)] == [False, False, True, True]
     assert said == ["r: submitted: waiting: Priority"]
-    assert run.read_state()["phase"] == "cancelled"
+    assert run.read_state().phase == "cancelled"
 
 
 def test_a_slurm_that_does_not_answer_is_no_end(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_slurm_that_does_not_answer_is_no_end(tmp_path, monkeypatch):
     monkeypatch.setattr(status.client, "queue", silent)
     (row,) = status.rows(tmp_path)
     assert (row.phase, row.scheduler) == ("running", "unreachable")
-    assert run.read_state()["phase"] == "running"
+    assert run.read_state().phase == "running"
 
 
 def test_an_end_that_slurm_alone_knew_is_kept(tmp_path, monkeypatch):
@@ -214,4 +214,4 @@ def test_an_end_that_slurm_alone_knew_is_kept(tmp_path, monkeypatch):
     assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
     monkeypatch.setattr(status.client, "queue", lambda conf: {})
     assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
-    assert run.read_state()["phase"] == "failed"
+    assert run.read_state().phase == "failed"

@@ -51,7 +51,7 @@ def trains(run, token, job):
     lines = [{"kind": "validation", "epoch": float(e), "accuracy": e / 10} for e in range(1, upto + 1)]
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = upto == 4
-    run.write_state(
+    run.state.beat(
         phase="done" if done else "interrupted", reason="DONE" if done else "PAUSED", step=upto * 10
     )
 
@@ -69,14 +69,14 @@ def dies(run, token, job):
     """kill -9 while it trains."""
     attempt = claim_attempt(run, token)
     run.rank_file(attempt, 0).write_text(json.dumps({"rank": 0, "outcome": "running"}))
-    run.write_state(phase="running", step=3)
+    run.state.beat(phase="running", step=3)
 
 
 def fails(reason):
     def act(run, token, job):
         failure = {"rank": 0, "reason": reason, "detail": "d"}
         run.claim_failure(claim_attempt(run, token), failure)
-        run.write_state(phase="failed", **failure)
+        run.state.beat(phase="failed", **failure)
 
     return act
 
@@ -168,7 +168,7 @@ def test_a_run_that_ends_while_its_job_is_preempted_is_not_judged(study, play, a
 
 def test_a_preempted_run_waits_for_its_job(study, play):
     play(preempted(dies))
-    assert study.run(trials()[0].run_id).read_state()["phase"] == "interrupted"
+    assert study.run(trials()[0].run_id).read_state().phase == "interrupted"
     assert study.ended() == {}
 
 
@@ -273,7 +273,7 @@ def test_a_cancelled_run_does_not_go_on(study, play):
     def cancelled(run, token, job):
         run.cancel_file.touch()
         trains(run, token, job)
-        run.write_state(phase="cancelled", reason="CANCELLED")
+        run.state.beat(phase="cancelled", reason="CANCELLED")
 
     play(cancelled, cancelled, trains)
     assert {facts["phase"] for facts in study.ended().values()} == {"cancelled"}

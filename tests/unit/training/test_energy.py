@@ -8,6 +8,7 @@ import torch
 
 from hpctrain.scaling.measured import sample_j
 from hpctrain.scheduler.sbatch import parse_energy
+from hpctrain.storage.run_state import RunState
 from hpctrain.training.energy import Energy, total
 
 CPU = torch.device("cpu")
@@ -66,12 +67,10 @@ def test_slurms_words_for_not_known():
 
 
 def test_joules_a_sample_come_from_the_run_before_slurm():
-    state = {
-        "job_id": "7",
-        "summary": {"samples": 100, "energy": {"joules": {"gpu": 30.0, "packages": 20.0}, "samples": 50}},
-    }
+    own = {"joules": {"gpu": 30.0, "packages": 20.0}, "samples": 50}
+    state = RunState(job_id="7", summary={"samples": 100, "energy": own})
     assert sample_j(state, {"7": 500.0}) == (1.0, "GPUs (NVML) and CPU packages (RAPL)")
-    del state["summary"]["energy"]
-    assert sample_j(state, {"7": 500.0}) == (5.0, "whole jobs (Slurm)")
-    assert sample_j(state, {}) == (None, "")
-    assert sample_j({}, {"7": 500.0}) == (None, "")
+    without = RunState(job_id="7", summary={"samples": 100})
+    assert sample_j(without, {"7": 500.0}) == (5.0, "whole jobs (Slurm)")
+    assert sample_j(without, {}) == (None, "")
+    assert sample_j(RunState(), {"7": 500.0}) == (None, "")

@@ -129,11 +129,11 @@ def test_a_heartbeat_is_written_once_in_a_while_unless_now(run, monkeypatch):
     report = Reporter(run, 1, True)
     report.beat(now=True, step=1)
     report.beat(step=2)  # too soon
-    assert run.read_state()["step"] == 1
+    assert run.read_state().step == 1
     now[0] += reporter.HEARTBEAT_S
     report.beat(step=3)
     report.close()
-    assert run.read_state()["step"] == 3
+    assert run.read_state().step == 3
 
 
 def test_figures_as_one_line():

@@ -1,0 +1,337 @@
+"""How a run stands and how it ends: phases, reasons, state.json and submission.json. The one file that writes either.
+
+Phases and reasons are closed sets; a transition that names another is a bug and raises ValueError. Both files are
+JSON objects that are replaced atomically; keys that this version does not know are kept. No torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import RunFailed
+from hpctrain.storage.json_files import read_json, replace_text
+
+
+class Phase(StrEnum):
+    """Where a run is in its life."""
+
+    NEW = "new"  # has a folder, was never started
+    SUBMITTED = "submitted"
+    STARTING = "starting"
+    RUNNING = "running"
+    REQUEUED = "requeued"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing goes on by itself in this phase."""
+        return self in FINAL
+
+
+PHASES = tuple(phase for phase in Phase if phase != Phase.NEW)
+FINAL = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.INTERRUPTED})
+
+
+class Reason(StrEnum):
+    """Why a run ended or an attempt stopped."""
+
+    DONE = "DONE"
+    CANCELLED = "CANCELLED"
+    INTERRUPTED = "INTERRUPTED"
+    PREEMPTED = "PREEMPTED"
+    TERMINATED = "TERMINATED"
+    TIME_LIMIT = "TIME_LIMIT"
+    PAUSED = "PAUSED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NAN_PERSISTENT = "NAN_PERSISTENT"
+    DATA_ERROR = "DATA_ERROR"
+    IMPORT_ERROR = "IMPORT_ERROR"
+    COLLECTIVE_TIMEOUT = "COLLECTIVE_TIMEOUT"
+    NODE_FAILURE = "NODE_FAILURE"
+    RANK_KILLED = "RANK_KILLED"
+    DISK_FULL = "DISK_FULL"
+    STORAGE_ERROR = "STORAGE_ERROR"
+    NO_VALID_CHECKPOINT = "NO_VALID_CHECKPOINT"
+    CONFIG_CHANGED = "CONFIG_CHANGED"
+    RUN_LOCKED = "RUN_LOCKED"
+    NO_PROGRESS = "NO_PROGRESS"
+    SUBMIT_FAILED = "SUBMIT_FAILED"
+    LOST = "LOST"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a reason means.
+
+    `phase`: what it leaves the run in; None: `requeued` in a Slurm job, that may come back, else `interrupted`.
+    `passing`: it says nothing of the run itself, so a study tries again. `signals` ask a rank to stop for this reason,
+    the first of them if we ask. `slurm_states`: what Slurm calls it. `errnos`: of an OSError.
+    """
+
+    text: str
+    phase: Phase | None = Phase.FAILED
+    passing: bool = False
+    signals: tuple[signal.Signals, ...] = ()
+    slurm_states: tuple[str, ...] = ()
+    errnos: tuple[int, ...] = ()
+
+
+ENDINGS: dict[str, Ending] = {
+    Reason.DONE: Ending("the run reached its last step", Phase.DONE, slurm_states=("COMPLETED",)),
+    Reason.CANCELLED: Ending("cancelled by the user", Phase.CANCELLED, slurm_states=("CANCELLED", "REVOKED")),
+    Reason.INTERRUPTED: Ending(
+        "stopped by Ctrl-C or a signal; a checkpoint was saved", Phase.INTERRUPTED, signals=(signal.SIGINT,)
+    ),
+    # Sent ahead of the limit (sbatch --signal), and before a preemption if the site has it so.
+    Reason.PREEMPTED: Ending(
+        "the scheduler took the nodes; a checkpoint was saved", None,
+        signals=(signal.SIGUSR2, signal.SIGUSR1), slurm_states=("PREEMPTED",),
+    ),
+    # Slurm's preemption, scancel and a node's shutdown all begin with it: which one, only Slurm knows.
+    Reason.TERMINATED: Ending(
+        "ended by SIGTERM (preemption or scancel); a checkpoint was saved", None, signals=(signal.SIGTERM,)
+    ),
+    Reason.TIME_LIMIT: Ending(
+        "the job's time limit came; a checkpoint was saved", None, slurm_states=("TIMEOUT", "DEADLINE")
+    ),
+    Reason.PAUSED: Ending("stopped at a rung of its sweep; a checkpoint was saved", Phase.INTERRUPTED),
+    Reason.OUT_OF_MEMORY: Ending("a rank ran out of memory", slurm_states=("OUT_OF_MEMORY",)),
+    Reason.NAN_PERSISTENT: Ending("loss or gradient was not finite"),
+    Reason.DATA_ERROR: Ending("the data could not be read"),
+    Reason.IMPORT_ERROR: Ending("a package could not be imported"),
+    Reason.COLLECTIVE_TIMEOUT: Ending("a rank did not answer the others in time", passing=True),
+    Reason.NODE_FAILURE: Ending("a node was lost", passing=True, slurm_states=("NODE_FAIL", "BOOT_FAIL")),
+    Reason.RANK_KILLED: Ending("a rank was killed by a signal", passing=True),
+    Reason.DISK_FULL: Ending("no space left for the run directory", errnos=(errno.ENOSPC, errno.EDQUOT)),
+    Reason.STORAGE_ERROR: Ending(
+        "the run directory could not be written", passing=True, errnos=(errno.EIO, errno.EROFS, errno.ESTALE)
+    ),
+    Reason.NO_VALID_CHECKPOINT: Ending("checkpoints exist but none verifies"),
+    Reason.CONFIG_CHANGED: Ending("the settings that make the science are not the checkpoint's"),
+    Reason.RUN_LOCKED: Ending("another process owns the run"),
+    Reason.NO_PROGRESS: Ending("three attempts in a row made no step"),
+    Reason.SUBMIT_FAILED: Ending("the scheduler refused the job"),
+    Reason.LOST: Ending("the process ended without a word", passing=True),
+    Reason.ERROR: Ending("an error in the program; see the rank's log", slurm_states=("FAILED",)),
+}  # fmt: skip
+
+
+def passing() -> frozenset[str]:
+    """Returns the reasons that say nothing of the run itself: a study tries again."""
+    return frozenset(reason for reason, ending in ENDINGS.items() if ending.passing)
+
+
+def reason_of_slurm(state: str) -> str:
+    """Returns the reason for which a job ended that Slurm says is in `state`; ERROR for a state unknown here."""
+    return next((r for r, ending in ENDINGS.items() if state in ending.slurm_states), Reason.ERROR)
+
+
+def reasons_of_signals() -> dict[signal.Signals, str]:
+    """Returns the reason to stop by signal, for handlers."""
+    return {number: reason for reason, ending in ENDINGS.items() for number in ending.signals}
+
+
+def signal_for(reason: str) -> signal.Signals:
+    """Returns the signal that asks a rank to save and stop for `reason`; a time limit's warning is a preemption's."""
+    signals = ENDINGS[reason].signals or ENDINGS[Reason.PREEMPTED].signals
+    return signals[0]
+
+
+def reason_of_oserror(error: OSError) -> str | None:
+    """Returns DISK_FULL or STORAGE_ERROR if the error is about storage, else None."""
+    return next((r for r, ending in ENDINGS.items() if error.errno in ending.errnos), None)
+
+
+def storage_failure(error: OSError, what: str) -> RunFailed:
+    """Returns the failure of a run that could not write `what`: DISK_FULL if that is why, else STORAGE_ERROR."""
+    reason = reason_of_oserror(error) or Reason.STORAGE_ERROR
+    return RunFailed(reason, f"{what}: {error}")
+
+
+def phase_after(reason: str, in_slurm: bool) -> Phase:
+    """Returns the phase that `reason` leaves a run in. In a Slurm job, one that was warned may come back."""
+    phase = ENDINGS[reason].phase
+    if phase is not None:
+        return phase
+    return Phase.REQUEUED if in_slurm else Phase.INTERRUPTED
+
+
+@dataclass(frozen=True)
+class RunState:
+    """state.json. Times are seconds since the epoch; what is not known is None.
+
+    `starts`: the step that each start in a row began at, as long as none made a step. `figures`: the newest record's
+    figures; `summary`: those of the whole run, at its end. `rank`: the one at fault.
+    """
+
+    phase: Phase = Phase.NEW
+    reason: str | None = None
+    detail: str | None = None
+    rank: int | None = None
+    attempt: int | None = None
+    ranks: int | None = None
+    host: str | None = None
+    pid: int | None = None
+    job_id: str | None = None
+    started: float | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    epoch_steps: int | None = None
+    figures: Mapping[str, Any] | None = None
+    summary: Mapping[str, Any] | None = None
+    starts: Sequence[Any] | None = None
+    heartbeat: float | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether the run has ended and nothing goes on by itself."""
+        return self.phase in FINAL
+
+    def age_s(self, now_s: float) -> float | None:
+        """Returns the seconds since the last heartbeat, never less than 0; None if there was none."""
+        return None if self.heartbeat is None else max(0.0, now_s - self.heartbeat)
+
+
+_STATE_KEYS = frozenset(f.name for f in fields(RunState))
+
+
+class StateFile:
+    """state.json of one run. One writer at a time: rank 0, or the launcher while no rank runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> RunState:
+        """Returns the state; of a run that was never started, or whose file is damaged, one in phase NEW."""
+        values = {key: value for key, value in self._values().items() if key in _STATE_KEYS}
+        try:
+            values["phase"] = Phase(values.get("phase", Phase.NEW))
+        except ValueError:  # of a newer version
+            values["phase"] = Phase.NEW
+        return RunState(**values)
+
+    def submitted(self, first: bool = False) -> None:
+        """A job has it in a queue. `first`: the count of starts without progress begins anew."""
+        self._write(
+            phase=Phase.SUBMITTED, reason=None, detail=None, rank=None, **({"starts": []} if first else {})
+        )
+
+    def starting(self, *, first: bool = False, **where: Any) -> None:
+        """Its ranks are being started, by the launcher of `where` (host, pid, job_id, attempt, ranks, started)."""
+        self._write(
+            phase=Phase.STARTING,
+            reason=None,
+            detail=None,
+            rank=None,
+            **where,
+            **({"starts": []} if first else {}),
+        )
+
+    def beat(self, **progress: Any) -> None:
+        """Rank 0 lives; `progress` (phase running, step, epoch, figures, summary, ...) is what has changed."""
+        self._write(**progress)
+
+    def started_at(self, starts: Sequence[Any]) -> None:
+        """The starts in a row that have made no step so far."""
+        self._write(starts=list(starts))
+
+    def stopped(self, reason: str, in_slurm: bool, detail: str | None = None) -> RunState:
+        """All ranks stopped in good order."""
+        return self._write(phase=phase_after(reason, in_slurm), reason=reason, detail=detail)
+
+    def failed(self, reason: str, detail: str, rank: int | None = None, host: str | None = None) -> RunState:
+        """The work failed, by the fault of `rank`. CANCELLED and the like leave the run in their own phase."""
+        phase = ENDINGS[reason].phase or Phase.FAILED
+        where = {} if host is None else {"host": host}
+        return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **where)
+
+    def cancelled(self, detail: str) -> None:
+        """Cancelled while no rank ran."""
+        self._write(phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail=detail)
+
+    def reason_is(self, reason: str) -> None:
+        """Somebody knows better why it stopped; the phase stays."""
+        self._write(reason=reason)
+
+    def interrupted(self, detail: str) -> None:
+        """Nobody puts it back; the reason stays."""
+        self._write(phase=Phase.INTERRUPTED, detail=detail)
+
+    def not_submitted(self, before: RunState, reason: str, detail: str) -> None:
+        """A submission failed: the phase of before it, and why."""
+        phase = Phase.FAILED if before.phase == Phase.NEW else before.phase
+        self._write(phase=phase, reason=reason, detail=detail)
+
+    def ended(self, phase: Phase, reason: str | None, detail: str | None) -> None:
+        """An end that the scheduler alone knew of."""
+        self._write(phase=phase, reason=reason, detail=detail)
+
+    def _values(self) -> dict[str, Any]:
+        return read_json(self.path) or {}
+
+    def _write(self, **changes: Any) -> RunState:
+        values = self._values() | changes | {"heartbeat": time.time()}
+        if "phase" in changes:
+            Phase(changes["phase"])
+        if changes.get("reason") is not None and changes["reason"] not in ENDINGS:
+            raise ValueError(f"{changes['reason']} is not a reason")
+        replace_text(self.path, json.dumps(values))
+        return self.read()
+
+
+@dataclass(frozen=True)
+class Submission:
+    """submission.json: the jobs of a run, the newest last.
+
+    `token` is in the job's comment; `open`: sbatch may have a job whose id is not noted yet. `study`: the jobs are a
+    study's and have other runs to do as well.
+    """
+
+    cluster: str = "local"
+    token: str = ""
+    job_ids: tuple[str, ...] = ()
+    open: bool = False
+    slurm_conf: str | None = None
+    study: bool = False
+    time: float = 0.0
+
+    @property
+    def in_slurm(self) -> bool:
+        """Whether Slurm knows jobs of the run."""
+        return self.cluster != "local" and bool(self.job_ids)
+
+    def with_jobs(self, job_ids: Sequence[str]) -> Submission:
+        """Returns the submission, complete, with these jobs as its newest."""
+        earlier = tuple(job_id for job_id in self.job_ids if job_id not in job_ids)
+        return replace(self, job_ids=(*earlier, *job_ids), open=False)
+
+
+class SubmissionFile:
+    """submission.json of one run. Its writer is whoever submits, or the job that has taken the run up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Submission:
+        """Returns the submission; of a run that was never a job, one without jobs."""
+        values = read_json(self.path) or {}
+        known = {f.name: values[f.name] for f in fields(Submission) if f.name in values}
+        return Submission(**known | {"job_ids": tuple(map(str, known.get("job_ids") or ()))})
+
+    def write(self, submission: Submission) -> None:
+        """Replaces the file."""
+        values = asdict(replace(submission, time=time.time()))
+        replace_text(self.path, json.dumps(values | {"job_ids": list(submission.job_ids)}))

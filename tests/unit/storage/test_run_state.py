@@ -1,0 +1,280 @@
+"""How runs end: the tables, the transitions, old files; and that nobody else writes or spells them."""
+
+import ast
+import errno
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from hpctrain.storage import run_state
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import (
+    ENDINGS,
+    FINAL,
+    PHASES,
+    Ending,
+    Phase,
+    Reason,
+    RunState,
+    StateFile,
+    Submission,
+    SubmissionFile,
+)
+
+PACKAGE = Path(run_state.__file__).parents[1]
+
+
+@pytest.fixture
+def state(tmp_path):
+    return StateFile(tmp_path / "state.json")
+
+
+@pytest.fixture
+def written(state):
+    """What stands in the file, but for the heartbeat, which must be now."""
+
+    def read():
+        values = json.loads(state.path.read_text())
+        assert abs(time.time() - values.pop("heartbeat")) < 60
+        return values
+
+    return read
+
+
+class TestTables:
+    def test_every_reason_has_its_ending(self):
+        assert ENDINGS.keys() == set(Reason)
+        assert all(ending.text for ending in ENDINGS.values())
+
+    def test_phases(self):
+        names = ("submitted", "starting", "running", "requeued", "done", "failed", "cancelled", "interrupted")
+        assert names == PHASES
+        assert {"done", "failed", "cancelled", "interrupted"} == FINAL
+        assert {p for p in Phase if p.final} == FINAL
+
+    @pytest.mark.parametrize(("reason", "in_slurm", "phase"), [
+        ("DONE", True, "done"), ("DONE", False, "done"), ("CANCELLED", True, "cancelled"),
+        ("INTERRUPTED", True, "interrupted"), ("PAUSED", True, "interrupted"),
+        ("PREEMPTED", True, "requeued"), ("PREEMPTED", False, "interrupted"),
+        ("TERMINATED", True, "requeued"), ("TERMINATED", False, "interrupted"),
+        ("TIME_LIMIT", True, "requeued"), ("TIME_LIMIT", False, "interrupted"),
+        *((reason, True, "failed") for reason in (
+            "OUT_OF_MEMORY", "NAN_PERSISTENT", "DATA_ERROR", "IMPORT_ERROR", "COLLECTIVE_TIMEOUT", "NODE_FAILURE",
+            "RANK_KILLED", "DISK_FULL", "STORAGE_ERROR", "NO_VALID_CHECKPOINT", "CONFIG_CHANGED", "RUN_LOCKED",
+            "NO_PROGRESS", "SUBMIT_FAILED", "LOST", "ERROR",
+        )),
+    ])  # fmt: skip
+    def test_the_phase_that_a_reason_leaves(self, reason, in_slurm, phase):
+        assert run_state.phase_after(reason, in_slurm) == phase
+
+    def test_what_is_tried_again(self):
+        assert run_state.passing() == {
+            "RANK_KILLED", "LOST", "NODE_FAILURE", "COLLECTIVE_TIMEOUT", "STORAGE_ERROR"
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(("word", "reason"), [
+        ("COMPLETED", "DONE"), ("CANCELLED", "CANCELLED"), ("REVOKED", "CANCELLED"), ("TIMEOUT", "TIME_LIMIT"),
+        ("DEADLINE", "TIME_LIMIT"), ("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("NODE_FAIL", "NODE_FAILURE"),
+        ("BOOT_FAIL", "NODE_FAILURE"), ("PREEMPTED", "PREEMPTED"), ("FAILED", "ERROR"), ("NEVER_HEARD", "ERROR"),
+    ])  # fmt: skip
+    def test_slurms_states(self, word, reason):
+        assert run_state.reason_of_slurm(word) == reason
+
+    def test_signals(self):
+        assert run_state.reasons_of_signals() == {
+            signal.SIGINT: "INTERRUPTED", signal.SIGUSR1: "PREEMPTED", signal.SIGUSR2: "PREEMPTED",
+            signal.SIGTERM: "TERMINATED",
+        }  # fmt: skip
+        asked = {r: run_state.signal_for(r) for r in ("INTERRUPTED", "PREEMPTED", "TIME_LIMIT", "TERMINATED")}
+        assert asked == {
+            "INTERRUPTED": signal.SIGINT, "PREEMPTED": signal.SIGUSR2, "TIME_LIMIT": signal.SIGUSR2,
+            "TERMINATED": signal.SIGTERM,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(("number", "reason"), [
+        (errno.ENOSPC, "DISK_FULL"), (errno.EDQUOT, "DISK_FULL"), (errno.EIO, "STORAGE_ERROR"),
+        (errno.EROFS, "STORAGE_ERROR"), (errno.ESTALE, "STORAGE_ERROR"), (errno.ENOENT, None),
+    ])  # fmt: skip
+    def test_errors_of_storage(self, number, reason):
+        error = OSError(number, "no")
+        assert run_state.reason_of_oserror(error) == reason
+        failure = run_state.storage_failure(error, "tokens")
+        assert failure.reason == (reason or "STORAGE_ERROR")
+        assert failure.detail == f"tokens: {error}"
+
+    def test_a_reason_is_added_in_one_place(self, state, monkeypatch):
+        toy = Ending("a toy broke", Phase.FAILED, passing=True, slurm_states=("TOY",), errnos=(99999,))
+        monkeypatch.setitem(ENDINGS, "TOY_BROKE", toy)
+        state.failed("TOY_BROKE", "it fell", rank=2)
+        assert (state.read().phase, state.read().reason) == ("failed", "TOY_BROKE")
+        assert "TOY_BROKE" in run_state.passing()
+        assert run_state.reason_of_slurm("TOY") == "TOY_BROKE"
+        assert run_state.reason_of_oserror(OSError(99999, "")) == "TOY_BROKE"
+
+
+class TestState:
+    def test_none_yet(self, state):
+        assert state.read() == RunState()
+        assert state.read().phase == "new"
+        assert not state.read().final
+        assert state.read().age_s(5.0) is None
+
+    def test_a_life(self, state, written):
+        state.submitted(first=True)
+        assert written() == {"phase": "submitted", "reason": None, "detail": None, "rank": None, "starts": []}
+        state.started_at([0, 4])
+        state.starting(attempt=1, ranks=2)
+        assert written() == {
+            "phase": "starting", "reason": None, "detail": None, "rank": None, "starts": [0, 4], "attempt": 1, "ranks": 2,
+        }  # fmt: skip
+        state.beat(phase=Phase.RUNNING, step=3)
+        assert (written()["phase"], written()["step"]) == ("running", 3)
+        state.beat(step=4)
+        assert (written()["phase"], written()["step"]) == ("running", 4)
+        ended = state.stopped(Reason.PREEMPTED, in_slurm=True)
+        assert ended == state.read()
+        assert (ended.phase, ended.reason, ended.detail, ended.step) == ("requeued", "PREEMPTED", None, 4)
+        assert not ended.final
+        state.starting(first=True)
+        assert written()["starts"] == []
+        assert written()["reason"] is None
+        assert state.stopped("DONE", in_slurm=True).final
+
+    def test_a_submission_that_goes_on_counts_starts(self, state, written):
+        state.started_at([7])
+        state.submitted()
+        assert written()["starts"] == [7]
+
+    def test_a_failure(self, state, written):
+        state.failed(Reason.OUT_OF_MEMORY, "a tensor", rank=3, host="n1")
+        assert written() == {
+            "phase": "failed", "reason": "OUT_OF_MEMORY", "detail": "a tensor", "rank": 3, "host": "n1",
+        }  # fmt: skip
+        state.failed(Reason.CANCELLED, "by the user")
+        assert written() == {
+            "phase": "cancelled", "reason": "CANCELLED", "detail": "by the user", "rank": None, "host": "n1",
+        }  # fmt: skip
+
+    def test_a_warning_that_could_not_be_followed_fails(self, state):
+        assert state.failed(Reason.PREEMPTED, "too late").phase == "failed"
+
+    def test_others_words(self, state, written):
+        state.beat(phase=Phase.REQUEUED, reason="TERMINATED")
+        state.reason_is(Reason.PREEMPTED)
+        assert written() == {"phase": "requeued", "reason": "PREEMPTED"}
+        state.interrupted("nobody puts it back")
+        assert written() == {"phase": "interrupted", "reason": "PREEMPTED", "detail": "nobody puts it back"}
+        state.cancelled("while it waited")
+        assert written() == {"phase": "cancelled", "reason": "CANCELLED", "detail": "while it waited"}
+        state.ended(Phase.FAILED, "NODE_FAILURE", "Slurm says NODE_FAIL")
+        assert written() == {"phase": "failed", "reason": "NODE_FAILURE", "detail": "Slurm says NODE_FAIL"}
+
+    def test_a_refused_submission(self, state):
+        state.not_submitted(RunState(Phase.INTERRUPTED, "TIME_LIMIT"), "SUBMIT_FAILED", "no such account")
+        assert (state.read().phase, state.read().reason) == ("interrupted", "SUBMIT_FAILED")
+        state.not_submitted(RunState(), "SUBMIT_FAILED", "no such account")
+        assert (state.read().phase, state.read().detail) == ("failed", "no such account")
+
+    def test_the_sets_are_closed(self, state):
+        with pytest.raises(ValueError, match="GREMLINS"):
+            state.failed("GREMLINS", "") if "GREMLINS" in ENDINGS else state.reason_is("GREMLINS")
+        with pytest.raises(ValueError, match="asleep"):
+            state.beat(phase="asleep")
+        assert not state.path.exists()
+
+    def test_keys_of_other_versions_are_kept(self, state, written):
+        state.path.write_text('{"phase": "running", "from_the_future": 1}')
+        state.beat(step=1)
+        assert written() == {"phase": "running", "from_the_future": 1, "step": 1}
+        state.path.write_text('{"phase": "dreaming"}')
+        assert state.read().phase == "new"
+
+    def test_a_damaged_file_is_no_state(self, state):
+        state.path.write_text("{")
+        assert state.read() == RunState()
+
+    def test_a_clock_that_is_behind_makes_no_negative_age(self):
+        assert RunState(heartbeat=100.0).age_s(40.0) == 0.0
+        assert RunState(heartbeat=100.0).age_s(140.0) == 40.0
+
+
+class TestSubmission:
+    def test_none_yet(self, tmp_path):
+        assert SubmissionFile(tmp_path / "submission.json").read() == Submission()
+        assert not Submission().in_slurm
+
+    def test_there_and_back(self, tmp_path):
+        file = SubmissionFile(tmp_path / "submission.json")
+        file.write(Submission("karolina", "abc", ("1", "2"), open=True, slurm_conf="/etc/slurm.conf"))
+        values = json.loads(file.path.read_text())
+        assert abs(time.time() - values.pop("time")) < 60
+        assert values == {
+            "cluster": "karolina", "token": "abc", "job_ids": ["1", "2"], "open": True,
+            "slurm_conf": "/etc/slurm.conf", "study": False,
+        }  # fmt: skip
+        assert file.read().job_ids == ("1", "2")
+        assert file.read().in_slurm
+
+    def test_older_shapes(self, tmp_path):
+        file = SubmissionFile(tmp_path / "submission.json")
+        file.path.write_text('{"cluster": "c", "job_ids": [7], "study": true, "more": 1}')
+        assert file.read() == Submission("c", job_ids=("7",), study=True)
+
+    def test_jobs_are_added_and_moved_to_the_end(self):
+        before = Submission("c", "t", ("1", "2", "3"), open=True)
+        assert before.with_jobs(["2", "4"]) == Submission("c", "t", ("1", "3", "2", "4"), open=False)
+
+    @pytest.mark.parametrize(
+        ("cluster", "ids", "in_slurm"), [("local", ("1",), False), ("c", (), False), ("c", ("1",), True)]
+    )
+    def test_where_its_jobs_are(self, cluster, ids, in_slurm):
+        assert Submission(cluster, job_ids=ids).in_slurm is in_slurm
+
+
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "run_state.py"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_else_spells_a_reason_or_a_phase(path):
+    """Slurm has states of the same names: scheduler/ alone spells these."""
+    tree, spelled = ast.parse(path.read_text()), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in set(Reason) and "scheduler" not in path.parts:
+            spelled.append(node.value)
+        if isinstance(node, ast.keyword) and node.arg == "phase":
+            spelled += _phases(node.value)
+        if isinstance(node, ast.Compare) and any(
+            "phase" in ast.unparse(n) for n in (node.left, *node.comparators)
+        ):
+            spelled += _phases(node)
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "phase":
+                    spelled += _phases(value)
+    assert spelled == []
+
+
+def _phases(node):
+    return [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value in PHASES]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_else_writes_the_state(path):
+    text = path.read_text()
+    assert "replace_text(run.state_file" not in text
+    assert "replace_text(run.submission_file" not in text
+    if path.name != "run_dir.py":
+        assert '"state.json"' not in text
+        assert '"submission.json"' not in text
+
+
+def test_a_run_dir_leads_to_its_files(tmp_path):
+    run = RunDir(tmp_path)
+    run.state.submitted()
+    run.submission.write(Submission("c"))
+    assert (tmp_path / "state.json").exists()
+    assert (tmp_path / "submission.json").exists()
+    assert run.read_state().phase == "submitted"
