@@ -6,6 +6,7 @@ import pty
 import signal
 import stat
 import sys
+import time
 
 import psutil
 import pytest
@@ -235,3 +236,24 @@ def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
     _, err = cli.run("train", *settings, code=2)
     assert "train-00000.arrow is broken: " in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.5, 3.0])
+def test_ctrl_c_while_it_starts_interrupts(cli, ranks, after_s):
+    """Wherever its ranks are in their imports: interrupted, exit code 130, and the same command goes on."""
+    long = (*cli.small, "train.epochs=500", f"resources.ranks={ranks}")
+    process = cli.start("train", *long)
+    until(lambda: cli.runs() and cli.state())
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    state = cli.state()
+    assert (state["phase"], state["reason"], process.returncode) == ("interrupted", "INTERRUPTED", 130), (
+        out + err
+    )
+    assert "Traceback" not in err
+    process = cli.start("train", *long)
+    until(lambda: cli.state().get("phase") == "running" and cli.state()["step"] > state.get("step", 0))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)

@@ -128,7 +128,8 @@ class TestState:
         state.started_at([0, 4])
         state.starting(attempt=1, ranks=2)
         assert written() == {
-            "phase": "starting", "reason": None, "detail": None, "rank": None, "starts": [0, 4], "attempt": 1, "ranks": 2,
+            "phase": "starting", "reason": None, "detail": None, "rank": None, "starts": [0, 4],
+            "attempt": 1, "ranks": 2,
         }  # fmt: skip
         state.beat(phase=Phase.RUNNING, step=3)
         assert (written()["phase"], written()["step"]) == ("running", 3)
