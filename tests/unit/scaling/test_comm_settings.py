@@ -1,4 +1,4 @@
-"""Settings of the exchange within a study: what is planned, what is found, what is written to a preset."""
+"""Comm settings within a study: the planned runs, the measured effects, and the preset that is written."""
 
 import json
 
