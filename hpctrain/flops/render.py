@@ -72,7 +72,7 @@ def layer_table(document: dict[str, Any]) -> Table:
 def lines(document: dict[str, Any]) -> list[str]:
     """Returns the lines below the table."""
     d = document
-    said = [
+    rows = [
         "",
         f"convention   {d['convention']}",
         f"unit         {d['unit']}; counted: {d['units']:,} in a batch of {d['batch']}, {d['mode']}",
@@ -83,10 +83,10 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"optimizer    {d['optimizer_flops']:,} FLOPs per step ({d['optimizer']})",
     ]
     if d["recomputed_flops"]:
-        said.append(f"recomputed   {exact(d['recomputed_flops'])} FLOPs, not among the others")
+        rows.append(f"recomputed   {exact(d['recomputed_flops'])} FLOPs, not among the others")
     whole = d["whole"]
     if (whole["params"], whole["forward_macs"]) != (d["params"], d["forward_macs"]):
-        said.append(
+        rows.append(
             f"with all     {whole['params']:,} parameters, {exact(whole['forward_macs'])} MACs forward, "
             f"{exact(whole['weight_grad_flops'] + whole['input_grad_flops'])} FLOPs backward"
         )
@@ -94,15 +94,15 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"{kind} {short(ops['forward_ops'])} + {short(ops['backward_ops'])}"
         for kind, ops in d["by_kind"].items()
     )
-    said.append(f"beside MACs  {others} (forward + backward operations)")
-    said += _mixture(d["mixture"]) if "mixture" in d else []
-    said += _bound(d["lower_bound"]) if "lower_bound" in d else []
-    said += _run(d["run"]) if "run" in d else []
+    rows.append(f"beside MACs  {others} (forward + backward operations)")
+    rows += _mixture(d["mixture"]) if "mixture" in d else []
+    rows += _bound(d["lower_bound"]) if "lower_bound" in d else []
+    rows += _run(d["run"]) if "run" in d else []
     if d["unknown_operators"]:
         covered = d["covered"]
-        said.append(f"NOT COUNTED  {', '.join(d['unknown_operators'])}")
-        said.append(f"covered      {covered['params_share']:.1%} of the parameters' layers")
-    return said
+        rows.append(f"NOT COUNTED  {', '.join(d['unknown_operators'])}")
+        rows.append(f"covered      {covered['params_share']:.1%} of the parameters' layers")
+    return rows
 
 
 def _mixture(m: dict[str, Any]) -> list[str]:
@@ -114,20 +114,20 @@ def _mixture(m: dict[str, Any]) -> list[str]:
 
 
 def _bound(b: dict[str, Any]) -> list[str]:
-    said = [
+    rows = [
         f"lower bound  {seconds(b['step_s'])} per step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
         f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']})",
     ]
     if "mfu" in b:
-        said.append(
+        rows.append(
             f"measured     {seconds(b['measured_step_s'])} per step: MFU {b['mfu']:.1%}, "
             f"{b['roofline_share']:.1%} of the roofline"
         )
-    return said
+    return rows
 
 
 def _run(run: dict[str, Any]) -> list[str]:
-    said = [
+    rows = [
         f"run          {run['samples']:,} samples x {run['epochs']:g} epochs "
         f"({run['dataset'] or 'data set not named'}), {run['steps']:,} steps on {run['ranks']} ranks",
         f"run total    {run['exaflops']:.4g} exaFLOPs"
@@ -135,7 +135,7 @@ def _run(run: dict[str, Any]) -> list[str]:
         + (f"; {seconds(run['lower_bound_s'])} at least" if run.get("lower_bound_s") else ""),
         f"arithmetic   {run['arithmetic']}",
     ]
-    return said + ([f"note         {' '.join(run['note'].split())}"] if run["note"] else [])
+    return rows + ([f"note         {' '.join(run['note'].split())}"] if run["note"] else [])
 
 
 def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

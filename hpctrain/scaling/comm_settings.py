@@ -104,15 +104,15 @@ def finding(effects: Sequence[Effect], gpus: int) -> list[str]:
     if not effects:
         return []
     if all(effect.change.half is None for effect in effects):
-        return ["One repeat each: which setting of the exchange matters cannot be said."]
+        return ["A single repeat each does not show which comm setting matters."]
     strong = sorted((e for e in effects if e.matters), key=lambda e: -abs(e.change.mean))
     if not strong:
         return [
-            f"No setting of the exchange that was tried matters on {gpus} GPUs: all are within the noise."
+            f"None of the comm settings that were tried matters on {gpus} GPUs: all are within the noise."
         ]
-    said = ", ".join(f"{e.name} {percent(e.change)}" for e in strong)
+    changes = ", ".join(f"{e.name} {percent(e.change)}" for e in strong)
     rest = sorted({e.key for e in effects} - {e.key for e in strong})
-    text = f"What matters of the exchange on {gpus} GPUs: {said} (samples/s)."
+    text = f"The comm settings that matter on {gpus} GPUs: {changes} (samples/s)."
     return [text + (f" Within the noise: {', '.join(rest)}." if rest else "")]
 
 

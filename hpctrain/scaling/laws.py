@@ -244,23 +244,23 @@ def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, flo
     if not table:
         return ["No point has a result yet."]
     if len(table) == 1:
-        return [f"Only {table[0].gpus} GPUs have a result: speed-up needs a second point."]
+        return [f"Only {table[0].gpus} GPUs have a result: a speed-up needs a second point."]
     last, most = table[-1], ask_for([(r.gpus, r.efficiency.mean) for r in table])
     one = "as on one" if table[0].gpus == 1 else f"as on one of the first {table[0].gpus}"
     kept = "the effective batch fixed" if mode == "strong" else "the batch per GPU fixed"
-    said = [
+    sentences = [
         f"With {kept}, training on {last.gpus} GPUs is {_said(last.speedup)} times as fast {one}: "
         f"efficiency {_percent(last.efficiency)}."
     ]
     if last.efficiency.half is not None and last.efficiency.half > NOISY * last.efficiency.mean:
         return [
-            *said,
-            "The repeats differ too much to say more: measure again on nodes that nobody else uses.",
+            *sentences,
+            "The repeats differ too much for a conclusion: measure again on nodes that nobody else uses.",
         ]
     fastest = max(table, key=lambda r: r.samples_per_s.mean)
     if fastest is not last:
-        said.append(f"It is fastest on {fastest.gpus} GPUs; more make it slower.")
-    said.append(
+        sentences.append(f"It is fastest on {fastest.gpus} GPUs; more make it slower.")
+    sentences.append(
         _why(table, mode)
         if last.efficiency.mean < 1
         else "That is more than ideal: smaller shares fit the caches better, or the smallest point was disturbed."
@@ -268,15 +268,15 @@ def finding(table: Sequence[Row], mode: Mode, predicted: Sequence[tuple[int, flo
     if most == last.gpus:
         beyond = ask_for(predicted)
         more = f", and the model says up to {beyond}" if beyond and beyond > last.gpus else ""
-        said.append(
+        sentences.append(
             f"Ask for {last.gpus} GPUs: all that were measured are worth it (efficiency ≥ {WORTH:.0%}){more}."
         )
     elif most is not None:
-        said.append(
+        sentences.append(
             f"Ask for {most} GPUs: beyond that efficiency falls below {WORTH:.0%}"
             f"{_doubt(next(r for r in table if r.gpus > most))}."
         )
-    return said
+    return sentences
 
 
 def _why(table: Sequence[Row], mode: Mode) -> str:
@@ -290,7 +290,7 @@ def _why(table: Sequence[Row], mode: Mode) -> str:
     }
     total = math.fsum(v for v in lost.values() if v > 0)
     if not total:
-        return "The step's parts do not say what is lost."
+        return "The step's parts do not explain the loss."
     name = max(lost, key=lambda key: lost[key])
     return (
         f"What is lost there is mostly {PARTS[name]}: {1e3 * lost[name]:.3g} ms per step beyond the ideal, "

@@ -220,7 +220,7 @@ def timed(
 def synthetic(data: DataConfig) -> DataConfig:
     """Returns noise of the same shape, classes and number as a set of images. Raises UserError for other data."""
     if not data.shape:
-        raise UserError("scaling.data", "synthetic", f"is images; data={data.name} is not")
+        raise UserError("scaling.data", "synthetic", f"needs a set of images; data={data.name} is not one")
     return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
 
 

@@ -307,19 +307,19 @@ def predict(
 
     def stepper(on: Shape, batch: int) -> Callable[[float, float], Step]:
         """Returns a function from errors of work (a factor) and links (in standard errors) to the step."""
-        seen, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
+        nominal, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
 
         def one(work: float, wire: float) -> Step:
-            mine, off = own.slowed(max(0.1, work)), seen
+            mine, off = own.slowed(max(0.1, work)), nominal
             if wire:
                 inside, between = 1 + wire * links.inside.error, 1 + wire * links.between.error
                 off = replace(
-                    seen, inside=_slower(seen.inside, inside), between=_slower(seen.between, between)
+                    nominal, inside=_slower(nominal.inside, inside), between=_slower(nominal.between, between)
                 )
             step = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
             # Forward and backward passes before the last of a step exchange nothing.
-            again = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
-            return replace(step, compute_s=step.compute_s + again)
+            earlier_s = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
+            return replace(step, compute_s=step.compute_s + earlier_s)
 
         return one
 

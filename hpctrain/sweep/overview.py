@@ -58,7 +58,7 @@ def cancel(study: StudyDir) -> str:
         try:
             client.cancel(study.job_ids(), part["slurm_conf"])
         except client.Unreachable as error:
-            return f"Slurm did not take the request: {error}; try again"
+            return f"Slurm did not accept the request: {error}; try again"
     else:
         for job in study.jobs():
             if job["until"] is None and _is_here(job["owner"]):

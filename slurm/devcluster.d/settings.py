@@ -1,7 +1,7 @@
-"""What a development cluster is set to: the options of `up`, and the configuration files made of them.
+"""The settings of a development cluster: the options of `up`, and the configuration files made from them.
 
-Takes the options as a dictionary and the cluster's folder, gives file contents, addresses and command lines.
-Side effects: `write_files` alone writes, into that folder. Bad values raise ValueError with one line to show.
+Takes the options as a dictionary and the cluster's folder, returns file contents, addresses and command lines.
+Only `write_files` writes, into that folder. Bad values raise ValueError with one line to show.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDER_LENGTH = 72  # a socket's path may have 107 characters, and PMIx makes on
 
 
 def add_options(up: argparse.ArgumentParser) -> None:
-    """The options of `up`. Whatever Slurm can be set to besides goes by --conf KEY=VALUE."""
+    """Adds the options of `up`. All other settings of Slurm are given by --conf KEY=VALUE."""
 
     def number(name: str, default: int, text: str, low: int = 0, high: int = 10**6) -> None:
         def bounded(value: str) -> int:
@@ -34,13 +34,13 @@ def add_options(up: argparse.ArgumentParser) -> None:
         )
 
     number("nodes", 4, "nodes", 1, 64)
-    number("gpus", 4, "fake GPUs a node", 0, 64)
-    number("cpus", 4, "CPUs a node, however many the machine has", 1, 1024)
-    number("memory-mb", 16000, "memory a node that Slurm divides among jobs, not enforced", 64, 10**8)
+    number("gpus", 4, "fake GPUs per node", 0, 64)
+    number("cpus", 4, "CPUs per node, whatever the machine has", 1, 1024)
+    number("memory-mb", 16000, "memory per node that Slurm divides among jobs, not enforced", 64, 10**8)
     number("max-time-min", 60, "time limit of both partitions", 1)
     number("max-array-size", 1001, "MaxArraySize", 2)
     number("grace-s", 0, "GraceTime of partition low: from the signal to the end of a preempted job")
-    number("requeue-delay-s", 8, "how long a requeued job waits at least (Slurm's own: 120)", 5)
+    number("requeue-delay-s", 8, "least time that a requeued job waits (Slurm's own: 120)", 5)
     number("kill-wait-s", 5, "KillWait: from SIGTERM to SIGKILL at the time limit")
     number("min-job-age-s", 300, "MinJobAge: how long slurmctld remembers a finished job", 2)
     number("slurmd-timeout-s", 30, "SlurmdTimeout: a node that is silent for so long is down", 2)
@@ -73,12 +73,12 @@ def check_folder(folder: Path) -> None:
 
 
 def mark(folder: Path, node: str = "") -> str:
-    """The source of a mount that every process of the node sees: whose it is, whatever else happened."""
+    """Returns the source of a mount that every process of the node sees, which identifies its cluster."""
     return f"hpctrain-devcluster:{folder}{'/' if node else ''}{node}"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """For the daemons and for the clients that `devcluster` itself calls."""
+    """Returns the environment of the daemons and of the clients that `devcluster` itself calls."""
     conf, database = f"{folder}/slurm.conf", f"{folder}/mysql.socket"
     return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "SLURM_CONF": conf, "MYSQL_UNIX_PORT": database}
 
@@ -89,7 +89,7 @@ def address(options: dict[str, Any], node: str) -> str:
 
 
 def rate_bytes_per_s(rate: str) -> float:
-    """A rate as tc writes it: 1gbit, 100mbit, 2.5gbit. Decimal, as there."""
+    """Returns the bytes per second of a rate as tc writes it: 1gbit, 100mbit, 2.5gbit, with decimal prefixes."""
     parts = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([kmg]bit)", rate)
     if not parts or not float(parts[1]):
         raise ValueError(f"--rate {rate!r}: must be a positive number and kbit, mbit or gbit, such as 1gbit")
@@ -130,7 +130,7 @@ def make_database(folder: Path) -> list[str]:
 
 
 def account_commands(name: str) -> list[list[str]]:
-    """Account `devel` with the user root, whose default it is. Jobs under another account are refused."""
+    """Returns the commands that make the account `devel`, root's default. Jobs under another account are refused."""
     sacctmgr = ["sacctmgr", "--immediate", "--quiet"]
     return [
         [*sacctmgr, "add", "cluster", name],
@@ -141,14 +141,14 @@ def account_commands(name: str) -> list[list[str]]:
 
 
 def listens_at(folder: Path, options: dict[str, Any], daemon: str, node: str) -> tuple[int, Any]:
-    """Socket family and address."""
+    """Returns socket family and address."""
     if daemon in PORTS:
         return socket.AF_INET, (address(options, node), PORTS[daemon])
     return socket.AF_UNIX, str(folder / {"munged": "munge/socket", "mariadbd": "mysql.socket"}[daemon])
 
 
 def write_files(folder: Path, name: str, options: dict[str, Any]) -> None:
-    """All that the daemons read, and the fake GPUs: devices, as Slurm wants them, with nothing behind."""
+    """Writes all files that the daemons read, and the fake GPUs: device files without hardware."""
     nodes = [f"node{i}" for i in range(1, options["nodes"] + 1)]
     for part in ("log", "gpu", "state", "munge"):
         (folder / part).mkdir()

@@ -40,7 +40,7 @@ IDIOMS = [
     r"[;,] gives\b",  # returns
     r"(?<!there )(?<!There )\b(is|are) no (?!longer|more|less|other|better|worse)",  # is not a
     r"\b(None|False|True|\{\}|\[\]|Error) where\b",  # if
-    r"\bwhere (there|none|nothing|it|they) (is|are|has|have|does|do)\b",  # if
+    r"\bwhere (there|none|nothing) (is|are|has|have|does|do)\b",  # if
     rf"\b{UNIT} an? (step|second|rank|node|GPU|sample|cycle|byte|run|epoch|message)\b",  # per
     r"\bmeans nothing to\b",  # is not used by
     r"\bheard of\b",
@@ -102,6 +102,20 @@ def test_tensor_functions_give_shapes(name):
 @pytest.mark.parametrize("name", REVISED)
 def test_comments_and_messages_are_plain_english(name):
     assert idioms(words((PACKAGE / name).read_text())) == []
+
+
+TEXTS = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("README.md", "docs/*.md", "conf/**/*.yaml", "slurm/**/*")
+    for path in sorted(ROOT.glob(pattern))
+    if path.is_file() and "__pycache__" not in path.parts
+]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_are_plain_english(name):
+    prose = re.sub(r"`[^`\n]*`", "", (ROOT / name).read_text())  # quoted messages and commands are not prose
+    assert idioms(prose) == []
 
 
 def test_the_checks_see_what_they_look_for():

@@ -42,7 +42,7 @@ def test_a_real_step_reaches_every_parameter(name, kind, layers):
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_one_hot_words_equal_their_gather(name, nonlinearity, bidirectional):
-    """torch's own layer over the real (B, T, N) tensor of ones and zeros gives the same."""
+    """torch's own layer over the real (B, T, N) tensor of ones and zeros has the same result."""
     cell, name = name, "birnn" if bidirectional else name
     model = small(name, cell=cell, nonlinearity=nonlinearity, input="one_hot", layers=1)
     kind = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[cell]

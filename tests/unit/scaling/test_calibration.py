@@ -68,7 +68,7 @@ def test_where_it_is_worth_it_and_what_matters(words, capsys, tmp_path):
     )
     out = capsys.readouterr().out
     assert "up to 2 GPUs" in out
-    # Half the bytes between nodes: the knob that matters most is the first in the list.
+    # Half the bytes between nodes: the setting that matters most is the first in the list.
     assert out.splitlines()[5].startswith("comm.compression=fp16")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 

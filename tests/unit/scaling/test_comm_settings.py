@@ -1,4 +1,4 @@
-"""Settings of the exchange within a study: what is planned, what is found, what is written to a preset."""
+"""Comm settings within a study: the planned runs, the measured effects, and the preset that is written."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_what_matters_is_what_the_noise_does_not_explain():
 def test_one_repeat_says_nothing_of_what_matters():
     found = comm_settings.effects(point(100.0), [("bucket_mb", 1.0, point(200.0))], {})
     assert comm_settings.best(found) == {}
-    assert "cannot be said" in comm_settings.finding(found, 4)[0]
+    assert "does not show which comm setting matters" in comm_settings.finding(found, 4)[0]
 
 
 def test_a_presets_settings_are_replaced():

@@ -61,7 +61,7 @@ def test_amdahls_fraction_is_found(serial):
     assert law.serial.half == pytest.approx(0, abs=1e-9)
     for row in rows(points):
         assert row.speedup.mean == pytest.approx(1 / amdahl_s(serial, row.gpus))
-        if row.karp_flatt:  # constant where the loss is serial work alone (Karp and Flatt 1990)
+        if row.karp_flatt:  # constant if the loss is serial work alone (Karp and Flatt 1990)
             assert row.karp_flatt.mean == pytest.approx(serial, abs=1e-12)
 
 

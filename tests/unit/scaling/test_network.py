@@ -29,7 +29,7 @@ N = 25e6
 
 @pytest.mark.parametrize("p", RANKS)
 class TestClosedForms:
-    """One rank a node, equal links: the textbook's formulas."""
+    """One rank per node, equal links: the textbook's formulas."""
 
     def test_ring(self, p):  # Thakur et al. 2005, section 4.4 (reduce-scatter and allgather by a ring)
         expected = 2 * (p - 1) * ALPHA + 2 * (p - 1) / p * N * BETA + (p - 1) / p * N * GAMMA

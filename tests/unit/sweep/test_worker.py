@@ -230,7 +230,7 @@ def test_work_that_ended_since_we_looked_is_not_done_twice(study, monkeypatch):
 def test_a_rung_is_not_open_before_the_one_below_has_ended(study, play):
     play(trains)
     best = next(key.rpartition(".")[0] for key in study.ended() if key.endswith(".1"))
-    study.open_again(best)  # as where its folder was deleted
+    study.open_again(best)  # as if its folder had been deleted
     queue = WorkQueue(study, ASHA, higher_is_better=True)
     queue.refresh()
     assert [work.rung for work in queue._open()] == [0]
@@ -239,7 +239,7 @@ def test_a_rung_is_not_open_before_the_one_below_has_ended(study, play):
 
 
 def test_a_rung_that_stopped_short_is_not_noted_as_reached(study, play):
-    def astray(run, token, job):  # as where another process has changed where it pauses
+    def astray(run, token, job):  # as if another process had changed where it pauses
         run.pause_at(1)
         trains(run, token, job)
 
@@ -259,7 +259,7 @@ def test_a_job_killed_before_it_could_note_a_result_leaves_it_to_the_next(study,
         m.setattr(StudyDir, "write_ended", killed)
         with pytest.raises(KeyboardInterrupt):
             play(trains, settings=full)
-    (file,) = study.claims.glob("*.0.1.json")  # its owner is a process that is no more
+    (file,) = study.claims.glob("*.0.1.json")  # its owner is a process that has ended
     record = json.loads(file.read_text())
     record["owner"]["started"] = "0"
     file.write_text(json.dumps(record))
