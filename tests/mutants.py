@@ -66,7 +66,9 @@ def prepare(module: str) -> Path:
         "pytest_add_cli_args": ["-p", "no:cacheprovider"],
         "pytest_add_cli_args_test_selection": [tests_of(module)],
         "use_git_change_detection": False,
-        "timeout_constant": 5.0,
+        # Per mutant: (what its tests take + constant) x multiplier, in seconds.
+        "timeout_constant": 3.0,
+        "timeout_multiplier": 3.0,
     }
     text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
     project = (ROOT / "pyproject.toml").read_text()
@@ -101,4 +103,5 @@ def measure(module: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all([measure(module) for module in sys.argv[1:] or MODULES]))
+    held = [measure(module) for module in sys.argv[1:] or MODULES]
+    sys.exit(not all(held))
