@@ -137,6 +137,30 @@ def test_samples_that_are_not_this_orders_first_are_refused():
         assert caught.value.reason == "DATA_ERROR"
 
 
+def changed(*words):
+    return load(["lenet_digits", "train.batch_size=16", "seed=5", *words])
+
+
+def test_a_changed_setting_is_refused_by_name_unless_it_is_allowed():
+    ledger = ledger_at(3, 32)
+    lr = CONFIG.optimizer.lr
+    with pytest.raises(
+        RunFailed, match=rf"optimizer\.lr .*0\.5.* {lr};.*checkpoint\.allow_change=true"
+    ) as caught:
+        continued(meta(ledger), changed("optimizer.lr=0.5"), order_of)
+    assert caught.value.reason == "CONFIG_CHANGED"
+    allowed = changed("optimizer.lr=0.5", "checkpoint.allow_change=true")
+    assert continued(meta(ledger), allowed, order_of) == (AT, ledger)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(["seed=6"], "seed"), (["optimizer.lr=0.5", "data.train_limit=50"], r"data\.train_limit")]
+)
+def test_a_setting_that_says_which_samples_come_is_always_refused(words, named):
+    with pytest.raises(RunFailed, match=rf"^CONFIG_CHANGED: {named} .*twice or never"):
+        continued(meta(ledger_at(3, 32)), changed(*words, "checkpoint.allow_change=true"), order_of)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "where"),
     [
