@@ -154,7 +154,8 @@ def test_a_changed_setting_is_refused_by_name_unless_it_is_allowed():
 
 
 @pytest.mark.parametrize(
-    ("words", "named"), [(["seed=6"], "seed"), (["optimizer.lr=0.5", "data.train_limit=50"], r"data\.train_limit")]
+    ("words", "named"),
+    [(["seed=6"], "seed"), (["optimizer.lr=0.5", "data.train_limit=50"], r"data\.train_limit")],
 )
 def test_a_setting_that_says_which_samples_come_is_always_refused(words, named):
     with pytest.raises(RunFailed, match=rf"^CONFIG_CHANGED: {named} .*twice or never"):
