@@ -67,8 +67,11 @@ def test_events_end_where_the_text_is_torn():
     both = [{"a": 1}, {"args": {"x": 2}}]
     for end in ("\n]\n", "]", ",\n", "\n", ",", "", ', {"b', ",\n{"):
         assert events(f"[\n{one},\n{two}{end}") == both
+    # What a file system puts in the place of bytes that were never written.
+    assert events(f"[\n{one},\n{two}\0\0\0") == both
     # The brace that is whole closes only the inner object.
     assert events(f"[\n{one},\n{two[:-1]}") == [{"a": 1}]
+    assert events(f"[\n{one},\n{one},\n{two[:-1]}") == [{"a": 1}, {"a": 1}]
 
 
 def named(pid, name):
@@ -103,7 +106,7 @@ def test_only_ends_of_what_has_begun_count():
     noise = [
         {"ph": "E", "ts": 1, "pid": 1},  # the file was begun in the middle of a message
         {"name": "process_name", "pid": 8},
-        {"ph": "i", "name": "mark", "ts": 2},
+        {"ph": "B", "name": "nobody's", "ts": 2},
     ]
     begin, end = span(1, "ALLREDUCE", 100, 400)
     mark = {"ph": "i", "name": "mark", "ts": 200, "pid": 1}

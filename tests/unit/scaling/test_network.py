@@ -207,18 +207,19 @@ class TestOverlap:
         found = overlap([Gradient(2, 4), Gradient(10, 1)], 10, AT_ONCE, float, stolen=0.5)
         assert found.end_s == 13
 
-    @settings(deadline=None)
-    @given(
-        st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e8)), min_size=1, max_size=30),
-        st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1e-2), st.floats(0, 1),
-    )  # fmt: skip
-    def test_bounds(self, pairs, stolen, cycle_s, phase):
-        gradients = sorted((Gradient(*pair) for pair in pairs), key=lambda g: g.ready_s)
-        exchange = Exchange(cycle_s=cycle_s)
-        found = overlap(gradients, 1.0, exchange, lambda size: size * 1e-9, stolen, phase)
-        assert sum(size for _, _, size in found.transfers) == pytest.approx(sum(g.bytes for g in gradients))
-        looks = len(found.transfers) * cycle_s
-        assert 1 - 1e-9 <= found.end_s <= 1 + found.communication_s + looks + 1e-9
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e8)), min_size=1, max_size=30),
+    st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1e-2), st.floats(0, 1),
+)  # fmt: skip
+def test_an_overlap_loses_no_byte_and_is_bounded(pairs, stolen, cycle_s, phase):
+    gradients = sorted((Gradient(*pair) for pair in pairs), key=lambda g: g.ready_s)
+    exchange = Exchange(cycle_s=cycle_s)
+    found = overlap(gradients, 1.0, exchange, lambda size: size * 1e-9, stolen, phase)
+    assert sum(size for _, _, size in found.transfers) == pytest.approx(sum(g.bytes for g in gradients))
+    looks = len(found.transfers) * cycle_s
+    assert 1 - 1e-9 <= found.end_s <= 1 + found.communication_s + looks + 1e-9
 
 
 class TestStragglers:
