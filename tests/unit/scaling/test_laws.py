@@ -253,24 +253,24 @@ def test_the_first_sentence_says_what_was_kept_and_compared():
     assert "With the effective batch fixed" in alone
     assert "1.6 times as fast as on one: efficiency 80 %." in alone
     several = finding(rows([point(2, 1.0, 1.0), point(4, 0.625, 0.625)]), "weak")[0]
-    assert "With the batch a GPU fixed" in several
+    assert "With the batch per GPU fixed" in several
     assert "3.2 ± 0 times as fast as on one of the first 2: efficiency 80 ± 0 %." in several
 
 
 def test_what_is_lost_is_beyond_the_ideal_share():
     base, last = point(1, 1.0, compute=0.8, data=0.2), point(2, 0.9, compute=0.5, exposed=0.3)
     # Strong: half of 0.8 s is ideal, so computing loses 0.1 s of 0.4 s; weak: 0.8 s is ideal for it, nothing is lost.
-    assert f"{PARTS['exposed']}: 300 ms a step beyond the ideal, 75% of the loss" in said_of(
+    assert f"{PARTS['exposed']}: 300 ms per step beyond the ideal, 75% of the loss" in said_of(
         [base, last], "strong"
     )
-    assert f"{PARTS['exposed']}: 300 ms a step beyond the ideal, 100% of the loss" in said_of(
+    assert f"{PARTS['exposed']}: 300 ms per step beyond the ideal, 100% of the loss" in said_of(
         [base, last], "weak"
     )
     more = point(2, 0.9, compute=0.8, data=0.3)
-    assert f"{PARTS['compute']}: 400 ms a step beyond the ideal, 67% of the loss" in said_of(
+    assert f"{PARTS['compute']}: 400 ms per step beyond the ideal, 67% of the loss" in said_of(
         [base, more], "strong"
     )
-    assert f"{PARTS['data']}: 100 ms a step beyond the ideal, 100% of the loss" in said_of(
+    assert f"{PARTS['data']}: 100 ms per step beyond the ideal, 100% of the loss" in said_of(
         [base, more], "weak"
     )
 
