@@ -4,7 +4,7 @@ SCRIPTS := slurm/build_horovod slurm/check_horovod slurm/devcluster
 DEMO := experiment=lenet_fashion_mnist cluster=local resources.ranks=2 run.study=demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-slurm demo test test-long bench clean
+.PHONY: help setup setup-slurm demo test test-long bench mutants clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,11 +28,14 @@ test: setup-slurm ## check style and types, run the tests (with real Horovod ran
 test-long: setup-slurm ## run the tests that take minutes each
 	.venv/bin/pytest --ignore=tests/benchmarks -m long
 
+mutants: setup ## see what the tests of each pure module notice: they must kill 90 % of its mutants
+	.venv/bin/python tests/mutants.py
+
 bench: setup-slurm ## measure this project beside its peers
 	@for script in tests/benchmarks/*.py; do \
 		echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
 clean: ## delete caches and built packages; runs/, data/ and .venv/ stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./runs -prune -o -path ./data -prune -o \
 		-name __pycache__ -type d -exec rm -rf {} +

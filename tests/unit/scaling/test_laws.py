@@ -4,9 +4,12 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 
 from hpctrain.scaling.laws import (
+    PARTS,
+    Fit,
     Point,
     Repeat,
     Value,
@@ -50,6 +53,67 @@ def test_intervals_hold_what_they_promise():
         found = ratio([draw.gauss(4, 0.2) for _ in range(4)], [draw.gauss(2, 0.1) for _ in range(4)])
         held += abs(found.mean - 2) <= found.half
     assert 0.93 <= held / 2000 <= 0.98
+
+
+def test_the_interval_of_a_ratio_has_welchs_degrees_of_freedom():
+    # Both means have a relative error of 1/10; two equal variances of two values have 2 degrees: t(2) = 4.303.
+    found = ratio([90.0, 110.0], [45.0, 55.0])
+    assert found.mean == pytest.approx(2)
+    assert found.half == pytest.approx(4.3027 * 2 * math.sqrt(0.1**2 + 0.1**2), rel=1e-4)
+    # Where one of them does not vary at all, only the other's degrees count.
+    assert ratio([90.0, 110.0], [50.0] * 5).half == pytest.approx(12.7062 * 2 * 0.1, rel=1e-4)
+    assert ratio([100.0] * 5, [45.0, 55.0]).half == pytest.approx(12.7062 * 2 * 0.1, rel=1e-4)
+
+
+def test_laws_by_hand():
+    amdahl, gustafson = Fit("Amdahl", Value(0.1)), Fit("Gustafson", Value(0.1))
+    assert amdahl.speedup(10) == pytest.approx(10 / 1.9)
+    assert amdahl.limit == pytest.approx(10)
+    assert gustafson.speedup(10) == pytest.approx(9.1)
+    assert gustafson.limit is None
+    assert Fit("Amdahl", Value(0.0)).limit is None
+
+
+def test_two_times_give_amdahls_fraction_without_an_interval():
+    # 10 s on one, 6 s on two: 2 s are serial.
+    law = fit([point(2, 6.0), point(1, 10.0)], "strong")
+    assert law.serial.mean == pytest.approx(0.2)
+    assert law.serial.half is None
+
+
+@pytest.mark.parametrize(
+    ("times", "t"),
+    [
+        ({1: [10.0], 2: [6.4], 4: [3.9]}, 12.7062),
+        ({1: [10.0, 10.3], 2: [6.4, 6.1], 8: [3.1, 3.4]}, 2.7764),
+    ],
+)
+def test_the_interval_of_amdahls_fraction(times, t):
+    # Another way to it: T = c (s + (1 - s)/p) as a model of c and s, linear near the best fit.
+    law = fit([point(p, *seconds) for p, seconds in times.items()], "strong")
+    x = np.array([1 / p for p, seconds in times.items() for _ in seconds])
+    y = np.array([s for seconds in times.values() for s in seconds])
+    (b, a), (rss,), *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)
+    s, c = a / (a + b), a + b
+    jacobian = np.stack([c * (1 - x), s + (1 - s) * x], 1)
+    variance = np.linalg.inv(jacobian.T @ jacobian)[0, 0] * rss / (len(x) - 2)
+    assert law.serial.mean == pytest.approx(s)
+    assert law.serial.half == pytest.approx(t * math.sqrt(variance), rel=1e-4)
+
+
+def test_gustafsons_fraction_by_hand():
+    # From 2 GPUs at 100 samples a second on: (p/2 - 1, p/2 - R/100) is (1, 0.1), (1, 0.2), (3, 0.6).
+    def weak(gpus, *rates):
+        return Point(gpus, 1, gpus, tuple(Repeat(1.0, rate, {}) for rate in rates))
+
+    law = fit([weak(8, 340.0), weak(2, 100.0), weak(4, 190.0, 180.0)], "weak")
+    assert law.law == "Gustafson"
+    assert law.serial.mean == pytest.approx(2.1 / 11)
+    # Squares of what is left: 0.41 - 2.1²/11, over 2 degrees of freedom; t(2) = 4.3027.
+    assert law.serial.half == pytest.approx(4.3027 * math.sqrt((0.41 - 2.1**2 / 11) / 2 / 11), rel=1e-4)
+    law = fit([weak(2, 100.0), weak(4, 190.0, 180.0)], "weak")
+    assert law.serial.mean == pytest.approx(0.15)
+    assert law.serial.half == pytest.approx(12.7062 * 0.05, rel=1e-4)
 
 
 @pytest.mark.parametrize("serial", [0.0, 0.02, 0.3])
@@ -103,6 +167,36 @@ def test_points_without_results_are_left_out():
     assert fit([point(1, 1.0)], "strong") is None
 
 
+def test_a_row_is_the_mean_of_its_repeats():
+    def repeat(step_s, hidden_s, sample_j, **parts):
+        return Repeat(step_s, 64 / step_s, parts, hidden_s, 200 * step_s, step_s / 8, sample_j, "GPU")
+
+    one = Point(1, 1, 64, (repeat(2.0, None, 3.0), repeat(2.0, None, 5.0)))
+    two = Point(
+        4, 2, 256, (repeat(1.0, 0.1, 2.0, compute=0.8, data=0.2), repeat(1.0, 0.3, None, compute=0.6))
+    )
+    base, row = rows([two, one])
+    assert (row.gpus, row.nodes, row.batch, row.repeats) == (4, 2, 256, 2)
+    assert (row.samples_per_s, row.step_s) == (Value(64.0, 0.0), Value(1.0, 0.0))
+    assert row.parts_s == pytest.approx({"data": 0.1, "compute": 0.7})
+    assert (row.hidden_s, row.gflop_per_s, row.mfu) == (pytest.approx(0.2), 200, 0.125)
+    assert (base.hidden_s, base.parts_s, base.node_hours) == (None, {}, None)
+    # The base is 1 without an interval; joules are only given if every repeat has them.
+    assert (base.speedup, base.efficiency, base.karp_flatt) == (Value(1.0), Value(1.0), None)
+    assert (base.sample_j.mean, base.energy) == (4, "GPU")
+    assert row.sample_j is None
+
+
+def test_an_efficiency_has_the_interval_of_its_speedup():
+    row = rows([point(2, 1.0, 1.0), point(8, 0.45, 0.55)])[1]
+    gain = ratio([1024 / 0.45, 1024 / 0.55], [1024, 1024])
+    assert (row.speedup.mean, row.speedup.half) == pytest.approx((2 * gain.mean, 2 * gain.half))
+    assert (row.efficiency.mean, row.efficiency.half) == pytest.approx((gain.mean / 4, gain.half / 4))
+    assert (row.efficiency.low, row.efficiency.high) == pytest.approx(
+        ((gain.mean - gain.half) / 4, (gain.mean + gain.half) / 4)
+    )
+
+
 def test_node_hours_of_a_target():
     # 1,024 samples per second on 2 nodes: 3,686,400 samples take an hour.
     assert rows([point(2, 1.0)], 3_686_400)[0].node_hours == pytest.approx(2)
@@ -152,3 +246,58 @@ def test_noise_is_no_finding():
 def test_more_than_ideal_is_said():
     table = rows([point(1, 1.0, 1.0), point(2, 0.4, 0.4)])
     assert "more than ideal" in " ".join(finding(table, "strong"))
+
+
+def test_the_first_sentence_says_what_was_kept_and_compared():
+    alone = finding(rows([point(1, 1.0), point(2, 0.625)]), "strong")[0]
+    assert "With the effective batch fixed" in alone
+    assert "1.6 times as fast as on one: efficiency 80 %." in alone
+    several = finding(rows([point(2, 1.0, 1.0), point(4, 0.625, 0.625)]), "weak")[0]
+    assert "With the batch per GPU fixed" in several
+    assert "3.2 ± 0 times as fast as on one of the first 2: efficiency 80 ± 0 %." in several
+
+
+def test_what_is_lost_is_beyond_the_ideal_share():
+    base, last = point(1, 1.0, compute=0.8, data=0.2), point(2, 0.9, compute=0.5, exposed=0.3)
+    # Strong: half of 0.8 s is ideal, so computing loses 0.1 s of 0.4 s; weak: 0.8 s is ideal for it, nothing is lost.
+    assert f"{PARTS['exposed']}: 300 ms per step beyond the ideal, 75% of the loss" in said_of(
+        [base, last], "strong"
+    )
+    assert f"{PARTS['exposed']}: 300 ms per step beyond the ideal, 100% of the loss" in said_of(
+        [base, last], "weak"
+    )
+    more = point(2, 0.9, compute=0.8, data=0.3)
+    assert f"{PARTS['compute']}: 400 ms per step beyond the ideal, 67% of the loss" in said_of(
+        [base, more], "strong"
+    )
+    assert f"{PARTS['data']}: 100 ms per step beyond the ideal, 100% of the loss" in said_of(
+        [base, more], "weak"
+    )
+
+
+def said_of(points, mode):
+    return " ".join(finding(rows(points), mode))
+
+
+def test_parts_that_lose_nothing_explain_nothing():
+    assert "The step's parts do not say" in said_of([point(1, 1.0), point(2, 0.9)], "strong")
+
+
+def test_a_doubtful_point_is_worth_repeating():
+    base = point(1, 1.0, 1.0)
+    doubtful = said_of([base, point(2, 0.735, 0.745), point(4, 0.5, 0.5)], "strong")
+    # 1/1.48 = 0.676; the standard error is 0.0046 of it, times t(1) = 12.7: half a width of 0.058.
+    assert "Ask for 1 GPUs: beyond that efficiency falls below 70%" in doubtful
+    assert "(on 2 the interval reaches 73%" in doubtful
+    sure = said_of([base, point(2, 0.8, 0.8)], "strong")
+    assert "Ask for 1 GPUs: beyond that efficiency falls below 70%." in sure
+
+
+def test_the_model_is_asked_only_beyond_what_was_measured():
+    table = rows([point(1, 1.0), point(2, 0.51)])
+    for predicted in ([], [(2, 0.98)], [(1, 1.0)], [(2, 0.5)]):
+        assert finding(table, "strong", predicted)[-1].endswith("(efficiency ≥ 70%).")
+
+
+def test_no_advice_where_even_the_first_is_not_worth_it():
+    assert not any("Ask for" in line for line in finding(rows([point(1, 1.0), point(2, 0.5)])[1:], "strong"))

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.scaling.network import (
@@ -13,8 +13,10 @@ from hpctrain.scaling.network import (
     Link,
     Network,
     Shape,
+    Step,
     Stragglers,
     Work,
+    _host_share,
     allreduce_s,
     bucketed,
     overlap,
@@ -74,6 +76,54 @@ def test_a_flat_ring_of_many_nodes_is_as_slow_as_the_wire():
     assert allreduce_s(slow, Shape(8, 4), N, "ring") == pytest.approx(2 * 31 / 32 * N * 1e-9, rel=1e-12)
 
 
+def test_a_link_counts_flows_on_the_wire_and_ranks_on_a_core():
+    link = Link(100, 1, 2)
+    assert link.s(10) == 100 + 10 * (1 + 2)
+    assert link.s(10, flows=3, load=4) == 100 + 10 * (3 * 1 + 4 * 2)
+
+
+FAST_INSIDE = Network(Link(1, 2), Link(10, 3))
+SLOW_INSIDE = Network(Link(20, 4), Link(10, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "tree", "ring"),
+    [
+        # Depth in latencies, then the bytes over the slowest of the links that are there; 6 rounds of a quarter.
+        (FAST_INSIDE, Shape(1, 4), 2 * 3 + 2 * 8 * 2, 6 * (1 + 2 * 2)),
+        (FAST_INSIDE, Shape(4, 1), 2 * 20 + 2 * 8 * 3, 6 * (10 + 2 * 3)),
+        (FAST_INSIDE, Shape(2, 2), 2 * 11 + 2 * 8 * 3, 6 * (10 + 2 * 3)),
+        (SLOW_INSIDE, Shape(4, 1), 2 * 20 + 2 * 8 * 3, 6 * (10 + 2 * 3)),
+        (SLOW_INSIDE, Shape(2, 2), 2 * 30 + 2 * 8 * 4, 6 * (20 + 2 * 4)),
+    ],
+)
+def test_only_links_that_are_there_slow_it_down(network, shape, tree, ring):
+    assert ALGORITHMS["double_tree"](network, shape, 8) == tree
+    assert ALGORITHMS["ring"](network, shape, 8) == ring
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("shape", [Shape(1, 4), Shape(4, 1), Shape(2, 2), Shape(3, 1)], ids=str)
+def test_what_cores_do_takes_as_often_as_long_as_ranks_share_one(name, shape):
+    def busy(load):
+        return Network(Link(0, 0, 2e-9), Link(0, 0, 3e-9), GAMMA, load)
+
+    once = ALGORITHMS[name](busy(1), shape, N)
+    assert ALGORITHMS[name](busy(3), shape, N) == pytest.approx(3 * once, rel=1e-12)
+
+
+def test_hierarchy_sums_each_byte_once_inside_and_a_share_between():
+    # Of 8 bytes a rank sums half inside its node of two, then half of that half between two nodes.
+    assert ALGORITHMS["hierarchical"](Network(Link(0, 0), Link(0, 0), 1.0), Shape(2, 2), 8) == 4 + 2
+
+
+def test_rounds_reach_twice_as_far_each_time():
+    # Two nodes of eight ranks: distances 1, 2 and 4 stay inside, 8 does not.
+    messages = Network(Link(1, 0), Link(100, 0))
+    assert ALGORITHMS["recursive_doubling"](messages, Shape(2, 8), N) == 103
+    assert ALGORITHMS["halving"](messages, Shape(2, 8), N) == 206
+
+
 def test_halving_shares_the_wire_between_a_nodes_ranks():
     # Four ranks on two nodes: n/2 inside, then two ranks send n/4 each over one wire; twice.
     slow = Network(Link(0, 0), Link(0, 1e-9))
@@ -93,6 +143,7 @@ def test_ranks_beyond_a_power_of_two_cost_two_more_messages():
     assert more == pytest.approx(less + 2 * (ALPHA + N * BETA) + N * GAMMA, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 64), st.integers(1, 8), st.floats(1, 1e9), st.sampled_from(sorted(ALGORITHMS))
 )  # fmt: skip
@@ -156,17 +207,19 @@ class TestOverlap:
         found = overlap([Gradient(2, 4), Gradient(10, 1)], 10, AT_ONCE, float, stolen=0.5)
         assert found.end_s == 13
 
-    @given(
-        st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e8)), min_size=1, max_size=30),
-        st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1e-2), st.floats(0, 1),
-    )  # fmt: skip
-    def test_bounds(self, pairs, stolen, cycle_s, phase):
-        gradients = sorted((Gradient(*pair) for pair in pairs), key=lambda g: g.ready_s)
-        exchange = Exchange(cycle_s=cycle_s)
-        found = overlap(gradients, 1.0, exchange, lambda size: size * 1e-9, stolen, phase)
-        assert sum(size for _, _, size in found.transfers) == pytest.approx(sum(g.bytes for g in gradients))
-        looks = len(found.transfers) * cycle_s
-        assert 1 - 1e-9 <= found.end_s <= 1 + found.communication_s + looks + 1e-9
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e8)), min_size=1, max_size=30),
+    st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1e-2), st.floats(0, 1),
+)  # fmt: skip
+def test_an_overlap_loses_no_byte_and_is_bounded(pairs, stolen, cycle_s, phase):
+    gradients = sorted((Gradient(*pair) for pair in pairs), key=lambda g: g.ready_s)
+    exchange = Exchange(cycle_s=cycle_s)
+    found = overlap(gradients, 1.0, exchange, lambda size: size * 1e-9, stolen, phase)
+    assert sum(size for _, _, size in found.transfers) == pytest.approx(sum(g.bytes for g in gradients))
+    looks = len(found.transfers) * cycle_s
+    assert 1 - 1e-9 <= found.end_s <= 1 + found.communication_s + looks + 1e-9
 
 
 class TestStragglers:
@@ -186,6 +239,13 @@ class TestStragglers:
         assert stragglers.quantile(0.5 ** (1 / 8)) == value
         assert stragglers.slowest_quantile(8, 0.05) < value < stragglers.slowest_quantile(8, 0.95)
 
+    @pytest.mark.parametrize("variation", [0.2, 0.5, 1.0, 2.0])
+    def test_the_median_is_that_of_a_log_normal_of_mean_one(self, variation):
+        assert Stragglers(variation).quantile(0.5) == pytest.approx(1 / math.sqrt(1 + variation**2))
+
+    def test_no_variation_has_one_quantile(self):
+        assert [Stragglers(0).quantile(share) for share in (0.01, 0.5, 0.99)] == [1, 1, 1]
+
     def test_the_distribution_has_mean_one(self):
         assert sum(Stragglers(0.3).quantile((k + 0.5) / 5000) for k in range(5000)) / 5000 == pytest.approx(
             1, rel=1e-3
@@ -196,7 +256,52 @@ class TestStep:
     WORK = Work(0.01, 0.1, 0.2, 0.02, (Gradient(0.1, 1e7), Gradient(0.2, 1e6)))
 
     def test_one_rank_is_its_own_work(self):
-        assert step(self.WORK, FLAT, Shape(1, 1), Exchange(), "ring", Stragglers(0.1)).total_s == 0.33
+        found = step(self.WORK, FLAT, Shape(1, 1), Exchange(), "ring", Stragglers(0.1))
+        assert found == Step(0.01, pytest.approx(0.32), 0.0, 0.0, 0.0)
+        assert found.total_s == 0.33
+
+    def test_slowed_work_takes_so_many_times_as_long(self):
+        gradients = (Gradient(0.2, 1e7), Gradient(0.4, 1e6))
+        assert self.WORK.slowed(2) == Work(0.02, 0.2, 0.4, 0.04, gradients)
+        assert self.WORK.slowed(2).total_s == pytest.approx(0.66)
+
+    def test_the_thread_may_be_anywhere_in_its_cycle(self):
+        # Ready at 2.5 of 3 s. A thread that looks at 2.75 hides a quarter of the second that the sum takes; one that
+        # looks at 3.25 hides nothing and ends at 4.25.
+        network = Network(Link(0, 0), Link(0.5, 0))
+        exchange = Exchange(bucket_bytes=1, cycle_s=1.0, fusion_bytes=1)
+        work = Work(0, 0, 3.0, 0, (Gradient(2.5, 1),))
+        found = step(work, network, Shape(2, 1), exchange, "ring", Stragglers())
+        assert (found.exposed_s, found.hidden_s) == pytest.approx(((0.75 + 1.25) / 2, (0.25 + 0) / 2))
+
+    def test_a_thread_that_never_sleeps_has_no_cycle(self):
+        network = Network(Link(0, 0), Link(0.5, 0))
+        work = Work(0, 0, 3.0, 0, (Gradient(2.5, 1),))
+        found = step(work, network, Shape(2, 1), AT_ONCE, "ring", Stragglers())
+        assert (found.exposed_s, found.hidden_s) == pytest.approx((0.5, 0.5))
+
+    @pytest.mark.parametrize(
+        ("network", "shape", "share"),
+        [
+            # Per byte the host works 1 and half of the sum's 2; the wire takes 3.
+            (Network(Link(0, 9, 9), Link(0, 3, 1)), Shape(2, 1), 1 / 4),
+            (Network(Link(0, 9, 9), Link(0, 3, 1), 2.0), Shape(2, 1), 2 / 5),
+            (Network(Link(0, 9, 9), Link(0, 3, 1), 2.0, load=2), Shape(2, 1), 4 / 7),
+            (Network(Link(0, 3, 1), Link(0, 9, 9)), Shape(1, 2), 1 / 4),
+            (Network(Link(0, 0, 1), Link(0, 0, 1)), Shape(2, 1), 1),
+            (Network(Link(1, 0), Link(1, 0)), Shape(2, 1), 0),
+        ],
+    )
+    def test_a_core_is_taken_only_for_its_part_of_a_byte(self, network, shape, share):
+        assert _host_share(network, shape) == pytest.approx(share)
+
+    def test_the_thread_takes_its_part_of_what_it_may_steal(self):
+        # A sum of 1 s, from 1 on; half of a byte's time is the host's: the backward pass is half a second late.
+        network = Network(Link(0, 0), Link(0, 0.25, 0.25))
+        work = Work(0, 0, 3.0, 0, (Gradient(1.0, 2),))
+        free = step(work, network, Shape(2, 1), AT_ONCE, "ring", Stragglers())
+        busy = step(work, network, Shape(2, 1), AT_ONCE, "ring", Stragglers(), stolen=1.0)
+        assert (free.exposed_s, busy.exposed_s) == pytest.approx((0.0, 0.5))
 
     def test_the_parts_are_the_whole(self):
         exchange = Exchange(bucket_bytes=1e6, cycle_s=0)

@@ -1,9 +1,13 @@
 """Who may take a run over from whom: by the process, by Slurm's word, by the machine's last start."""
 
 import dataclasses
+import math
 import multiprocessing
 import os
+import socket
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +22,7 @@ def folder(tmp_path):
     return tmp_path / "checkpoints"
 
 
+MACHINE_ID = Path("/etc/machine-id")
 MINE = lock.this_process(1)
 ELSEWHERE = dataclasses.replace(MINE, host="far", machine="another", boot="b 1", pid=1)
 
@@ -56,7 +61,9 @@ def test_the_second_is_told_who_owns_the_run(folder):
     assert lock.acquire(folder, 2).number == 2
 
 
-def test_it_waits_for_slurm_to_say_so(folder):
+def test_it_waits_for_slurm_to_say_so(folder, monkeypatch):
+    slept = []
+    monkeypatch.setattr(lock.time, "sleep", slept.append)
     term = lock.acquire(folder, 1)
     term._write(host="far", machine="another", boot="b 1")
     lock_file = folder / "terms" / "1.json"
@@ -64,23 +71,153 @@ def test_it_waits_for_slurm_to_say_so(folder):
     owner = dataclasses.replace(term.owner, job_id="7")
     lock_file.write_bytes(lock.seal(dataclasses.asdict(owner)))
     assert lock.acquire(folder, 2, lambda job_id: next(answers), patience_s=30).number == 2
+    assert slept == [1, 1]
 
 
-def take(folder, queue):
+def test_it_waits_no_longer_than_its_patience(folder, monkeypatch):
+    lock.acquire(folder, 1)
+    now = [100.0]
+    monkeypatch.setattr(lock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lock.time, "sleep", lambda s: now.append(now.pop() + s))
+    with pytest.raises(RunFailed, match="is writing"):
+        lock.acquire(folder, 2, patience_s=5)
+    assert now == [105.0]
+
+
+def test_a_term_is_a_record_of_its_owner(folder):
+    term = lock.acquire(folder, 7)
+    assert (
+        term.owner == lock.last_owner(folder) == dataclasses.replace(MINE, attempt=7, since=term.owner.since)
+    )
+    term.begin(40)
+    assert lock.last_owner(folder) == dataclasses.replace(term.owner, step=40)
+    assert term.stands()
+    term.release()
+    assert lock.last_owner(folder).ended
+    later = lock.acquire(folder, 8)
+    assert not term.stands()
+    assert lock.owners(folder) == {1: term.owner, 2: later.owner}
+    assert [path.name for path in sorted((folder / "terms").iterdir())] == ["1.json", "2.json"]
+
+
+def test_a_later_term_ends_the_right_to_write(folder):
+    old = lock.acquire(folder, 1)
+    old.confirm()
+    old.release()
+    new = lock.acquire(folder, 2)
+    with pytest.raises(RunFailed, match=rf"^RUN_LOCKED: attempt 2 on {MINE.host} has taken this run over$"):
+        old.confirm()
+    new.begin(3)
+    before = lock.owners(folder)
+    with old:  # and its end changes nothing
+        pass
+    assert lock.owners(folder) == before
+
+
+def test_the_end_of_a_term_lets_the_next_one_in(folder):
+    with lock.acquire(folder, 1) as term:
+        assert not term.owner.ended
+    assert lock.last_owner(folder).ended
+
+
+def test_a_release_that_fails_hides_no_other_error(folder):
+    class Full(Files):
+        def rename(self, old, new):
+            raise OSError(28, "no space")
+
+    term = lock.acquire(folder, 1)
+    term.files = Full()
+    with pytest.raises(KeyError), term:
+        raise KeyError("the work's own")
+    assert not lock.last_owner(folder).ended
+
+
+def test_a_person_may_declare_an_owner_ended(folder):
+    assert lock.unlock(folder) is None
+    assert lock.last_owner(folder) is None
+    term = lock.acquire(folder, 1)
+    term._write(host="far", boot="b 1")
+    with pytest.raises(RunFailed, match="may still be writing"):
+        lock.acquire(folder, 2)
+    assert lock.unlock(folder) == dataclasses.replace(term.owner, ended=True)
+    assert lock.acquire(folder, 2).number == 2
+
+
+def test_who_may_still_write_is_named_with_what_to_do(folder):
+    far = dataclasses.replace(ELSEWHERE, attempt=3, job_id="77")
+    files = Files()
+    lock.acquire(folder, 1).release()
+    lock.replace_file(folder / "terms" / "1.json", lock.seal(dataclasses.asdict(far)), files)
+    with pytest.raises(RunFailed, match=r"attempt 3 \(process 1 on far, Slurm job 77\) may still") as caught:
+        lock.acquire(folder, 2)
+    assert caught.value.reason == "RUN_LOCKED"
+    assert caught.value.detail.endswith(f"hpctrain checkpoints {folder.parent.name} --unlock")
+
+
+def test_other_files_among_the_terms_are_no_terms(folder):
+    lock.acquire(folder, 1).release()
+    (folder / "terms" / "x.json").write_text("")
+    (folder / "terms" / "9").write_text("")
+    assert lock.acquire(folder, 2).number == 2
+    assert list(lock.owners(folder)) == [1, 2]
+
+
+def test_a_process_is_known_by_its_machine_and_slurm_job(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    before = time.time()
+    found = lock.this_process(4)
+    assert (found.attempt, found.host, found.pid) == (4, socket.gethostname(), os.getpid())
+    assert (found.job_id, found.restarts, found.step, found.ended) == (None, 0, None, False)
+    assert before <= found.since <= time.time()
+    assert found.machine == (MACHINE_ID.read_text().strip() if MACHINE_ID.exists() else "")
+    kernel, space = found.boot.split()
+    assert kernel == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert space == str(Path("/proc/self/ns/pid").readlink())
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    found = lock.this_process(4)
+    assert (found.job_id, found.restarts) == ("12", 3)
+
+
+def test_a_process_that_has_ended_has_no_start():
+    process = subprocess.Popen(["sleep", "60"])
+    started = lock._start_time(process.pid)
+    # Field 22 of proc(5)'s stat; nothing before it holds a blank here.
+    assert started == Path(f"/proc/{process.pid}/stat").read_text().split()[21]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
+    assert lock._start_time(process.pid) is None
+    process.wait()
+    assert lock._start_time(process.pid) is None
+
+
+def test_this_machine_started_before_now():
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    assert lock._boot_time_s() == pytest.approx(time.time() - uptime_s, abs=60)
+
+
+def test_a_start_of_the_machine_that_is_not_said_ends_nobody(monkeypatch):
+    monkeypatch.setattr(lock, "_text", lambda path: "")
+    assert lock._boot_time_s() == -math.inf
+
+
+def take(folder, queue, all_tried):
     try:
         queue.put(lock.acquire(folder, os.getpid()).number)
-        time.sleep(3)  # alive while the others try
+        all_tried.wait(60)  # alive while the others try
     except RunFailed:
         queue.put(None)
 
 
 def test_of_many_at_once_one_gets_it(folder):
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=take, args=(folder, queue)) for _ in range(4)]
+    queue, all_tried = context.Queue(), context.Event()
+    processes = [context.Process(target=take, args=(folder, queue, all_tried)) for _ in range(4)]
     for process in processes:
         process.start()
     found = [queue.get(timeout=60) for _ in processes]
+    all_tried.set()
     for process in processes:
         process.join()
     assert sorted(found, key=str) == [1, None, None, None]

@@ -12,6 +12,7 @@ from hpctrain.sweep.arrays import (
     job_config,
     node_hours,
     plan,
+    uses_gpus,
     wall_bound_s,
 )
 from hpctrain.sweep.settings import SweepConfig
@@ -22,6 +23,7 @@ def test_one_job_a_run_split_at_the_largest_array():
     assert plan(SweepConfig(jobs=16), 200, 1000) == Plan((200,), 16, 1)
     assert plan(SweepConfig(runs_per_job=25, jobs=16), 200, 1000) == Plan((8,), 16, 25)
     assert plan(SweepConfig(runs_at_once=4), 10, 1000) == Plan((3,), 3, 4)
+    assert plan(SweepConfig(), 2000, 1000).arrays == (1000, 1000)
 
 
 def test_a_search_has_a_few_jobs_that_go_on():
@@ -31,7 +33,16 @@ def test_a_search_has_a_few_jobs_that_go_on():
 
 def test_at_the_submit_limit_each_job_does_more():
     assert plan(SweepConfig(), 1000, 1000, room=90) == Plan((90,), 90, 12)
-    assert plan(SweepConfig(), 1000, 1000, room=0).jobs == 0
+    assert plan(SweepConfig(), 1000, 1000, room=0) == Plan((), 0, 1000)
+    # Ten runs for one new job and the one in the queue: five each.
+    assert plan(SweepConfig(), 10, 1000, room=1, live=1) == Plan((1,), 1, 5)
+    # A search's jobs go on until all is done, however few there are.
+    assert plan(SweepConfig(sampler="tpe", trials=50), 50, 1000, room=3) == Plan((3,), 3, None)
+
+
+def test_as_much_room_as_is_needed_changes_nothing():
+    settings = SweepConfig(runs_per_job=4)
+    assert plan(settings, 9, 1000, room=3) == plan(settings, 9, 1000) == Plan((3,), 3, 4)
 
 
 def test_jobs_in_the_queue_are_not_submitted_again():
@@ -47,7 +58,32 @@ def test_a_job_has_room_for_its_runs():
     packed = job_config(config(), SweepConfig(runs_at_once=4, runs_per_gpu=2))
     assert packed.resources.gpus_per_node == 2
     assert packed.resources.cpus_per_rank == 2
+    assert packed.resources.mem_gb_per_rank is None
     assert job_config(config(), SweepConfig()) == config()
+
+
+def test_a_job_has_the_memory_and_cores_of_its_runs():
+    one = config("resources.mem_gb_per_rank=3", "resources.cpus_per_rank=2")
+    packed = job_config(one, SweepConfig(runs_at_once=4, runs_per_gpu=2)).resources
+    # Four runs of 3 GB and 2 cores, over two ranks.
+    assert (packed.gpus_per_node, packed.mem_gb_per_rank, packed.cpus_per_rank) == (2, 6, 4)
+
+
+def test_without_gpus_each_run_has_a_rank_of_its_own():
+    packed = job_config(config("resources.device=cpu"), SweepConfig(runs_at_once=4, runs_per_gpu=2))
+    assert packed.resources.gpus_per_node == 4
+
+
+def test_this_machine_needs_no_room_for_more():
+    one = load(["lenet_digits", "cluster=local"])
+    assert job_config(one, SweepConfig(runs_at_once=4)) == one
+
+
+def test_a_run_uses_gpus_if_it_may_and_the_cluster_has_some():
+    bare = dataclasses.replace(config().cluster, gpus_per_node=None)
+    assert uses_gpus(config())
+    assert not uses_gpus(config("resources.device=cpu"))
+    assert not uses_gpus(dataclasses.replace(config(), cluster=bare))
 
 
 def test_the_script_of_an_array():
@@ -59,13 +95,27 @@ def test_the_script_of_an_array():
     assert given["setup"][-1] == (
         "ln -sf run-1.pkl /r/s/.study/submitit/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
     )
-    assert given["srun_args"][:2] == ["--nodes=1", "--ntasks=1"]
-    assert any("scontrol requeue" in line for line in given["teardown"])
+    assert given["srun_args"][:5] == [
+        "--nodes=1", "--ntasks=1", "--cpus-per-task=2", "--overlap", "--mpi=none",
+    ]  # fmt: skip
+    assert (given["job_name"], given["comment"]) == ("sweep-s", "c")
+    # The script's own exit code is that of srun.
+    first, *middle, last = given["teardown"]
+    assert (first, last) == ("code=$?", "exit $code")
+    assert "scontrol requeue" in middle[0]
     alone = dataclasses.replace(config().cluster, requeue=False)
     given = array_parameters(
         dataclasses.replace(config(), cluster=alone), SweepConfig(), PurePosixPath("/r"), "py", "c", "p", 1, 1
     )
     assert not any("requeue" in line for line in given["teardown"])
+
+
+def test_a_task_has_the_cores_of_all_its_runs():
+    given = array_parameters(
+        config("resources.cpus_per_rank=2"), SweepConfig(runs_at_once=2), PurePosixPath("/r/s/.study"),
+        "py", "c", "p", 1, 1,
+    )  # fmt: skip
+    assert given["cpus_per_task"] == 4
 
 
 def test_node_hours_are_shares_of_nodes():
@@ -75,9 +125,24 @@ def test_node_hours_are_shares_of_nodes():
     assert node_hours(whole, SweepConfig(), 8) == pytest.approx(8 * 0.5)
 
 
+def test_the_share_of_a_node_is_of_gpus_or_else_of_cores():
+    def share(*words, **settings):
+        one = config("resources.timeout_min=60", *words)
+        cluster = dataclasses.replace(one.cluster, gpus_per_node=4, cpus_per_node=16)
+        return node_hours(dataclasses.replace(one, cluster=cluster), SweepConfig(**settings), 1)
+
+    assert share("resources.cpus_per_rank=8") == pytest.approx(1 / 4)
+    assert share("resources.device=cpu", "resources.cpus_per_rank=2", runs_at_once=2) == pytest.approx(4 / 16)
+    assert share("resources.device=cpu", "resources.cpus_per_rank=32") == 1
+    assert share("resources.nodes=2") == pytest.approx(2 / 4)
+
+
 def test_no_schedule_is_shorter_than_its_longest_run_or_its_share():
     assert wall_bound_s([10, 1, 1], 4) == 10
     assert wall_bound_s([10] * 8, 4) == 20
+    assert wall_bound_s([10, 10], 1) == 20
+    assert wall_bound_s([10, 10], 0) == 20
+    assert wall_bound_s([], 4) == 0
 
 
 def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeypatch):

@@ -35,3 +35,7 @@ def test_little_travels_together():
     assert buckets([1000] * 10, 25 * MIB) == [[1000] * 10]
     assert buckets([1000] * 10, 1) == [[1000]] * 10
     assert buckets([], 25 * MIB) == []
+
+
+def test_a_bucket_that_is_full_to_the_byte_is_one():
+    assert buckets([2 * MIB, 2 * MIB, 4 * MIB], 4 * MIB) == [[2 * MIB, 2 * MIB], [4 * MIB]]

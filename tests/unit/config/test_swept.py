@@ -1,0 +1,41 @@
+"""Values of an interval: where they lie, and how an override writes them."""
+
+import random
+
+import pytest
+
+from hpctrain.config.swept import Interval
+
+
+class At(random.Random):
+    """Draws the point at `share` of any interval."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def uniform(self, a, b):
+        return a + self.share * (b - a)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0, "0.0001"), (0.5, "0.001"), (1, "0.01")])
+def test_a_logarithmic_interval_has_its_middle_at_the_geometric_mean(share, value):
+    assert Interval("lr", 1e-4, 1e-2, log=True, integer=False).draw(At(share)) == value
+
+
+@pytest.mark.parametrize(("share", "value"), [(0, "2.0"), (0.25, "3.0"), (1, "6.0")])
+def test_a_plain_interval_has_its_middle_at_the_mean(share, value):
+    assert Interval("x", 2, 6, log=False, integer=False).draw(At(share)) == value
+
+
+def test_integers_are_rounded_and_include_both_bounds():
+    width = Interval("width", 16, 256, log=True, integer=True)
+    assert [width.draw(At(share)) for share in (0, 0.5, 1)] == ["16", "64", "256"]
+    assert [width.written(value) for value in (20.4, 20.6)] == ["20", "21"]
+    draws = {Interval("n", 1, 3, log=False, integer=True).draw(random.Random(seed)) for seed in range(50)}
+    assert draws == {"1", "2", "3"}
+
+
+def test_what_is_written_lies_within_the_bounds_with_six_digits():
+    interval = Interval("x", 0.1, 0.9, log=False, integer=False)
+    assert [interval.written(v) for v in (0.0, 1.0, 1 / 3)] == ["0.1", "0.9", "0.333333"]
