@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
             exit_on_error=False,
             add_help="--help" not in passed_on,
         )
+        self._optionals.title = "flags"
         self._passed_on = passed_on
         self._place_is_settings: bool | None = None
 
@@ -36,14 +37,14 @@ class Parser(argparse.ArgumentParser):
         """Add --json."""
         self.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
-    def add_run_place(self, *, as_settings: bool) -> None:
+    def add_run_place(self, *, as_settings: bool, study: str = "only runs of this study") -> None:
         """Add --root and --study; `run.root=` and `run.study=` mean the same.
 
-        `as_settings`: the command takes Hydra's settings, and finds both among its words.
+        `as_settings`: the command takes Hydra's settings, and finds both among its words. `study` is for --help.
         """
-        self.add_argument("--root", metavar="FOLDER", help="where the runs are (default: runs)")
-        text = "the study of the run (default: default)" if as_settings else "only runs of this study"
-        self.add_argument("--study", metavar="NAME", help=text)
+        self.add_argument("--root", metavar="FOLDER", help="run.root: where the runs are (default: runs)")
+        text = "the study that the runs belong to" if as_settings else study
+        self.add_argument("--study", metavar="NAME", help=f"run.study: {text}")
         self._place_is_settings = as_settings
 
     def take(self, argv: Sequence[str], most_words: int | None = None) -> argparse.Namespace:

@@ -147,7 +147,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--html", metavar="FILE", help="the page's place (default: runs/STUDY/report.html)")
     parser.add_argument("--no-html", action="store_true", help="do not write the page")
-    parser.add_run_place(as_settings=False)
+    parser.add_run_place(as_settings=False, study="the same as STUDY")
     args = parser.take(argv, most_words=1)
     args.study = next(iter(args.words), args.study)
     if not args.study:

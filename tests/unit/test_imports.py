@@ -104,7 +104,6 @@ def test_a_library_has_one_home(library, homes):
 @pytest.mark.parametrize("module", sorted(
     name for name in MODULES
     if place(name) in {"cli", "config", "storage", "commands", "scheduler", "launch", "sweep", "scaling", "hardware"}
-    and name not in {"hpctrain.commands.export", "hpctrain.commands.checkpoints"}
 ))  # fmt: skip
 def test_a_login_node_needs_no_torch(module):
     heavy = "('torch', 'horovod', 'submitit')"

@@ -1,5 +1,5 @@
 """Whether a cluster is as its preset says: judgement of Slurm's answers and of a job of two ranks.
 
-`findings` is pure; `job` is one rank of the test job.
+`examine` asks and starts the test job, `findings` is pure, `job` is one rank of the test job.
 Imported by hpctrain.commands.
 """

@@ -1,4 +1,4 @@
-"""A run with checkpoints, for the commands that look at them."""
+"""Runs for the commands that look at them."""
 
 import pytest
 import torch
@@ -35,4 +35,18 @@ def run(tmp_path, monkeypatch):
             meta = {"step": step, "epoch": step / 2, "samples": step}
             saver.save(state.capture(live, Comm(), device, meta), metric=abs(step - 2.2))
         saver.finish()
+    return run
+
+
+@pytest.fixture
+def failed(tmp_path, monkeypatch):
+    """A run of two ranks that has failed, with their logs."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDir(tmp_path / "runs" / "default" / "net-0123456789")
+    run.create({})
+    for rank, text in enumerate(["step 1\nout of memory\n", "step 1\n"]):
+        log = run.rank_log(1, rank)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text)
+    run.write_state(phase="failed", reason="OUT_OF_MEMORY", detail="rank 0 was killed", attempt=1, rank=0)
     return run
