@@ -4,7 +4,8 @@ import pytest
 
 from hpctrain import cli
 from hpctrain.config.compose import load
-from hpctrain.config.settings import run_id, to_dict
+from hpctrain.config.settings import to_dict
+from hpctrain.data.identify import run_id
 from hpctrain.storage.run_dir import RunDir
 
 
