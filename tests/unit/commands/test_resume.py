@@ -15,7 +15,7 @@ def finished(tmp_path, monkeypatch):
     config = load(["lenet_digits"])
     run = RunDir(tmp_path / "runs" / "default" / run_id(config))
     run.create(to_dict(config))
-    run.write_state(phase="done", reason="DONE")
+    run.state.beat(phase="done", reason="DONE")
     return run
 
 
@@ -32,4 +32,4 @@ def test_settings_may_follow_the_run_or_stand_alone(finished, capsys, named):
     err = capsys.readouterr().err
     assert "seed=7" in err
     assert len(err.splitlines()) == 1
-    assert not finished.read_submission()
+    assert not finished.submission_file.exists()
