@@ -48,5 +48,5 @@ def failed(tmp_path, monkeypatch):
         log = run.rank_log(1, rank)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text)
-    run.write_state(phase="failed", reason="OUT_OF_MEMORY", detail="rank 0 was killed", attempt=1, rank=0)
+    run.state.beat(phase="failed", reason="OUT_OF_MEMORY", detail="rank 0 was killed", attempt=1, rank=0)
     return run
