@@ -6,9 +6,9 @@ would, and prints its path.
 
 from __future__ import annotations
 
-import os
 import sys
 
+from hpctrain import job_environment
 from hpctrain.config.compose import load
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import prepare
@@ -28,9 +28,10 @@ def main() -> int:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
     make_private(run.submitit)
+    place = job_environment.read()
     earlier = run.submission.read().job_ids
-    mine = Submission(config.cluster.name, job_ids=earlier, slurm_conf=os.environ.get("SLURM_CONF"))
-    run.submission.write(mine.with_jobs([os.environ["SLURM_JOB_ID"]]))
+    mine = Submission(config.cluster.name, job_ids=earlier, slurm_conf=place.slurm_conf)
+    run.submission.write(mine.with_jobs([str(place.job_id)]))
     print(run.path)
     return 0
 

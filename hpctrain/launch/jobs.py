@@ -6,12 +6,12 @@ submitit pickles a reference to them and the path of the run directory, nothing 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+from hpctrain import job_environment
 from hpctrain.config.settings import from_dict
 from hpctrain.launch import local
 from hpctrain.storage.run_dir import RunDir
@@ -45,16 +45,15 @@ def local_job(path: str) -> str:
 def slurm_rank(path: str) -> int:
     """One rank of a Slurm job; all ranks of one start of a job share its token."""
     from hpctrain.scheduler import client
-    from hpctrain.training.worker import launched_rank, work
+    from hpctrain.training.worker import work
 
     run = RunDir(Path(path))
     if run.read_state().phase == Phase.DONE:
         return 0  # a later job of a chain: nothing is left to do
-    job_id = os.environ["SLURM_JOB_ID"]
-    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    first = launched_rank() == 0
+    place = job_environment.read()
+    job_id, first = str(place.job_id), place.rank == 0
     end_s = client.end_s(job_id) if first else None  # what one rank knows, all agree on
-    code = work(run, token, client.has_ended, end_s)
+    code = work(run, place.start, client.has_ended, end_s)
     if first:
         _after(run, job_id)
     return code

@@ -6,10 +6,10 @@ and writes state.json. Exits 0 where the run is in good order, else 1: Slurm sho
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
+from hpctrain import job_environment
 from hpctrain.launch.failure import settle
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -20,7 +20,7 @@ def main() -> int:
     state = run.read_state()
     # A rank that got no answer cannot know why: srun does, where the other one was killed.
     if not (state.final or state.phase == Phase.REQUEUED) or state.reason == Reason.COLLECTIVE_TIMEOUT:
-        log = run.submitit / f"{os.environ.get('SLURM_JOB_ID')}_0_log.out"
+        log = run.submitit / f"{job_environment.read().job_id}_0_log.out"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "")
     return 1 if state.phase == Phase.FAILED else 0
 

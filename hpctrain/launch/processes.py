@@ -15,6 +15,7 @@ import sys
 import traceback
 from typing import NoReturn, Protocol
 
+from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.launch import local
 from hpctrain.scheduler import client
@@ -37,10 +38,10 @@ class Process(Protocol):
 
 def start(run: RunDir, config: Config, name: str, lane: int, lanes: int) -> Process:
     """Start the run; `name` tells this start from others in the same job."""
-    job_id = os.environ.get("SLURM_JOB_ID")
-    token = f"slurm-{job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.{name}"
+    place = job_environment.read()
+    token = f"{place.start}.{name}"
     if config.ranks == 1:
-        return Forked(run, token if job_id else f"local-{os.getpid()}.{name}", lane, lanes)
+        return Forked(run, token if place.in_job else f"local-{os.getpid()}.{name}", lane, lanes)
     if config.cluster.kind == "local":
         return Started(run, local.start(run, config))
     with (run.path / "launcher.log").open("ab", buffering=0) as log:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from hpctrain import job_environment
 from hpctrain.scheduler import sbatch
 from hpctrain.scheduler.sbatch import Job
 
@@ -28,9 +29,7 @@ def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float 
 
     Raises Unreachable.
     """
-    env = os.environ | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
-    if slurm_conf:
-        env["SLURM_CONF"] = slurm_conf
+    env = job_environment.for_slurm(slurm_conf)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=env)
     except FileNotFoundError:
@@ -111,9 +110,9 @@ def active_jobs() -> set[str] | None:
 
 def end_s(job_id: str) -> float | None:
     """When this very job is killed for its time limit, in seconds since the epoch; None: Slurm does not say."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")  # from 23.02 on
-    if end.isdigit():
-        return float(end)
+    said = job_environment.read().end_s
+    if said is not None:
+        return said
     try:
         return sbatch.parse_time(run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]))
     except Unreachable:

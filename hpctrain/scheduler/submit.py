@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import jobs, local
@@ -34,7 +35,6 @@ from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
-_JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "PMIX_", "PMI_", "OMPI_", "HOROVOD_", "SUBMITIT_")
 # sbatch's words where the controller may have taken the job, and only its answer is missing.
 _NO_ANSWER = r"(?i)timed out|unable to contact|zero bytes|connection|communication"
 
@@ -57,7 +57,7 @@ def check_here(config: Config) -> None:
 
 def slurm_conf(config: Config) -> str | None:
     """The slurm.conf that names the cluster's controller, where Slurm's own default is not meant."""
-    given = os.environ.get("SLURM_CONF") or config.cluster.slurm_conf
+    given = job_environment.read().slurm_conf or config.cluster.slurm_conf
     return str(Path(given).expanduser()) if given else None
 
 
@@ -209,12 +209,7 @@ def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
 
 def _turn_to(config: Config) -> None:
     """Set this process's environment as sbatch, which submitit calls, and the new job are to have it."""
-    conf = slurm_conf(config)
-    if "SLURM_JOB_ID" in os.environ:  # we are in a job, whose variables are not the new one's
-        for key in [k for k in os.environ if k.startswith(_JOB_VARIABLES)]:
-            del os.environ[key]
-    if conf:
-        os.environ["SLURM_CONF"] = conf
+    job_environment.leave_job(os.environ, slurm_conf(config))
 
 
 def _refusal(error: Exception) -> RunFailed:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hpctrain import job_environment
 from hpctrain.errors import RunFailed
 from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
 from hpctrain.storage.run_state import Reason
@@ -152,6 +153,7 @@ def owners(folder: Path) -> dict[int, Owner]:
 
 def this_process(attempt: int) -> Owner:
     """The record of the process that asks."""
+    place = job_environment.read()
     return Owner(
         attempt=attempt,
         host=socket.gethostname(),
@@ -159,8 +161,8 @@ def this_process(attempt: int) -> Owner:
         boot=_boot(),
         pid=os.getpid(),
         started=_start_time(os.getpid()) or "",
-        job_id=os.environ.get("SLURM_JOB_ID"),
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        job_id=place.job_id,
+        restarts=place.restarts,
         since=time.time(),
     )
 

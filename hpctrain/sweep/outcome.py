@@ -7,10 +7,10 @@ state.json, where the run could not say itself how it ended.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpctrain import job_environment
 from hpctrain.launch.failure import settle
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
@@ -43,7 +43,7 @@ def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None,
             return End("locked")
         if asked and told and failure is None and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
-            run.state.stopped(told, "SLURM_JOB_ID" in os.environ)
+            run.state.stopped(told, job_environment.read().in_job)
             return End("stopped", told)
         log = run.path / "launcher.log"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "", before)

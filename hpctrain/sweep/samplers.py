@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpctrain import job_environment
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Interval, Swept
 from hpctrain.errors import RunFailed, UserError
@@ -153,7 +154,7 @@ class Search:
 def sampler(settings: SweepConfig) -> Any:
     """Returns Optuna's sampler for the settings; each job draws from its own stream. Raises UserError."""
     samplers = optuna().samplers
-    seed = random.Random(f"{settings.seed}.{os.environ.get('SLURM_JOB_ID', os.getpid())}").randrange(2**31)
+    seed = random.Random(f"{settings.seed}.{job_environment.read().job_id or os.getpid()}").randrange(2**31)
     match settings.sampler:
         case "tpe":
             return samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, group=True)

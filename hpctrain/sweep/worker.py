@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpctrain import job_environment
 from hpctrain.config.settings import Config, from_dict
 from hpctrain.config.swept import Swept
 from hpctrain.data import identify
@@ -98,7 +99,7 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     settings = sweep_config(part["sweep"])
     metric, more = objective(settings, part["task"])
     space: list[Swept] = from_json(part["space"])
-    job_id = os.environ.get("SLURM_JOB_ID")
+    job_id = job_environment.read().job_id
     stop = StopFlag(client.end_s(job_id) if job_id else None, float(part["signal_s"]))
     stop.install()
     suggest = None
@@ -115,8 +116,8 @@ def _join(study: StudyDir, quota: int | None) -> Job:
 
 def _work(job: Job) -> None:
     """Until nothing is left to take and every lane is empty, or the job is told to stop."""
-    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    place = job_environment.read()
+    restarted, index = place.restarts > 0, int(place.array_task_id or 0)
     patience_s, look_at = WAIT_S[0], 0.0
     _note(job)
     try:
@@ -167,7 +168,8 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     identify.note(run, config)
     run.cancel_file.unlink(missing_ok=True)
     run.pause_at(claim.work.epochs)
-    job_ids = (_queue_id(),) if job.job_id else ()
+    queue_id = job_environment.read().queue_id
+    job_ids = (queue_id,) if queue_id else ()
     run.submission.write(Submission(config.cluster.name, job_ids=job_ids, study=True))
     if run.read_state().phase != Phase.DONE:
         run.state.starting(first=not claim.goes_on, job_id=job.job_id)
@@ -233,9 +235,3 @@ def began_at() -> float:
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     up_s = float(Path("/proc/uptime").read_text().split()[0])
     return time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _queue_id() -> str:
-    """This job's id as squeue shows it."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import hpctrain
+from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import RunDir
@@ -37,7 +38,7 @@ def write_provenance(config: Config, run: RunDir, comm: Comm) -> None:
         "modules": os.environ.get("LOADEDMODULES", "").split(":"),
         "command": without_secrets(os.environ.get("HPCTRAIN_COMMAND") or " ".join(sys.argv)),
         "host": socket.gethostname(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": job_environment.read().job_id,
         "cpu": _cpu_name(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hpctrain import job_environment
 from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import refuse_change_here
@@ -51,7 +52,7 @@ def run_session(
     torch.set_num_threads(config.resources.threads_per_rank or cores)
     if comm.rank != 0:
         return _train_locked(config, run, attempt, comm, stop, None)
-    patience_s = LOCK_PATIENCE_S if "SLURM_JOB_ID" in os.environ else 0.0
+    patience_s = LOCK_PATIENCE_S if job_environment.read().in_job else 0.0
     with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
         return _train_locked(config, run, attempt, comm, stop, term)
 
@@ -64,7 +65,7 @@ def _train_locked(
         refuse_change_here(run, config)
         write_provenance(config, run, comm)
         run.state.starting(
-            attempt=attempt, ranks=comm.size, started=time.time(), job_id=os.environ.get("SLURM_JOB_ID")
+            attempt=attempt, ranks=comm.size, started=time.time(), job_id=job_environment.read().job_id
         )
     # The job fails when any of its nodes does.
     mtbf_s = 3600 * config.cluster.mtbf_node_hours / config.resources.nodes
@@ -83,7 +84,7 @@ def _train_locked(
         draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
         if run.cancel_file.exists() and reason not in (Reason.DONE, Reason.PAUSED):
             reason = Reason.CANCELLED
-        run.state.stopped(reason, "SLURM_JOB_ID" in os.environ)
+        run.state.stopped(reason, job_environment.read().in_job)
     comm.shutdown()
     return reason
 
@@ -97,7 +98,7 @@ def share_cores(comm: Comm) -> int:
     """
     own = sorted(os.sched_getaffinity(0))
     # Not every Slurm binds its tasks: a rank that took all cores it sees would take those of its neighbours.
-    given = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(own))
+    given = job_environment.read().cpus_per_task or len(own)
     places = comm.gather_objects((socket.gethostname(), own))
     neighbours = [theirs for host, theirs in places if host == socket.gethostname()]
     ranks = len(neighbours)

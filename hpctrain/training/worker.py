@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.lock import JobEnded
@@ -34,7 +35,7 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
     """
     stop = StopFlag()
     stop.install()  # before the imports that take seconds: a signal is never lost
-    rank = launched_rank()
+    rank = job_environment.read().rank
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
     _say_who(run, attempt, rank, "running")
@@ -69,14 +70,6 @@ def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
     """The other ranks do not answer: show where this one waits for them, and end it."""
     faulthandler.dump_traceback()
     _fail(run, attempt, rank, Reason.COLLECTIVE_TIMEOUT, detail)
-
-
-def launched_rank() -> int:
-    """Returns this process's rank as its launcher says it, before any communication library is up."""
-    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
 
 
 def _reason_of(error: BaseException) -> tuple[str, str]:

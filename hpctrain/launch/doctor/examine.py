@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import getpass
 import importlib.util
-import os
 import shlex
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
@@ -169,6 +169,6 @@ def _await(job_id: str, conf: str | None) -> sbatch.Job | None:
 
 
 def _mpi_list(conf: str | None) -> str:
-    env = os.environ | ({"SLURM_CONF": conf} if conf else {})
+    env = job_environment.for_slurm(conf)
     done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, env=env, check=False)
     return done.stdout + done.stderr  # Slurm writes the list to either

@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hpctrain import job_environment
 from hpctrain.storage.json_files import replace_text
-from hpctrain.training.worker import launched_rank
 
 PATIENCE_S = 30.0  # file systems show another node's file after a while
 
 
 def main() -> int:
-    folder, rank, ranks = Path(sys.argv[1]), launched_rank(), int(sys.argv[2])
+    folder, rank, ranks = Path(sys.argv[1]), job_environment.read().rank, int(sys.argv[2])
     facts: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "python": sys.version.split()[0]}
     try:
         facts["storage"] = storage(folder, rank, ranks)

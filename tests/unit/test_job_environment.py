@@ -1,0 +1,106 @@
+"""What launchers say in the environment, and that nobody else reads it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from hpctrain import job_environment
+from hpctrain.job_environment import JobEnvironment, leave_job, read
+
+PACKAGE = Path(job_environment.__file__).parent
+
+
+def test_outside_of_a_job():
+    assert read({}) == JobEnvironment()
+    assert not read({}).in_job
+    assert read({}).queue_id is None
+
+
+def test_a_task_of_an_array():
+    place = read({
+        "SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2",
+        "SLURM_PROCID": "1", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_END_TIME": "1700000000", "SLURM_CONF": "/c.conf",
+    })  # fmt: skip
+    assert place == JobEnvironment("15", "12", "3", 2, 1, 8, 1.7e9, "/c.conf")
+    assert (place.in_job, place.queue_id, place.start) == (True, "12_3", "slurm-15.2")
+
+
+def test_a_plain_job():
+    place = read({"SLURM_JOB_ID": "15"})
+    assert (place.queue_id, place.start, place.restarts, place.rank) == ("15", "slurm-15.0", 0, 0)
+
+
+def test_what_is_empty_or_malformed_is_not_said():
+    names = (
+        "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK",
+        "SLURM_JOB_END_TIME", "SLURM_CONF", "SLURM_PROCID",
+    )  # fmt: skip
+    assert read(dict.fromkeys(names, "")) == JobEnvironment()
+    assert (
+        read({"SLURM_JOB_END_TIME": "NONE", "SLURM_CPUS_PER_TASK": "2(x3)", "SLURM_PROCID": "-1"})
+        == JobEnvironment()
+    )
+
+
+@pytest.mark.parametrize(("said", "rank"), [
+    ({"OMPI_COMM_WORLD_RANK": "1", "HOROVOD_RANK": "2", "PMIX_RANK": "3", "SLURM_PROCID": "4"}, 1),
+    ({"HOROVOD_RANK": "2", "PMIX_RANK": "3", "SLURM_PROCID": "4"}, 2),
+    ({"PMIX_RANK": "3", "SLURM_PROCID": "4"}, 3),
+    ({"SLURM_PROCID": "4"}, 4),
+    ({"OMPI_COMM_WORLD_RANK": "", "SLURM_PROCID": "4"}, 4),
+])  # fmt: skip
+def test_the_innermost_launcher_says_the_rank(said, rank):
+    assert read(said).rank == rank
+
+
+def test_this_process_is_read_if_nothing_is_given(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    assert read().job_id == "99"
+
+
+def test_a_slurm_command_speaks_plainly(monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "/own.conf")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    given = job_environment.for_slurm(None)
+    assert (given["LC_ALL"], given["SLURM_TIME_FORMAT"], given["SLURM_CONF"]) == (
+        "C",
+        "standard",
+        "/own.conf",
+    )
+    assert job_environment.for_slurm("/c.conf")["SLURM_CONF"] == "/c.conf"
+
+
+def test_a_job_that_submits_leaves_its_own_variables_behind():
+    own = {
+        "SLURM_JOB_ID": "1", "SLURMD_NODENAME": "n1", "SRUN_DEBUG": "3", "PMIX_RANK": "0", "PMI_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0", "HOROVOD_RANK": "0", "SUBMITIT_EXECUTOR": "slurm",
+    }  # fmt: skip
+    environment = own | {"PATH": "/bin", "SBATCH_ACCOUNT": "a"}
+    leave_job(environment, "/c.conf")
+    assert environment == {"PATH": "/bin", "SBATCH_ACCOUNT": "a", "SLURM_CONF": "/c.conf"}
+
+
+def test_a_login_node_keeps_its_environment():
+    environment = {"SLURM_CONF": "/own.conf", "OMPI_MCA_btl": "tcp"}
+    leave_job(environment, None)
+    assert environment == {"SLURM_CONF": "/own.conf", "OMPI_MCA_btl": "tcp"}
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nobody_else_names_a_launchers_variable(path):
+    """Texts of job scripts name them with a dollar; of Slurm's own configuration the doctor quotes the version."""
+    if path.name == "job_environment.py":
+        return
+    tree = ast.parse(path.read_text())
+    named = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        and node.value.startswith(("SLURM_", "SLURMD_", "PMIX_", "OMPI_COMM", "HOROVOD_RANK", "SUBMITIT_"))
+        and node.value != "SLURM_VERSION"
+    ]  # fmt: skip
+    assert named == []
