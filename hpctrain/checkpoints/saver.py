@@ -287,7 +287,7 @@ class _Job:
 
 
 def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
-    """Returns `size` sets of about equal bytes. Only names and sizes count, so every rank has the same result."""
+    """Returns `size` sets of tensors (...,) with about equal bytes; all ranks have the same result."""
     parts: list[dict[str, Tensor]] = [{} for _ in range(size)]
     loads = [0] * size
     for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):

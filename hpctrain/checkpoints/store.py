@@ -62,7 +62,7 @@ class CorruptCheckpoint(Exception):
 
 
 class Unreadable(CorruptCheckpoint):
-    """The storage returned an error, perhaps only for the moment, so the checkpoint stays where it is."""
+    """The storage returned an error, perhaps only for the moment, so the checkpoint keeps its name."""
 
 
 @dataclass(frozen=True, order=True)

@@ -46,7 +46,7 @@ class HostBuffer:
         return self._flat.numpy().data
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors of any shape; they may change as soon as this returns. Pinned memory if any is on a GPU."""
+        """Copy tensors (...,); they may change as soon as this returns. Pinned memory if any is on a GPU."""
         self.lay_out(tensors)
         for (name, *_), view in zip(self._key, self._views, strict=True):
             view.copy_(tensors[name].detach(), non_blocking=True)
@@ -54,7 +54,7 @@ class HostBuffer:
             torch.cuda.synchronize()
 
     def lay_out(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate memory for these names, shapes and dtypes, unless it is there already.
+        """Allocate memory for tensors (...,) of these names, shapes and dtypes, unless it is there already.
 
         Raises RunFailed for a dtype that the format does not know.
         """
@@ -85,7 +85,7 @@ class HostBuffer:
 
 
 def unpack(content: bytearray) -> dict[str, Tensor]:
-    """Returns the tensors of a whole file, by name, as views of `content`. Raises ValueError for any other bytes."""
+    """Returns the tensors (...,) of a whole file, by name, as views of `content`. Raises ValueError for other bytes."""
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(len(content) - 8, _MAX_HEADER_BYTES):
         raise ValueError("the header is longer than the file")

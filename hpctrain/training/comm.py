@@ -43,14 +43,14 @@ class Comm:
     transport = "none"
 
     def start_sum(self, tensor: Tensor, name: str) -> Any:
-        """Begin to sum `tensor`, of any shape, over all ranks, in place. Returns a handle for `finish_sum`.
+        """Begin to sum `tensor` (...,) over all ranks, in place. Returns a handle for `finish_sum`.
 
         `name` is the same on all ranks.
         """
         del tensor, name
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
-        """Like `start_sum`, with Adasum instead of the sum (Maleki et al. 2020, arXiv:2006.02924)."""
+        """Like `start_sum` for `tensor` (...,), with Adasum instead of the sum (Maleki 2020, arXiv:2006.02924)."""
         del tensor, name
 
     def finish_sum(self, handle: Any) -> None:
@@ -58,12 +58,12 @@ class Comm:
         del handle
 
     def sum(self, tensor: Tensor, name: str) -> Tensor:
-        """Sum `tensor`, of any shape, over all ranks, in place, and return it."""
+        """Sum `tensor` (...,) over all ranks, in place, and return it."""
         self.finish_sum(self.start_sum(tensor, name))
         return tensor
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
-        """Sum `tensor`, of any shape, in place, over comm.batch_norm_ranks neighbours, this rank included; waits."""
+        """Sum `tensor` (...,) in place, over comm.batch_norm_ranks neighbours, this rank included; waits."""
         del tensor, name
 
     def wait_for(self, collective: Callable[[], Any]) -> None:
@@ -76,7 +76,7 @@ class Comm:
         return optimizer
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the tensors of rank 0, of any shape, into those of every rank, in place."""
+        """Copy the tensors (...,) of rank 0 into those of every rank, in place."""
         del tensors
 
     def broadcast_object(self, value: Any) -> Any:
@@ -129,7 +129,7 @@ class HorovodComm(Comm):
         self._in_pieces = self.transport == "mpi" and self.local_size == self.size
 
     def start_sum(self, tensor: Tensor, name: str) -> Any:
-        """Begin to sum `tensor`, of any shape, in place; within a node in pieces. Returns a handle for `finish_sum`."""
+        """Begin to sum `tensor` (...,) in place; within a node in pieces. Returns a handle for `finish_sum`."""
         whole = tensor.is_cuda or not self._in_pieces
         size = max(1, tensor.numel()) if whole else PIECE_BYTES // tensor.element_size()
         with self._named_failures():
@@ -139,12 +139,12 @@ class HorovodComm(Comm):
             ]
 
     def start_adasum(self, tensor: Tensor, name: str) -> Any:
-        """Begin the Adasum of `tensor`, of any shape, in place. Returns a handle for `finish_sum`."""
+        """Begin the Adasum of `tensor` (...,) in place. Returns a handle for `finish_sum`."""
         with self._named_failures():
             return [self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Adasum)]
 
     def sum_in_group(self, tensor: Tensor, name: str) -> None:
-        """Sum `tensor`, of any shape, in place, over the process set of this rank; waits. Raises RunFailed."""
+        """Sum `tensor` (...,) in place, over the process set of this rank; waits. Raises RunFailed."""
         hvd, group = self._hvd, self._group
         self.wait_for(
             lambda: hvd.synchronize(hvd.allreduce_async_(tensor, name=name, op=hvd.Sum, process_set=group))
@@ -168,7 +168,7 @@ class HorovodComm(Comm):
             raise RunFailed(Reason.COLLECTIVE_TIMEOUT, f"allreduce failed: {error}") from None
 
     def broadcast(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the tensors of rank 0, of any shape and layout, into those of every rank, in place."""
+        """Copy the tensors (...,) of rank 0, in any layout, into those of every rank, in place."""
         # Horovod takes only contiguous tensors, and those in channels_last order are not contiguous.
         dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with self._watch:

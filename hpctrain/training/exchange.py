@@ -37,10 +37,10 @@ class Exchange(Protocol):
         """Wait for all sums. Collective."""
 
     def norm(self) -> Tensor:
-        """Returns the L2 norm of all gradients, a tensor of shape ()."""
+        """Returns the L2 norm of all gradients, a scalar tensor."""
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient by `factor`, a tensor of shape ()."""
+        """Multiply every gradient by `factor`, a scalar tensor."""
 
 
 class GradientExchange(FlatGradients):

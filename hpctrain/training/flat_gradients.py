@@ -53,14 +53,14 @@ class FlatGradients:
             bucket.flat.zero_()
 
     def norm(self) -> Tensor:
-        """Returns the L2 norm of all gradients, a tensor of shape (); the extras do not count."""
+        """Returns the L2 norm of all gradients, a scalar tensor; the extras do not count."""
         norms: list[Tensor] = [torch.linalg.vector_norm(flat) for flat in self._gradients]
         if len(norms) > 1:
             norms = [torch.linalg.vector_norm(torch.stack(norms))]
         return norms[0]
 
     def scale(self, factor: Tensor | int) -> None:
-        """Multiply every gradient by `factor`, a number or a tensor of shape ()."""
+        """Multiply every gradient by `factor`, a number or a scalar tensor."""
         for flat in self._gradients:
             flat.mul_(factor)
 

@@ -58,7 +58,7 @@ class Live:
                 self._weights[name].copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the live tensors, of any shape, by name. Raises RunFailed if the optimiser keeps anything else."""
+        """Returns the live tensors (...,) by name. Raises RunFailed if the optimiser keeps anything else."""
         found: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
@@ -73,7 +73,7 @@ class Live:
 
     @torch.no_grad()
     def load(self, snapshot: Snapshot | None, comm: Comm) -> None:
-        """Copy the snapshot of rank 0 into the tensors of every rank. Collective.
+        """Copy the tensors (...,) of the snapshot of rank 0 into those of every rank. Collective.
 
         Raises RunFailed for the first tensor that does not fit.
         """
@@ -130,12 +130,12 @@ def capture(live: Live, comm: Comm, device: torch.device, meta: dict[str, Any]) 
 
 
 def of_ranks(snapshot: Snapshot) -> dict[str, Tensor]:
-    """Returns the tensors that belong to a single rank, those of all ranks."""
+    """Returns the tensors (...,) that belong to a single rank, those of all ranks."""
     return {name: value for name, value in snapshot.tensors.items() if name.startswith(_RANKS)}
 
 
 def restore_random(tensors: Mapping[str, Tensor], comm: Comm, device: torch.device) -> None:
-    """Set this rank's random generators as they were saved. Raises RunFailed if the checkpoint lacks them."""
+    """Set this rank's random generators to the saved states (bytes,). Raises RunFailed if the checkpoint lacks them."""
     prefix = f"rng/{comm.rank}/"
     saved = {name: state for name, state in tensors.items() if name.startswith(prefix)}
     wanted = {f"{prefix}{name}": state for name, state in rng_states(generators(device)).items()}
@@ -158,20 +158,20 @@ def carry_of(tensors: Mapping[str, Tensor], saved_ranks: int, comm: Comm, device
 
 
 def rng_states(names: Iterable[str]) -> dict[str, Tensor]:
-    """Returns the state of each named generator, a uint8 vector."""
+    """Returns the state of each named generator, uint8 (bytes,)."""
     read: dict[str, Callable[[], Tensor]] = {"cpu": torch.get_rng_state, "cuda": torch.cuda.get_rng_state}
     return {name: read[name]() for name in names}
 
 
 def set_rng_states(states: Mapping[str, Tensor]) -> None:
-    """Set the named generators to `states`, uint8 vectors."""
+    """Set the named generators to `states`, uint8 (bytes,)."""
     write = {"cpu": torch.set_rng_state, "cuda": torch.cuda.set_rng_state}
     for name, state in states.items():
         write[name](state.cpu())
 
 
 def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises RunFailed for the first tensor that is missing, unknown, or of another shape or dtype."""
+    """Compare tensors (...,). Raises RunFailed for the first that is missing, unknown, or of another shape or dtype."""
     for name in [*expected, *found]:
         here, there = expected.get(name), found.get(name)
         if here is None or there is None:
