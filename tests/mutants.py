@@ -23,7 +23,6 @@ MODULES = (
     "training.schedule",
     "training.progress",
     "storage.lock",
-    "checkpoints.interval",
     "checkpoints.policy",
     "scaling.laws",
     "scaling.network",
