@@ -1,9 +1,9 @@
-"""Which checkpoints stay, on real folders without tensors."""
+"""Which checkpoints stay, on real folders without tensors; how often to save, against Young's formula."""
 
 import pytest
 
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.policy import Retention
+from hpctrain.checkpoints.policy import Retention, young_daly_s
 from hpctrain.checkpoints.store import Entry
 from hpctrain.config.settings import CheckpointConfig
 from hpctrain.storage import lock
@@ -137,4 +137,37 @@ def test_a_deletion_goes_through_the_files_it_was_given(term):
     damage(term, saved[1])
     with pytest.raises(OSError, match="no space"):
         Retention(term.folder, CheckpointConfig(keep_last=1), Full()).prune()
+    assert kept(term) == saved
+
+
+def test_youngs_example():
+    # Young 1974: the square root of twice the cost times the mean time between failures.
+    assert young_daly_s(2.0, 10_000.0) == 200
+    assert young_daly_s(50.0, 1e6) == 10_000
+
+
+def test_saving_stays_below_a_tenth_of_the_time():
+    assert young_daly_s(60.0, 600.0) == 600
+    assert young_daly_s(1.0, 50.0) == 10
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.9, 1.1, 1.25])
+def test_no_other_interval_loses_less(factor):
+    """To first order, an interval t loses save/t for saving and t/(2 mtbf) for work that is done again."""
+    save_s, mtbf_s = 3.0, 86_400.0
+
+    def lost(t):
+        return save_s / t + t / 2 / mtbf_s
+
+    assert lost(young_daly_s(save_s, mtbf_s)) < lost(factor * young_daly_s(save_s, mtbf_s))
+
+
+def test_nothing_is_deleted_while_the_storage_can_read_none(term, monkeypatch):
+    saved = [commit(term, step) for step in (1, 2)]
+
+    def silent(folder, entry):
+        raise store.Unreadable(f"{entry.name} cannot be read")
+
+    monkeypatch.setattr(store, "verify", silent)
+    assert retention(term, keep_last=1).prune() == []
     assert kept(term) == saved

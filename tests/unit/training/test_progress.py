@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpctrain.config.compose import load
-from hpctrain.config.settings import science, science_hash
+from hpctrain.config.identity import identity_hash, science
 from hpctrain.data.sampler import epoch_order
 from hpctrain.errors import RunFailed
 from hpctrain.training import progress
@@ -120,7 +120,7 @@ def test_a_document_says_where_the_run_is():
     assert found["schedule"] == {"lr": 0.125}
     assert (found["ledger"]["taken"], found["ledger"]["fingerprint"]) == ledger.share
     assert found["progress"]["validation_losses"] == [2.0, 1.5]
-    assert found["config_hash"] == science_hash(CONFIG)
+    assert found["config_hash"] == identity_hash(CONFIG, {})
     assert found["config"] == json.loads(json.dumps(science(CONFIG)))
 
 
