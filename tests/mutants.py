@@ -34,7 +34,7 @@ MODULES = (
     "sweep.leaderboard",
     "config.swept",
     "data.sampler",
-    "flops.totals",
+    "flops.runs",
     "flops.conventions",
     "flops.rules",
     "flops.roofline",

@@ -1,4 +1,4 @@
-"""How often to save, against Young's formula; which checkpoints stay, on real folders without tensors."""
+"""Which checkpoints stay, on real folders without tensors; how often to save, against Young's formula."""
 
 import pytest
 
@@ -160,3 +160,14 @@ def test_no_other_interval_loses_less(factor):
         return save_s / t + t / 2 / mtbf_s
 
     assert lost(young_daly_s(save_s, mtbf_s)) < lost(factor * young_daly_s(save_s, mtbf_s))
+
+
+def test_nothing_is_deleted_while_the_storage_can_read_none(term, monkeypatch):
+    saved = [commit(term, step) for step in (1, 2)]
+
+    def silent(folder, entry):
+        raise store.Unreadable(f"{entry.name} cannot be read")
+
+    monkeypatch.setattr(store, "verify", silent)
+    assert retention(term, keep_last=1).prune() == []
+    assert kept(term) == saved

@@ -83,7 +83,7 @@ def test_a_message_without_more_is_all_that_there_is():
     assert (found.buckets, found.messages_a_step) == (1, 1)
     assert (found.message_s, found.waiting_s) == (pytest.approx(3e-4), 0.0)
     assert (found.activities_s, found.cycle_s) == ({}, None)
-    assert found.line.startswith("1 bucket in 1 messages a step, 0.3 ms ()")
+    assert found.line.startswith("1 bucket in 1 messages per step, 0.3 ms ()")
     assert "cycle" not in found.line
 
 

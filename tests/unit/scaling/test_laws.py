@@ -280,7 +280,7 @@ def said_of(points, mode):
 
 
 def test_parts_that_lose_nothing_explain_nothing():
-    assert "The step's parts do not say" in said_of([point(1, 1.0), point(2, 0.9)], "strong")
+    assert "The step's parts do not explain" in said_of([point(1, 1.0), point(2, 0.9)], "strong")
 
 
 def test_a_doubtful_point_is_worth_repeating():

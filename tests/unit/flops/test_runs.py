@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpctrain.flops.result import Count
-from hpctrain.flops.totals import RunTotal, optimizer_elements, optimizer_flops, run_total
+from hpctrain.flops.runs import RunTotal, optimizer_elements, optimizer_flops, run_total
 
 
 def total(**changes):
