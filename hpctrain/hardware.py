@@ -106,6 +106,11 @@ def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds:
     return best
 
 
+def gpu_count() -> int:
+    """Returns the number of NVIDIA GPUs that this machine has device files for."""
+    return len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name.removeprefix("nvidia").isdigit()])
+
+
 def cpu_has_bf16() -> bool:
     """Returns whether this machine's processor multiplies bfloat16 in hardware, according to /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")

@@ -14,7 +14,7 @@ from hpctrain.storage.run_state import Phase
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
-    from hpctrain.scheduler import submit
+    from hpctrain.launch import jobs
 
     parser = Parser(
         "resume", "Start a stopped or failed run again where it was: the newest run, or RUN (a run id, the start of "
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         config = configuration(run, settings)
         if changed := renew(run, config):
             print(changed)
-    job_id = known or submit.submit(run, config)
+    job_id = known or jobs.submit(run, config)
     print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0

@@ -1,4 +1,4 @@
-"""What a submitted job runs: the functions that submitit calls on the other side.
+"""Submitting a run, and what its job runs: the functions that submitit calls on the other side.
 
 submitit pickles a reference to them and the path of the run directory, nothing else.
 """
@@ -12,10 +12,17 @@ import time
 from pathlib import Path
 
 from hpctrain import job_environment
-from hpctrain.config.settings import from_dict
+from hpctrain.config.settings import Config, from_dict
 from hpctrain.launch import local
+from hpctrain.scheduler import submit as scheduler
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
+
+
+def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None = None) -> str:
+    """Submit the run, in the background here or to Slurm; returns the job id. For the rest: scheduler/submit.py."""
+    job = local_job if config.cluster.kind == "local" else slurm_rank
+    return scheduler.submit(run, config, job, goes_on, after)
 
 
 def local_job(path: str) -> str:
@@ -62,7 +69,6 @@ def slurm_rank(path: str) -> int:
 def _after(run: RunDir, job_id: str) -> None:
     """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
     from hpctrain.scheduler import client
-    from hpctrain.scheduler.submit import submit
 
     config = from_dict(run.read_config())
     state, job_ids = run.read_state(), run.submission.read().job_ids

@@ -21,7 +21,7 @@ from typing import Any
 
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
-from hpctrain.hardware import cpu_has_bf16
+from hpctrain.hardware import cpu_has_bf16, gpu_count
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.run_dir import RunDir
@@ -67,10 +67,6 @@ def _check_precision(config: Config, gpus: int) -> None:
         )
     if config.precision.compile and gpus and importlib.util.find_spec("triton") is None:
         raise UserError("precision.compile", "true", "needs the package triton for a GPU")
-
-
-def gpu_count() -> int:
-    return len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name.removeprefix("nvidia").isdigit()])
 
 
 def command(run: RunDir, config: Config, token: str) -> list[str]:

@@ -17,7 +17,7 @@ from hpctrain.config import compose
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.launch import local
+from hpctrain.launch import jobs, local
 from hpctrain.launch.prepare import prepare
 from hpctrain.launch.status import Watch
 from hpctrain.scaling import bench_page, plan
@@ -120,7 +120,7 @@ def _run_here(run: RunDir, config: Config) -> RunState:
 
 
 def _run_as_job(run: RunDir, config: Config, say: Say) -> RunState:
-    job_id = submit.submit(run, config)
+    job_id = jobs.submit(run, config)
     say(f"job {job_id}: {run_id(config)}")
     watched = Watch(run, say)
     try:

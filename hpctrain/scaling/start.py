@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,11 @@ def _left(config: Config, names: Sequence[str]) -> list[str]:
 
 def _submit(configs: Sequence[Config], one_at_a_time: bool) -> list[str]:
     """One job each, in this order; each begins when the one before has ended, however it ended."""
-    from hpctrain.scheduler.submit import submit
+    from hpctrain.launch.jobs import submit
 
     job_ids: list[str] = []
     for config in configs:
         run = locate(config.run.root, config.run.study, run_id(config))
-        if one_at_a_time and job_ids:
-            after = {"dependency": f"afterany:{job_ids[-1]}"}
-            config = replace(
-                config, cluster=replace(config.cluster, sbatch=dict(config.cluster.sbatch) | after)
-            )
-        job_ids.append(submit(run, config))
+        before = job_ids[-1] if one_at_a_time and job_ids else None
+        job_ids.append(submit(run, config, after=before))
     return job_ids

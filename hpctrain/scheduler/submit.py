@@ -28,7 +28,7 @@ from typing import Any
 from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.launch import jobs, local
+from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import client, sbatch
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
@@ -61,10 +61,13 @@ def slurm_conf(config: Config) -> str | None:
     return str(Path(given).expanduser()) if given else None
 
 
-def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
-    """Submit the run as a job; gives the job id. A job of it that is under way already is kept.
+def submit(
+    run: RunDir, config: Config, job: Callable[[str], Any], goes_on: bool = False, after: str | None = None
+) -> str:
+    """Submit the run as a job that calls `job` with the run's path; returns the job id.
 
-    `goes_on`: from inside a job of the run that ends now; the count of starts without progress goes on.
+    A job of the run that is under way already is kept. `goes_on`: from inside a job of the run that ends now; the
+    count of starts without progress goes on. `after`: the job begins when this one has ended, however it ended.
     Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, leaving nothing behind.
     """
     make_private(run.submitit)
@@ -88,7 +91,11 @@ def submit(run: RunDir, config: Config, goes_on: bool = False) -> str:
             run.state.submitted(first=True)
         try:
             local_job = config.cluster.kind == "local"
-            job_ids = [_submit_local(run, config)] if local_job else _submit_slurm(run, config, token)
+            job_ids = (
+                [submit_here(run.submitit, config, job, str(run.path))]
+                if local_job
+                else _submit_slurm(run, config, token, job, after)
+            )
         except RunFailed as error:
             refused = not re.search(_NO_ANSWER, error.detail)
             if refused and before == RunState():
@@ -114,27 +121,24 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
     return text
 
 
-def _submit_local(run: RunDir, config: Config) -> str:
-    """Start the run in the background of this machine; the id is submitit's, a process id."""
-    return submit_here(run.submitit, config, jobs.local_job, str(run.path))
-
-
-def _submit_slurm(run: RunDir, config: Config, token: str) -> list[str]:
+def _submit_slurm(
+    run: RunDir, config: Config, token: str, job: Callable[[str], Any], after: str | None
+) -> list[str]:
     """One sbatch call for each job of the chain; gives the ids in the order in which they run."""
     from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
     _turn_to(config)
     executor = _slurm_executor(run, config, _comment(run, token))
-    delayed = DelayedSubmission(jobs.slurm_rank, str(run.path))
+    delayed = DelayedSubmission(job, str(run.path))
     delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
     delayed.dump(run.submitit / sbatch.PICKLE)
     ids: list[str] = []
     try:
         for _ in range(config.resources.chain):
-            if ids:
-                executor.update_parameters(dependency=f"afterany:{ids[-1]}")
+            if before := ids[-1] if ids else after:
+                executor.update_parameters(dependency=f"afterany:{before}")
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises as well
-                ids.append(str(executor.submit(jobs.slurm_rank, str(run.path)).job_id))
+                ids.append(str(executor.submit(job, str(run.path)).job_id))
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         with contextlib.suppress(client.Unreachable):
             client.cancel(ids)
@@ -175,11 +179,11 @@ def submit_array(
 
 
 def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
-    """A process in the background of this machine that calls `function`; gives its id."""
+    """Start a process in the background of this machine that calls `function`; returns its id, submitit's."""
     import submitit
 
     executor = submitit.LocalExecutor(folder)
-    gpus = list(range(local.gpu_count()))
+    gpus = list(range(gpu_count()))
     executor.update_parameters(
         timeout_min=config.resources.timeout_min or LOCAL_LIMIT_MIN,
         **({"gpus_per_node": len(gpus), "visible_gpus": gpus} if gpus else {}),

@@ -21,8 +21,8 @@ from pathlib import Path
 from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
+from hpctrain.hardware import gpu_count
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
-from hpctrain.launch.local import gpu_count
 from hpctrain.scheduler import client, sbatch, site
 from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage.json_files import read_json
