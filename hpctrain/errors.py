@@ -18,7 +18,7 @@ class UserError(Exception):
         self.key, self.value, self.allowed, self.nearest = key, value, allowed, nearest
         shown = " ".join(str(value).split())
         if len(shown) > 80:
-            shown = f"{shown[:77]}..."
+            shown = f"{shown[:38]}...{shown[-39:]}"  # both ends: of a path, the end says which file
         hint = f" (did you mean {nearest}?)" if nearest else ""
         super().__init__(f"{key}={shown}: {allowed}{hint}")
 

@@ -45,7 +45,7 @@ def _trace(run: RunDir, weights: dict[str, Any], path: Path, onnx: bool) -> None
     import torch
 
     from hpctrain import models
-    from hpctrain.config.settings import from_dict
+    from hpctrain.config.load import from_dict
 
     config = from_dict(run.read_config())
     network = config.model

@@ -13,7 +13,8 @@ from typing import Any
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.weights import newest
-from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config
 from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.vocabulary import Vocabulary
 from hpctrain.errors import UserError

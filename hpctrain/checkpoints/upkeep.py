@@ -13,7 +13,7 @@ from typing import Any
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.policy import Retention
 from hpctrain.checkpoints.store import CorruptCheckpoint, Entry
-from hpctrain.config.settings import from_dict
+from hpctrain.config.load import from_dict
 from hpctrain.errors import RunFailed, UserError, nearest
 from hpctrain.storage import lock
 from hpctrain.storage.files import FILES, refuse_if_shared

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.data import fetch
-from hpctrain.data.check import places
 from hpctrain.data.downloads import SOURCES, RemoteFile
+from hpctrain.data.places import places
 from hpctrain.errors import UserError, choose
 
 if TYPE_CHECKING:

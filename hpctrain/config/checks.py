@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpctrain.config.data_kinds import Family, family
 from hpctrain.config.image_sizes import check_pictures
 from hpctrain.errors import UserError, nearest
 
@@ -11,17 +12,17 @@ if TYPE_CHECKING:
     from hpctrain.config.settings import Config
 
 _RECURRENT = ("rnn", "gru", "lstm")
-_TEXT, _SPEECH, _PAIRS = "data=python_stdlib", "data=espeak", "data=gettext"
+# A data set of each family that tasks need, as an example.
+_EXAMPLES = {Family.TEXT: "python_stdlib", Family.SPEECH: "espeak", Family.PAIR: "gettext"}
 # The networks that know a task, and a data set for it; a `target` is its user's affair.
-_TASK_MODELS: dict[str, tuple[tuple[str, ...], str]] = {
-    "language_model": (_RECURRENT, _TEXT),
-    "masked_language_model": ((*_RECURRENT, "birnn"), _TEXT),
-    "speech_recognition": (("deep_speech2",), _SPEECH),
-    "translation": (("gnmt", "gnmt_moe"), _PAIRS),
+_TASK_MODELS: dict[str, tuple[tuple[str, ...], Family]] = {
+    "language_model": (_RECURRENT, Family.TEXT),
+    "masked_language_model": ((*_RECURRENT, "birnn"), Family.TEXT),
+    "speech_recognition": (("deep_speech2",), Family.SPEECH),
+    "translation": (("gnmt", "gnmt_moe"), Family.PAIR),
 }
 # The settings of comm that a cluster's preset may have, and that a scaling study may try.
 TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
-SPEECH, PAIRS = ("espeak", "librispeech"), ("gettext", "parallel")
 
 
 def check_whole(config: Config) -> None:
@@ -85,14 +86,13 @@ def _check_task(config: Config) -> None:
     task, model, data = config.task.name, config.model, config.data
     if task not in _TASK_MODELS:
         return
-    models, example = _TASK_MODELS[task]
+    models, needed = _TASK_MODELS[task]
     if model.target is None and model.name not in models:
         why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
         also = "; task=masked_language_model suits it" if why else ""
         raise UserError("model", model.name, f"{why}task={task} needs {', '.join(models)}{also}")
-    kind = _SPEECH if data.name in SPEECH else _PAIRS if data.name in PAIRS else _TEXT
-    if kind != example or data.vocabulary_size is None or data.sequence_length is None:
-        raise UserError("data", data.name, f"task={task} needs other data, such as {example}")
+    if family(data.name) is not needed or data.vocabulary_size is None or data.sequence_length is None:
+        raise UserError("data", data.name, f"task={task} needs other data, such as data={_EXAMPLES[needed]}")
     size = getattr(model.settings, "vocabulary_size", data.vocabulary_size)
     if size != data.vocabulary_size:
         raise UserError("model.vocabulary_size", size, f"must be data.vocabulary_size={data.vocabulary_size}")

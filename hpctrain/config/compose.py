@@ -23,33 +23,30 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpctrain.config.settings import Config, from_dict
+from hpctrain import lazy
+from hpctrain.config.data_kinds import DATA_KINDS
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config, DataConfig
+from hpctrain.config.validate import validate
 from hpctrain.errors import RunFailed, UserError, nearest
 
 
-def _vocabulary_size(_parent_: DictConfig) -> int:
-    """`${vocabulary_size:}` in a data group: what the text that the group names makes of it."""
-    from hpctrain.config.settings import DataConfig, validate
-    from hpctrain.data.text import tokens
-
-    values = {str(key): _parent_[key] for key in _parent_ if key != "vocabulary_size"}
+def _derived(setting: str, _parent_: DictConfig) -> Any:
+    """`${vocabulary_size:}` and the like in a data group: what the data that the group names make of a setting."""
+    values = {str(key): _parent_[key] for key in _parent_ if key != setting}
     data: DataConfig = validate(DataConfig, values, "data.")
-    return tokens.vocabulary_size(data)
+    return lazy.load(DATA_KINDS[data.name].derived[setting])(data)
+
+
+def _vocabulary_size(_parent_: DictConfig) -> Any:
+    return _derived("vocabulary_size", _parent_)
+
+
+def _num_classes(_parent_: DictConfig) -> Any:
+    return _derived("num_classes", _parent_)
 
 
 OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
-
-
-def _num_classes(_parent_: DictConfig) -> int:
-    """`${num_classes:}` in a data group: how many the set of pictures that the group names has."""
-    from hpctrain.config.settings import DataConfig, validate
-    from hpctrain.data.images import sets
-
-    values = {str(key): _parent_[key] for key in _parent_ if key != "num_classes"}
-    data: DataConfig = validate(DataConfig, values, "data.")
-    return sets.num_classes(data)
-
-
 OmegaConf.register_new_resolver("num_classes", _num_classes, replace=True)
 
 

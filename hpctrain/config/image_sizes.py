@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from hpctrain.config.data_kinds import Family, family, names
 from hpctrain.errors import UserError
 
 if TYPE_CHECKING:
     from hpctrain.config.settings import Config
 
-# Sets of pictures in files, packed or not, decoded when they are needed (data/images/decode.py).
-PICTURES = ("image_folder", "imagenet", "hugging_face_images")
 # Networks whose weights do not depend on the size of the pictures.
 ANY_SIZE = ("alexnet", "vgg", "googlenet", "resnet")
 
@@ -22,9 +21,11 @@ ANY_SIZE = ("alexnet", "vgg", "googlenet", "resnet")
 def check_pictures(config: Config) -> None:
     """Random crops need the whole picture; sizes by epoch a network that takes them."""
     data, model, sizes = config.data, config.model, config.train.image_sizes
-    if "random_resized_crop" in data.augment and data.name not in PICTURES:
+    if "random_resized_crop" in data.augment and family(data.name) is not Family.PICTURE:
         raise UserError(
-            "data.augment", "random_resized_crop", f"is for pictures in files: data={', '.join(PICTURES)}"
+            "data.augment",
+            "random_resized_crop",
+            f"is for pictures in files: data={', '.join(names(Family.PICTURE))}",
         )
     if data.crop_scale[0] > data.crop_scale[1] or data.crop_ratio[0] > data.crop_ratio[1]:
         raise UserError("data.crop_scale", data.crop_scale, "and data.crop_ratio: least first, then most")

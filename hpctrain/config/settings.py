@@ -8,19 +8,17 @@ Imports neither Hydra nor torch; no side effects.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from hpctrain.config.checks import check_whole
-from hpctrain.config.messages import explain
-from hpctrain.errors import choose
-from hpctrain.models.settings import SETTINGS
-from hpctrain.training.buckets import PIECE_BYTES
+# The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
+# bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
+# again takes longer than the sum.
+PIECE_BYTES = 16 * 2**20
 
 Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
@@ -336,80 +334,3 @@ class Config:
     def effective_batch(self) -> int:
         """Samples of one optimiser step, over all ranks and micro-steps."""
         return self.train.batch_size * self.train.accumulate * self.ranks
-
-
-def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The model group, flat as in conf/model, to its family's settings dataclass."""
-    rest = dict(values)
-    name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
-    if target is not None:
-        return ModelConfig(name, rest, weights, target)
-    if name not in SETTINGS:
-        raise choose("model.name", name, SETTINGS)
-    return ModelConfig(name, validate(SETTINGS[name], rest, "model."), weights)
-
-
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """A resolved configuration, as plain containers, to a checked `Config`. Raises UserError."""
-    rest = dict(values)
-    model = model_config(rest.pop("model", {}))
-    rest.pop("sweep", None), rest.pop("scaling", None)
-    config: Config = validate(Config, rest | {"model": model}, "")
-    check_whole(config)
-    return config
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `from_dict`, JSON-able; the model group flat again."""
-    model = config.model
-    settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
-    flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
-    # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
-    plain: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                f.name: flat if f.name == "model" else _plain(getattr(config, f.name))
-                for f in dataclasses.fields(config)
-            }
-        )
-    )
-    return plain
-
-
-def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    """`values` as an instance of the dataclass `kind`; keys in errors are given `prefix`."""
-    try:
-        return _adapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise explain(error.errors(), prefix, lambda where: _neighbours(kind, where)) from None
-
-
-_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    if kind not in _ADAPTERS:
-        parts: tuple[Any, ...] = (kind, *_NESTED) if kind is Config else (kind,)
-        for part in parts:
-            part.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
-
-
-_NESTED = (
-    DataConfig, TaskConfig, SgdConfig, AdamConfig, LarsConfig, ScheduleConfig, PrecisionConfig,
-    TrainConfig, CommConfig, ResourcesConfig, ClusterConfig, RunConfig, CheckpointConfig,
-)  # fmt: skip
-
-
-def _neighbours(kind: Any, where: list[str]) -> list[str]:
-    """The settings of the dataclass that holds the last key of `where`."""
-    for part in where[:-1]:
-        kind = {"optimizer": SgdConfig}.get(part) or next(
-            (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None
-        )
-    return [f.name for f in dataclasses.fields(kind)] if kind else []
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]

@@ -29,10 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hpctrain.config.checks import PAIRS
-from hpctrain.config.image_sizes import PICTURES
+from hpctrain import lazy
+from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.check import TEXTS, cifar_paths, find_folder, idx_paths
 from hpctrain.data.downloads import SOURCES
 from hpctrain.data.text.source import cache_folder
 from hpctrain.errors import UserError
@@ -71,62 +70,17 @@ def of_data(config: DataConfig) -> Contents:
         folder = Path(config.source)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return Contents("data.source", config.source, digests(folder, files))
-    if config.name not in FILES:
+    kind = DATA_KINDS[config.name]
+    if kind.files is None:
         return Contents("data.path", str(config.path), {})
-    folder, files = FILES[config.name](config)
-    found = digests(folder, files, whole=config.name in WHOLE)
+    folder, files = lazy.load(kind.files)(config)
+    found = digests(folder, files, whole=kind.whole)
     official = {file.sha256 for file in SOURCES[config.name].files} if config.name in SOURCES else set()
     if set(found.values()) <= official:
         found = {}
     elif config.path is not None and files == [Path(config.path).expanduser()]:
         found = {"": found[files[0].name]}
     return Contents("data.path", str(config.path or folder), found)
-
-
-def _text(config: DataConfig) -> Files:
-    from hpctrain.data.text import source
-
-    return source.files(config)
-
-
-def _speech(config: DataConfig) -> Files:
-    from hpctrain.data.speech import source
-
-    return source.files(config)
-
-
-def _pairs(config: DataConfig) -> Files:
-    from hpctrain.data.translation import source
-
-    return source.files(config)
-
-
-def _pictures(config: DataConfig) -> Files:
-    from hpctrain.data.images import sets
-
-    return sets.files(config)
-
-
-def _idx(config: DataConfig) -> Files:
-    return find_folder(config.name, config.path), list(idx_paths(config).values())
-
-
-def _cifar(config: DataConfig) -> Files:
-    found = [path for paths in cifar_paths(config).values() for path in paths]
-    return found[0].parent, found
-
-
-# Which files a kind of data reads. Those without an entry read none, or make their own (espeak).
-FILES: dict[str, Callable[[DataConfig], Files]] = {
-    "mnist": _idx,
-    "fashion_mnist": _idx,
-    "cifar10": _cifar,
-    "librispeech": _speech,
-    **dict.fromkeys(TEXTS, _text),
-    **dict.fromkeys(PAIRS, _pairs),
-    **dict.fromkeys(PICTURES, _pictures),
-}
-WHOLE = {*TEXTS, *PAIRS, "mnist", "fashion_mnist", "cifar10"}
 
 
 def of_weights(path: str) -> Contents:

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpctrain.data.check import find_folder
 from hpctrain.data.downloads import SOURCES, RemoteFile, Source
+from hpctrain.data.places import find_folder
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_state import Reason
 

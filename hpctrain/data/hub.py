@@ -10,38 +10,13 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.text.source import BLOCK_BYTES, Source
 from hpctrain.errors import UserError
 
 HUB_S = 3.0  # after which the hub is taken for unreachable, as it is from most compute nodes
-
-
-def hugging_face(config: DataConfig) -> Source:
-    """Splits `train` and `validation`; without the latter, the last rows of the former. Raises UserError."""
-    identity: list[Any] = [config.source, config.subset, config.field]
-    folder = Path(config.source or "")
-    if folder.is_dir():
-        stats = [(p.name, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
-        identity.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-
-    def stream(split: str) -> Iterator[str]:
-        rows = load_rows(config)
-        if "validation" in rows:
-            part = rows[split]
-        else:
-            whole = rows["train"]
-            cut = round((1 - config.validation_fraction) * len(whole))
-            part = whole.select(range(cut) if split == "train" else range(cut, len(whole)))
-        if config.field not in part.column_names:
-            raise UserError("data.field", config.field, f"must be one of {', '.join(part.column_names)}")
-        yield from _blocks(part[config.field])
-
-    return Source(identity, lambda: stream("train"), lambda: stream("validation"))
 
 
 def load_rows(config: DataConfig) -> Any:
@@ -98,17 +73,3 @@ def _hub_answers() -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _blocks(rows: Any) -> Iterator[str]:
-    """Rows as lines, in blocks of about BLOCK_BYTES characters."""
-    lines: list[str] = []
-    size = 0
-    for row in rows:
-        lines.append(row if row.endswith("\n") else f"{row}\n")
-        size += len(row)
-        if size >= BLOCK_BYTES:
-            yield "".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield "".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Protocol
@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain.config.checks import PAIRS, SPEECH
-from hpctrain.config.image_sizes import PICTURES
+from hpctrain import lazy
+from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.check import TEXTS, cifar_paths, idx_paths
 from hpctrain.data.images import sets
 from hpctrain.data.images.cifar import read_cifar
 from hpctrain.data.images.decode import Decoding
@@ -25,6 +24,7 @@ from hpctrain.data.images.idx import read_idx
 from hpctrain.data.images.resident import Finish, ImageDataset
 from hpctrain.data.images.streamed import StreamedImages, decode_all
 from hpctrain.data.images.workers import Decoders
+from hpctrain.data.places import cifar_paths, idx_paths
 from hpctrain.data.speech.source import utterances
 from hpctrain.data.speech.spectrograms import SpeechDataset
 from hpctrain.data.text import check, tokens
@@ -73,14 +73,13 @@ class Feeding:
 
 def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
     """Both splits, on the host. Raises UserError."""
-    if config.name in PICTURES:
-        return _pictures(config, feeding or Feeding())
-    if config.name not in LOADERS:
-        raise choose("data.name", config.name, [*LOADERS, *PICTURES])
-    return LOADERS[config.name](config)
+    if config.name not in DATA_KINDS:
+        raise choose("data.name", config.name, DATA_KINDS)
+    splits: Splits = lazy.load(DATA_KINDS[config.name].loader)(config, feeding or Feeding())
+    return splits
 
 
-def _pictures(config: DataConfig, feeding: Feeding) -> Splits:
+def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
     """Each split is decoded once and kept where it fits and no random part is drawn, else ahead of each step."""
     found = sets.find(config)
     shape = config.shape
@@ -117,7 +116,7 @@ def _pictures(config: DataConfig, feeding: Feeding) -> Splits:
     return Splits(made["train"], made["validation"], {"classes.json": json.dumps(found.classes)})
 
 
-def _idx(config: DataConfig) -> Splits:
+def load_idx(config: DataConfig, feeding: Feeding) -> Splits:
     arrays = {key: read_idx(path) for key, path in idx_paths(config).items()}
     return _splits(
         config,
@@ -126,12 +125,12 @@ def _idx(config: DataConfig) -> Splits:
     )
 
 
-def _cifar10(config: DataConfig) -> Splits:
+def load_cifar10(config: DataConfig, feeding: Feeding) -> Splits:
     paths = cifar_paths(config)
     return _splits(config, read_cifar(paths["train"]), read_cifar(paths["validation"]))
 
 
-def _digits(config: DataConfig) -> Splits:
+def load_digits(config: DataConfig, feeding: Feeding) -> Splits:
     """The optical digits of the UCI repository (Alpaydin and Kaynak, CC BY 4.0): 8x8 pixels of 0..16.
 
     Doubled to 16x16; the last 360 of the 1,797 are for validation.
@@ -144,7 +143,7 @@ def _digits(config: DataConfig) -> Splits:
     return _splits(config, (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
 
 
-def _synthetic(config: DataConfig) -> Splits:
+def load_synthetic(config: DataConfig, feeding: Feeding) -> Splits:
     """Noise of the right shape, the same for every run: for scaling studies and benchmarks."""
     generator = np.random.default_rng(0)
 
@@ -155,7 +154,7 @@ def _synthetic(config: DataConfig) -> Splits:
     return _splits(config, split(config.train_samples), split(config.validation_samples))
 
 
-def _text(config: DataConfig) -> Splits:
+def load_text(config: DataConfig, feeding: Feeding) -> Splits:
     check.check(config)
     found, length = tokens.load(config), config.sequence_length or 1
     train, validation = (
@@ -164,14 +163,14 @@ def _text(config: DataConfig) -> Splits:
     return Splits(train, validation, {"vocabulary.json": json.dumps(found.vocabulary.to_json())})
 
 
-def _speech(config: DataConfig) -> Splits:
+def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
     found = utterances(config)
     frames, bins = config.sequence_length or 1, config.frequency_bins or 161
     train, validation = (SpeechDataset(found[split], frames, bins) for split in ("train", "validation"))
     return Splits(train, validation)
 
 
-def _parallel(config: DataConfig) -> Splits:
+def load_pairs(config: DataConfig, feeding: Feeding) -> Splits:
     found, length = pairs(config), config.sequence_length or 1
     numbers = vocabulary(found.train, config.vocabulary_size or 1)
     train, validation = (
@@ -193,15 +192,3 @@ def _dataset(
     config: DataConfig, images: NDArray[np.uint8], labels: NDArray[Any], *, limit: int | None, augment: bool
 ) -> ImageDataset:
     return ImageDataset(images[:limit], labels[:limit], config, augment=augment)
-
-
-LOADERS: dict[str, Callable[[DataConfig], Splits]] = {
-    "fashion_mnist": _idx,
-    "mnist": _idx,
-    "cifar10": _cifar10,
-    "digits": _digits,
-    "synthetic": _synthetic,
-    **dict.fromkeys(TEXTS, _text),
-    **dict.fromkeys(SPEECH, _speech),
-    **dict.fromkeys(PAIRS, _parallel),
-}

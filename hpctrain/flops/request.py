@@ -15,14 +15,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 from pydantic import Field
 
-from hpctrain.config.settings import (
-    ModelConfig,
-    OptimizerConfig,
-    Positive,
-    PositiveFloat,
-    model_config,
-    validate,
-)
+from hpctrain.config.load import model_config
+from hpctrain.config.settings import ModelConfig, OptimizerConfig, Positive, PositiveFloat
+from hpctrain.config.validate import validate
 from hpctrain.errors import UserError
 from hpctrain.flops.conventions import Convention, find
 from hpctrain.flops.units import unit

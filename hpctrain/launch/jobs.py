@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from hpctrain import job_environment
-from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config
 from hpctrain.launch import local
 from hpctrain.scheduler import submit as scheduler
 from hpctrain.storage.run_dir import RunDir

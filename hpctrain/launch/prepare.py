@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from hpctrain import hardware
-from hpctrain.config.settings import Config, to_dict
+from hpctrain.config.load import to_dict
+from hpctrain.config.settings import Config
 from hpctrain.data import identify
 from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError

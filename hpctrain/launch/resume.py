@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hpctrain.config.identity import science
-from hpctrain.config.settings import Config, from_dict, to_dict
+from hpctrain.config.load import from_dict, to_dict
+from hpctrain.config.settings import Config
 from hpctrain.data import identify
 from hpctrain.errors import UserError
 from hpctrain.launch import prepare

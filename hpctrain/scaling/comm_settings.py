@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from hpctrain.config.checks import TUNED_COMM
-from hpctrain.config.settings import CommConfig, Config, TrainConfig, validate
+from hpctrain.config.settings import CommConfig, Config, TrainConfig
+from hpctrain.config.validate import validate
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.laws import Point, Value, ratio
 

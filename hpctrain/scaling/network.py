@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
+from hpctrain.config.settings import PIECE_BYTES
 from hpctrain.training import buckets
 
 
@@ -178,7 +179,7 @@ class Exchange:
 
     bucket_bytes: float = 25 * 2**20
     cycle_s: float = 0.5e-3
-    fusion_bytes: float = buckets.PIECE_BYTES
+    fusion_bytes: float = PIECE_BYTES
     negotiation_s: float = 0.0
     compression: float = 1.0  # bytes on the wire per byte of gradient
 

@@ -13,15 +13,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from hpctrain.config.settings import (
-    Config,
-    Count,
-    DataConfig,
-    Positive,
-    PositiveFloat,
-    ScheduleConfig,
-    validate,
-)
+from hpctrain.config.settings import Config, Count, DataConfig, Positive, PositiveFloat, ScheduleConfig
+from hpctrain.config.validate import validate
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import step_work
 from hpctrain.scaling import calibration, comm_settings, laws, measured

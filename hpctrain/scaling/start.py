@@ -14,7 +14,8 @@ from typing import Any
 
 from hpctrain.config import compose
 from hpctrain.config.checks import check_whole
-from hpctrain.config.settings import Config, from_dict, to_dict
+from hpctrain.config.load import from_dict, to_dict
+from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import status

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpctrain.config import sweep_grammar
-from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config
 from hpctrain.config.swept import Interval, Swept
 from hpctrain.errors import UserError
 from hpctrain.flops.step import StepWork

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from hpctrain.config.settings import Config, Positive, PositiveFloat, validate
+from hpctrain.config.settings import Config, Positive, PositiveFloat
 from hpctrain.config.swept import Choice, Interval, Swept
+from hpctrain.config.validate import validate
 from hpctrain.errors import UserError, choose
 from hpctrain.sweep.asha import rung_epochs
 

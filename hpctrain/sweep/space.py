@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpctrain.config.settings import Config, from_dict, to_dict
+from hpctrain.config.load import from_dict, to_dict
+from hpctrain.config.settings import Config
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Choice, Interval, Swept
 from hpctrain.data.identify import run_id

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain import job_environment
-from hpctrain.config.settings import Config, from_dict
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config
 from hpctrain.config.swept import Swept
 from hpctrain.data import identify
 from hpctrain.errors import RunFailed, UserError

@@ -7,11 +7,6 @@ from typing import TypeVar
 
 SMALLEST_BYTES = 2**20
 
-# The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
-# bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
-# again takes longer than the sum.
-PIECE_BYTES = 16 * 2**20
-
 Gradient = TypeVar("Gradient")
 
 

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpctrain.config.settings import CommConfig
+from hpctrain.config.settings import PIECE_BYTES, CommConfig
 from hpctrain.errors import RunFailed
 from hpctrain.storage.run_state import Reason
-from hpctrain.training.buckets import PIECE_BYTES
 
 # If a collective fails because a rank has died, the launcher ends the other ranks within this time, and can say which.
 LAUNCHER_S = 3.0

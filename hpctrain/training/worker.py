@@ -41,7 +41,7 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
     _say_who(run, attempt, rank, "running")
     try:
         # Imported here so that an import that fails is a reason like any other.
-        from hpctrain.config.settings import from_dict
+        from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
         stuck = functools.partial(_give_up, run, attempt, rank)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config import compose
-from hpctrain.config.settings import from_dict, to_dict
+from hpctrain.config.load import from_dict, to_dict
 from hpctrain.storage.run_dir import locate
 
 ROOT = Path(__file__).parents[2]

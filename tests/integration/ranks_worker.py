@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hpctrain.config.settings import from_dict
+from hpctrain.config.load import from_dict
 from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training import session

@@ -20,7 +20,7 @@ import torch
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.saver import read
 from hpctrain.config.compose import load
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.data.sampler import epoch_order
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.progress import fingerprint

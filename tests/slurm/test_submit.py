@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from hpctrain.config import compose, settings
+from hpctrain.config import compose
+from hpctrain.config.load import from_dict, to_dict
 from hpctrain.storage.run_dir import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
 from tests.slurm.conftest import ROOT, without_sacct
@@ -94,9 +95,9 @@ def test_status_of_an_array(cluster, tmp_path):
     line = ["sbatch", "--parsable", "--array=0-2%1", "--wrap=sleep 100", "-o/dev/null", "--partition=low"]
     array = cluster.call(*line)
     for i in range(3):
-        made = settings.from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
+        made = from_dict(compose.compose(["lenet_digits", "cluster=devcluster", f"seed={i}"]))
         element = locate(str(root), "default", f"run{i}")
-        element.create(settings.to_dict(made))
+        element.create(to_dict(made))
         long_ago = element.state.beat(phase="submitted") | {"heartbeat": time.time() - 60}
         element.state_file.write_text(json.dumps(long_ago))
         facts = {"cluster": "devcluster", "slurm_conf": str(cluster.conf), "job_ids": [f"{array}_{i}"]}

@@ -111,7 +111,7 @@ def num_classes(config: DataConfig) -> int:
 def _folder(config: DataConfig) -> Path:
     if config.path is None and config.name == "image_folder":
         raise UserError("data.path", "null", "give the folder that has train/<class>/ and val/<class>/")
-    from hpctrain.data.check import find_folder
+    from hpctrain.data.places import find_folder
 
     return find_folder(config.name, config.path)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.check import find_folder
+from hpctrain.data.places import find_folder
 from hpctrain.data.text.source import cache_folder
 from hpctrain.errors import UserError
 
@@ -33,6 +33,11 @@ CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 class Utterance:
     path: Path
     text: str
+
+
+def count(config: DataConfig) -> int:
+    """Returns the training recordings per epoch; a set that is spoken is spoken now. Raises UserError."""
+    return len(utterances(config)["train"])
 
 
 def utterances(config: DataConfig) -> dict[str, list[Utterance]]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.check import places
+from hpctrain.data import hub
+from hpctrain.data.places import places
 from hpctrain.errors import UserError
 
 BLOCK_BYTES = 2**20
@@ -50,10 +51,31 @@ class Span:
 def find_source(config: DataConfig) -> Source:
     """The text that `config` names. Raises UserError; looks at names and sizes, reads next to nothing."""
     if config.source is not None and config.path is None:
-        from hpctrain.data.hub import hugging_face
-
-        return hugging_face(config)
+        return _of_hub(config)
     return from_files(*files(config), config.validation_fraction)
+
+
+def _of_hub(config: DataConfig) -> Source:
+    """Splits `train` and `validation`; without the latter, the last rows of the former. Raises UserError."""
+    identity: list[Any] = [config.source, config.subset, config.field]
+    folder = Path(config.source or "")
+    if folder.is_dir():
+        stats = [(p.name, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+        identity.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+    def stream(split: str) -> Iterator[str]:
+        rows = hub.load_rows(config)
+        if "validation" in rows:
+            part = rows[split]
+        else:
+            whole = rows["train"]
+            cut = round((1 - config.validation_fraction) * len(whole))
+            part = whole.select(range(cut) if split == "train" else range(cut, len(whole)))
+        if config.field not in part.column_names:
+            raise UserError("data.field", config.field, f"must be one of {', '.join(part.column_names)}")
+        yield from _blocks(part[config.field])
+
+    return Source(identity, lambda: stream("train"), lambda: stream("validation"))
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
@@ -167,3 +189,17 @@ def cache_folder() -> Path:
     own = os.environ.get("HPCTRAIN_CACHE")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hpctrain"
     return base.expanduser() / "tokens"
+
+
+def _blocks(rows: Any) -> Iterator[str]:
+    """Rows as lines, in blocks of about BLOCK_BYTES characters."""
+    lines: list[str] = []
+    size = 0
+    for row in rows:
+        lines.append(row if row.endswith("\n") else f"{row}\n")
+        size += len(row)
+        if size >= BLOCK_BYTES:
+            yield "".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "".join(lines)

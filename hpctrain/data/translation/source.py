@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.check import find_folder
+from hpctrain.data.places import find_folder
 from hpctrain.errors import UserError
 
 PADDING, UNKNOWN, START, END = range(4)
@@ -30,6 +30,11 @@ Pair = tuple[list[str], list[str]]
 class Pairs:
     train: list[Pair]
     validation: list[Pair]
+
+
+def count(config: DataConfig) -> int:
+    """Returns the training pairs per epoch. Raises UserError."""
+    return len(pairs(config).train)
 
 
 def pairs(config: DataConfig) -> Pairs:

@@ -6,7 +6,7 @@ import torch
 from hpctrain import models
 from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.compose import load
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training import state

@@ -17,7 +17,7 @@ from hpctrain.sweep.study_dir import StudyDir
 def plain(tmp_path):
     """Four runs as `train` leaves them, in one folder."""
     from hpctrain.config.compose import load
-    from hpctrain.config.settings import to_dict
+    from hpctrain.config.load import to_dict
     from hpctrain.data.identify import run_id
 
     study = StudyDir(tmp_path / "runs" / "mine")

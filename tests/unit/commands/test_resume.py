@@ -4,7 +4,7 @@ import pytest
 
 from hpctrain import cli
 from hpctrain.config.compose import load
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.data.identify import run_id
 from hpctrain.storage.run_dir import RunDir
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from hpctrain.config import compose, settings
-from hpctrain.config.image_sizes import PICTURES
+from hpctrain.config import compose
+from hpctrain.config.data_kinds import Family, family
+from hpctrain.config.load import from_dict, to_dict
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 
@@ -65,10 +66,10 @@ def test_what_is_allowed_is_said_whole(overrides, said):
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "..", "$(id)", "a\nb", "-rf", ""])
 def test_run_names_are_safe_as_folder_names(name):
-    values = settings.to_dict(load())
+    values = to_dict(load())
     values["run"]["name"] = name
     with pytest.raises(UserError) as caught:
-        settings.from_dict(values)
+        from_dict(values)
     assert caught.value.key == "run.name"
     assert "\n" not in str(caught.value)
 
@@ -76,7 +77,7 @@ def test_run_names_are_safe_as_folder_names(name):
 def test_a_configuration_survives_its_file():
     for overrides in ([], ["optimizer=adamw", "train.steps=7"], ["schedule=step", "checkpoint.every=9"]):
         before = load(*overrides)
-        assert settings.from_dict(settings.to_dict(before)) == before
+        assert from_dict(to_dict(before)) == before
 
 
 def test_the_run_id_follows_science_alone():
@@ -105,7 +106,9 @@ def test_every_option_of_every_group_is_valid(group, tmp_path, monkeypatch):
     for option in compose.groups()[group]:
         if (group, option) != ("model", "custom"):
             given = [f"data.path={tmp_path}/text.txt"] if option in ("text", "hugging_face") else []
-            given += ["data.num_classes=10"] if option in PICTURES else []  # else the pictures tell
+            given += (
+                ["data.num_classes=10"] if family(option) is Family.PICTURE else []
+            )  # else the pictures tell
             values = compose.compose([f"{group}={option}", *given])
             assert values[group]["name"]
 

@@ -19,7 +19,7 @@ from hpctrain import cli, data
 from hpctrain.config import compose
 from hpctrain.data import downloads
 from hpctrain.data import fetch as fetching
-from hpctrain.data.check import IDX_FILES
+from hpctrain.data.places import IDX_FILES
 from hpctrain.errors import RunFailed, UserError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hpctrain.config.settings import model_config
+from hpctrain.config.load import model_config
 from hpctrain.errors import UserError
 from hpctrain.models.settings import SETTINGS
 from hpctrain.models.settings_image import (

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.data.identify import run_id
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration, plan

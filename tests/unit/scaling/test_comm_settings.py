@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings, measured, preset
 from hpctrain.scaling.laws import Point, Repeat

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.scaling import measured, report
 from hpctrain.scaling.plan import plan
 from hpctrain.scaling.start import load

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from hpctrain.config.compose import load
-from hpctrain.config.settings import to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training import loop
 

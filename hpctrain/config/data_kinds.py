@@ -1,0 +1,95 @@
+"""The kinds of data sets, a record each.
+
+A new kind is a row here, a file below hpctrain/data/ and conf/data/NAME.yaml. Pure: the functions of a kind are named
+("package.module:name", hpctrain/lazy.py) and imported when first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """What one sample is."""
+
+    IMAGE = "image"  # an array of pixels, the set in memory
+    PICTURE = "picture"  # an encoded picture in a file, decoded when it is needed
+    TEXT = "text"
+    SPEECH = "speech"
+    PAIR = "pair"  # a sentence in two languages
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """One kind of data.
+
+    `loader`: (DataConfig, Feeding) to data.Splits. `check`: DataConfig to the number of training samples per epoch,
+    without torch; raises UserError for what is missing or wrong. `files`: DataConfig to (folder, the files that the
+    kind reads there), for a run's identity; None if it reads none or makes its own. `whole`: every byte of the files
+    counts, however many there are. `derived`: settings that the data itself says, each with a function of DataConfig.
+    """
+
+    family: Family
+    loader: str
+    check: str = "hpctrain.data.check:count_settings"
+    files: str | None = None
+    whole: bool = False
+    derived: Mapping[str, str] = field(default_factory=dict)
+
+
+_IDX = DataKind(
+    Family.IMAGE, "hpctrain.data.loaders:load_idx", "hpctrain.data.check:check_idx",
+    "hpctrain.data.places:idx_files", True,
+)  # fmt: skip
+_TEXT = DataKind(
+    Family.TEXT, "hpctrain.data.loaders:load_text", "hpctrain.data.text.check:check",
+    "hpctrain.data.text.source:files", True, {"vocabulary_size": "hpctrain.data.text.tokens:vocabulary_size"},
+)  # fmt: skip
+_PICTURES = DataKind(
+    Family.PICTURE, "hpctrain.data.loaders:load_pictures", "hpctrain.data.images.sets:check",
+    "hpctrain.data.images.sets:files", derived={"num_classes": "hpctrain.data.images.sets:num_classes"},
+)  # fmt: skip
+_PAIRS = DataKind(
+    Family.PAIR, "hpctrain.data.loaders:load_pairs", "hpctrain.data.translation.source:count",
+    "hpctrain.data.translation.source:files", True,
+)  # fmt: skip
+_SPEECH_LOADER, _SPEECH_CHECK = "hpctrain.data.loaders:load_speech", "hpctrain.data.speech.source:count"
+
+DATA_KINDS: dict[str, DataKind] = {
+    "fashion_mnist": _IDX,
+    "mnist": _IDX,
+    "cifar10": DataKind(
+        Family.IMAGE, "hpctrain.data.loaders:load_cifar10", "hpctrain.data.check:check_cifar10",
+        "hpctrain.data.places:cifar_files", True,
+    ),
+    "digits": DataKind(Family.IMAGE, "hpctrain.data.loaders:load_digits"),
+    "synthetic": DataKind(Family.IMAGE, "hpctrain.data.loaders:load_synthetic"),
+    "image_folder": _PICTURES,
+    "imagenet": _PICTURES,
+    "hugging_face_images": _PICTURES,
+    "text": _TEXT,
+    "python_stdlib": _TEXT,
+    "ptb": _TEXT,
+    "wikitext2": _TEXT,
+    "wikitext103": _TEXT,
+    "hugging_face": _TEXT,
+    "espeak": DataKind(Family.SPEECH, _SPEECH_LOADER, _SPEECH_CHECK),
+    "librispeech": DataKind(Family.SPEECH, _SPEECH_LOADER, _SPEECH_CHECK, "hpctrain.data.speech.source:files"),
+    "gettext": _PAIRS,
+    "parallel": _PAIRS,
+}  # fmt: skip
+
+DERIVED = ("vocabulary_size", "num_classes")  # what `derived` may name
+
+
+def family(name: str) -> Family | None:
+    """Returns what one sample of the data set `name` is; None for a kind unknown here."""
+    kind = DATA_KINDS.get(name)
+    return kind.family if kind else None
+
+
+def names(of: Family) -> tuple[str, ...]:
+    """Returns the kinds whose samples are `of` this family."""
+    return tuple(name for name, kind in DATA_KINDS.items() if kind.family is of)

@@ -1,0 +1,59 @@
+"""A configuration as plain containers (from compose.py, or from a run's config.yaml) to a checked `Config`, and back.
+
+Neither Hydra nor torch; no side effects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hpctrain.config.checks import check_whole
+from hpctrain.config.settings import Config, ModelConfig
+from hpctrain.config.validate import validate
+from hpctrain.errors import choose
+from hpctrain.models.settings import SETTINGS
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The model group, flat as in conf/model, to its family's settings dataclass."""
+    rest = dict(values)
+    name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
+    if target is not None:
+        return ModelConfig(name, rest, weights, target)
+    if name not in SETTINGS:
+        raise choose("model.name", name, SETTINGS)
+    return ModelConfig(name, validate(SETTINGS[name], rest, "model."), weights)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A resolved configuration, as plain containers, to a checked `Config`. Raises UserError."""
+    rest = dict(values)
+    model = model_config(rest.pop("model", {}))
+    rest.pop("sweep", None), rest.pop("scaling", None)
+    config: Config = validate(Config, rest | {"model": model}, "")
+    check_whole(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The inverse of `from_dict`, JSON-able; the model group flat again."""
+    model = config.model
+    settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
+    flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
+    # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
+    plain: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                f.name: flat if f.name == "model" else _plain(getattr(config, f.name))
+                for f in dataclasses.fields(config)
+            }
+        )
+    )
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
