@@ -117,7 +117,9 @@ def test_a_checkpoint_of_0_1_0_says_every_setting():
 
 def test_a_changed_setting_is_named_and_may_be_meant():
     saved = identity.science(load())
-    with pytest.raises(RunFailed, match="optimizer.lr is 0.1, but the run was made with 0.05; if that is meant"):
+    with pytest.raises(
+        RunFailed, match="optimizer.lr is 0.1, but the run was made with 0.05; if that is meant"
+    ):
         identity.refuse_change(saved, load("optimizer.lr=0.1"))
     identity.refuse_change(saved, load("optimizer.lr=0.1", "checkpoint.allow_change=true"))
     for key in ("data.train_limit=3", "seed=2", "train.batch_size=7"):
