@@ -111,26 +111,28 @@ def test_a_checkpoint_of_0_1_0_says_every_setting():
     saved["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan", "ema_decay")}
     saved |= {"effective_batch": config.effective_batch, "batch_norm_ranks": "all"}
     identity.refuse_change(saved, config)
-    with pytest.raises(RunFailed, match="comm.batch_norm_ranks is 1, but the run was made with all"):
+    with pytest.raises(RunFailed, match=r"comm.batch_norm_ranks is 1, but the run was made with all"):
         identity.refuse_change(saved, load())
 
 
 def test_a_changed_setting_is_named_and_may_be_meant():
     saved = identity.science(load())
     with pytest.raises(
-        RunFailed, match="optimizer.lr is 0.1, but the run was made with 0.05; if that is meant"
+        RunFailed, match=r"optimizer.lr is 0.1, but the run was made with 0.05; if that is meant"
     ):
         identity.refuse_change(saved, load("optimizer.lr=0.1"))
     identity.refuse_change(saved, load("optimizer.lr=0.1", "checkpoint.allow_change=true"))
     for key in ("data.train_limit=3", "seed=2", "train.batch_size=7"):
         with pytest.raises(RunFailed, match="samples would be taken twice or never"):
             identity.refuse_change(saved, load(key, "checkpoint.allow_change=true"))
-    with pytest.raises(RunFailed, match="train.clip_norm is None, but the run was made with 1.0"):
+    with pytest.raises(RunFailed, match=r"train.clip_norm is None, but the run was made with 1.0"):
         identity.refuse_change(identity.science(load("train.clip_norm=1.0")), load())
 
 
 def test_every_mark_is_known():
-    groups = [f for f in dataclasses.fields(Config)]
-    kinds = [type(getattr(load(), f.name)) for f in groups if f.name != "seed"] + list(SETTINGS.values())
+    config = load()
+    kinds = [type(getattr(config, f.name)) for f in dataclasses.fields(Config) if f.name != "seed"] + list(
+        SETTINGS.values()
+    )
     marks = {f.metadata.get("science") for kind in kinds for f in dataclasses.fields(kind)}
     assert marks <= {None, "how", "place", "kind"}

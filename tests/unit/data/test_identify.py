@@ -163,12 +163,12 @@ def test_data_not_seen_from_here_counts_by_path_until_rank_0_sees_it(tmp_path):
     parallel(tmp_path / "far")
     identify.refuse_change_here(run, config)
     (tmp_path / "far" / "valid.de").write_text("else\n")
-    with pytest.raises(RunFailed, match="valid.de has changed"):
+    with pytest.raises(RunFailed, match=r"valid.de has changed"):
         identify.refuse_change_here(run, config)
 
 
 def test_a_configuration_edited_by_hand_is_refused(tmp_path):
-    run, config = begun(tmp_path, "experiment=lenet_digits")
+    run, _ = begun(tmp_path, "experiment=lenet_digits")
     edited = compose.load(["experiment=lenet_digits", "optimizer.lr=0.7"])
     with pytest.raises(UserError, match=r"optimizer.lr=0.7: the run was made with 0.05"):
         identify.refuse_change(run, edited)
@@ -195,7 +195,7 @@ def test_the_golden_run_of_this_version_resumes(tmp_path):
     assert identify.run_id(config) == run.name
     assert cli.main(["train", *_words(), f"run.root={tmp_path}/runs"]) == 0
     assert [entry.step for entry in store.entries(run / "checkpoints")] == [45, 90]
-    assert RunDir(run).read_state()["phase"] == "done"
+    assert RunDir(run).read_state().phase == "done"
     assert min(r["step"] for r in RunDir(run).read_metrics("train")) > 45
 
 
