@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpctrain.config import compose, identity, settings
+from hpctrain.config.load import to_dict
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed
@@ -105,7 +106,7 @@ def test_kinds_with_equal_settings_are_told_apart():
 def test_a_checkpoint_of_0_1_0_says_every_setting():
     """Every value was written, two of comm at the top, and the path of a text: it goes on."""
     config = load("comm.batch_norm_ranks=all")
-    whole = settings.to_dict(config)
+    whole = to_dict(config)
     saved = {k: whole[k] for k in ("model", "data", "task", "optimizer", "schedule", "precision", "seed")}
     saved["data"] |= {"path": "/elsewhere/text"}
     saved["train"] = {k: whole["train"][k] for k in ("epochs", "steps", "clip_norm", "on_nan", "ema_decay")}

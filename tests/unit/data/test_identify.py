@@ -1,12 +1,13 @@
 """What a user brings counts by what it is: data, code and weights, at whatever path."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hpctrain.config import compose, settings
+from hpctrain.config import compose, load
 from hpctrain.data import contents, identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
@@ -43,7 +44,7 @@ def begun(tmp_path, *words):
     """A run of these settings that has its identity.json."""
     config = compose.load(list(words))
     run = RunDir(tmp_path / "run")
-    run.create(settings.to_dict(config))
+    run.create(load.to_dict(config))
     identify.note(run, config)
     return run, config
 
@@ -191,12 +192,13 @@ def test_the_golden_run_of_this_version_resumes(tmp_path):
     shutil.copytree(Path(__file__).parents[2] / "golden" / "run-0.1.0", run)
     for folder in (run, *(p for p in run.rglob("*") if p.is_dir())):
         folder.chmod(0o700)
-    config = settings.from_dict(RunDir(run).read_config())
+    config = load.from_dict(RunDir(run).read_config())
     assert identify.run_id(config) == run.name
     assert cli.main(["train", *_words(), f"run.root={tmp_path}/runs"]) == 0
     assert [entry.step for entry in store.entries(run / "checkpoints")] == [45, 90]
     assert RunDir(run).read_state().phase == "done"
-    assert min(r["step"] for r in RunDir(run).read_metrics("train")) > 45
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert min(line["step"] for line in lines if line["kind"] == "train") > 45
 
 
 def _words():
