@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpctrain.config.data_kinds import Family, family
+from hpctrain.config.data_kinds import family
 from hpctrain.config.image_sizes import check_pictures
-from hpctrain.errors import UserError, nearest
+from hpctrain.config.tasks import TASK_KINDS
+from hpctrain.errors import UserError, choose, nearest
 
 if TYPE_CHECKING:
     from hpctrain.config.settings import Config
 
-_RECURRENT = ("rnn", "gru", "lstm")
-# A data set of each family that tasks need, as an example.
-_EXAMPLES = {Family.TEXT: "python_stdlib", Family.SPEECH: "espeak", Family.PAIR: "gettext"}
-# The networks that know a task, and a data set for it; a `target` is its user's affair.
-_TASK_MODELS: dict[str, tuple[tuple[str, ...], Family]] = {
-    "language_model": (_RECURRENT, Family.TEXT),
-    "masked_language_model": ((*_RECURRENT, "birnn"), Family.TEXT),
-    "speech_recognition": (("deep_speech2",), Family.SPEECH),
-    "translation": (("gnmt", "gnmt_moe"), Family.PAIR),
-}
 # The settings of comm that a cluster's preset may have, and that a scaling study may try.
 TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
 
@@ -84,15 +75,18 @@ def _check_comm(config: Config) -> None:
 def _check_task(config: Config) -> None:
     """Task, network and data must speak of the same things."""
     task, model, data = config.task.name, config.model, config.data
-    if task not in _TASK_MODELS:
-        return
-    models, needed = _TASK_MODELS[task]
-    if model.target is None and model.name not in models:
+    if task not in TASK_KINDS:
+        raise choose("task.name", task, TASK_KINDS)
+    kind = TASK_KINDS[task]
+    models = kind.networks
+    if model.target is None and models is not None and model.name not in models:
         why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
         also = "; task=masked_language_model suits it" if why else ""
         raise UserError("model", model.name, f"{why}task={task} needs {', '.join(models)}{also}")
-    if family(data.name) is not needed or data.vocabulary_size is None or data.sequence_length is None:
-        raise UserError("data", data.name, f"task={task} needs other data, such as data={_EXAMPLES[needed]}")
+    if kind.family is None:
+        return
+    if family(data.name) is not kind.family or data.vocabulary_size is None or data.sequence_length is None:
+        raise UserError("data", data.name, f"task={task} needs other data, such as data={kind.example}")
     size = getattr(model.settings, "vocabulary_size", data.vocabulary_size)
     if size != data.vocabulary_size:
         raise UserError("model.vocabulary_size", size, f"must be data.vocabulary_size={data.vocabulary_size}")

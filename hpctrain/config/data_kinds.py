@@ -1,7 +1,7 @@
 """The kinds of data sets, a record each.
 
 A new kind is a row here, a file below hpctrain/data/ and conf/data/NAME.yaml. Pure: the functions of a kind are named
-("package.module:name", hpctrain/lazy.py) and imported when first needed.
+("package.module:name") and imported when first needed.
 """
 
 from __future__ import annotations

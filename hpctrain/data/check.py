@@ -5,9 +5,9 @@ Takes a DataConfig; returns the number of training samples, or raises a UserErro
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 
-from hpctrain import lazy
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images.cifar import records
@@ -20,7 +20,7 @@ def check(config: DataConfig) -> int:
     """Returns the training samples per epoch, once the files of the set are known to be whole. Raises UserError."""
     if config.name not in DATA_KINDS:
         raise choose("data.name", config.name, DATA_KINDS)
-    return int(lazy.load(DATA_KINDS[config.name].check)(config))
+    return int(pkgutil.resolve_name(DATA_KINDS[config.name].check)(config))
 
 
 count_samples = check

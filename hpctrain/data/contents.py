@@ -21,6 +21,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pkgutil
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hpctrain import lazy
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.downloads import SOURCES
@@ -73,7 +73,7 @@ def of_data(config: DataConfig) -> Contents:
     kind = DATA_KINDS[config.name]
     if kind.files is None:
         return Contents("data.path", str(config.path), {})
-    folder, files = lazy.load(kind.files)(config)
+    folder, files = pkgutil.resolve_name(kind.files)(config)
     found = digests(folder, files, whole=kind.whole)
     official = {file.sha256 for file in SOURCES[config.name].files} if config.name in SOURCES else set()
     if set(found.values()) <= official:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain import lazy
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images import sets
@@ -75,7 +75,7 @@ def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
     """Both splits, on the host. Raises UserError."""
     if config.name not in DATA_KINDS:
         raise choose("data.name", config.name, DATA_KINDS)
-    splits: Splits = lazy.load(DATA_KINDS[config.name].loader)(config, feeding or Feeding())
+    splits: Splits = pkgutil.resolve_name(DATA_KINDS[config.name].loader)(config, feeding or Feeding())
     return splits
 
 

@@ -70,7 +70,7 @@ def loss_of(name: str, settings: Any) -> Callable[[Any], Any]:
     import torch
     from torch.nn import functional as F
 
-    from hpctrain.models import WithAuxiliary
+    from hpctrain.models.outputs import AUXILIARY_WEIGHT, WithAuxiliary
 
     def entropy(logits: torch.Tensor) -> torch.Tensor:
         rows = logits.flatten(0, -2)
@@ -85,7 +85,7 @@ def loss_of(name: str, settings: Any) -> Callable[[Any], Any]:
         logits, extra = (out.logits, out.auxiliary) if isinstance(out, WithAuxiliary) else (out, ())
         total = entropy(logits[0] if isinstance(logits, tuple) else logits)
         for more in extra:
-            total = total + (0.3 * entropy(more) if more.dim() else more)
+            total = total + (AUXILIARY_WEIGHT * entropy(more) if more.dim() else more)
         return total
 
     return loss

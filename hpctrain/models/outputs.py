@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
+AUXILIARY_WEIGHT = 0.3
+
 
 class WithAuxiliary(NamedTuple):
     """Logits, and further terms of the training loss.

@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config.tasks import TASK_KINDS, scores_of
 from hpctrain.errors import UserError, choose
 from hpctrain.storage.records import validation_records
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
-from hpctrain.sweep.settings import METRICS, objective
+from hpctrain.sweep.settings import objective
 from hpctrain.sweep.study_dir import StudyDir
 
 
@@ -87,7 +88,9 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
     if metric and all(r.value is None for r in rows):
         files = [study.run(r.run_id).metrics_file for r in rows[:50]]
         known = {key for file in files for last in validation_records(file)[-1:] for key in last.scores}
-        names = sorted(known & {m for metrics in METRICS.values() for m in metrics}) or list(METRICS[task])
+        names = sorted(known & {name for task_name in TASK_KINDS for name in scores_of(task_name)}) or list(
+            scores_of(task)
+        )
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None
     return Found(study, name, more, rows, use, searched)

@@ -14,18 +14,10 @@ from annotated_types import Ge
 
 from hpctrain.config.settings import Config, Positive, PositiveFloat
 from hpctrain.config.swept import Choice, Interval, Swept
+from hpctrain.config.tasks import scores_of
 from hpctrain.config.validate import validate
 from hpctrain.errors import UserError, choose
 from hpctrain.sweep.asha import rung_epochs
-
-# What the validation records of a task hold, the task's own metric first, and which way is better.
-METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
-    "classification": {"accuracy": "max", "loss": "min"},
-    "language_model": {"perplexity": "min", "loss": "min", "bits_per_character": "min"},
-    "masked_language_model": {"perplexity": "min", "loss": "min", "bits_per_character": "min"},
-    "speech_recognition": {"character_error_rate": "min", "loss": "min"},
-    "translation": {"perplexity": "min", "loss": "min", "accuracy": "max"},
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +104,7 @@ def check(settings: SweepConfig, space: Sequence[Swept], config: Config) -> None
 
 
 def _check_metric(settings: SweepConfig, config: Config) -> None:
-    known = METRICS.get(config.task.name, {})
+    known = scores_of(config.task.name)
     if settings.metric is None:
         if settings.searches:
             what = (
@@ -142,10 +134,11 @@ def _check_asha(settings: SweepConfig, space: Sequence[Swept], config: Config) -
 def objective(settings: Mapping[str, Any] | SweepConfig, task: str) -> tuple[str, bool]:
     """Returns the metric's name, and whether higher is better."""
     given = settings if isinstance(settings, Mapping) else vars(settings)
-    known = METRICS.get(task, {"loss": "min"})
-    metric = given.get("metric") or next(iter(known))
-    mode = given.get("mode") or known.get(metric, "min")
-    return str(metric), mode == "max"
+    known = scores_of(task)
+    metric = str(given.get("metric") or next(iter(known)))
+    if given.get("mode"):
+        return metric, given["mode"] == "max"
+    return metric, metric in known and known[metric].higher_is_better
 
 
 def count(settings: SweepConfig, space: Sequence[Swept]) -> int:

@@ -1,17 +1,17 @@
-"""Tasks: what a batch, a loss and a metric mean. A plain dict from name to constructor."""
+"""Tasks: what a batch, a loss and a score mean. The table of tasks is config/tasks.py.
+
+Imported by hpctrain.training and everything above it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pkgutil
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
-from hpctrain.tasks.classification import Classification
-from hpctrain.tasks.language_model import LanguageModelling, MaskedLanguageModelling
-from hpctrain.tasks.speech_recognition import SpeechRecognition
-from hpctrain.tasks.translation import Translation
+from hpctrain.config.tasks import TASK_KINDS
 
 # What a recurrent model hands from one batch to the next; the samples are dimension 1 of its tensors.
 Carry = tuple[Tensor, ...] | None
@@ -26,8 +26,6 @@ class Task(Protocol):
     `summarise` makes named figures of it. The last `targets` tensors of a batch are not the model's inputs.
     """
 
-    metric: str
-    higher_is_better: bool
     width: int
     targets: int
 
@@ -36,10 +34,7 @@ class Task(Protocol):
     def summarise(self, sums: list[float]) -> dict[str, float]: ...
 
 
-TASKS: dict[str, Callable[[TaskConfig, Any], Any]] = {
-    "classification": Classification,
-    "language_model": LanguageModelling,
-    "masked_language_model": MaskedLanguageModelling,
-    "speech_recognition": SpeechRecognition,
-    "translation": Translation,
-}
+def make_task(config: TaskConfig, train_set: Any) -> Task:
+    """Returns the task that the settings name, for this training data."""
+    task: Task = pkgutil.resolve_name(TASK_KINDS[config.name].task)(config, train_set)
+    return task

@@ -9,16 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpctrain.config.settings import TaskConfig
-
-# Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
-AUXILIARY_WEIGHT = 0.3
+from hpctrain.models.outputs import AUXILIARY_WEIGHT
 
 
 class Classification:
     """A batch is (images (B, C, H, W), labels (B,) int64); sums are (loss, right answers, samples)."""
 
-    metric = "accuracy"
-    higher_is_better = True
     width = 3
     targets = 1
 

@@ -23,8 +23,6 @@ MAX_EXPONENT = 700.0  # e^709 is the largest float
 class LanguageModelling:
     """Next token (Mikolov et al. 2010), by truncated back-propagation: the state goes on, its gradient ends."""
 
-    metric = "perplexity"
-    higher_is_better = False
     width = 3
     targets = 1
 

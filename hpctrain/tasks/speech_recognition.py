@@ -19,8 +19,6 @@ from hpctrain.config.settings import TaskConfig
 class SpeechRecognition:
     """A sample's loss is the negative log-likelihood of its text, a character."""
 
-    metric = "character_error_rate"
-    higher_is_better = False
     width = 3
     targets = 3  # lengths too: a count takes all frames, which is what runs
 

@@ -21,8 +21,6 @@ from hpctrain.data.translation.source import PADDING
 class Translation:
     """A sample's loss is the mean over the words of its target."""
 
-    metric = "perplexity"
-    higher_is_better = False
     width = 3
     targets = 1
 

@@ -19,7 +19,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.storage.records import SummaryRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
-from hpctrain.tasks import TASKS
+from hpctrain.tasks import make_task
 from hpctrain.training import precision, progress, read_ahead, state
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.energy import Energy, total
@@ -76,7 +76,7 @@ def train(
     model = model.to(device).train()
     comm.broadcast(model.state_dict())
     torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
-    task = TASKS[config.task.name](config.task, train_set)
+    task = make_task(config.task, train_set)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
     exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS)
     schedule = Schedule(config.schedule, config.optimizer.lr, batch, steps_per_epoch, total_steps)

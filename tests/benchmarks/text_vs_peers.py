@@ -114,7 +114,7 @@ class Ours:
         from hpctrain import data, models
         from hpctrain.config.settings import CommConfig
         from hpctrain.data import sampler
-        from hpctrain.tasks import TASKS
+        from hpctrain.tasks import make_task
         from hpctrain.training.comm import connect
         from hpctrain.training.exchange import GradientExchange
         from hpctrain.training.optimizers import make_optimizer
@@ -126,7 +126,7 @@ class Ours:
         model = models.build(config.model.name, config.model.settings)
         comm.broadcast(model.state_dict())
         dataset = data.load(config.data).train
-        task = TASKS[config.task.name](config.task, dataset)
+        task = make_task(config.task, dataset)
         exchange = GradientExchange(list(model.parameters()), comm, extras=task.width + FLAGS)
         optimizer = make_optimizer(config.optimizer, model.named_parameters())
         batch, clip = config.train.batch_size, config.train.clip_norm

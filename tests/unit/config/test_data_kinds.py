@@ -1,9 +1,11 @@
 """The table of data kinds: it and conf/data agree, all that it names is there, and a row is all that a kind needs."""
 
+import pkgutil
+
 import numpy as np
 import pytest
 
-from hpctrain import data, lazy
+from hpctrain import data
 from hpctrain.config import compose
 from hpctrain.config.data_kinds import DATA_KINDS, DERIVED, DataKind, Family, family, names
 from hpctrain.config.settings import DataConfig
@@ -18,7 +20,7 @@ def test_the_table_and_conf_agree():
 @pytest.mark.parametrize("kind", DATA_KINDS.values(), ids=DATA_KINDS)
 def test_all_that_a_row_names_is_there(kind):
     places = [kind.loader, kind.check, *kind.derived.values(), *([kind.files] if kind.files else [])]
-    assert all(callable(lazy.load(place)) for place in places)
+    assert all(callable(pkgutil.resolve_name(place)) for place in places)
     assert set(kind.derived) <= set(DERIVED)
 
 

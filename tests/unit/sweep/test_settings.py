@@ -4,8 +4,6 @@ import pytest
 
 from hpctrain.errors import UserError
 from hpctrain.sweep.request import understand
-from hpctrain.sweep.settings import METRICS
-from hpctrain.tasks import TASKS
 
 BASE = ("lenet_digits",)  # 20 epochs
 LR = "optimizer.lr=0.01,0.1"
@@ -69,13 +67,3 @@ def test_more_trials_keep_those_that_were_drawn_before():
     few, many = (understand([*words, f"sweep.trials={n}"]).trials for n in (5, 9))
     assert [t.run_id for t in many[:5]] == [t.run_id for t in few]
     assert len({t.run_id for t in many}) == 9
-
-
-def test_every_task_has_its_metrics_here():
-    from hpctrain.config.settings import TaskConfig
-
-    assert set(TASKS) <= set(METRICS)
-    task = TASKS["classification"](TaskConfig())
-    assert set(task.summarise([1.0, 1.0, 1.0])) == set(METRICS["classification"])
-    assert next(iter(METRICS["classification"])) == task.metric
-    assert (METRICS["classification"][task.metric] == "max") == task.higher_is_better

@@ -14,7 +14,7 @@ from hpctrain.data.text.vocabulary import Characters, Words
 from hpctrain.models import build
 from hpctrain.models.sampling import choose, continue_tokens
 from hpctrain.models.settings import SETTINGS
-from hpctrain.tasks import TASKS
+from hpctrain.tasks import make_task
 from hpctrain.training import state
 from hpctrain.training.comm import Comm
 from hpctrain.training.evaluation import SummedScores, evaluate
@@ -34,7 +34,7 @@ def small(name="lstm", **settings):
 
 
 def task(name="language_model", vocabulary=KNOWN, **settings):
-    return TASKS[name](TaskConfig(name, **settings), dataset(vocabulary=vocabulary))
+    return make_task(TaskConfig(name, **settings), dataset(vocabulary=vocabulary))
 
 
 class Ranks(Comm):

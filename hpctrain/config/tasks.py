@@ -1,0 +1,65 @@
+"""The tasks, a record each: what is trained for, which scores say how well, which networks and data fit.
+
+A new task is a row here, a file below hpctrain/tasks/ and conf/task/NAME.yaml. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpctrain.config.data_kinds import Family
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure of validation records, and which way is better."""
+
+    name: str
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """One task.
+
+    `task`: its class (hpctrain/tasks), "package.module:name". `scores`: the one that the task is judged by first.
+    `networks`: those that know it, None for any; the user answers for the network of a `target`. `family`: the data
+    that it needs, None for any, with `example`, a data set of it.
+    """
+
+    task: str
+    scores: tuple[Score, ...]
+    networks: tuple[str, ...] | None = None
+    family: Family | None = None
+    example: str = ""
+
+
+_RECURRENT = ("rnn", "gru", "lstm")
+_PREDICTION = (Score("perplexity"), Score("loss"), Score("bits_per_character"))
+
+TASK_KINDS: dict[str, TaskKind] = {
+    "classification": TaskKind(
+        "hpctrain.tasks.classification:Classification", (Score("accuracy", True), Score("loss"))
+    ),
+    "language_model": TaskKind(
+        "hpctrain.tasks.language_model:LanguageModelling", _PREDICTION, _RECURRENT, Family.TEXT, "python_stdlib"
+    ),
+    "masked_language_model": TaskKind(
+        "hpctrain.tasks.language_model:MaskedLanguageModelling", _PREDICTION, (*_RECURRENT, "birnn"),
+        Family.TEXT, "python_stdlib",
+    ),
+    "speech_recognition": TaskKind(
+        "hpctrain.tasks.speech_recognition:SpeechRecognition", (Score("character_error_rate"), Score("loss")),
+        ("deep_speech2",), Family.SPEECH, "espeak",
+    ),
+    "translation": TaskKind(
+        "hpctrain.tasks.translation:Translation", (Score("perplexity"), Score("loss"), Score("accuracy", True)),
+        ("gnmt", "gnmt_moe"), Family.PAIR, "gettext",
+    ),
+}  # fmt: skip
+
+
+def scores_of(task: str) -> dict[str, Score]:
+    """Returns the task's scores by name, the one that it is judged by first; of a task unknown here, the loss."""
+    kind = TASK_KINDS.get(task)
+    return {score.name: score for score in (kind.scores if kind else (Score("loss"),))}
