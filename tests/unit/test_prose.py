@@ -21,7 +21,6 @@ PENDING = {
     "errors.py",
     "launch",
     "scheduler",
-    "storage",
     "studies",
     "tasks",
     "training",
