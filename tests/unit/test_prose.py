@@ -19,7 +19,6 @@ PENDING = {
     "config",
     "data",
     "errors.py",
-    "launch",
     "scheduler",
     "studies",
     "tasks",
@@ -29,9 +28,6 @@ PENDING = {
     "models/factory.py",
     "models/settings.py",
     "report/curves.py",
-    "sweep/claims.py",
-    "sweep/outcome.py",
-    "sweep/worker.py",
 }
 
 UNIT = r"(seconds|samples|bytes|ranks|GPUs|cores|messages|joules|hours|operations|FLOPs|ms)"
