@@ -14,11 +14,11 @@ PACKAGE = ROOT / "hpctrain"
 # Packages and files that have not been revised yet. Remove an entry when it passes; the aim is an empty set.
 PENDING = {
     "checkpoints",
-    "cli.py",
     "commands",
-    "config",
+    "config/checks.py",
+    "config/compose.py",
+    "config/image_sizes.py",
     "data",
-    "errors.py",
     "scheduler",
     "studies",
     "tasks",
