@@ -1,4 +1,4 @@
-"""The command table. Takes a command line, gives an exit code: 0 done, 1 failed, 2 wrong input, 130 stopped.
+"""The command table. Takes a command line, returns an exit code: 0 done, 1 failed, 2 wrong input, 130 stopped.
 
 A command's module is imported only when that command runs: help and completion are quick.
 """
@@ -54,7 +54,7 @@ hpctrain COMMAND --help says more. Completion: eval "$(hpctrain train -sc instal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Errors of the user's and of the work become one line on stderr."""
+    """Runs one command; returns its exit code. Errors of the user's and of the work become one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(argv)

@@ -1,6 +1,6 @@
 """The two ways in which a command ends badly, as exceptions.
 
-Takes names and values, gives one-line messages. No side effects, standard library only.
+Takes names and values, returns one-line messages. No side effects, standard library only.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class RunFailed(Exception):
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name most like `name`, or None where none is similar."""
-    found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """Returns the name most like `name`, or None if none is similar."""
+    matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def choose(key: str, value: str, names: Iterable[str]) -> UserError:
-    """The error for a value that is not one of `names`, which it lists."""
+    """Returns the error for a value that is not one of `names`, which it lists."""
     names = sorted(names)
     return UserError(key, value, f"must be one of {', '.join(names)}", nearest(value, names))

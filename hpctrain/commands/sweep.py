@@ -36,7 +36,7 @@ def _show(started: Started, dry_run: bool) -> None:
     most = "at most " if started.request.settings.pruner != "none" else ""
     bound = (
         f"at least {facts['lower_bound_s'] / 60:.1f} min on these devices"
-        if facts["lower_bound_s"] else "no lower bound on the time: the device's peak is not known"
+        if facts["lower_bound_s"] else "lower bound unknown (no peak for this device)"
     )  # fmt: skip
     print(f"{most}{facts['steps']:,} steps, {facts['flops_total']:.3g} FLOPs; {bound}")
     if facts["node_hours_max"] is not None:

@@ -20,9 +20,9 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed
 from hpctrain.storage.run_state import Reason
 
-# Settings that say which samples a step takes: changed in mid-run, samples would come twice or never.
+# Settings that say which samples each step takes. If one changed in mid-run, samples would come twice or never.
 FIXED = ("data", "effective_batch", "seed")
-# Where version 0.1.0 kept two settings in meta.json.
+# The keys of two settings in meta.json of version 0.1.0, and their present ones.
 _MOVED = {"reduction": "comm.reduction", "batch_norm_ranks": "comm.batch_norm_ranks"}
 
 
@@ -37,11 +37,12 @@ class Setting:
 
     @property
     def counts(self) -> bool:
+        """Whether it is part of the run's identity."""
         return self.role == "kind" or (self.role == "science" and self.value != self.default)
 
 
 def settings_of(config: Config) -> Iterator[Setting]:
-    """Every setting of the groups that may be science, in the order of `Config`, as plain values."""
+    """Yields every setting of the groups that may be science, in the order of `Config`, as plain values."""
     for group in dataclasses.fields(Config):
         value = getattr(config, group.name)
         if _role(group) != "science":
@@ -83,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def science(config: Config) -> dict[str, Any]:
-    """The settings that make the result and differ from their defaults, by group, as plain containers."""
+    """Returns the settings that make the result and differ from their defaults, by group, as plain containers."""
     chosen: dict[str, Any] = {}
     for setting in settings_of(config):
         if setting.counts:
@@ -96,13 +97,13 @@ def science(config: Config) -> dict[str, Any]:
 
 
 def identity_hash(config: Config, contents: Mapping[str, Any]) -> str:
-    """SHA-256, in hex, of the settings that count and of `contents`: a digest by what was brought."""
+    """Returns the SHA-256, in hex, of the settings that count and of `contents`: a digest by what was brought."""
     values = {"settings": science(config), "contents": dict(contents)}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def run_id(config: Config, contents: Mapping[str, Any]) -> str:
-    """`<name>-<10 hex digits of identity_hash>`: the same identity is the same run."""
+    """Returns `<name>-<10 hex digits of identity_hash>`: the same identity is the same run."""
     name = config.run.name or f"{config.model.name}-{config.data.name}"
     return f"{name}-{identity_hash(config, contents)[:10]}"
 

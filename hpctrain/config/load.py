@@ -18,7 +18,7 @@ from hpctrain.models.settings import SETTINGS
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The model group, flat as in conf/model, to its family's settings dataclass."""
+    """Takes the model group, flat as in conf/model; returns it with its family's dataclass. Raises UserError."""
     rest = dict(values)
     name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
     if target is not None:
@@ -29,7 +29,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """A resolved configuration, as plain containers, to a checked `Config`. Raises UserError."""
+    """Takes a resolved configuration, as plain containers; returns a checked `Config`. Raises UserError."""
     rest = dict(values)
     model = model_config(rest.pop("model", {}))
     rest.pop("sweep", None), rest.pop("scaling", None)
@@ -39,7 +39,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `from_dict`, JSON-able; the model group flat again."""
+    """The inverse of `from_dict`: returns what JSON can hold, with the model group flat again."""
     model = config.model
     settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
     flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}

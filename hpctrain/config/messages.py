@@ -12,7 +12,7 @@ from hpctrain.errors import UserError, nearest
 def explain(
     errors: Sequence[Mapping[str, Any]], prefix: str, neighbours: Callable[[list[str]], list[str]]
 ) -> UserError:
-    """The first complaint; keys are given `prefix`. `neighbours`: the settings beside an unknown one."""
+    """Returns the first complaint; keys get `prefix`. `neighbours` returns the settings beside an unknown one."""
     error = errors[0]
     tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
     where = [

@@ -1,6 +1,6 @@
 """The settings of a run: frozen dataclasses and their bounds. Each says whether it is science (`HOW`, `PLACE`, `KIND`).
 
-Takes plain dictionaries (from config/compose.py, or from a run directory's config.yaml), gives `Config`.
+Takes plain dictionaries (from config/compose.py, or from a run directory's config.yaml), returns `Config`.
 A wrong value is a `UserError` that names the key, the value, what is allowed and the nearest match.
 Imports neither Hydra nor torch; no side effects.
 """
@@ -29,14 +29,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 
 # What a setting, or a whole group, is to the run's identity (config/identity.py). Without a mark it is science: it
 # changes the result, and counts if it differs from its default.
-HOW = {"science": "how"}  # how, or where, the same result is computed
-PLACE = {"science": "place"}  # where files lie: what they hold counts instead
+HOW = {"science": "how"}  # how, or on which machine, the same result is computed
+PLACE = {"science": "place"}  # where files lie: their contents count instead
 KIND = {"science": "kind"}  # says which settings its group has: counts even if it has its default
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network; `settings` is the family's dataclass, or a mapping where `target` names a class."""
+    """Which network; `settings` is the family's dataclass, or a mapping if `target` names a class."""
 
     name: str
     settings: Any
@@ -72,7 +72,7 @@ class DataConfig:
     workers: Count | None = dataclasses.field(default=None, metadata=HOW)
     prefetch: Positive = dataclasses.field(default=4, metadata=HOW)
     resident_gb: Annotated[float, Ge(0)] = dataclasses.field(default=2.0, metadata=HOW)
-    # Text only: how it is cut into tokens, how many there are, and how long a training sequence is.
+    # Text only: how it is cut into tokens, how many tokens exist, and how long a training sequence is.
     tokens: Literal["character", "word", "bpe"] = "character"
     vocabulary_size: Positive | None = None
     sequence_length: Positive | None = None
@@ -89,12 +89,14 @@ class DataConfig:
         for key, values in (("mean", self.mean), ("std", self.std)):
             if self.shape and values and len(values) not in (1, self.shape[0]):
                 raise ValueError(
-                    f"data.{key}={list(values)}: must be one number, or {self.shape[0]}, one a channel of data.shape"
+                    f"data.{key}={list(values)}: must be one number, or {self.shape[0]}, one per channel of data.shape"
                 )
 
 
 @dataclass(frozen=True)
 class TaskConfig:
+    """What is learned from the data, and its loss."""
+
     name: str = "classification"
     label_smoothing: Fraction = 0.0
     # Language models: a sequence's loss is the mean, or the sum, over its tokens.
@@ -104,7 +106,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Lengths: `steps`, where given, is used instead of `epochs`. `batch_size` is a rank's, a micro-step.
+    """Lengths: `steps`, if given, is used instead of `epochs`. `batch_size` is per rank and micro-step.
 
     `batch_size` and `accumulate` count as `Config.effective_batch`, their product with the ranks.
     """
@@ -117,7 +119,7 @@ class TrainConfig:
     log_every: Positive = dataclasses.field(default=50, metadata=HOW)
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
-    # Progressive resizing: (from epoch, pixels a side); validation sees the whole size.
+    # Progressive resizing: (from epoch, pixels per side); validation sees the whole size.
     image_sizes: tuple[tuple[Count, Positive], ...] = ()
     tensorboard: bool = dataclasses.field(default=False, metadata=HOW)
     deterministic: bool = dataclasses.field(default=True, metadata=HOW)
@@ -127,6 +129,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SgdConfig:
+    """Stochastic gradient descent, with momentum if it is not 0."""
+
     lr: Annotated[float, Ge(0)]
     name: Literal["sgd"] = dataclasses.field(default="sgd", metadata=KIND)
     momentum: Fraction = 0.0
@@ -140,6 +144,8 @@ class SgdConfig:
 
 @dataclass(frozen=True)
 class AdamConfig:
+    """Adam, or AdamW, which decouples the weight decay."""
+
     lr: Annotated[float, Ge(0)]
     name: Literal["adam", "adamw"] = dataclasses.field(default="adam", metadata=KIND)
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -150,6 +156,8 @@ class AdamConfig:
 
 @dataclass(frozen=True)
 class LarsConfig:
+    """LARS: the learning rate is scaled per layer, for large batches."""
+
     lr: Annotated[float, Ge(0)]
     name: Literal["lars"] = dataclasses.field(default="lars", metadata=KIND)
     momentum: Fraction = 0.9
@@ -187,6 +195,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
+    """Number format, memory layout and compiler of the forward and backward pass."""
+
     name: Literal["fp32", "bf16", "auto"] = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -210,9 +220,9 @@ class CommConfig:
 
     @property
     def fusion_bytes(self) -> float:
-        """How much Horovod puts together, by copying, of what is ready at once.
+        """Bytes of ready tensors that Horovod fuses, by copying, into one sum.
 
-        Less where buckets have put it together before: no more than a piece of a sum (training/comm.py).
+        Less if buckets have fused them before: no more than a piece of a sum (training/comm.py).
         """
         if self.fusion_threshold_mb is not None:
             return self.fusion_threshold_mb * 2**20
@@ -222,7 +232,7 @@ class CommConfig:
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What the job asks for. `ranks` is for local runs; on Slurm it is nodes times GPUs a node."""
+    """What the job asks for. `ranks` is for local runs; on Slurm it is nodes times GPUs per node."""
 
     ranks: Positive | None = None
     nodes: Positive = 1
@@ -268,9 +278,9 @@ class ClusterConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
     slurm_conf: str | None = None
-    # Settings of comm that suit the cluster: conf/config.yaml takes them where the command line has none.
+    # Settings of comm that suit the cluster: conf/config.yaml takes them if the command line has none.
     comm: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    # For scaling studies: a node's link as it is sold, and nodes that are one machine in truth.
+    # For scaling studies: the nominal rate of a node's link, and how many nodes share one physical machine.
     link_gbit_per_s: PositiveFloat | None = None
     nodes_per_host: Positive = 1
     source: str | None = None
@@ -279,6 +289,8 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """Where the run's directory lies: root/study/<run id>. `name` replaces model and data in the run id."""
+
     root: str = "runs"
     study: Name = "default"
     name: Name | None = None
@@ -317,13 +329,14 @@ class Config:
 
     @property
     def ranks(self) -> int:
-        """World size: one rank a GPU (or a CPU slot on a machine without GPUs)."""
+        """World size: one rank per GPU (or per CPU slot on a machine without GPUs)."""
         if self.cluster.kind == "local":
             return self.resources.ranks or 1
         return self.resources.nodes * self.ranks_per_node
 
     @property
     def ranks_per_node(self) -> int:
+        """Ranks on each node; on this machine all of them."""
         if self.cluster.kind == "local":
             return self.ranks
         return self.resources.gpus_per_node or self.cluster.gpus_per_node or 1

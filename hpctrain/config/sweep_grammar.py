@@ -1,6 +1,6 @@
-"""Hydra's sweep grammar: one command line to many configurations. Beside compose.py the only user of Hydra.
+"""Hydra's sweep grammar: one command line for many configurations. Besides compose.py the only user of Hydra.
 
-Takes overrides (`optimizer.lr=0.01,0.1 seed=range(3) schedule=glob(*) train.clip_norm=interval(0.1,10)`), gives
+Takes overrides (`optimizer.lr=0.01,0.1 seed=range(3) schedule=glob(*) train.clip_norm=interval(0.1,10)`), returns
 what is swept and what is fixed; composes any number of runs, of which those that differ in plain values
 only cost a copy each instead of a composition by Hydra.
 """
@@ -28,7 +28,7 @@ from hpctrain.errors import UserError
 
 
 def parse(overrides: Sequence[str]) -> tuple[list[str], list[Swept]]:
-    """The fixed overrides, and what is swept. Raises UserError, also for a sweep with no value in it."""
+    """Returns the fixed overrides, and what is swept. Raises UserError, also for a sweep without a value."""
     words = list(compose.experiments(overrides))
     try:
         with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
@@ -83,7 +83,7 @@ class Composer:
         self._values: dict[str, Any] = {}
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The same as compose.compose([*fixed, *overrides]). Raises UserError."""
+        """Returns the same as compose.compose([*fixed, *overrides]). Raises UserError."""
         plain = {o for o in overrides if self._is_plain(o)}
         chosen = tuple(o for o in overrides if o not in plain)
         if chosen not in self._bases:
@@ -146,7 +146,7 @@ def _touches(key: str, referenced: frozenset[str]) -> bool:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Set an existing value; False where there is none of that name."""
+    """Sets an existing value; returns False if no value has that name."""
     *path, last = key.split(".")
     node: Any = values
     for part in path:

@@ -26,13 +26,14 @@ class Interval:
     integer: bool
 
     def draw(self, generator: random.Random) -> str:
-        """A value at random, as an override writes it."""
+        """Returns a random value, as an override writes it."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = generator.uniform(low, high)
         value = math.exp(value) if self.log else value
         return self.written(value)
 
     def written(self, value: float) -> str:
+        """Returns `value`, moved into the bounds, as an override writes it."""
         value = min(max(value, self.low), self.high)
         return str(round(value)) if self.integer else repr(float(f"{value:.6g}"))
 

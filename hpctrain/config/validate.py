@@ -28,7 +28,7 @@ from hpctrain.config.settings import (
 
 
 def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    """`values` as an instance of the dataclass `kind`; keys in errors are given `prefix`."""
+    """Returns `values` as an instance of the dataclass `kind`. Raises UserError; its keys get `prefix`."""
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:

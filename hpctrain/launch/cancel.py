@@ -11,7 +11,7 @@ from hpctrain.storage.run_state import Phase
 
 
 def cancel(run: RunDir) -> str:
-    """Ask one run to save and stop; returns in words what was done."""
+    """Asks one run to save and stop; returns in words what was done."""
     state = run.read_state()
     if state.final:
         return f"has ended already ({state.phase})"

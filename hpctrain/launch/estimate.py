@@ -1,6 +1,6 @@
 """What a run will cost, before it starts: FLOPs, a lower bound on its time, node-hours asked for.
 
-Takes a configuration; gives figures with units in their names. The network is counted on the meta device
+Takes a configuration; returns figures with units in their names. The network is counted on the meta device
 (nothing is allocated); the count is kept in the user's cache, so that the next submission of the same
 network needs no torch.
 """
@@ -22,9 +22,9 @@ POOR = 0.5  # an efficiency below which a submission is warned about
 
 
 def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
-    """FLOPs of the whole run; the time that its devices need at least, where their peak is known.
+    """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time (None if no peak is known).
 
-    `work`: the run's step_work, where the caller has it already.
+    `work`: the run's step_work, if the caller has it already. Raises UserError if the network refuses its input.
     """
     steps, samples = length(config)
     parts = _stretches(config, work, steps, samples)
@@ -49,7 +49,7 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
 def _stretches(
     config: Config, work: StepWork | None, steps: int, samples: int
 ) -> list[tuple[int, int, StepWork]]:
-    """Samples, steps and the work of a step: one stretch, or one for each size of progressive resizing."""
+    """Samples, steps and the work per step: one stretch, or one for each size of progressive resizing."""
     sizes = config.train.image_sizes
     if not sizes:
         return [(samples, steps, work or step_work(config))]
@@ -64,7 +64,7 @@ def _stretches(
 
 
 def length(config: Config) -> tuple[int, int]:
-    """Optimiser steps and samples of the whole run."""
+    """Returns optimiser steps and samples of the whole run."""
     train = config.train
     samples = count_samples(config.data)
     per_epoch = sampler.steps_per_epoch(samples, config.effective_batch)
@@ -75,9 +75,9 @@ def length(config: Config) -> tuple[int, int]:
 
 
 def step_work(config: Config, pixels: int | None = None) -> StepWork:
-    """The work of one forward and backward pass over a rank's batch, and of one update.
+    """Returns the work of one forward and backward pass over a rank's batch, and of one update.
 
-    `pixels`: a side of the images, where they are not the data set's own.
+    `pixels`: a side of the images, if it differs from the data set's own.
     """
     model, batch = config.model, config.train.batch_size
     if model.target is not None:
@@ -96,11 +96,11 @@ def step_work(config: Config, pixels: int | None = None) -> StepWork:
 
 
 def shown(facts: dict[str, Any]) -> str:
-    """The estimate for people."""
+    """Returns the estimate as lines for people."""
     bound = facts["lower_bound_s"]
     parts = [
         f"{facts['steps']:,} steps over {facts['samples']:,} samples, {facts['flops_total']:.3g} FLOPs",
-        "no lower bound on the time: the device's peak is not known"
+        "lower bound unknown (no peak for this device)"
         if bound is None
         else f"at least {bound / 60:.1f} min on these devices",
     ]

@@ -1,6 +1,6 @@
-"""Why an attempt ended, where no rank was left to say so: from what ranks and launcher left behind.
+"""Why an attempt ended, if no rank was left to say so: from what ranks and launcher left behind.
 
-Takes a run directory and the launcher's output (mpirun's, srun's, horovodrun's); gives a reason of
+Takes a run directory and the launcher's output (mpirun's, srun's, horovodrun's); returns a reason of
 storage/run_state.py, and writes it. Only once the launcher has ended.
 """
 
@@ -22,13 +22,13 @@ _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7":
 
 
 def settle(run: RunDir, launcher_text: str, before: int = 0) -> RunState:
-    """Write the end of the newest attempt into state.json; returns the state. Attempts up to `before` do not count."""
+    """Writes the end of the newest attempt into state.json; returns the state. Attempts up to `before` do not count."""
     reason, detail, rank = explain(run, launcher_text, before)
     return run.state.failed(reason, detail, rank)
 
 
 def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str, int | None]:
-    """Reason, detail, and the rank at fault. The first rank that failed counts, not those it took along."""
+    """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
     launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
         return Reason.CANCELLED, "cancelled by the user", None

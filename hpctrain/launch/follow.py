@@ -26,7 +26,7 @@ class LogReader:
         self._attempt, self._offset = first_attempt, 0
 
     def read(self) -> str:
-        """All complete lines that have come since the last call."""
+        """Returns all complete lines that have come since the last call."""
         text = self._new_text()
         last = max(self._run.attempts(), default=self._attempt)
         while self._attempt < last:
@@ -56,7 +56,7 @@ def follow(
     first_attempt: int = 1,
     bar: bool | None = None,
 ) -> None:
-    """Show a run on `out` until `ended()`; with a progress bar if `out` is a terminal."""
+    """Shows a run on `out` until `ended()`; with a progress bar if `out` is a terminal."""
     reader = LogReader(run, rank, first_attempt)
     if bar is None:
         bar = out.isatty()
@@ -104,7 +104,7 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader, 
 
 
 def show_end(run: RunDir, state: RunState, out: IO[str], err: IO[str]) -> int:
-    """Write the run's summary to `out` if it has one, and to `err` how it failed or stopped; returns the exit code."""
+    """Writes the run's summary to `out` if it has one, and to `err` how it failed or stopped; returns the exit code."""
     phase, reason = state.phase, state.reason
     if state.summary:
         out.write(summary_text(run, state) + "\n")
@@ -123,7 +123,7 @@ def show_end(run: RunDir, state: RunState, out: IO[str], err: IO[str]) -> int:
 
 
 def last_words(run: RunDir, state: RunState, count: int = 8) -> list[str]:
-    """The last lines of the log of the rank at fault (of rank 0 where none is named)."""
+    """Returns the last lines of the log of the rank at fault (of rank 0 if no rank is named)."""
     if not state.attempt:
         return []
     try:
@@ -134,7 +134,7 @@ def last_words(run: RunDir, state: RunState, count: int = 8) -> list[str]:
 
 
 def summary_text(run: RunDir, state: RunState) -> str:
-    """The figures of a finished run, one a line, with units."""
+    """Returns the figures of a finished run, one per line, with units."""
     s = state.summary or {}
     rows = [("run", run.run_id)]
     if s.get("validation"):
@@ -142,7 +142,7 @@ def summary_text(run: RunDir, state: RunState) -> str:
     rows += [
         ("training time", f"{s['train_s']:.1f} s ({s['elapsed_s']:.1f} s with validation and checkpoints)"),
         ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.ranks or 1}"),
-        ("FLOPs a step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
+        ("FLOPs per step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
         ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
         *([("shares", _shares(s))] if s.get("mfu") is not None else []),
         *([("input", slow)] if (slow := slow_input(s.get("input"))) else []),
@@ -152,13 +152,14 @@ def summary_text(run: RunDir, state: RunState) -> str:
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
 
 
-def slow_input(found: dict[str, Any] | None) -> str | None:
-    """What to say of a loader that cannot keep up (training/read_ahead.py); None of one that can."""
-    if found is None or found["waited_share"] <= SLOW:
+def slow_input(waiting: dict[str, Any] | None) -> str | None:
+    """Returns a warning about a loader that cannot keep up (training/read_ahead.py); None if it can."""
+    if waiting is None or waiting["waited_share"] <= SLOW:
         return None
+    share = f"{waiting['waited_share']:.0%}"
     return (
-        f"the loader cannot keep up: rank {found['rank']} waited {found['waited_share']:.0%} of the training time for "
-        f"pictures, which {found['workers']} processes decode (data.workers; hpctrain data pack --resize)"
+        f"the loader cannot keep up: rank {waiting['rank']} waited {share} of the training time for "
+        f"pictures, which {waiting['workers']} processes decode (data.workers; hpctrain data pack --resize)"
     )
 
 

@@ -17,7 +17,7 @@ from hpctrain.storage.run_state import Reason, RunState
 
 
 def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], None]) -> RunState:
-    """Start the ranks and show them on `out`; returns the final state. Ctrl-C saves and stops; twice kills."""
+    """Starts the ranks and shows them on `out`; returns the final state. Ctrl-C saves and stops; twice kills."""
     first = max(run.attempts(), default=0) + 1
     process = local.start(run, config)
     interrupts, asked_at = 0, 0.0

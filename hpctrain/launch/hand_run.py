@@ -1,6 +1,6 @@
 """`python -m hpctrain.launch.hand_run SETTINGS`: what slurm/train.sbatch does first, inside its job.
 
-Takes settings as submit does; makes the run directory, or finds the one there is, notes the job in it as submit
+Takes settings as submit does; makes the run directory, or finds the existing one, notes the job in it as submit
 would, and prints its path.
 """
 
@@ -18,6 +18,7 @@ from hpctrain.storage.run_state import Submission
 
 
 def main() -> int:
+    """Prepares the run; returns the exit code, 2 for wrong settings."""
     try:
         config = load(sys.argv[1:])
         if config.cluster.kind != "slurm":

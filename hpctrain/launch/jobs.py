@@ -27,7 +27,7 @@ def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None
 
 
 def local_job(path: str) -> str:
-    """A background job on this machine: start all ranks, wait for them, leave the state behind."""
+    """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
     run = RunDir(Path(path))
     before = max(run.attempts(), default=0)
     process = local.start(run, from_dict(run.read_config()))
@@ -51,7 +51,7 @@ def local_job(path: str) -> str:
 
 
 def slurm_rank(path: str) -> int:
-    """One rank of a Slurm job; all ranks of one start of a job share its token."""
+    """One rank of a Slurm job; returns its exit code. All ranks of one start of a job share its token."""
     from hpctrain.scheduler import client
     from hpctrain.training.worker import work
 

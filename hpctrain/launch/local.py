@@ -1,7 +1,7 @@
 """Ranks on this machine: start them, pass signals on, say how they ended.
 
 Takes a prepared run directory; starts mpirun (or horovodrun for Gloo, or one plain process). Side
-effects: processes, and state.json where the ranks could not write it themselves. Imports no torch.
+effects: processes, and state.json if the ranks could not write it themselves. Imports no torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP_PATIENCE_S = 60.0
 
 
 def check(config: Config) -> None:
-    """What this machine must have for `config`, found without starting anything. Raises UserError."""
+    """Raises UserError if this machine lacks what `config` needs. Starts nothing."""
     ranks, resources = config.ranks, config.resources
     if config.cluster.kind != "local":
         raise UserError("cluster", config.cluster.name, "train runs on this machine; use hpctrain submit")
@@ -47,11 +47,11 @@ def check(config: Config) -> None:
         raise UserError("resources.device", "cuda", "this machine has no NVIDIA GPU; allowed here: cpu, auto")
     if gpus and ranks > gpus and resources.device != "cpu":
         raise UserError(
-            "resources.ranks", ranks, f"must be ≤ {gpus}, one rank a GPU (or resources.device=cpu)"
+            "resources.ranks", ranks, f"must be ≤ {gpus}, one rank per GPU (or resources.device=cpu)"
         )
     _check_precision(config, gpus if resources.device != "cpu" else 0)
     if ranks > 4 * (os.cpu_count() or 1):
-        raise UserError("resources.ranks", ranks, f"must be ≤ {4 * (os.cpu_count() or 1)}, four a core")
+        raise UserError("resources.ranks", ranks, f"must be ≤ {4 * (os.cpu_count() or 1)}, four per core")
 
 
 def _check_precision(config: Config, gpus: int) -> None:
@@ -70,7 +70,7 @@ def _check_precision(config: Config, gpus: int) -> None:
 
 
 def command(run: RunDir, config: Config, token: str) -> list[str]:
-    """The command line that starts all ranks of an attempt."""
+    """Returns the command line that starts all ranks of an attempt."""
     worker = [sys.executable, "-m", "hpctrain.training.worker", str(run.path), token]
     ranks = config.ranks
     if ranks == 1:
@@ -85,7 +85,7 @@ def command(run: RunDir, config: Config, token: str) -> list[str]:
 
 
 def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
-    """Start all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them."""
+    """Starts all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them. Returns the launcher."""
     run.cancel_file.unlink(missing_ok=True)
     token = f"local-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     run.state.starting(host=socket.gethostname(), pid=os.getpid())
@@ -102,7 +102,7 @@ def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
 
 
 def signal_ranks(run: RunDir, number: signal.Signals) -> int:
-    """Send a signal to each rank of the newest attempt that runs on this host; gives their number."""
+    """Sends a signal to each rank of the newest attempt that runs on this host; returns their number."""
     attempts = run.attempts()
     sent = 0
     for who in run.rank_files(attempts[-1]) if attempts else []:
@@ -113,7 +113,7 @@ def signal_ranks(run: RunDir, number: signal.Signals) -> int:
 
 
 def is_rank(who: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote this rank file still runs (and is not another with its number)."""
+    """Returns whether the process that wrote this rank file still runs (and is not another with its number)."""
     try:
         command_line = Path(f"/proc/{who['pid']}/cmdline").read_bytes()
     except OSError:
@@ -122,13 +122,13 @@ def is_rank(who: Mapping[str, Any]) -> bool:
 
 
 def ask_to_stop(process: subprocess.Popen[bytes], run: RunDir, number: signal.Signals) -> None:
-    """Ask the ranks to save and stop. Where none is up yet there is nothing to save."""
+    """Asks the ranks to save and stop. If none runs yet, there is nothing to save: the launcher is ended."""
     if signal_ranks(run, number) == 0:
         process.terminate()
 
 
 def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
-    """End the launcher and the ranks at once (horovodrun puts ranks in process groups of their own)."""
+    """Ends the launcher and the ranks at once (horovodrun puts ranks in process groups of their own)."""
     signal_ranks(run, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
 def finish(
     process: subprocess.Popen[bytes], run: RunDir, asked: str | None = None, before: int = 0
 ) -> RunState:
-    """Wait for the ranks' end; returns the final state, written here if no rank was left to do it.
+    """Waits for the ranks' end; returns the final state, written here if no rank was left to do it.
 
     `asked`: the reason for which the ranks were asked to stop. Ranks that ended without a word, or before they could
     stop in good order, ended for it. `before`: the newest attempt before this start.

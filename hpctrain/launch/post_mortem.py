@@ -1,7 +1,7 @@
 """`python -m hpctrain.launch.post_mortem RUN`: the batch shell's last line, after srun has ended.
 
-Takes a run directory. Where no rank was left to say how the attempt ended, finds out from what they left
-and writes state.json. Exits 0 where the run is in good order, else 1: Slurm shows the job as failed.
+Takes a run directory. If no rank was left to say how the attempt ended, finds out from what they left
+and writes state.json. Exits 0 if the run is in good order, else 1: Slurm shows the job as failed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from hpctrain.storage.run_state import Phase, Reason
 
 
 def main() -> int:
+    """Settles the run; returns the exit code."""
     run = RunDir(Path(sys.argv[1]))
     state = run.read_state()
-    # A rank that got no answer cannot know why: srun does, where the other one was killed.
+    # A rank that got no answer cannot know why: srun does, if the other one was killed.
     if not (state.final or state.phase == Phase.REQUEUED) or state.reason == Reason.COLLECTIVE_TIMEOUT:
         log = run.submitit / f"{job_environment.read().job_id}_0_log.out"
         state = settle(run, log.read_text(errors="replace") if log.exists() else "")

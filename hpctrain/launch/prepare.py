@@ -21,7 +21,7 @@ from hpctrain.storage.secrets import refuse_secrets
 
 
 def prepare(config: Config) -> RunDir:
-    """Check this machine and the data, make the run directory. Raises UserError, leaving nothing behind."""
+    """Checks this machine and the data, makes and returns the run directory. Raises UserError; then nothing is left."""
     check(config)
     _check_model(config)
     run = locate(config.run.root, config.run.study, identify.run_id(config))
@@ -35,7 +35,7 @@ def prepare(config: Config) -> RunDir:
 
 
 def check(config: Config) -> None:
-    """What can be known of a run before anything is written. Raises UserError."""
+    """Raises UserError for anything that can be found wrong with a run before a file is written."""
     refuse_secrets(config.cluster.environment, config.cluster.setup)
     if config.cluster.kind == "local":
         local.check(config)
@@ -49,7 +49,7 @@ def check(config: Config) -> None:
 
 
 def _check_model(config: Config) -> None:
-    """A weight file that does not fit, a target that is no module: the cases that only torch can judge."""
+    """A weight file that does not fit, a target that is not a module: the cases that only torch can judge."""
     model = config.model
     if model.weights is None and model.target is None:
         return
@@ -63,7 +63,7 @@ def _check_model(config: Config) -> None:
 
 
 def refuse_if_running(run: RunDir) -> None:
-    """Two ranks' worth of writers in one directory would spoil it. Raises UserError naming the owner."""
+    """Raises UserError, naming the owner, if a process trains the run: two writers would spoil its directory."""
     attempts = run.attempts()
     alive = [who for who in (run.rank_files(attempts[-1]) if attempts else []) if local.is_rank(who)]
     if alive and alive[0]["outcome"] == "running":

@@ -1,6 +1,6 @@
 """A run of a study as processes of this job: forked, a Slurm step, or mpirun.
 
-Takes a prepared run directory; gives a `Process` to ask, to stop and to kill. No other side effects.
+Takes a prepared run directory; returns a `Process` to ask, to stop and to kill. No other side effects.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process(Protocol):
+    """All ranks of one start of a run."""
+
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """Returns the exit code, or None while it runs."""
 
     def ask_to_stop(self, reason: str) -> None:
-        """To save a checkpoint and end; `reason` is one of training/stop.py."""
+        """Asks it to save a checkpoint and end; `reason` is one of training/stop.py."""
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """Ends it at once."""
 
 
-def start(run: RunDir, config: Config, name: str, lane: int, lanes: int) -> Process:
-    """Start the run; `name` tells this start from others in the same job."""
+def start(run: RunDir, config: Config, name: str, slot: int, slots: int) -> Process:
+    """Starts the run in `slot` of `slots`; returns its process. `name` tells this start from others in the same job."""
     place = job_environment.read()
     token = f"{place.start}.{name}"
     if config.ranks == 1:
-        return Forked(run, token if place.in_job else f"local-{os.getpid()}.{name}", lane, lanes)
+        return Forked(run, token if place.in_job else f"local-{os.getpid()}.{name}", slot, slots)
     if config.cluster.kind == "local":
         return Started(run, local.start(run, config))
     with (run.path / "launcher.log").open("ab", buffering=0) as log:
@@ -53,7 +56,7 @@ def start(run: RunDir, config: Config, name: str, lane: int, lanes: int) -> Proc
 
 
 def step_command(run: RunDir, config: Config, token: str) -> list[str]:
-    """The Slurm step, inside this job, that starts all ranks of a run."""
+    """Returns the command line of the Slurm step, inside this job, that starts all ranks of a run."""
     nodes, ranks = config.resources.nodes, config.ranks_per_node
     return [
         "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}",
@@ -66,16 +69,17 @@ def step_command(run: RunDir, config: Config, token: str) -> list[str]:
 class Forked:
     """One rank, forked from this process: imports cost each job once, not each run."""
 
-    def __init__(self, run: RunDir, token: str, lane: int, lanes: int) -> None:
+    def __init__(self, run: RunDir, token: str, slot: int, slots: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self._code: int | None = None
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(run, token, lane, lanes, parent)
+            _child(run, token, slot, slots, parent)
 
     def poll(self) -> int | None:
+        """Returns the exit code, negative for a signal, or None while it runs."""
         if self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -83,34 +87,36 @@ class Forked:
         return self._code
 
     def ask_to_stop(self, reason: str) -> None:
+        """Sends the signal of `reason`, unless it has ended."""
         if self._code is None:
             os.kill(self.pid, signal_for(reason))
 
     def kill(self) -> None:
+        """Ends it at once."""
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def preload() -> None:
-    """Import what every run needs, before the first is forked."""
+    """Imports what every run needs, before the first is forked."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 
     import hpctrain.training.session  # noqa: F401
 
-    # torch does so with a process's first optimiser: most of the time that a short run would take.
+    # torch imports it with a process's first optimiser: most of the time that a short run would take.
     importlib.import_module("torch._dynamo")
 
 
-def _child(run: RunDir, token: str, lane: int, lanes: int, parent: int) -> NoReturn:
+def _child(run: RunDir, token: str, slot: int, slots: int, parent: int) -> NoReturn:
     code = 1
     try:
         # The kernel ends the run with this job's process, whatever ends that.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        _share(lane, lanes)
+        _share(slot, slots)
         from hpctrain.training.worker import work
 
         code = work(run, token, client.has_ended)
@@ -120,16 +126,16 @@ def _child(run: RunDir, token: str, lane: int, lanes: int, parent: int) -> NoRet
         os._exit(code)
 
 
-def _share(lane: int, lanes: int) -> None:
-    """This lane's part of the job's GPUs and cores."""
-    if lanes == 1:
+def _share(slot: int, slots: int) -> None:
+    """Restricts this process to its slot's part of the job's GPUs and cores."""
+    if slots == 1:
         return
     gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[lane % len(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= lanes:
-        os.sched_setaffinity(0, cores[lane::lanes])
+    if len(cores) >= slots:
+        os.sched_setaffinity(0, cores[slot::slots])
 
 
 class Started:
@@ -139,12 +145,15 @@ class Started:
         self._run, self._process = run, process
 
     def poll(self) -> int | None:
+        """Returns the launcher's exit code, or None while it runs."""
         return self._process.poll()
 
     def ask_to_stop(self, reason: str) -> None:
+        """Sends the signal of `reason` to the ranks on this host, or through the launcher."""
         if local.signal_ranks(self._run, signal_for(reason)) == 0:
             # srun hands SIGUSR2 on to all ranks; its own Ctrl-C would abort them.
             self._process.send_signal(signal.SIGTERM if reason == Reason.TERMINATED else signal.SIGUSR2)
 
     def kill(self) -> None:
+        """Ends launcher and ranks at once."""
         local.kill(self._process, self._run)

@@ -1,6 +1,6 @@
 """A run that is started again, with the settings it had or with some of them changed.
 
-Takes a run directory and overrides (`resources.ranks=4`), gives the configuration to go on with. Another
+Takes a run directory and overrides (`resources.ranks=4`), returns the configuration to go on with. Another
 number of ranks keeps the samples of an optimiser step. Side effects: `renew` replaces config.yaml.
 """
 
@@ -24,7 +24,10 @@ BATCH = ("train.batch_size", "train.accumulate")
 
 
 def configuration(run: RunDir, overrides: Sequence[str]) -> Config:
-    """The run's configuration with `overrides`. Raises UserError, also if settings or files that count have changed."""
+    """Returns the run's configuration with `overrides`.
+
+    Raises UserError, also if settings or files that count have changed.
+    """
     refuse_if_shared(run.path)
     before = from_dict(run.read_config())
     if not overrides:
@@ -42,7 +45,10 @@ def configuration(run: RunDir, overrides: Sequence[str]) -> Config:
 
 
 def with_batch(config: Config, effective_batch: int) -> Config:
-    """The same with `effective_batch` samples a step: fewer a rank, or more forward passes to a step."""
+    """Returns `config` with `effective_batch` samples per step: fewer per rank, or more forward passes per step.
+
+    Raises UserError if the ranks do not divide it.
+    """
     if config.effective_batch == effective_batch:
         return config
     per_rank, left = divmod(effective_batch, config.ranks)
@@ -57,7 +63,7 @@ def with_batch(config: Config, effective_batch: int) -> Config:
 
 
 def renew(run: RunDir, config: Config) -> str | None:
-    """Write config.yaml as `config` says, for a run that nobody works on. Raises UserError.
+    """Writes config.yaml as `config` says, for a run that nobody works on. Raises UserError.
 
     Returns a line for the user if the number of ranks or the science has changed.
     """

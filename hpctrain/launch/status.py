@@ -1,7 +1,7 @@
 """What became of runs: from their own files first, then from Slurm in one call, sacct as a help.
 
-Takes run directories; gives one row a run. What a run last wrote is not repeated where the scheduler
-knows better (preempted, lost a node, cancelled), and a scheduler that does not answer is no news.
+Takes run directories; returns one row per run. What a run last wrote is not repeated if the scheduler
+knows better (preempted, lost a node, cancelled); a scheduler that does not answer changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpctrain.scheduler import client, sbatch
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase, Reason, Submission, reason_of_slurm
 
-# A rank 0 that has not written its heartbeat for this long is asked after.
+# If rank 0 has not written its heartbeat for this long, Slurm is asked about it.
 SILENCE_S = 30.0
 HEARTBEAT_DUE_S = 3.0  # it comes once a second; who waits looks elsewhere after this long
 _RESUMES = "hpctrain resume goes on from its last checkpoint"
@@ -28,7 +28,7 @@ _RESUMES = "hpctrain resume goes on from its last checkpoint"
 class Row:
     """One run, as status shows it. `progress` is 0 to 1; `age_s` is since the last heartbeat.
 
-    `scheduler` is Slurm's word on the newest job: its state, "unreachable", or None where it was not asked.
+    `scheduler` is Slurm's word on the newest job: its state, "unreachable", or None if it was not asked.
     """
 
     study: str
@@ -48,19 +48,19 @@ class Row:
 def rows(
     root: Path, study: str | None = None, phase: str | None = None, name: str | None = None
 ) -> list[Row]:
-    """One row for each run that fits the filters: one squeue and at most one sacct call for all of them.
+    """Returns one row for each run that fits the filters.
 
-    Where runs are on several clusters, for all of each. An end that Slurm alone knew of is written down.
+    Makes one squeue and at most one sacct call per cluster. An end that Slurm alone knew of is written down.
     """
     now_s = time.time()
-    found = [(run, *_own_word(run, now_s)) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask_slurm([entry for entry in found if entry[1].phase not in FINAL])
-    settled = [told.get(run.path, row) for run, row, _ in found]
+    known = [(run, *_own_word(run, now_s)) for run in runs(root, study) if name is None or name in run.run_id]
+    told = _ask_slurm([entry for entry in known if entry[1].phase not in FINAL])
+    settled = [told.get(run.path, row) for run, row, _ in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
 
 def row_of(run: RunDir) -> Row:
-    """The row of one run."""
+    """Returns the row of one run; asks Slurm if the run has not ended."""
     row, submission = _own_word(run, time.time())
     return row if row.phase in FINAL else _ask_slurm([(run, row, submission)])[run.path]
 
@@ -74,7 +74,7 @@ def under_way(run: RunDir) -> str | None:
 
 
 def _own_word(run: RunDir, now_s: float) -> tuple[Row, Submission]:
-    """What the run's own files say, and its submission where it has not ended."""
+    """What the run's own files say, and its submission if it has not ended."""
     state = run.read_state()
     steps, step = state.total_steps, state.step
     scores = (state.summary or {}).get("validation") or state.figures or {}
@@ -132,7 +132,7 @@ def _note_end(run: RunDir, seen: Row, settled: Row) -> None:
 
 
 class Watch:
-    """Whether a run has ended, for those who wait: from its own word, and Slurm's where it is silent."""
+    """Whether a run has ended, for those who wait: from its own files, and from Slurm if they are silent."""
 
     ASK_S = 5.0
 
@@ -141,6 +141,7 @@ class Watch:
         self._asked_s, self._said = 0.0, ""
 
     def ended(self) -> bool:
+        """Returns whether the run has ended; says what Slurm tells of a silent run, once."""
         state = self._run.read_state()
         if state.final:
             return True
@@ -157,7 +158,7 @@ class Watch:
 
 
 def settle(row: Row, job: sbatch.Job | None) -> Row:
-    """A run's own word and Slurm's, joined. `job` is None where Slurm knows nothing of it any more."""
+    """Returns a run's row with Slurm's word on it. `job` is None if Slurm does not know it any more."""
     silent = (row.age_s or 0) > SILENCE_S
     if job is None:
         if not silent:
@@ -201,8 +202,8 @@ def _settle_local(run: RunDir, row: Row) -> Row:
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
-def table(found: list[Row]) -> Any:
-    """The rows as a rich table."""
+def table(runs_shown: list[Row]) -> Any:
+    """Returns the rows as a rich table."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -210,14 +211,16 @@ def table(found: list[Row]) -> Any:
     for column in ("state", "progress", "figures", "job"):
         shown.add_column(column, overflow="fold")
     colours = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNNING: "cyan"}
-    for r in found:
+    for r in runs_shown:
         reason = f" ({r.reason})" if r.reason and r.reason != Reason.DONE else ""
-        heard = f", heard of {r.age_s:.0f} s ago" if r.phase not in FINAL and r.age_s is not None else ""
+        heartbeat = ""
+        if r.phase not in FINAL and r.age_s is not None:
+            heartbeat = f", last heartbeat {r.age_s:.0f} s ago"
         slurm_word = f" [{r.scheduler}]" if r.scheduler == "unreachable" else ""
         keys = [k for k in ("loss", "accuracy", "perplexity", "samples_per_s") if k in r.scores]
         shown.add_row(
             f"{r.study}/{r.run}",
-            f"[{colours.get(r.phase, 'yellow')}]{r.phase}[/]{reason}{heard}{slurm_word}",
+            f"[{colours.get(r.phase, 'yellow')}]{r.phase}[/]{reason}{heartbeat}{slurm_word}",
             "" if r.progress is None else f"{100 * r.progress:.0f} %",
             " ".join(f"{k} {r.scores[k]:,.4g}" for k in keys),
             r.job_id or "",
@@ -225,5 +228,6 @@ def table(found: list[Row]) -> Any:
     return shown
 
 
-def as_json(found: list[Row]) -> list[dict[str, Any]]:
-    return [dict(vars(r)) for r in found]
+def as_json(runs_shown: list[Row]) -> list[dict[str, Any]]:
+    """Returns the rows as JSON objects."""
+    return [dict(vars(r)) for r in runs_shown]

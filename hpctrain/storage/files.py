@@ -25,26 +25,28 @@ class Files:
     """The real calls. Each raises OSError."""
 
     def make_folder(self, path: Path) -> None:
-        """There afterwards; another rank may have been faster."""
+        """Makes the folder, unless another rank was faster."""
         with contextlib.suppress(FileExistsError):
             path.mkdir(0o700)
             path.chmod(0o700)
 
     def create(self, path: Path) -> int:
-        """A descriptor for writing; the file must be new."""
+        """Returns a descriptor for writing; the file must be new."""
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         os.fchmod(handle, 0o600)
         return handle
 
     def write(self, handle: int, data: memoryview) -> None:
-        """All of it: one call of write(2) may take less."""
+        """Writes all of `data`: one call of write(2) may take less."""
         while data:
             data = data[os.write(handle, data) :]
 
     def sync(self, handle: int) -> None:
+        """Makes the content of an open file durable."""
         os.fsync(handle)
 
     def close(self, handle: int) -> None:
+        """Closes a descriptor."""
         os.close(handle)
 
     def sync_folder(self, path: Path) -> None:
@@ -56,19 +58,22 @@ class Files:
             os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
+        """Renames `old` to `new`, which is replaced."""
         old.rename(new)
 
     def link(self, old: Path, new: Path) -> bool:
-        """A second name for `old`; False where `new` is taken."""
+        """Makes `new` a second name of `old`; returns False if `new` exists already."""
         with contextlib.suppress(FileExistsError):
             os.link(old, new)
         # NFS may send a request twice and answer that our own link is in the way: count the names instead.
         return old.stat().st_nlink == 2
 
     def remove(self, path: Path) -> None:
+        """Removes a file or a link."""
         path.unlink()
 
     def remove_folder(self, path: Path) -> None:
+        """Removes an empty folder."""
         path.rmdir()
 
 
@@ -76,7 +81,7 @@ FILES = Files()
 
 
 def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[int, str]:
-    """A new file, durable but for its name; gives its size in bytes and its SHA-256 in hex."""
+    """Writes a new file, durable but for its name; returns its size in bytes and its SHA-256 in hex. Raises OSError."""
     digest, size = hashlib.sha256(), 0
     handle = files.create(path)
     try:
@@ -89,12 +94,12 @@ def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[
         with contextlib.suppress(OSError):
             files.close(handle)
         raise
-    files.close(handle)  # NFS may tell of a failed write only here
+    files.close(handle)  # NFS may report a failed write only here
     return size, digest.hexdigest()
 
 
 def replace_file(path: Path, content: bytes, files: Files) -> None:
-    """A file's content changes from old to new at once, and stays so through a power failure."""
+    """Replaces a file's content at once, and durably: a power failure does not undo it. Raises OSError."""
     draft = path.parent / f".draft.{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         write_file(draft, [memoryview(content)], files)
@@ -107,7 +112,7 @@ def replace_file(path: Path, content: bytes, files: Files) -> None:
 
 
 def remove_tree(path: Path, files: Files) -> None:
-    """A file, or a folder with all that is in it. Links are removed, not followed."""
+    """Removes a file, or a folder with all that is in it. Links are removed, not followed. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         for child in sorted(path.iterdir()):
             remove_tree(child, files)
@@ -117,7 +122,7 @@ def remove_tree(path: Path, files: Files) -> None:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor for reading a regular file: no link is followed, no pipe waited for."""
+    """Returns a descriptor for reading. Raises OSError if it is not a regular file: a link, a pipe."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -126,7 +131,7 @@ def open_regular(path: Path) -> int:
 
 
 def refuse_if_shared(folder: Path) -> None:
-    """Whoever may write there could put a state of theirs into our run. Raises UserError."""
+    """Raises UserError if others may write to `folder`: they could put a state of theirs into our run."""
     status = folder.stat()
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
         mode = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
@@ -134,12 +139,12 @@ def refuse_if_shared(folder: Path) -> None:
 
 
 def seal(values: dict[str, Any]) -> bytes:
-    """JSON that carries its own SHA-256: every changed bit shows."""
+    """Returns JSON that carries its own SHA-256: every changed bit shows."""
     return _canonical(values | {"seal": hashlib.sha256(_canonical(values)).hexdigest()})
 
 
 def unseal(content: bytes) -> dict[str, Any]:
-    """The inverse. Raises ValueError for anything that `seal` did not give."""
+    """Returns the values that were sealed. Raises ValueError for anything that `seal` did not return."""
     try:
         values = json.loads(content)
     except RecursionError:

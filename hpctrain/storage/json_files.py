@@ -11,7 +11,7 @@ from typing import Any
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old text or the new, never a part."""
+    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part. Raises OSError."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
@@ -26,7 +26,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing or is not one."""
+    """Returns the JSON object in a file; None if the file is missing or does not hold one."""
     try:
         with path.open("rb", buffering=0) as file:  # quicker than text: status reads thousands
             value = json.loads(file.readall())

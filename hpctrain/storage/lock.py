@@ -1,8 +1,8 @@
-"""One writer a run: each attempt that may write holds a term, numbered one higher than the last.
+"""One writer per run: each attempt that may write holds a term, numbered one higher than the last.
 
 Takes a folder on shared storage; keeps terms/<n>.json there, the owner of term n: attempt, host, process,
 Slurm job and restart count, and the step from which its work began. A term is taken by link(2), which
-fails where another was faster (also over NFS, where flock may not work), and only once the owner of the
+fails if another was faster (also over NFS, on which flock may not work), and only once the owner of the
 last one is known to have ended. The numbers only grow: a zombie, an attempt that others believe dead,
 still holds its old number, and readers drop what it wrote beyond the step at which a later term began.
 No torch.
@@ -29,7 +29,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
 from hpctrain.storage.run_state import Reason
 
-# A Slurm job id to whether that job has ended; None: Slurm does not say.
+# Takes a Slurm job id; returns whether that job has ended, None if Slurm does not say.
 JobEnded = Callable[[str], bool | None]
 
 
@@ -65,15 +65,15 @@ class Term:
     files: Files = FILES
 
     def begin(self, step: int) -> None:
-        """Say from which step on this term's work counts, before any of it is committed."""
+        """Records from which step on this term's work counts, before any of it is committed. Raises OSError."""
         self._write(step=step)
 
     def stands(self) -> bool:
-        """Whether no later term was taken."""
+        """Returns whether no later term was taken."""
         return _newest(self.folder) == self.number
 
     def confirm(self) -> None:
-        """Raises RunFailed("RUN_LOCKED") where a later term was taken."""
+        """Raises RunFailed("RUN_LOCKED") if a later term was taken."""
         if not self.stands():
             owner = _read(self.folder, _newest(self.folder))
             raise RunFailed(
@@ -81,7 +81,7 @@ class Term:
             )
 
     def release(self) -> None:
-        """Let the next one in without asking."""
+        """Ends the term: the next owner need not ask whether this one lives. Raises OSError."""
         if self.stands():
             self._write(ended=True)
 
@@ -104,10 +104,10 @@ def acquire(
     patience_s: float = 0.0,
     files: Files = FILES,
 ) -> Term:
-    """The next term below `folder`, which is made where it is missing.
+    """Takes and returns the next term below `folder`, which is made if it is missing.
 
-    Raises RunFailed("RUN_LOCKED") naming the last owner, where that is not known to have ended and does
-    not within `patience_s` seconds.
+    Raises RunFailed("RUN_LOCKED"), naming the last owner, if that is not known to have ended within
+    `patience_s` seconds.
     """
     for made in (folder, folder / "terms"):
         files.make_folder(made)
@@ -131,13 +131,13 @@ def acquire(
 
 
 def last_owner(folder: Path) -> Owner | None:
-    """Who took the last term."""
+    """Returns who took the last term; None if nobody ever did. Raises RunFailed if its record is damaged."""
     number = _newest(folder)
     return _read(folder, number) if number else None
 
 
 def unlock(folder: Path) -> Owner | None:
-    """Declare the owner of the last term ended, on the word of a person; gives who that was."""
+    """Declares the owner of the last term ended, on the word of a person; returns who that was, None if nobody."""
     number = _newest(folder)
     if not number:
         return None
@@ -147,12 +147,12 @@ def unlock(folder: Path) -> Owner | None:
 
 
 def owners(folder: Path) -> dict[int, Owner]:
-    """All terms below `folder` so far. Raises RunFailed where a record is damaged."""
+    """Returns the owners of all terms below `folder` by number. Raises RunFailed if a record is damaged."""
     return {number: _read(folder, number) for number in _numbers(folder)}
 
 
 def this_process(attempt: int) -> Owner:
-    """The record of the process that asks."""
+    """Returns the owner that this process would be."""
     place = job_environment.read()
     return Owner(
         attempt=attempt,
@@ -168,7 +168,7 @@ def this_process(attempt: int) -> Owner:
 
 
 def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | None:
-    """Whether `owner` has ended, as far as this process can know; None: it cannot."""
+    """Returns whether `owner` has ended; None if this process cannot know."""
     if owner.ended:
         return True
     if owner.job_id is not None:
@@ -193,7 +193,7 @@ def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
         return RunFailed(Reason.RUN_LOCKED, f"{who} is writing")
     unlock = f"hpctrain checkpoints {folder.parent.name} --unlock"
     return RunFailed(
-        Reason.RUN_LOCKED, f"{who} may still be writing; where you know that it has ended: {unlock}"
+        Reason.RUN_LOCKED, f"{who} may still be writing; if you know that it has ended: {unlock}"
     )
 
 
@@ -203,13 +203,13 @@ def _boot() -> str:
 
 
 def _boot_time_s() -> float:
-    """When this kernel started, in seconds since the epoch; infinitely early where it does not say."""
-    found = re.search(r"^btime (\d+)$", _text("/proc/stat"), re.MULTILINE)
-    return float(found[1]) if found else -math.inf
+    """When this kernel started, in seconds since the epoch; infinitely early if it does not say."""
+    btime = re.search(r"^btime (\d+)$", _text("/proc/stat"), re.MULTILINE)
+    return float(btime[1]) if btime else -math.inf
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began, in clock ticks after boot; None: there is none, or it has ended."""
+    """When a process began, in clock ticks after boot; None if it does not exist or has ended."""
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
 

@@ -140,17 +140,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def train_records(path: Path) -> list[TrainRecord]:
     """Returns the training records of metrics.jsonl, the oldest first."""
-    found = map(from_line, _parsed(path, '"train"'))
-    return [record for record in found if isinstance(record, TrainRecord)]
+    records = map(from_line, _parsed(path, '"train"'))
+    return [record for record in records if isinstance(record, TrainRecord)]
 
 
 def validation_records(path: Path) -> list[ValidationRecord]:
     """Returns the validation records of metrics.jsonl, the oldest first; none if the file cannot be read."""
     try:
-        found = [from_line(line) for line in _parsed(path, '"validation"')]
+        records = [from_line(line) for line in _parsed(path, '"validation"')]
     except OSError:
         return []
-    return [record for record in found if isinstance(record, ValidationRecord)]
+    return [record for record in records if isinstance(record, ValidationRecord)]
 
 
 def _parsed(path: Path, word: str) -> Iterator[dict[str, Any]]:

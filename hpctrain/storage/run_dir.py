@@ -43,97 +43,114 @@ class RunDir:
 
     @property
     def run_id(self) -> str:
+        """The name of the folder."""
         return self.path.name
 
     @property
     def study(self) -> str:
+        """The study that the run belongs to: the name of the folder above."""
         return self.path.parent.name
 
     @property
     def config_file(self) -> Path:
+        """The resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def identity_file(self) -> Path:
-        """What makes the run the run that it is (data/identify.py)."""
+        """The settings and digests that make the run's id (data/identify.py)."""
         return self.path / "identity.json"
 
     @property
     def state_file(self) -> Path:
+        """Phase, reason and progress (storage/run_state.py)."""
         return self.path / "state.json"
 
     @property
     def submission_file(self) -> Path:
+        """The jobs of the run (storage/run_state.py)."""
         return self.path / "submission.json"
 
     @property
     def provenance_file(self) -> Path:
+        """Commit, versions, command line and hardware."""
         return self.path / "provenance.json"
 
     @property
     def metrics_file(self) -> Path:
+        """One record per line (storage/records.py)."""
         return self.path / "metrics.jsonl"
 
     @property
     def curves_file(self) -> Path:
+        """The plot of loss and scores."""
         return self.path / "curves.png"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def submitit(self) -> Path:
+        """The folder of submitit's own files."""
         return self.path / "submitit"
 
     @property
     def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     def attempt(self, number: int) -> Path:
+        """Returns the folder of an attempt."""
         return self.path / "attempts" / str(number)
 
     def rank_log(self, attempt: int, rank: int) -> Path:
+        """Returns the log file of a rank."""
         return self.attempt(attempt) / f"rank_{rank}.log"
 
     def timeline_file(self, attempt: int) -> Path:
-        """Horovod's own record of its exchanges (comm.timeline), for chrome://tracing and our summary."""
+        """Returns Horovod's own record of its exchanges (comm.timeline), for chrome://tracing and our summary."""
         return self.attempt(attempt) / "timeline.json"
 
     def rank_file(self, attempt: int, rank: int) -> Path:
+        """Returns the file in which a rank notes its host, process and outcome."""
         return self.attempt(attempt) / f"rank_{rank}.json"
 
     def attempts(self) -> list[int]:
+        """Returns the numbers of all attempts, the oldest first."""
         folder = self.path / "attempts"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
     @property
     def cancel_file(self) -> Path:
-        """There while a cancel was asked for and the run has not been started again since."""
+        """A mark that exists from a request to cancel until the run's next start."""
         return self.path / "cancel"
 
     @property
     def pause_file(self) -> Path:
+        """The epoch at which to stop in good order."""
         return self.path / "pause.json"
 
     def pause_at(self, epochs: int | None) -> None:
-        """From its next start on the run stops after so many epochs; None: at its end."""
+        """Makes the run stop after so many epochs, from its next start on; None: only at its end."""
         if epochs is None:
             self.pause_file.unlink(missing_ok=True)
         else:
             replace_text(self.pause_file, json.dumps({"epochs": epochs}))
 
     def read_pause(self) -> int | None:
+        """Returns the epoch at which to stop; None if the run goes on to its end."""
         return (read_json(self.pause_file) or {}).get("epochs")
 
     def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
-        """Publish why this attempt failed, unless another rank was first. True where we were."""
+        """Publishes why this attempt failed, unless another rank was first; returns whether this rank was."""
         path = self.attempt(attempt) / "failure.json"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".failure.")
         with os.fdopen(handle, "w") as file:
             json.dump(failure, file)
         try:
-            os.link(name, path)  # fails where the file is there: the first one stays
+            os.link(name, path)  # fails if the file exists: the first one stays
         except FileExistsError:
             return False
         finally:
@@ -141,15 +158,16 @@ class RunDir:
         return True
 
     def failure(self, attempt: int) -> dict[str, Any] | None:
+        """Returns why an attempt failed (reason, detail, rank, ...); None if no rank has said so."""
         return read_json(self.attempt(attempt) / "failure.json")
 
     def rank_files(self, attempt: int) -> list[dict[str, Any]]:
-        """What each rank of an attempt said of itself, in order of rank."""
-        found = [read_json(path) for path in self.attempt(attempt).glob("rank_*.json")]
-        return sorted((f for f in found if f), key=lambda f: int(f["rank"]))
+        """Returns what each rank of an attempt said of itself, in order of rank."""
+        ranks = [read_json(path) for path in self.attempt(attempt).glob("rank_*.json")]
+        return sorted((who for who in ranks if who), key=lambda who: int(who["rank"]))
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder and write config.yaml; an existing one is left as it is."""
+        """Makes the folder and writes config.yaml, unless it exists. Raises UserError if the folder cannot be made."""
         make_private(self.path)
         if not self.config_file.exists():
             import yaml
@@ -159,10 +177,11 @@ class RunDir:
 
     @property
     def vocabulary_file(self) -> Path:
+        """The tokens of a language model."""
         return self.path / "vocabulary.json"
 
     def keep(self, files: Mapping[str, str]) -> None:
-        """Small texts that belong to the trained model. Raises RunFailed where the run has other ones."""
+        """Keeps small texts that belong to the trained model. Raises RunFailed if the run has different ones."""
         for name, text in files.items():
             path = self.path / name
             if not path.exists():
@@ -173,6 +192,7 @@ class RunDir:
                 )
 
     def read_config(self) -> dict[str, Any]:
+        """Returns config.yaml as plain containers. Raises OSError and yaml.YAMLError."""
         import yaml
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -189,10 +209,11 @@ class RunDir:
         return self.state.read()
 
     def write_profile(self, values: Mapping[str, Any]) -> None:
+        """Writes profile.json: how long each part of a step takes."""
         replace_text(self.path / "profile.json", json.dumps(values))
 
     def read_profile(self) -> dict[str, Any] | None:
-        """A step taken apart (training/profile.py), where the run was asked for it and is done."""
+        """Returns profile.json (training/profile.py); None if no profile was asked for or the run is not done."""
         return read_json(self.path / "profile.json")
 
     @property
@@ -201,7 +222,7 @@ class RunDir:
         return SubmissionFile(self.submission_file)
 
     def discard(self) -> None:
-        """Remove a run that never began, and the folders that were made for it alone."""
+        """Removes a run that never began, and the folders that were made for it alone."""
         shutil.rmtree(self.path)
         for folder in (self.path.parent, self.path.parent.parent):
             with contextlib.suppress(OSError):  # not empty: others' runs
@@ -209,7 +230,7 @@ class RunDir:
 
 
 def make_private(path: Path) -> None:
-    """Make a folder and its parents; the folder itself 0700 under any umask. Raises UserError."""
+    """Makes a folder and its parents; the folder itself is 0700 under any umask. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -224,10 +245,10 @@ def make_private(path: Path) -> None:
 
 
 def claim_attempt(run: RunDir, token: str) -> int:
-    """The number of the attempt that `token` names; the first process of it to come makes its folder.
+    """Returns the number of the attempt that `token` names; the first process of it to come makes its folder.
 
     Ranks of one attempt come in any order and at once, on several nodes: a folder is published with its
-    token by one rename, which fails where another was faster.
+    token by one rename, which fails if another was faster.
     """
     folder = run.path / "attempts"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -248,11 +269,12 @@ def claim_attempt(run: RunDir, token: str) -> int:
 
 
 def locate(root: str, study: str, run_id: str) -> RunDir:
+    """Returns the directory of a run, which need not exist."""
     return RunDir(Path(root).resolve() / study / run_id)
 
 
 def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
-    """All runs below `root`, in order of study and run id."""
+    """Yields all runs below `root`, in order of study and run id."""
     for folder in sorted(Path(root).glob(f"{study or '*'}/")):
         try:
             with os.scandir(folder) as entries:
@@ -265,7 +287,10 @@ def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
 
 
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:
-    """The run that `text` names: a path, a run id, the start or a part of one, a job id; None: the newest."""
+    """Returns the run that `text` names: a path, a run id, the start or a part of one, a job id; None: the newest.
+
+    Raises UserError if none fits, or more than one.
+    """
     if text and (Path(text) / "config.yaml").is_file():
         return RunDir(Path(text).resolve())
     known = list(runs(Path(root).resolve(), study))
@@ -274,12 +299,12 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     if text is None:
         return max(known, key=lambda run: run.config_file.stat().st_mtime)
     for fits in (str.__eq__, str.startswith, str.__contains__):
-        found = [run for run in known if fits(run.run_id, text)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(f"{r.study}/{r.run_id}" for r in found[:4])
-            raise UserError("run", text, f"fits {len(found)} runs: {names}")
+        fitting = [run for run in known if fits(run.run_id, text)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            names = ", ".join(f"{r.study}/{r.run_id}" for r in fitting[:4])
+            raise UserError("run", text, f"fits {len(fitting)} runs: {names}")
     jobs = [r for r in known if text in r.submission.read().job_ids]
     if jobs:
         return jobs[0]

@@ -35,7 +35,7 @@ class Phase(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing goes on by itself in this phase."""
+        """Whether the run has ended: in this phase nothing goes on by itself."""
         return self in FINAL
 
 
@@ -224,7 +224,7 @@ class StateFile:
         return RunState(**values)
 
     def submitted(self, first: bool = False) -> None:
-        """A job has it in a queue. `first`: the count of starts without progress begins anew."""
+        """A job is queued for the run. `first`: the count of starts without progress begins anew."""
         self._write(
             phase=Phase.SUBMITTED, reason=None, detail=None, rank=None, **({"starts": []} if first else {})
         )
@@ -249,11 +249,11 @@ class StateFile:
         self._write(starts=list(starts))
 
     def stopped(self, reason: str, in_slurm: bool, detail: str | None = None) -> RunState:
-        """All ranks stopped in good order."""
+        """All ranks stopped in good order; returns the new state."""
         return self._write(phase=phase_after(reason, in_slurm), reason=reason, detail=detail)
 
     def failed(self, reason: str, detail: str, rank: int | None = None, host: str | None = None) -> RunState:
-        """The work failed, by the fault of `rank`. CANCELLED and the like leave the run in their own phase."""
+        """The work failed, by the fault of `rank`; returns the new state. CANCELLED and the like keep their phase."""
         phase = ENDINGS[reason].phase or Phase.FAILED
         where = {} if host is None else {"host": host}
         return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **where)

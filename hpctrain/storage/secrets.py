@@ -13,12 +13,12 @@ _SECRET = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the value of NAME_TOKEN=..., password: ... and the like replaced by ***."""
+    """Returns `text` with the value of NAME_TOKEN=..., password: ... and the like replaced by ***."""
     return _SECRET.sub(r"\1***", text)
 
 
 def refuse_secrets(environment: Mapping[str, str], setup: tuple[str, ...]) -> None:
-    """What a configuration says is written to disk and into job scripts: no place for a secret."""
+    """Raises UserError if a configuration, which is written to disk and into job scripts, holds a secret."""
     for where, text in [(f"environment.{k}", f"{k}={v}") for k, v in environment.items()] + [
         ("setup", line) for line in setup
     ]:

@@ -34,7 +34,7 @@ class Claim:
     earlier: list[dict[str, Any]] = field(default_factory=list)
 
     def close(self, outcome: str, **facts: Any) -> None:
-        """The work is over, or given back."""
+        """Records that the work is over, or given back. Raises OSError."""
         record = (read_json(self.path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
         replace_text(self.path, json.dumps(record))
 
@@ -44,7 +44,7 @@ class Claim:
         return bool(self.earlier) and self.earlier[-1].get("outcome") not in JUDGED
 
     def mishaps(self, reasons: Set[str] = frozenset()) -> int:
-        """How many of those who had this work before, the last ones in a row, died or stopped for one of `reasons`."""
+        """Returns how many of the last claims of this work, in a row, died or stopped for one of `reasons`."""
         count = 0
         for record in reversed(self.earlier):
             outcome = record.get("outcome")
@@ -55,20 +55,20 @@ class Claim:
 
 
 def newest(folder: Path) -> dict[str, int]:
-    """The number of each piece of work's newest claim, by key."""
-    found: dict[str, int] = {}
+    """Returns the number of each piece of work's newest claim, by key."""
+    numbers: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             key, _, number = entry.name.removesuffix(".json").rpartition(".")
             if not entry.name.startswith(".") and number.isdigit():
-                found[key] = max(found.get(key, 0), int(number))
-    return found
+                numbers[key] = max(numbers.get(key, 0), int(number))
+    return numbers
 
 
 def take(folder: Path, work: Work, last: int = 0, job_ended: JobEnded | None = None) -> Claim | None:
-    """Claim a piece of work whose newest claim is number `last` (0: none yet). None where it is not to be had.
+    """Claims a piece of work whose newest claim is number `last` (0: none yet); returns None if another has it.
 
-    Raises OSError where the claim cannot be written.
+    Raises OSError if the claim cannot be written.
     """
     mine = this_process(last + 1)
     if last and not is_over(read(folder, work.key, last), mine, job_ended):
@@ -80,18 +80,19 @@ def take(folder: Path, work: Work, last: int = 0, job_ended: JobEnded | None = N
 
 
 def is_over(record: dict[str, Any], mine: Owner, job_ended: JobEnded | None = None) -> bool:
-    """Whether nobody works on this claim any more, as far as this process can know."""
+    """Returns whether nobody works on this claim any more, as far as this process can know."""
     if record.get("outcome") is not None:
         return True
     return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
 
 
 def read(folder: Path, key: str, number: int) -> dict[str, Any]:
+    """Returns the record of a claim; empty if there is no such claim or it is damaged."""
     return read_json(_path(folder, key, number)) or {}
 
 
 def asking_once(ask: Callable[[], set[str] | None]) -> JobEnded:
-    """A `JobEnded` that calls `ask` (the ids of all jobs that hold nodes; None: no answer) at most once."""
+    """Returns a `JobEnded` that calls `ask` (the ids of all jobs that hold nodes; None: no answer) at most once."""
     answers: list[set[str] | None] = []
 
     def ended(job_id: str) -> bool | None:

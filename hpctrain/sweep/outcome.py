@@ -1,8 +1,8 @@
 """How a start of a run ended and what that means for the study, from the files of this start alone.
 
-Takes a run directory whose processes have ended, and the claim that they were started for; gives an `End`. What an
+Takes a run directory whose processes have ended, and the claim that they were started for; returns an `End`. What an
 earlier start or rung left behind never counts: a run that ended before it had begun is tried again. Side effect:
-state.json, where the run could not say itself how it ended.
+state.json, if the run could not say itself how it ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class End:
 
 
 def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None, asked: bool) -> End:
-    """The end of one start.
+    """Returns the end of one start.
 
     `before`: the newest attempt before it; `told`: why the job stops, if it does; `asked`: whether the run was
     told so.

@@ -42,8 +42,8 @@ RELAY_S = 2.0  # a run that was asked to stop is asked again this often
 
 
 @dataclass
-class Lane:
-    """One of the places at which runs are going at the same time."""
+class Slot:
+    """One of the places for runs that go on at the same time."""
 
     number: int
     claim: Claim | None = None
@@ -61,24 +61,25 @@ class Job:
     settings: SweepConfig
     metric: str
     agenda: WorkQueue
-    lanes: list[Lane]
+    slots: list[Slot]
     job_id: str | None
     stop: StopFlag
     quota: int | None
     taken: int = 0
-    full: str | None = None  # what of the disk is full: nothing more is begun
+    full: str | None = None  # which part of the disk is full: nothing more is begun
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     began: float = field(default_factory=lambda: began_at())
 
     @property
-    def busy(self) -> list[Lane]:
-        return [lane for lane in self.lanes if lane.process is not None]
+    def busy(self) -> list[Slot]:
+        """The slots in which a run goes on."""
+        return [slot for slot in self.slots if slot.process is not None]
 
 
 def work_on(path: str, quota: int | None = None) -> None:
-    """The whole job: what submitit calls. `quota`: so many runs at most; None: until nothing is left.
+    """The whole job: what submitit calls. `quota`: at most so many runs; None: until nothing is left.
 
-    Exits with 1 where it cannot go on.
+    Exits with 1 if it cannot go on.
     """
     os.umask(0o077)
     study = StudyDir(Path(path))
@@ -110,23 +111,23 @@ def _join(study: StudyDir, quota: int | None) -> Job:
         suggest = Search(study, settings, space, part["fixed"], more).suggest
     if part["ranks"] == 1:
         preload()
-    lanes = [Lane(n) for n in range(settings.runs_at_once)]
+    slots = [Slot(n) for n in range(settings.runs_at_once)]
     agenda = WorkQueue(study, settings, more, suggest)
-    return Job(study, settings, metric, agenda, lanes, job_id, stop, quota)
+    return Job(study, settings, metric, agenda, slots, job_id, stop, quota)
 
 
 def _work(job: Job) -> None:
-    """Until nothing is left to take and every lane is empty, or the job is told to stop."""
+    """Works until nothing is left to take and every slot is empty, or the job is told to stop."""
     place = job_environment.read()
     restarted, index = place.restarts > 0, int(place.array_task_id or 0)
     patience_s, look_at = WAIT_S[0], 0.0
     _note(job)
     try:
         while True:
-            for lane in job.busy:
-                _attend(job, lane)
+            for slot in job.busy:
+                _attend(job, slot)
             stopping = job.stop.poll() is not None
-            free = [lane for lane in job.lanes if lane.process is None]
+            free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
                 claim = job.agenda.take(index, leftovers_first=restarted)
@@ -143,22 +144,22 @@ def _work(job: Job) -> None:
                 return
             time.sleep(POLL_S)
     finally:
-        for lane in job.busy:  # only where something has gone wrong
-            assert lane.process is not None
-            lane.process.kill()
+        for slot in job.busy:  # only if something has gone wrong
+            assert slot.process is not None
+            slot.process.kill()
         _note(job, until=time.time())
 
 
-def _begin(job: Job, lane: Lane, claim: Claim) -> None:
+def _begin(job: Job, slot: Slot, claim: Claim) -> None:
     """Start the run of a claim, or find that it has nothing left to do."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
-    lane.claim, lane.began, lane.asked_at = claim, time.time(), 0.0
-    lane.attempts = max(run.attempts(), default=0)
+    slot.claim, slot.began, slot.asked_at = claim, time.time(), 0.0
+    slot.attempts = max(run.attempts(), default=0)
     job.taken += claim.work.rung == 0
     config = _prepare(job, run, trial, claim)
     if run.read_state().phase == Phase.DONE:
-        return _end(job, lane)
-    lane.process = start(run, config, f"{claim.work.rung}.{claim.number}", lane.number, len(job.lanes))
+        return _end(job, slot)
+    slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
     return None
 
 
@@ -177,32 +178,32 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     return config
 
 
-def _attend(job: Job, lane: Lane) -> None:
+def _attend(job: Job, slot: Slot) -> None:
     """Pass on what the run should know; see whether it has ended."""
-    assert lane.process is not None
-    assert lane.claim is not None
-    if lane.process.poll() is not None:
-        return _end(job, lane)
-    run = job.study.run(lane.claim.work.run_id)
+    assert slot.process is not None
+    assert slot.claim is not None
+    if slot.process.poll() is not None:
+        return _end(job, slot)
+    run = job.study.run(slot.claim.work.run_id)
     cancelled = run.cancel_file.exists()
-    if (job.stop.reason or cancelled) and time.monotonic() - lane.asked_at > RELAY_S:
-        lane.asked_at = time.monotonic()
-        lane.process.ask_to_stop(Reason.INTERRUPTED if cancelled else str(job.stop.reason))
+    if (job.stop.reason or cancelled) and time.monotonic() - slot.asked_at > RELAY_S:
+        slot.asked_at = time.monotonic()
+        slot.process.ask_to_stop(Reason.INTERRUPTED if cancelled else str(job.stop.reason))
     return None
 
 
-def _end(job: Job, lane: Lane) -> None:
-    """Note how a piece of work ended, and free the lane."""
-    claim = lane.claim
+def _end(job: Job, slot: Slot) -> None:
+    """Note how a piece of work ended, and free the slot."""
+    claim = slot.claim
     assert claim is not None
-    lane.claim = lane.process = None
+    slot.claim = slot.process = None
     _note(job)
     run = job.study.run(claim.work.run_id)
-    end = judge(run, claim, job.metric, lane.attempts, job.stop.reason, asked=lane.asked_at > 0)
+    end = judge(run, claim, job.metric, slot.attempts, job.stop.reason, asked=slot.asked_at > 0)
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(end.facts["detail"])
         return claim.close("stopped", reason=end.reason)
-    spent = {"seconds": time.time() - lane.began, "job": job.token}
+    spent = {"seconds": time.time() - slot.began, "job": job.token}
     if end.outcome in JUDGED:
         job.study.write_ended(claim.work, end.facts | spent)
     if end.outcome == "failed":
@@ -222,17 +223,17 @@ def _come_back(job: Job) -> None:
 
 
 def _note(job: Job, until: float | None = None) -> None:
-    """The job's own record: the slots that it holds, from when to when."""
+    """Writes the job's own record: the slots that it holds, from when to when."""
     with contextlib.suppress(OSError):
         facts: dict[str, Any] = {
-            "job_id": job.job_id, "lanes": len(job.lanes), "began": job.began, "until": until,
+            "job_id": job.job_id, "lanes": len(job.slots), "began": job.began, "until": until,
             "owner": asdict(this_process(0)), "seen": time.time(),
         }  # fmt: skip
         job.study.write_job(job.token, facts)
 
 
 def began_at() -> float:
-    """When this process began: its imports are part of the time that the job holds its slots."""
+    """Returns when this process began: its imports are part of the time that the job holds its slots."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     up_s = float(Path("/proc/uptime").read_text().split()[0])
     return time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")

@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_design_says(cli):
     assert provenance["packages"]["horovod"]
     assert provenance["transport"] == "mpi"
     assert list((run / "tensorboard").glob("events.*"))
-    for line in ("validation", "throughput", "FLOPs a step", "achieved", "directory"):
+    for line in ("validation", "throughput", "FLOPs per step", "achieved", "directory"):
         assert line in out
 
 

@@ -1,6 +1,6 @@
 """A cluster beside its preset: pure judgement of what Slurm and a job of two ranks said.
 
-Takes a configuration and parsed answers (scheduler/site.py), gives findings: each is ok, or says what to do.
+Takes a configuration and parsed answers (scheduler/site.py); returns findings: each is ok, or says what to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpctrain.scheduler import sbatch, site
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `advice` is empty where it is ok."""
+    """One line. `advice` is empty if it is ok."""
 
     what: str
     text: str
@@ -26,6 +26,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.advice
 
 
@@ -49,7 +50,7 @@ class Site:
 
 
 def judge(config: Config, found: Site) -> Iterator[Finding]:
-    """The preset beside what Slurm says. Pure."""
+    """Yields the findings from the preset beside what Slurm says. Pure."""
     cluster, settings = config.cluster, found.config
     yield _judge_partition(config, found)
     if found.node is not None:
@@ -144,7 +145,7 @@ def _judge_preemption(found: Site) -> Finding:
 
 
 def preset(name: str, config: Config, found: Site) -> str:
-    """What was found, as a file for conf/cluster."""
+    """Returns what was found, as a file for conf/cluster."""
     import yaml
 
     cluster, partition, node = config.cluster, found.partition, found.node
@@ -172,6 +173,7 @@ def preset(name: str, config: Config, found: Site) -> str:
 def judge_job(
     job_id: str, end: sbatch.Job | None, ranks: list[dict[str, Any]], folder: Path
 ) -> Iterator[Finding]:
+    """Yields the findings from the job's end and from what its ranks wrote below `folder`."""
     state = end.state if end else "gone"
     if state in sbatch.WAITING:
         yield Finding("job", f"{job_id} waits longer than the doctor does: {end.reason if end else ''}",

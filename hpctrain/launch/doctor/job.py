@@ -23,6 +23,7 @@ PATIENCE_S = 30.0  # file systems show another node's file after a while
 
 
 def main() -> int:
+    """Looks from one rank and writes what it found; returns the exit code."""
     folder, rank, ranks = Path(sys.argv[1]), job_environment.read().rank, int(sys.argv[2])
     facts: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "python": sys.version.split()[0]}
     try:
@@ -35,7 +36,7 @@ def main() -> int:
 
 
 def storage(folder: Path, rank: int, ranks: int) -> str:
-    """Write, flush, rename, link and lock here, and find what the others wrote; "ok" or what failed."""
+    """Write, flush, rename, link and lock here, and find what the others wrote; returns "ok" or what failed."""
     replace_text(folder / f"hello_{rank}", str(rank))  # writes, flushes, renames
     for other in range(ranks):
         end_s = time.monotonic() + PATIENCE_S
@@ -57,7 +58,7 @@ def storage(folder: Path, rank: int, ranks: int) -> str:
 
 
 def allreduce(ranks: int) -> dict[str, Any]:
-    """Sum of a tensor over the ranks, by Horovod as training uses it, and what Horovod was built with."""
+    """Returns the sum of a tensor over the ranks, by Horovod as training uses it, and what Horovod was built with."""
     import torch
 
     from hpctrain.config.settings import CommConfig

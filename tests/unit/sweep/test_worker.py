@@ -37,7 +37,7 @@ class Script:
     def __init__(self, *acts):
         self.acts, self.names, self.job = list(acts), [], None
 
-    def __call__(self, run, config, name, lane, lanes):
+    def __call__(self, run, config, name, slot, slots):
         self.names.append(name)
         act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         act(run, f"{name}.{len(self.names)}", self.job)
@@ -91,7 +91,7 @@ def preempted(act):
 
     def play(run, token, job):
         job.stop.reason = "PREEMPTED"
-        job.lanes[0].asked_at = 1.0
+        job.slots[0].asked_at = 1.0
         act(run, token, job)
 
     return play
@@ -120,7 +120,7 @@ def play(study, monkeypatch):
             settings,
             "accuracy",
             queue,
-            [worker.Lane(0)],
+            [worker.Slot(0)],
             None,
             StopFlag(),
             quota,
