@@ -19,14 +19,15 @@ from hpctrain.storage.run_state import Reason, RunState
 def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], None]) -> RunState:
     """Starts the ranks and shows them on `out`; returns the final state. Ctrl-C saves and stops; twice kills."""
     first = max(run.attempts(), default=0) + 1
-    process = local.start(run, config)
     interrupts, asked_at = 0, 0.0
 
     def interrupted(number: int, frame: object) -> None:
         nonlocal interrupts
         interrupts += 1
 
+    # First: ranks that run while nobody passes a Ctrl-C on to them would go on alone.
     before = {s: signal.signal(s, interrupted) for s in (signal.SIGINT, signal.SIGTERM)}
+    process = local.start(run, config)
 
     def ended() -> bool:
         nonlocal asked_at

@@ -30,7 +30,6 @@ def local_job(path: str) -> str:
     """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
     run = RunDir(Path(path))
     before = max(run.attempts(), default=0)
-    process = local.start(run, from_dict(run.read_config()))
     asked_at = 0.0
 
     def asked(number: int, frame: object) -> None:
@@ -39,6 +38,7 @@ def local_job(path: str) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, asked)
+    process = local.start(run, from_dict(run.read_config()))
     passed_on = False
     while process.poll() is None:
         if asked_at and not passed_on:
