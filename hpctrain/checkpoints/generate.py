@@ -80,7 +80,7 @@ def _vocabulary(run: RunDir) -> Vocabulary:
 
 
 def _encode(vocabulary: Vocabulary, prompt: str) -> list[int]:
-    """The prompt's tokens. Raises UserError where a word or character is not in the vocabulary."""
+    """The prompt's tokens. Raises UserError if a word or character is not in the vocabulary."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
         what = {"word": "words", "character": "characters"}[vocabulary.kind]

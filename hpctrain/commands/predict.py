@@ -36,12 +36,12 @@ def main(argv: list[str]) -> int:
         return 0
     _show(found)
     for knob in knobs:
-        print(f"{knob['setting']:32} {1e3 * knob['step_s']:10.1f} ms a step {knob['change']:+.1%}")
+        print(f"{knob['setting']:32} {1e3 * knob['step_s']:10.1f} ms per step {knob['change']:+.1%}")
     return 0
 
 
 def _show(found: Sequence[Predicted]) -> None:
-    heads = ("GPUs", "nodes", "batch", "ms a step", "samples/s", "efficiency", "exposed", "stragglers")
+    heads = ("GPUs", "nodes", "batch", "ms per step", "samples/s", "efficiency", "exposed", "stragglers")
     lines = [
         (
             str(p.gpus), str(p.nodes), f"{p.batch:,}",

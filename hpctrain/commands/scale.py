@@ -70,7 +70,7 @@ def _show(facts: dict[str, Any], settings: ScalingConfig, dry_run: bool) -> None
     if expected:
         each = ", ".join(f"{gpus}: {s:.0f}" for gpus, s in expected.items())
         print(
-            f"expected node-seconds a run, by GPUs: {each} (median {statistics.median(expected.values()):.0f})"
+            f"expected node-seconds per run, by GPUs: {each} (median {statistics.median(expected.values()):.0f})"
         )
     if not dry_run:
         jobs = facts["submitted"]

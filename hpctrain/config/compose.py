@@ -1,6 +1,6 @@
 """Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
 
-Takes command-line overrides (`model=lenet optimizer.lr=0.1`), gives resolved configurations. Hydra's
+Takes command-line overrides (`model=lenet optimizer.lr=0.1`), returns resolved configurations. Hydra's
 own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects. Sweeps, the one
 other use of Hydra, are in config/sweep_grammar.py.
 """

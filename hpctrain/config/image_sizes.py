@@ -54,12 +54,12 @@ def check_pictures(config: Config) -> None:
 
 
 def sized(config: Config, pixels: int) -> Any:
-    """The network's settings with inputs of `pixels` a side. Raises ValueError where they are too few."""
+    """The network's settings with inputs of `pixels` a side. Raises ValueError if they are too few."""
     settings = config.model.settings
     return dataclasses.replace(settings, input_shape=(settings.input_shape[0], pixels, pixels))
 
 
 def image_size(config: Config, epoch: int) -> int | None:
-    """Pixels a side of the training images in `epoch`; None where all epochs see `data.shape`."""
+    """Pixels a side of the training images in `epoch`; None if all epochs see `data.shape`."""
     begun = [pixels for start, pixels in config.train.image_sizes if start <= epoch]
     return begun[-1] if begun else None

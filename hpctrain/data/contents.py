@@ -59,6 +59,7 @@ class Contents:
 
     @cached_property
     def digest(self) -> str:
+        """Returns the SHA-256, in hex, of the names and digests of all files."""
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,7 +135,7 @@ def _installed(place: Path) -> bool:
 
 
 def _imported(file: Path) -> Iterator[str]:
-    """The top-level names that a file imports, inside functions too; a file that is no Python says none."""
+    """The top-level names that a file imports, inside functions too; a file that is not Python says none."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError):
@@ -244,7 +245,7 @@ def kept(name: str) -> Path:
 
 @contextlib.contextmanager
 def _remembered(folder: Path) -> Iterator[Known]:
-    """The digests that the cache has of a folder's files; what is added is kept. No cache is no error."""
+    """The digests that the cache has of a folder's files; what is added is kept. A missing cache is not an error."""
     path = kept(hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32])
     before: Known = {}
     with contextlib.suppress(ValueError, TypeError):

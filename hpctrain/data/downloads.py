@@ -30,6 +30,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
+        """Returns the size of all files to fetch."""
         return sum(file.bytes for file in self.files)
 
 

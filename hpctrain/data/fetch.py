@@ -130,7 +130,7 @@ def _download(source: Source, file: RemoteFile, part: Path, tick: Tick, say: Cal
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             trouble = f"{url}: {getattr(error, 'reason', None) or error}"
             if getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)  # what is there is no beginning of it
+                part.unlink(missing_ok=True)  # what is there is not the beginning of it
         else:
             size, digest = part.stat().st_size, _sha256(part)
             if digest == file.sha256:
@@ -176,7 +176,7 @@ def _unpack(file: RemoteFile, archive: Path, folder: Path) -> None:
         for name, size in file.members:
             member = tar.extractfile(name)
             if member is None:
-                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} is no regular file")
+                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} is not a regular file")
             path = Path(draft) / Path(name).name
             with path.open("wb") as out:
                 shutil.copyfileobj(member, out, CHUNK_BYTES)

@@ -1,6 +1,6 @@
 """A Hugging Face data set: `data.source` is its name (or a local folder), `data.subset` its variant.
 
-Takes a DataConfig; gives its rows, or a Source that streams their text, a row a line. Needs the extra `datasets`;
+Takes a DataConfig; returns its rows, or a Source that streams their text, a row a line. Needs the extra `datasets`;
 its library is imported when rows are read, so not where the tokens are in the cache. Downloads go to its cache.
 """
 

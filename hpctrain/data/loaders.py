@@ -35,15 +35,19 @@ from hpctrain.errors import UserError, choose
 
 
 class Dataset(Protocol):
+    """What the loop needs of a split; see hpctrain/data/__init__.py."""
+
     shuffle: bool
 
     def __len__(self) -> int: ...
 
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
-    ) -> tuple[Tensor, ...]: ...
+    ) -> tuple[Tensor, ...]:
+        """Returns the tensors of the samples `indices` (B,): each (B, ...), inputs first, targets last."""
 
-    def to(self, device: torch.device) -> Any: ...
+    def to(self, device: torch.device) -> Any:
+        """Moves what the set holds to `device`; returns the set."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_idx(config: DataConfig, feeding: Feeding) -> Splits:
+    """Returns MNIST's or Fashion-MNIST's splits. Raises UserError."""
     arrays = {key: read_idx(path) for key, path in idx_paths(config).items()}
     return _splits(
         config,
@@ -126,6 +131,7 @@ def load_idx(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_cifar10(config: DataConfig, feeding: Feeding) -> Splits:
+    """Returns CIFAR-10's splits. Raises UserError."""
     paths = cifar_paths(config)
     return _splits(config, read_cifar(paths["train"]), read_cifar(paths["validation"]))
 
@@ -155,6 +161,7 @@ def load_synthetic(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_text(config: DataConfig, feeding: Feeding) -> Splits:
+    """Returns the splits of a text as sequences of tokens, and its vocabulary. Raises UserError."""
     check.check(config)
     found, length = tokens.load(config), config.sequence_length or 1
     train, validation = (
@@ -164,6 +171,7 @@ def load_text(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
+    """Returns the splits of a set of recordings. Raises UserError."""
     found = utterances(config)
     frames, bins = config.sequence_length or 1, config.frequency_bins or 161
     train, validation = (SpeechDataset(found[split], frames, bins) for split in ("train", "validation"))
@@ -171,6 +179,7 @@ def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_pairs(config: DataConfig, feeding: Feeding) -> Splits:
+    """Returns the splits of a parallel corpus, and its vocabulary. Raises UserError."""
     found, length = pairs(config), config.sequence_length or 1
     numbers = vocabulary(found.train, config.vocabulary_size or 1)
     train, validation = (

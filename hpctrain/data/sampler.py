@@ -1,4 +1,4 @@
-"""Which samples a rank sees at a step: pure index arithmetic, no state, no I/O.
+"""Which samples each rank sees at a step: pure index arithmetic, no state, no I/O.
 
 An epoch is a permutation of the samples, or streams through them; step s takes the s-th global batch of
 it, and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on

@@ -1,6 +1,6 @@
 """What a `hpctrain flops` command line asks for. Imports neither torch nor, for plain requests, Hydra.
 
-Takes overrides (`model=resnet50 input=3x224x224 batch=256`), gives the checked settings of conf/flops.yaml.
+Takes overrides (`model=resnet50 input=3x224x224 batch=256`), returns the checked settings of conf/flops.yaml.
 Reads conf/; no other side effects.
 """
 
@@ -124,7 +124,7 @@ def resolve(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _quickly(overrides: Sequence[str]) -> dict[str, Any] | None:
-    """As Hydra composes plain choices, at a tenth of its time; None where Hydra is needed."""
+    """As Hydra composes plain choices, at a tenth of its time; None if Hydra is needed."""
     chosen = {}
     for override in overrides:
         found = _PLAIN.fullmatch(override)

@@ -1,6 +1,6 @@
 """What one sample of each network is, and the loss of its training step. Imports torch when a loss is made.
 
-Takes a model's name and settings; gives the unit that costs are given in and how many there are.
+Takes a model's name and settings; returns the unit that costs are given in and how many there are.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ UNITS = {
 
 
 def unit(name: str) -> Unit:
+    """Returns the unit of the network's headline figures."""
     return UNITS.get(name, Unit("sample" if name == "custom" else "image"))
 
 

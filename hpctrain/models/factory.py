@@ -1,6 +1,6 @@
 """Builds networks by name, loads their weights, and makes inputs for counting.
 
-Takes a model's name and its settings dataclass, gives a torch.nn.Module. Reads the weight file;
+Takes a model's name and its settings dataclass, returns a torch.nn.Module. Reads the weight file;
 `target` imports the user's module. Initial weights come from torch's global generator alone.
 """
 
@@ -80,7 +80,7 @@ def example_inputs(
 
     Images (B, C, H, W); tokens (B, T) int64; spectrogram (B, 1, F, T); source (B, S), its lengths (B,)
     and target (B, S). `input_shape` and `length` (words or frames) override the settings' own. Raises
-    UserError where a `target`'s input shape is not given.
+    UserError if a `target`'s input shape is not given.
     """
     kind = MODELS.get(name)
     if kind in (LanguageModel, DeepSpeech2, GNMT, GNMTMoE):
@@ -143,9 +143,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds; all mean that this is no weight file
+    except Exception as error:  # the readers raise many kinds; all mean that this is not a weight file
         reason = str(error).strip().partition("\n")[0]
-        raise UserError("model.weights", path, f"is no readable weight file: {reason}") from None
+        raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError("model.weights", path, "must hold a state dict: names to tensors")
     return dict(found)

@@ -47,5 +47,6 @@ def check_target(target: str) -> None:
 
 
 def check_weights(weights: str) -> None:
+    """Raises UserError if there is no such file."""
     if not Path(weights).is_file():
         raise UserError("model.weights", weights, "no such file")

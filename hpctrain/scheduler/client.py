@@ -1,6 +1,6 @@
 """Asking Slurm: each function is one call of a Slurm command, with a time limit and a clear failure.
 
-Takes job ids, gives what slurm.py parses. `Unreachable` says that Slurm did not answer: that is no news
+Takes job ids, returns what sbatch.py parses. `Unreachable` says that Slurm did not answer: that is not news
 about the jobs. Side effects: those of the commands.
 """
 
@@ -55,7 +55,7 @@ def max_array_size(slurm_conf: str | None = None) -> int:
 
 
 def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, Job]:
-    """What accounting remembers of jobs that have left the queue; {} where there is none."""
+    """What accounting remembers of jobs that have left the queue; {} if there is none."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
@@ -71,7 +71,7 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
 
 
 def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, float]:
-    """Joules of whole jobs, where the cluster measures them (AcctGatherEnergyType); {} where it does not."""
+    """Joules of whole jobs, where the cluster measures them (AcctGatherEnergyType); {} if it does not."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", "--format=JobIDRaw,ConsumedEnergyRaw"]
@@ -120,7 +120,7 @@ def end_s(job_id: str) -> float | None:
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
-    """scancel; jobs that have ended are no error."""
+    """scancel; jobs that have ended are not an error."""
     if job_ids:
         run(["scancel", "--quiet", *job_ids], slurm_conf)
 

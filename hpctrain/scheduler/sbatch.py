@@ -1,6 +1,6 @@
 """Slurm's side as pure functions: resources to sbatch parameters, and Slurm's answers to Python values.
 
-Takes configurations and command output as text, gives dictionaries. No I/O, no submitit, no torch.
+Takes configurations and command output as text, returns dictionaries. No I/O, no submitit, no torch.
 Parameter names are submitit's (submitit.SlurmExecutor.update_parameters); times are in minutes or
 seconds as named.
 """
@@ -49,8 +49,8 @@ def check(config: Config) -> None:
                 f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
             )
     for key, value, limit, what in (
-        ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs a node"),
-        ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes a job"),
+        ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
+        ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),
         ("resources.timeout_min", resources.timeout_min, cluster.max_time_min, "minutes, the time limit"),
     ):
         if value and limit and value > limit:

@@ -1,6 +1,6 @@
 """What a Slurm cluster is, from its own words: pure functions from command output to values.
 
-Takes the output of scontrol, srun and sacctmgr as text, gives dataclasses. Times are in minutes or seconds
+Takes the output of scontrol, srun and sacctmgr as text, returns dataclasses. Times are in minutes or seconds
 as named, memory in MB; None stands for "no limit".
 """
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Partition:
+    """One partition as scontrol shows it. Times are in minutes."""
+
     name: str
     up: bool
     default: bool

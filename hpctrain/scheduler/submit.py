@@ -47,7 +47,7 @@ def check_here(config: Config) -> None:
     missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
     if missing:
         raise UserError(
-            "cluster", cluster.name, f"{missing[0]} is not on the PATH: this is no login node of a Slurm cluster; "
+            "cluster", cluster.name, f"{missing[0]} is not on the PATH: this is not a login node of a Slurm cluster; "
             "here cluster=local trains, and --dry-run shows the job"
         )  # fmt: skip
     if conf and not Path(conf).exists():
@@ -124,7 +124,7 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
 def _submit_slurm(
     run: RunDir, config: Config, token: str, job: Callable[[str], Any], after: str | None
 ) -> list[str]:
-    """One sbatch call for each job of the chain; gives the ids in the order in which they run."""
+    """One sbatch call for each job of the chain; returns the ids in the order in which they run."""
     from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
     _turn_to(config)
@@ -154,7 +154,7 @@ def submit_array(
     function: Callable[..., Any],
     *arguments: Any,
 ) -> str:
-    """One sbatch call for an array of jobs that all call the same; gives the array's job id.
+    """One sbatch call for an array of jobs that all call the same; returns the array's job id.
 
     `folder` takes submitit's files, `parameters` are submitit's and link `pickle`, the file there that says
     what to call, to each task's name: the array needs nothing of us once sbatch has it. Raises RunFailed.

@@ -29,9 +29,11 @@ class Task(Protocol):
     width: int
     targets: int
 
-    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]: ...
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
+        """Returns (summed loss, a scalar; sums (width,); the carry). `batch` is on the device of the model."""
 
-    def summarise(self, sums: list[float]) -> dict[str, float]: ...
+    def summarise(self, sums: list[float]) -> dict[str, float]:
+        """Returns named scores of `sums`, `width` numbers added up over batches and ranks."""
 
 
 def make_task(config: TaskConfig, train_set: Any) -> Task:

@@ -23,7 +23,10 @@ class Classification:
         self._smoothing = config.label_smoothing
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
-        """The summed cross-entropy in nats, smoothed in training only; auxiliary heads added."""
+        """Returns (summed cross-entropy in nats, a scalar; sums (3,); the carry).
+
+        The loss is smoothed in training only; those of auxiliary heads are added.
+        """
         images, labels = batch
         output = model(images)
         logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
@@ -37,6 +40,7 @@ class Classification:
         return total, sums, carry
 
     def summarise(self, sums: list[float]) -> dict[str, float]:
+        """Returns the mean loss and the share of right answers."""
         loss, right, samples = sums
         return {"loss": loss / samples, "accuracy": right / samples}
 

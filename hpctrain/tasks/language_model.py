@@ -34,6 +34,7 @@ class LanguageModelling:
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, ...], carry: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+        """Returns (summed loss, a scalar; sums (3,); the state without its gradient). The batch is ((B, T), (B, T))."""
         tokens, targets = batch
         logits, state = model(tokens, carry)
         total, sums = self._loss(model, logits.flatten(0, 1), targets.flatten(), tokens.shape[1])
@@ -52,6 +53,7 @@ class LanguageModelling:
         return total / (per if self._config.time_reduction == "mean" else 1), sums
 
     def summarise(self, sums: list[float]) -> dict[str, float]:
+        """Returns the loss in nats per token, the perplexity and, if they are known, bits per character."""
         total, tokens, characters = sums
         loss = total / max(tokens, 1)
         figures = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
@@ -70,6 +72,7 @@ class MaskedLanguageModelling(LanguageModelling):
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, ...], carry: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor, None]:
+        """Returns (summed loss over hidden tokens, a scalar; sums (3,); None). The batch is ((B, T), (B, T))."""
         del carry
         tokens, _ = batch
         hidden = self._hidden(tokens, model.training)

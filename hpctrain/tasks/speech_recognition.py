@@ -26,6 +26,7 @@ class SpeechRecognition:
         del config, dataset
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+        """Returns (summed loss per character, a scalar; sums (3,); the carry)."""
         spectrogram, frames, labels, counts = batch
         log_probabilities, steps = model(spectrogram, frames)
         losses = functional.ctc_loss(
@@ -41,6 +42,7 @@ class SpeechRecognition:
         return (losses / counts.clamp(min=1)).sum(), sums, carry
 
     def summarise(self, sums: list[float]) -> dict[str, float]:
+        """Returns the loss in nats per character and the character error rate."""
         loss, wrong, characters = sums
         return {"loss": loss / max(characters, 1), "character_error_rate": wrong / max(characters, 1)}
 

@@ -29,6 +29,7 @@ class Translation:
         self._smoothing = config.label_smoothing
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+        """Returns (summed mean loss of each pair, a scalar; sums (3,); the carry)."""
         source, lengths, so_far, following = batch
         output = model(source, lengths, so_far)
         logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
@@ -47,6 +48,7 @@ class Translation:
         return total, sums, carry
 
     def summarise(self, sums: list[float]) -> dict[str, float]:
+        """Returns the loss in nats per word, the perplexity and the share of right words."""
         loss, right, words = sums
         mean = loss / max(words, 1)
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / max(words, 1)}

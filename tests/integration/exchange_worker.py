@@ -58,7 +58,7 @@ def expected(kind, layout):
 
 
 def measured(kind, layout, comm, micro):
-    """The gradients after STEPS steps at a learning rate of zero, and how many sums a step took."""
+    """The gradients after STEPS steps at a learning rate of zero, and how many sums per step took."""
     model = network(layout)
     optimizer = make_optimizer(SgdConfig(lr=0.0, momentum=0.9), model.named_parameters())
     exchange, optimizer = make_exchange(KINDS[kind], model, optimizer, comm, 2)

@@ -12,20 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hpctrain"
 
 # Packages and files that have not been revised yet. Remove an entry when it passes; the aim is an empty set.
-PENDING = {
-    "commands",
-    "config/checks.py",
-    "config/compose.py",
-    "config/image_sizes.py",
-    "data",
-    "scheduler",
-    "studies",
-    "tasks",
-    "flops/request.py",
-    "flops/units.py",
-    "models/factory.py",
-    "models/settings.py",
-}
+PENDING = {"studies"}  # stubs for jobs of version 0.1.0
 
 UNIT = r"(seconds|samples|bytes|ranks|GPUs|cores|messages|joules|hours|operations|FLOPs|ms)"
 IDIOMS = [

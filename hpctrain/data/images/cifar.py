@@ -1,6 +1,6 @@
 """CIFAR-10's binary version: records of one label byte and 3072 bytes, the red, green and blue plane.
 
-Takes paths, gives uint8 arrays. Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". The
+Takes paths, returns uint8 arrays. Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". The
 Python version of the same page is pickles and is not read: a pickle runs whatever its writer put there.
 """
 
@@ -17,7 +17,7 @@ from hpctrain.errors import UserError
 
 
 def records(path: Path) -> int:
-    """How many pictures a file holds. Raises UserError where its size is no multiple of a record's."""
+    """How many pictures a file holds. Raises UserError if its size is not a multiple of a record's."""
     count, rest = divmod(path.stat().st_size, CIFAR10_RECORD_BYTES)
     if rest:
         raise UserError("data.path", path, f"is truncated or no CIFAR-10 file: {rest} bytes too many")

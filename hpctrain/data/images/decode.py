@@ -1,6 +1,6 @@
 """Encoded pictures (JPEG, PNG, ...) and how one becomes an array of bytes. NumPy and Pillow only, no torch.
 
-Takes keys (a path, or a row of Arrow files), gives uint8 (H, W, C): C channels, H and W pixels. Reads only.
+Takes keys (a path, or a row of Arrow files), returns uint8 (H, W, C): C channels, H and W pixels. Reads only.
 Used in the processes that decode (data/images/workers.py), so what is here starts quickly. What is broken is a
 UserError that names the file, and in a packed set the shard and the picture.
 """
@@ -44,6 +44,7 @@ class Folder:
     root: str = ""
 
     def read(self, key: Key) -> tuple[Any, Name]:
+        """Returns an open file and the name to show in errors. Raises UserError."""
         name = self.root, str(key)
         try:
             with open(os.path.join(*name), "rb") as file:  # noqa: PTH118, PTH123 -- twice as fast, for a million
@@ -73,7 +74,7 @@ class Arrow:
         self.__init__(**state)  # type: ignore[misc]
 
     def open(self) -> None:
-        """Map the files. Raises UserError, naming the one that is no whole Arrow file."""
+        """Map the files. Raises UserError, naming the one that is not a whole Arrow file."""
         if self._tables:
             return
         self._tables = [open_table(Path(file)) for file in self.files]
@@ -89,6 +90,7 @@ class Arrow:
         return np.concatenate([table.column(name).to_numpy() for table in self._tables])
 
     def read(self, key: Key) -> tuple[Any, Name]:
+        """Returns the bytes of a picture as a file, and the name to show in errors. Raises UserError."""
         self.open()
         at = int(np.searchsorted(self._starts, int(key), side="right")) - 1
         table, row = self._tables[at], int(key) - int(self._starts[at])
@@ -117,7 +119,9 @@ def open_table(path: Path) -> Any:
             return pa.ipc.open_stream(mapped).read_all()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError("data.path", path.parent, f"{path.name} is no whole Arrow file: {reason}") from None
+        raise UserError(
+            "data.path", path.parent, f"{path.name} is not a whole Arrow file: {reason}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,9 @@ class Decoding:
 
 
 def broken(name: Name, error: Exception) -> UserError:
-    """Whatever Pillow's plugins raise, and they raise many kinds, means that this is no whole picture."""
+    """Whatever Pillow's plugins raise, and they raise many kinds, means that this is not a whole picture."""
     reason = " ".join(f"{error}".split())[:120] or type(error).__name__
-    return UserError("data.path", name[0], f"{name[1]} is no whole picture: {reason}")
+    return UserError("data.path", name[0], f"{name[1]} is not a whole picture: {reason}")
 
 
 def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:

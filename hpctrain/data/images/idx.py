@@ -1,6 +1,6 @@
 """MNIST's IDX format: big-endian header (0, 0, type 8, dimensions), sizes, bytes; plain or gzipped.
 
-Takes a path, gives a uint8 array. Format: LeCun's MNIST page, "the IDX file format". Reads only.
+Takes a path, returns a uint8 array. Format: LeCun's MNIST page, "the IDX file format". Reads only.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hpctrain.errors import UserError
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The whole array. Raises UserError where the file is truncated or not IDX of unsigned bytes."""
+    """The whole array. Raises UserError if the file is truncated or not IDX of unsigned bytes."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("data.path", path, f"cannot be read whole: {error}") from None
     shape = _shape(data[: 4 + 4 * 4])
     if shape is None:
-        raise UserError("data.path", path, "is no IDX file of unsigned bytes")
+        raise UserError("data.path", path, "is not an IDX file of unsigned bytes")
     body = data[4 + 4 * len(shape) :]
     if len(body) != math.prod(shape):
         raise UserError(
@@ -42,7 +42,7 @@ def read_shape(path: Path) -> tuple[int, ...]:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("data.path", path, f"cannot be read: {error}") from None
     if shape is None:
-        raise UserError("data.path", path, "is no IDX file of unsigned bytes")
+        raise UserError("data.path", path, "is not an IDX file of unsigned bytes")
     expected = 4 + 4 * len(shape) + math.prod(shape)
     if size != expected % 2**32:
         raise UserError(

@@ -186,7 +186,7 @@ def _read(split: Split, resize: int | None) -> Iterator[tuple[bytes, str, int]]:
 
 
 def _checked(split: Split, key: Any, resize: int | None) -> bytes:
-    """A picture's bytes, smaller where asked for. Raises UserError where it is broken."""
+    """A picture's bytes, smaller where asked for. Raises UserError if it is broken."""
     data, name = split.reader.read(key)
     try:
         image: Image.Image = Image.open(io.BytesIO(data))

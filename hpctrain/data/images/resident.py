@@ -28,7 +28,7 @@ class ImageDataset:
     def __init__(
         self, images: NDArray[np.uint8], labels: NDArray[Any], config: DataConfig, *, augment: bool
     ) -> None:
-        """`images` (N, C, H, W) before padding. Raises UserError where shapes or labels do not fit."""
+        """`images` (N, C, H, W) before padding. Raises UserError if shapes or labels do not fit."""
         pad = config.pad
         padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
         if padded.shape[1:] != config.shape:
@@ -75,6 +75,7 @@ class Finish:
         self._augment = [AUGMENTATIONS[kind] for kind in kinds if kind in AUGMENTATIONS]
 
     def to(self, device: torch.device) -> None:
+        """Moves the mean and deviation to `device`."""
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None, size: int | None) -> Tensor:
@@ -89,14 +90,14 @@ class Finish:
 
 
 def flip(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-    """Each image mirrored left to right with probability one half."""
+    """Returns images (B, C, H, W), each mirrored left to right with probability one half."""
     del shift
     mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def pad_crop(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-    """Each image moved by up to CROP_PADDING pixels both ways; black comes in at the border."""
+    """Returns images (B, C, H, W), each moved by up to CROP_PADDING pixels both ways; the border fills with black."""
     b, _, h, w = images.shape
     padded = functional.pad(images - shift, [CROP_PADDING] * 4) + shift
     offsets = torch.randint(2 * CROP_PADDING + 1, (2, b), generator=generator).to(images.device)
@@ -109,7 +110,7 @@ def pad_crop(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tenso
 
 
 def cutout(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-    """A square of CUTOUT pixels at a random place of each image set to the mean (0 after normalisation)."""
+    """Returns images (B, C, H, W), a square of CUTOUT pixels at a random place of each set to the mean (0)."""
     del shift
     b, _, h, w = images.shape
     half = min(CUTOUT, h // 2) // 2

@@ -1,6 +1,6 @@
 """Which pictures a DataConfig names, and their classes: a folder, a packed folder, a Hugging Face set.
 
-Takes a DataConfig; gives `PictureSet`s: a reader, keys and labels of each split. No torch; no picture is read.
+Takes a DataConfig; returns `PictureSet`s: a reader, keys and labels of each split. No torch; no picture is read.
 A folder's pictures are in an order drawn from their names, so that the first n, or a shard, are a sample of all;
 packing keeps this order.
 """
@@ -41,6 +41,8 @@ class Split:
 
 @dataclass(frozen=True)
 class PictureSet:
+    """One split: how its pictures are read, the key and label of each."""
+
     classes: tuple[str, ...]
     train: Split
     validation: Split
@@ -66,6 +68,7 @@ class Manifest:
     resize: int | None = None
 
     def samples(self, split: str) -> int:
+        """Returns the number of pictures of a split."""
         return sum(shard.samples for shard in self.splits[split])
 
 
@@ -142,7 +145,9 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
         pictures = []
         for name in _class_names(place):
             if name not in numbers:
-                raise UserError("data.path", place / name, f"is no class of {_split_folder(folder, 'train')}")
+                raise UserError(
+                    "data.path", place / name, f"is not a class of {_split_folder(folder, 'train')}"
+                )
             paths = _pictures_below(str(place / name))
             pictures += [(os.path.relpath(path, root), numbers[name]) for path in paths]
         if not pictures:
@@ -200,7 +205,7 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            "data.path", path, f"is no list of packed pictures: {where}: {first['msg']}"
+            "data.path", path, f"is not a list of packed pictures: {where}: {first['msg']}"
         ) from None
     if found.format != 1 or set(found.splits) != set(SPLITS):
         raise UserError("data.path", path, f"has format {found.format}, this version reads format 1")

@@ -81,6 +81,7 @@ class StreamedImages:
 
     @property
     def workers(self) -> int:
+        """Returns the number of processes that decode."""
         return self._decoders.workers
 
     def to(self, device: torch.device) -> StreamedImages:

@@ -32,7 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 class Task:
     """Decode `keys` of reader number `reader` into buffer `slot`, from its byte `first` on.
 
-    `draws`: for each key, the numbers that its random crop is drawn from; None where the middle is taken.
+    `draws`: for each key, the numbers that its random crop is drawn from; None if the middle is taken.
     """
 
     reader: int
@@ -88,9 +88,11 @@ class Decoders:
         return np.frombuffer(self._bench.memory, np.uint8)
 
     def buffer(self, slot: int) -> NDArray[np.uint8]:
+        """Returns the shared memory of a slot, as bytes (size,)."""
         return self.memory()[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
 
     def submit(self, task: Task) -> Future[None]:
+        """Starts a task in one of the processes; the result says when it is done."""
         if self.workers == 0:
             done: Future[None] = Future()
             try:
@@ -119,6 +121,7 @@ class Decoders:
             raise _died() from None
 
     def close(self) -> None:
+        """Ends the processes and frees the shared memory."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

@@ -1,6 +1,6 @@
 """Recordings and what is said in them: LibriSpeech's layout, or sentences that espeak-ng speaks.
 
-Takes a DataConfig, gives utterances of both splits. A folder holds `*.trans.txt` files, whose lines are an id
+Takes a DataConfig, returns utterances of both splits. A folder holds `*.trans.txt` files, whose lines are an id
 and its words, beside `<id>.flac` or `<id>.wav`; a split is every such file below folders named train* or dev*.
 `data=espeak` makes such a folder of spoken numbers once, in the user's cache. No torch.
 """
@@ -31,6 +31,8 @@ CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Utterance:
+    """One recording and what is said in it."""
+
     path: Path
     text: str
 

@@ -23,10 +23,12 @@ WINDOW_S, HOP_S = 0.020, 0.010
 
 
 class SpeechDataset:
+    """Recordings as spectrograms of equal length, with their texts as characters."""
+
     shuffle = True
 
     def __init__(self, items: Sequence[Utterance], frames: int, bins: int) -> None:
-        """Reads every recording. Raises UserError where one is longer than `frames`."""
+        """Reads every recording. Raises UserError if one is longer than `frames`."""
         spectra = [spectrogram(*read_audio(item.path), bins) for item in items]
         longest = max(spectrum.shape[1] for spectrum in spectra)
         if longest > frames:
@@ -80,14 +82,16 @@ def read_audio(path: Path) -> tuple[NDArray[Any], int]:
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 2**15
             return samples, file.getframerate()
     except (wave.Error, EOFError) as error:
-        raise UserError("data.path", path, f"is no WAV file: {error}") from None
+        raise UserError("data.path", path, f"is not a WAV file: {error}") from None
 
 
 def spectrogram(samples: NDArray[Any], rate: int, bins: int) -> NDArray[np.float32]:
     """(F, T): the lowest `bins` frequencies, 50 Hz apart whatever the rate; normalised."""
     width, hop = round(rate * WINDOW_S), round(rate * HOP_S)
     if width // 2 + 1 < bins:
-        raise UserError("data.frequency_bins", bins, f"must be ≤ {width // 2 + 1} at {rate} samples a second")
+        raise UserError(
+            "data.frequency_bins", bins, f"must be ≤ {width // 2 + 1} at {rate} samples per second"
+        )
     samples = np.pad(samples, (0, max(0, width - len(samples))))
     windows = np.lib.stride_tricks.sliding_window_view(samples, width)[::hop]
     power = np.abs(np.fft.rfft(windows * np.hanning(width))[:, :bins]) ** 2

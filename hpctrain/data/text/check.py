@@ -8,7 +8,7 @@ from hpctrain.errors import UserError
 
 
 def check(config: DataConfig) -> int:
-    """Training sequences of the text, which is tokenised for it. Raises UserError where there are none."""
+    """Training sequences of the text, which is tokenised for it. Raises UserError if there are none."""
     if config.sequence_length is None:
         raise UserError("data.sequence_length", "null", "give the number of tokens in a training sequence")
     found = tokens.counts(config)

@@ -18,6 +18,8 @@ from hpctrain.data.text.vocabulary import Vocabulary
 
 
 class TextDataset:
+    """One split of a text, cut into sequences that follow each other."""
+
     shuffle = False
 
     def __init__(self, tokens: NDArray[Any], length: int, vocabulary: Vocabulary) -> None:

@@ -1,7 +1,7 @@
 """Which text a DataConfig names, and where it divides into training and validation.
 
-Takes a DataConfig; gives a `Source`: functions that stream each part as blocks of text, and what tells this
-text from another. Reads only, a block at a time; no torch. Bytes that are no UTF-8 are a UserError.
+Takes a DataConfig; returns a `Source`: functions that stream each part as blocks of text, and what tells this
+text from another. Reads only, a block at a time; no torch. Bytes that are not UTF-8 are a UserError.
 
 A folder whose files say `train` and `valid` in their names is divided so. Of any other text the last
 `validation_fraction` of the bytes is for validation, cut at a line's end; a folder's files are put in an
@@ -31,7 +31,7 @@ _TEST_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages",
 
 @dataclass(frozen=True)
 class Source:
-    """`identity` is JSON-able and changes with the text; `size_bytes` is None where it is not known."""
+    """`identity` is JSON-able and changes with the text; `size_bytes` is None if it is not known."""
 
     identity: Any
     train: Callable[[], Iterator[str]]
@@ -94,7 +94,7 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     if not path.is_dir():
-        raise UserError("data.path", config.path, "is no file and no folder")
+        raise UserError("data.path", config.path, "is not a file or folder")
     hidden = re.compile(r"(^|/)\.")
     found = [p for p in sorted(path.rglob("*")) if not hidden.search(p.relative_to(path).as_posix())]
     return path, [p for p in found if p.is_file()]
@@ -106,7 +106,7 @@ def _places(config: DataConfig) -> list[Path]:
 
 
 def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
-    """Files below `folder`, or one file. Raises UserError where they hold no text."""
+    """Files below `folder`, or one file. Raises UserError if they hold no text."""
     facts = [(p, p.relative_to(folder).as_posix(), p.stat()) for p in files]
     facts = [fact for fact in facts if fact[2].st_size > 0]
     where = facts[0][0] if len(facts) == 1 else folder
@@ -159,7 +159,7 @@ def _line_begin(path: Path, offset: int) -> int:
 
 
 def read(spans: Iterable[Span]) -> Iterator[str]:
-    """The text of all spans in blocks; a newline ends each. Raises UserError at what is no UTF-8."""
+    """The text of all spans in blocks; a newline ends each. Raises UserError at what is not UTF-8."""
     for span in spans:
         decoder = codecs.getincrementaldecoder("utf-8-sig" if span.start == 0 else "utf-8")()
         at, text = span.start, ""
@@ -174,7 +174,7 @@ def read(spans: Iterable[Span]) -> Iterator[str]:
                     offset = at - pending + error.start
                     byte = error.object[error.start]
                     raise UserError(
-                        "data.path", span.path, f"is no UTF-8 text: byte 0x{byte:02x} at offset {offset}"
+                        "data.path", span.path, f"is not UTF-8 text: byte 0x{byte:02x} at offset {offset}"
                     ) from None
                 if not block:
                     raise UserError("data.path", span.path, "became shorter while it was read")

@@ -3,7 +3,7 @@
     <cache>/tokens/<name>-<digest>/   train.bin, validation.bin (uint16, or uint32 where 2^16 are too few,
                                       little-endian), vocabulary.json, meta.json
 
-Takes a DataConfig; gives `Tokens`. The digest covers the text's identity (names, sizes, times) and how it is
+Takes a DataConfig; returns `Tokens`. The digest covers the text's identity (names, sizes, times) and how it is
 cut. A folder is published by one rename, so a reader sees all of it or nothing; of several processes on a
 machine one works and the others wait. Memory stays at a few blocks, whatever the text's size.
 """
@@ -51,7 +51,7 @@ class Tokens:
 
 
 def load(config: DataConfig) -> Tokens:
-    """From the cache, or tokenised now. Raises UserError where the text or the vocabulary is no good."""
+    """From the cache, or tokenised now. Raises UserError if the text or the vocabulary is not usable."""
     folder = _prepared(config)
     meta = json.loads((folder / "meta.json").read_text())
     words = vocabularies.from_json(json.loads((folder / "vocabulary.json").read_text()))
@@ -178,7 +178,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """One process of this machine at a time; False where the file system knows no locks."""
+    """One process of this machine at a time; False if the file system knows no locks."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
 """Tokens: characters, words or byte-pair pieces, numbered; text to numbers and back.
 
-Takes blocks of text, gives arrays of token numbers; a vocabulary is JSON-able. Number 0 stands for whatever
+Takes blocks of text, returns arrays of token numbers; a vocabulary is JSON-able. Number 0 stands for whatever
 is not in the vocabulary; the rest are numbered by falling frequency. NumPy only, no torch; no side effects.
 """
 
@@ -42,12 +42,16 @@ class Vocabulary(Protocol):
         """The UTF-8 that a token stands for; a byte-pair piece may be a part of a character."""
         ...
 
-    def lengths(self) -> NDArray[np.float32] | None: ...
+    def lengths(self) -> NDArray[np.float32] | None:
+        """Returns the characters of each token (N,), or None if they are not known."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """Returns the vocabulary as JSON can hold it; `from_json` is the inverse."""
 
 
 class Characters:
+    """Each character is a token."""
+
     kind = "character"
 
     def __init__(self, characters: Sequence[str]) -> None:
@@ -58,6 +62,7 @@ class Characters:
 
     @staticmethod
     def count(blocks: Blocks) -> Counter[str]:
+        """Returns how often each token occurs in the text."""
         counts = np.zeros(_CODE_POINTS, np.int64)
         for block in blocks:
             points = _points(block)
@@ -67,22 +72,28 @@ class Characters:
 
     @classmethod
     def learn(cls, blocks: Blocks, size: int) -> Characters:
+        """Returns a vocabulary of the `size` - 1 most frequent tokens of the text. Raises UserError."""
         return cls(_most_frequent(cls.count(blocks), size, "characters"))
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
+        """Returns the token numbers of the text, block by block, each (n,)."""
         for block in blocks:
             yield self._numbers[_points(block)].astype(np.int64)
 
     def unknown(self, text: str) -> list[str]:
+        """Returns the parts of `text` that the vocabulary does not know."""
         return [c for c in dict.fromkeys(text) if not self._numbers[ord(c)]]
 
     def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for."""
         return (self._characters[token - 1] if token else "\ufffd").encode()
 
     def lengths(self) -> NDArray[np.float32]:
+        """Returns the characters of each token (N,)."""
         return np.ones(self.size, np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the vocabulary as JSON can hold it."""
         return {"kind": self.kind, "tokens": self._characters}
 
 
@@ -97,6 +108,7 @@ class Words:
 
     @staticmethod
     def count(blocks: Blocks) -> Counter[str]:
+        """Returns how often each token occurs in the text."""
         counts: Counter[str] = Counter()
         for words in _split(blocks):
             counts.update(words)
@@ -107,18 +119,22 @@ class Words:
 
     @classmethod
     def learn(cls, blocks: Blocks, size: int) -> Words:
+        """Returns a vocabulary of the `size` - 1 most frequent tokens of the text. Raises UserError."""
         return cls(_most_frequent(cls.count(blocks), size, "words"))
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
+        """Returns the token numbers of the text, block by block, each (n,)."""
         numbers = {**self._numbers, "\n": self._numbers.get(LINE_END, 0)}
         for words in _split(blocks):
             yield np.fromiter((numbers.get(word, 0) for word in words), np.int64, len(words))
 
     def unknown(self, text: str) -> list[str]:
+        """Returns the parts of `text` that the vocabulary does not know."""
         words = dict.fromkeys(word for word in _WORDS.findall(text) if word != "\n")
         return [word for word in words if word not in self._numbers]
 
     def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for."""
         word = self._words[token]
         return b"\n" if word == LINE_END else f"{word} ".encode()
 
@@ -126,6 +142,7 @@ class Words:
         """None: nobody knows how long an unknown word is, so bits a character would be no measure."""
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the vocabulary as JSON can hold it."""
         return {"kind": self.kind, "tokens": self._words[1:]}
 
 
@@ -142,6 +159,7 @@ class Pieces:
 
     @classmethod
     def learn(cls, blocks: Blocks, size: int) -> Pieces:
+        """Returns a vocabulary of the `size` - 1 most frequent tokens of the text. Raises UserError."""
         library = _tokenizers()
         if size < 257:
             raise UserError("data.vocabulary_size", size, "must be ≥ 257: all bytes, and one for unknown")
@@ -160,6 +178,7 @@ class Pieces:
         return cls(tokenizer.to_str())
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
+        """Returns the token numbers of the text, block by block, each (n,)."""
         for block in _at_line_ends(blocks):
             # Shorter texts keep the library's cores busy, and its records of them small.
             parts = list(_at_line_ends(block[i : i + 4096] for i in range(0, len(block), 4096)))
@@ -167,10 +186,12 @@ class Pieces:
                 yield np.asarray(encoding.ids, np.int64)
 
     def unknown(self, text: str) -> list[str]:
+        """Returns the parts of `text` that the vocabulary does not know."""
         del text
         return []
 
     def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for."""
         return bytes(self._bytes[c] for c in self._tokenizer.id_to_token(token)) if token else b""
 
     def lengths(self) -> NDArray[np.float32]:
@@ -179,6 +200,7 @@ class Pieces:
         return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces], np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the vocabulary as JSON can hold it."""
         return {"kind": self.kind, "model": self._tokenizer.to_str()}
 
 
@@ -186,6 +208,7 @@ KINDS: dict[str, Any] = {"character": Characters, "word": Words, "bpe": Pieces}
 
 
 def from_json(values: dict[str, Any]) -> Vocabulary:
+    """Returns the vocabulary that `to_json` wrote. Raises KeyError or ValueError if it is not one."""
     vocabulary: Vocabulary = KINDS[values["kind"]](values.get("tokens", values.get("model")))
     return vocabulary
 
@@ -197,7 +220,7 @@ def available(kind: str, blocks: Blocks) -> int:
 
 
 def _most_frequent(counts: Counter[str], size: int, what: str) -> list[str]:
-    """`size` - 1 of them. Raises UserError where the text has fewer."""
+    """`size` - 1 of them. Raises UserError if the text has fewer."""
     if size > len(counts) + 1:
         raise UserError(
             "data.vocabulary_size", size,

@@ -13,6 +13,8 @@ from hpctrain.data.translation.source import END, PADDING, START, UNKNOWN, Pair
 
 
 class TranslationDataset:
+    """Sentence pairs as numbers of words, padded to one length."""
+
     shuffle = True
 
     def __init__(self, pairs: Sequence[Pair], numbers: Mapping[str, int], length: int) -> None:

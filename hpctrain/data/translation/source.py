@@ -1,6 +1,6 @@
 """Sentence pairs of two languages: line-aligned files as WMT has them, or this system's gettext catalogues.
 
-Takes a DataConfig, gives pairs of words for both splits. No torch. `data=gettext` reads the *.mo files below
+Takes a DataConfig, returns pairs of words for both splits. No torch. `data=gettext` reads the *.mo files below
 data.path (default /usr/share/locale): what programs say in English, and its translation.
 """
 
@@ -28,6 +28,8 @@ Pair = tuple[list[str], list[str]]
 
 @dataclass(frozen=True)
 class Pairs:
+    """Both splits: pairs of sentences, each a list of words."""
+
     train: list[Pair]
     validation: list[Pair]
 
@@ -101,7 +103,7 @@ def _catalogue(file: Path) -> Iterator[tuple[str, str]]:
         with file.open("rb") as opened:
             catalogue = gettext.GNUTranslations(opened)
     except (OSError, UnicodeDecodeError):
-        return  # some programs' catalogues are no UTF-8
+        return  # some programs' catalogues are not UTF-8
     for source, target in catalogue._catalog.items():  # type: ignore[attr-defined]
         if source and isinstance(source, str) and isinstance(target, str):
             yield source, target

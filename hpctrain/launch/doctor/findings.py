@@ -77,7 +77,7 @@ def _judge_partition(config: Config, found: Site) -> Finding:
         wanted = f"there is no {cluster.partition}" if cluster.partition else "none is the default"
         return Finding("partition", wanted, "set cluster.partition=NAME; `sinfo -s` lists them")
     limit = f"{partition.max_time_min} min" if partition.max_time_min else "no time limit"
-    text = f"{partition.name}: {len(found.nodes)} nodes, {limit}, {partition.max_nodes} nodes a job"
+    text = f"{partition.name}: {len(found.nodes)} nodes, {limit}, {partition.max_nodes} nodes per job"
     if not partition.up:
         return Finding(
             "partition", f"{text}; it is down", "choose another with cluster.partition=NAME, or wait"

@@ -56,7 +56,7 @@ def test_resources_that_no_cluster_has(submit, setting):
 
 def test_not_on_a_cluster_at_all(submit, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/sbin:/sbin")
-    assert "no login node" in submit()
+    assert "not a login node" in submit()
 
 
 def test_a_cluster_that_is_not_up(submit, monkeypatch, tmp_path):

@@ -259,10 +259,10 @@ def test_a_broken_picture_is_named(tmp_path, capsys):
     source = make_folder(tmp_path / "set", 2, 1, classes=("a",))
     victim = source / "train" / "a" / "1.png"
     victim.write_bytes(victim.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"train/a/1\.png is no whole picture"):
+    with pytest.raises(UserError, match=r"train/a/1\.png is not a whole picture"):
         data.load(config(source, "data.augment=[]", "data.workers=0"))
     assert cli.main(["data", "pack", str(source), "--into", str(tmp_path / "packed")]) == 2
-    assert "train/a/1.png is no whole picture" in capsys.readouterr().err
+    assert "train/a/1.png is not a whole picture" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]  # nothing is left behind
 
 
@@ -270,9 +270,9 @@ def test_a_broken_picture_is_named(tmp_path, capsys):
     ("spoil", "message"),
     [
         (lambda root: (root / "val").rename(root / "elsewhere"), r"has no folder val or valid or"),
-        (lambda root: (root / "val" / "ant").rename(root / "val" / "dog"), r"dog: is no class of .*train"),
+        (lambda root: (root / "val" / "ant").rename(root / "val" / "dog"), r"dog: is not a class of .*train"),
         (lambda root: [p.unlink() for p in (root / "train").rglob("*.png")], r"train: holds no pictures"),
-        (lambda root: (root / "pack.json").write_text("{}"), r"pack\.json: is no list of packed pictures"),
+        (lambda root: (root / "pack.json").write_text("{}"), r"pack\.json: is not a list of packed pictures"),
     ],
 )
 def test_a_wrong_folder_says_what_is_wrong(tmp_path, spoil, message):

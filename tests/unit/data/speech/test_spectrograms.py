@@ -78,7 +78,7 @@ def test_recordings_and_texts_come_as_they_are(tmp_path):
     [
         (lambda f: [p.unlink() for p in f.rglob("*.trans.txt")], ["data.path", "train*"]),
         (lambda f: next(f.rglob("*0001.wav")).unlink(), ["84-121-0001", "is beside it"]),
-        (lambda f: next(f.rglob("train*/**/*0001.wav")).write_bytes(b"no sound"), ["is no WAV file"]),
+        (lambda f: next(f.rglob("train*/**/*0001.wav")).write_bytes(b"no sound"), ["is not a WAV file"]),
         (lambda f: None, ["data.sequence_length=10", "≥ 20"]),
     ],
 )

@@ -157,7 +157,7 @@ def test_what_is_no_utf8_is_named_with_its_offset(tmp_path, monkeypatch, offset)
     text = bytearray(b"0123456\xc3\xa9\n" * 1000)
     text[offset] = 0xFF
     path = write(tmp_path, "a.txt", bytes(text))
-    with pytest.raises(UserError, match=rf"a.txt: is no UTF-8 text: byte 0xff at offset {offset}$"):
+    with pytest.raises(UserError, match=rf"a.txt: is not UTF-8 text: byte 0xff at offset {offset}$"):
         tokens.load(config(path, vocabulary_size=5))
 
 
@@ -293,7 +293,7 @@ def test_the_text_gives_the_size_of_its_vocabulary(tmp_path):
         ("ab\ncd\n" * 99, {"vocabulary_size": 7}, r"must be ≤ 6: the text has 5 different characters"),
         ("a b\nc d\n" * 99, {"vocabulary_size": 7, "tokens": "word"}, r"must be ≤ 6.*5 different words"),
         ("ab\ncd\n" * 99, {"vocabulary_size": 1}, "must be ≥ 2"),
-        ("ab\ncd\n" * 99, {"path": "/nowhere"}, "data.path=/nowhere: is no file and no folder"),
+        ("ab\ncd\n" * 99, {"path": "/nowhere"}, "data.path=/nowhere: is not a file or folder"),
         ("ab\ncd\n" * 99, {"path": None}, "data.path=null: give a file or folder"),
         ("ab\ncd\n" * 99, {"path": None, "name": "ptb"}, r"give data/ptb or a file or folder"),
     ],
