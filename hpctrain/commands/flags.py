@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """As argparse does, but raises UserError with the flag and the value."""
         name = _name(action)
-        if not arg_string:
+        if not arg_string and action.type is not text:
             raise UserError(name, "", "needs a value")
         try:
             return super()._get_value(action, arg_string)
@@ -130,6 +130,11 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError("must be a number") from None
+
+
+def text(given: str) -> str:
+    """Returns what was given, which may be empty: the type of a flag whose value is any text."""
+    return given
 
 
 def _name(action: argparse.Action) -> str:

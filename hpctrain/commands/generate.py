@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from hpctrain.checkpoints.generate import writer
-from hpctrain.commands.flags import Parser, number, whole
+from hpctrain.commands.flags import Parser, number, text, whole
 from hpctrain.errors import UserError
 from hpctrain.storage.run_dir import find
 
@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     about = "Text from a trained language model: the newest run's, or that of RUN (a run id, the start of one, or\n"
     parser = Parser("generate", f"{about}a path). Equal seeds give equal text.", "[RUN]")
-    parser.add_argument("--prompt", default="\n", help="what the text begins with (default: a new line)")
+    parser.add_argument(
+        "--prompt", type=text, default="\n", help="what the text begins with (default: a new line)"
+    )
     parser.add_argument("--tokens", type=whole(), default=200, help="how many to add (default: 200)")
     parser.add_argument(
         "--temperature", type=number, default=0.8, help="0 takes the likeliest (default: 0.8)"
