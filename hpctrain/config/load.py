@@ -14,7 +14,7 @@ from hpctrain.config.checks import check_whole
 from hpctrain.config.settings import Config, ModelConfig
 from hpctrain.config.validate import validate
 from hpctrain.errors import choose
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models.settings import NETWORKS
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
@@ -23,9 +23,9 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
     if target is not None:
         return ModelConfig(name, rest, weights, target)
-    if name not in SETTINGS:
-        raise choose("model.name", name, SETTINGS)
-    return ModelConfig(name, validate(SETTINGS[name], rest, "model."), weights)
+    if name not in NETWORKS:
+        raise choose("model.name", name, NETWORKS)
+    return ModelConfig(name, validate(NETWORKS[name].settings, rest, "model."), weights)
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -16,12 +16,12 @@ from hpctrain.flops.request import Request, request
 from hpctrain.flops.result import Count
 from hpctrain.flops.runs import run_figures
 from hpctrain.hardware import Device
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models.settings import NETWORKS
 
 
 def networks() -> list[dict[str, Any]]:
     """Returns the headline figures of every network at its default settings."""
-    asked = [request([f"model={name}"]) for name in SETTINGS]
+    asked = [request([f"model={name}"]) for name in NETWORKS]
     tops = [headline(one, _count(one, False)) for one in asked]
     return [{key: top[key] for key in ("model", "params", "forward_macs", "unit")} for top in tops]
 

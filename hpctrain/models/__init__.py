@@ -1,13 +1,13 @@
-"""Networks. `settings` is free of torch; `MODELS`, `build` and `example_inputs` import it when first used."""
+"""Networks. `settings` is free of torch; `build` and `example_inputs` import it when first used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpctrain.models.factory import MODELS, WithAuxiliary, build, example_inputs
+    from hpctrain.models.factory import WithAuxiliary, build, example_inputs
 
-__all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
+__all__ = ["WithAuxiliary", "build", "example_inputs"]
 
 
 def __getattr__(name: str) -> Any:

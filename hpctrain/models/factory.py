@@ -7,7 +7,8 @@ Takes a model's name and its settings dataclass, returns a torch.nn.Module. Read
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from hpctrain.errors import UserError, choose
-from hpctrain.models.alexnet import AlexNet
-from hpctrain.models.deep_speech import DeepSpeech2
-from hpctrain.models.gnmt import GNMT, GNMTMoE
-from hpctrain.models.googlenet import GoogLeNet
-from hpctrain.models.lenet import lenet
 from hpctrain.models.outputs import WithAuxiliary
-from hpctrain.models.perceptron import MLP, Perceptron
-from hpctrain.models.recurrent import LanguageModel
-from hpctrain.models.resnet import ResNet
-from hpctrain.models.settings import check_target
-from hpctrain.models.vgg import VGG
+from hpctrain.models.settings import NETWORKS, check_target
 
-__all__ = ["MODELS", "WithAuxiliary", "build", "example_inputs"]
-
-MODELS: dict[str, Callable[[Any], nn.Module]] = {
-    "perceptron": Perceptron,
-    "mlp": MLP,
-    "lenet": lenet,
-    "alexnet": AlexNet,
-    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), VGG),
-    "googlenet": GoogLeNet,
-    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), ResNet),
-    **dict.fromkeys(("rnn", "birnn", "gru", "lstm"), LanguageModel),
-    "deep_speech2": DeepSpeech2,
-    "gnmt": GNMT,
-    "gnmt_moe": GNMTMoE,
-}
+__all__ = ["WithAuxiliary", "build", "example_inputs"]
 
 
 def build(
@@ -57,11 +35,15 @@ def build(
     On "meta" nothing is allocated. Elsewhere it is built on the CPU and then moved, so that equal seeds
     give equal weights on every device. Raises UserError.
     """
-    if target is None and name not in MODELS:
-        raise choose("model.name", name, MODELS)
+    if target is None and name not in NETWORKS:
+        raise choose("model.name", name, NETWORKS)
     meta = torch.device(device).type == "meta"
     with torch.device("meta" if meta else "cpu"):
-        model = MODELS[name](settings) if target is None else _from_target(target, settings)
+        model = (
+            pkgutil.resolve_name(NETWORKS[name].module)(settings)
+            if target is None
+            else _from_target(target, settings)
+        )
     if weights is not None:
         _load(model, Path(weights))
     return model if meta else model.to(device)
@@ -82,13 +64,13 @@ def example_inputs(
     and target (B, S). `input_shape` and `length` (words or frames) override the settings' own. Raises
     UserError if a `target`'s input shape is not given.
     """
-    kind = MODELS.get(name)
-    if kind in (LanguageModel, DeepSpeech2, GNMT, GNMTMoE):
+    takes = NETWORKS[name].inputs if name in NETWORKS else "image"
+    if takes != "image":
         length = length or settings.example_length
-        if kind is DeepSpeech2:
+        if takes == "spectrogram":
             return (torch.zeros(batch, 1, settings.frequency_bins, length, device=device),)
         tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-        if kind is LanguageModel:
+        if takes == "tokens":
             return (tokens,)
         return tokens, torch.full((batch,), length, device=device), tokens
     shape = input_shape or getattr(settings, "input_shape", None)

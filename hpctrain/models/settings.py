@@ -9,30 +9,11 @@ from pathlib import Path
 from hpctrain.errors import UserError
 from hpctrain.models import settings_image as image
 from hpctrain.models import settings_sequence as sequence
+from hpctrain.models.network import Network
 
-SETTINGS: dict[str, type] = {
-    "perceptron": image.PerceptronSettings,
-    "mlp": image.MLPSettings,
-    "lenet": image.LeNetSettings,
-    "alexnet": image.AlexNetSettings,
-    "vgg11": image.VGG11Settings,
-    "vgg13": image.VGG13Settings,
-    "vgg16": image.VGGSettings,
-    "vgg19": image.VGG19Settings,
-    "googlenet": image.GoogLeNetSettings,
-    "resnet18": image.ResNet18Settings,
-    "resnet34": image.ResNet34Settings,
-    "resnet50": image.ResNetSettings,
-    "resnet101": image.ResNet101Settings,
-    "resnet152": image.ResNet152Settings,
-    "rnn": sequence.RNNSettings,
-    "birnn": sequence.BiRNNSettings,
-    "gru": sequence.GRUSettings,
-    "lstm": sequence.LSTMSettings,
-    "deep_speech2": sequence.DeepSpeech2Settings,
-    "gnmt": sequence.GNMTSettings,
-    "gnmt_moe": sequence.GNMTMoESettings,
-}
+# The row of a network stands beside its settings.
+NETWORKS: dict[str, Network] = image.NETWORKS | sequence.NETWORKS
+SETTINGS = {name: network.settings for name, network in NETWORKS.items()}
 
 
 def check_target(target: str) -> None:

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BeforeValidator
 
+from hpctrain.models.network import Network
+
 Positive = Annotated[int, Ge(1)]
 Shape = tuple[Positive, Positive, Positive]
 Dropout = Annotated[float, Ge(0), Lt(1)]
@@ -225,3 +227,21 @@ class ResNet152Settings(ResNetSettings):
     """152 layers of Table 1."""
 
     blocks: tuple[Positive, Positive, Positive, Positive] = (3, 8, 36, 3)
+
+
+NETWORKS: dict[str, Network] = {
+    "perceptron": Network(PerceptronSettings, "hpctrain.models.perceptron:Perceptron"),
+    "mlp": Network(MLPSettings, "hpctrain.models.perceptron:MLP"),
+    "lenet": Network(LeNetSettings, "hpctrain.models.lenet:lenet"),
+    "alexnet": Network(AlexNetSettings, "hpctrain.models.alexnet:AlexNet"),
+    "vgg11": Network(VGG11Settings, "hpctrain.models.vgg:VGG"),
+    "vgg13": Network(VGG13Settings, "hpctrain.models.vgg:VGG"),
+    "vgg16": Network(VGGSettings, "hpctrain.models.vgg:VGG"),
+    "vgg19": Network(VGG19Settings, "hpctrain.models.vgg:VGG"),
+    "googlenet": Network(GoogLeNetSettings, "hpctrain.models.googlenet:GoogLeNet"),
+    "resnet18": Network(ResNet18Settings, "hpctrain.models.resnet:ResNet"),
+    "resnet34": Network(ResNet34Settings, "hpctrain.models.resnet:ResNet"),
+    "resnet50": Network(ResNetSettings, "hpctrain.models.resnet:ResNet"),
+    "resnet101": Network(ResNet101Settings, "hpctrain.models.resnet:ResNet"),
+    "resnet152": Network(ResNet152Settings, "hpctrain.models.resnet:ResNet"),
+}

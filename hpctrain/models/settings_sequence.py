@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from hpctrain.models.network import Network
+
 Positive = Annotated[int, Ge(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 HOW = {"science": "how"}  # as in config/settings.py: no result depends on it
@@ -203,3 +205,14 @@ class GNMTMoESettings:
                 f"model.active={self.active}: must be ≤ model.groups={self.groups} "
                 f"and ≤ model.experts_per_group={self.experts_per_group}"
             )
+
+
+NETWORKS: dict[str, Network] = {
+    "rnn": Network(RNNSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
+    "birnn": Network(BiRNNSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
+    "gru": Network(GRUSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
+    "lstm": Network(LSTMSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
+    "deep_speech2": Network(DeepSpeech2Settings, "hpctrain.models.deep_speech:DeepSpeech2", "spectrogram"),
+    "gnmt": Network(GNMTSettings, "hpctrain.models.gnmt:GNMT", "pair"),
+    "gnmt_moe": Network(GNMTMoESettings, "hpctrain.models.gnmt:GNMTMoE", "pair"),
+}

@@ -17,8 +17,8 @@ from hpctrain.config.load import from_dict, to_dict
 from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, Score, TaskKind
 from hpctrain.errors import UserError
-from hpctrain.models import factory
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models.network import Network
+from hpctrain.models.settings import NETWORKS
 from hpctrain.sweep.settings import objective
 from hpctrain.tasks import make_task
 
@@ -52,8 +52,10 @@ class Regression:
 
 @pytest.fixture
 def line(monkeypatch):
-    monkeypatch.setitem(SETTINGS, "line", LineSettings)
-    monkeypatch.setitem(factory.MODELS, "line", Line)
+    toys = types.ModuleType("toys_of_networks")
+    toys.Line = Line
+    monkeypatch.setitem(sys.modules, "toys_of_networks", toys)
+    monkeypatch.setitem(NETWORKS, "line", Network(LineSettings, "toys_of_networks:Line"))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpctrain.models import MODELS, build, example_inputs
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models import build, example_inputs
+from hpctrain.models.settings import NETWORKS, SETTINGS
 
 REFERENCE = Path(__file__).parents[2] / "golden" / "architectures.csv"
 ROWS = {row["name"]: row for row in csv.DictReader(REFERENCE.read_text().splitlines())}
@@ -199,7 +199,7 @@ def test_gnmt_layers():
     assert [layer.input_size for layer in (mixture.bottom.lstm, *mixture.decoder)] == [1024, 512]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_full_size_runs_on_meta(name):
     settings = SETTINGS[name]()
     extra = {"length": 4} if hasattr(settings, "example_length") else {}

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hpctrain.errors import UserError
-from hpctrain.models import MODELS, build, example_inputs
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models import build, example_inputs
+from hpctrain.models.settings import NETWORKS, SETTINGS
 from hpctrain.models.settings_image import LeNetSettings, PerceptronSettings, ResNet18Settings
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "torchvision"
@@ -28,7 +28,7 @@ def test_names_and_shapes_are_torchvisions(published):
 
 
 def test_every_settings_class_has_a_constructor():
-    assert set(MODELS) == set(SETTINGS)
+    assert set(NETWORKS) == set(SETTINGS)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -82,9 +82,9 @@ def test_unreadable_files(tmp_path):
     torch.save({"model": Unsafe(tmp_path / "ran")}, tmp_path / "code.pt")
     for file, said in [
         ("none.pt", "no such file"),
-        ("text.safetensors", "no readable weight file"),
+        ("text.safetensors", "not a readable weight file"),
         ("list.pt", "must hold a state dict"),
-        ("code.pt", "no readable weight file"),
+        ("code.pt", "not a readable weight file"),
     ]:
         with pytest.raises(UserError, match=said) as error:
             build("perceptron", SMALL, weights=tmp_path / file)
