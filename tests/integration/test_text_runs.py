@@ -172,7 +172,7 @@ def test_another_text_under_a_run_is_noticed(lm):
         (b"good\n" * 500 + b"\xff\n", {}, ["no UTF-8 text: byte 0xff at offset 2500"]),
         (None, {"data.vocabulary_size": 500}, ["data.vocabulary_size=500", "different characters"]),
         (None, {"data.sequence_length": 10**6}, ["data.sequence_length=1000000", "must be ≤"]),
-        (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "no file and no folder"]),
+        (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "not a file or folder"]),
         (None, {"model": "birnn"}, ["model=birnn", "cannot predict the next token", "masked_language_model"]),
         (None, {"model": "deep_speech2"}, ["model.embedding=64", "unknown setting"]),
         (
