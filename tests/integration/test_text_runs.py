@@ -169,7 +169,7 @@ def test_another_text_under_a_run_is_noticed(lm):
     [
         (b"", {}, ["data.path=", "holds no text"]),
         (b"short\n", {}, ["data.path=", "too small to be divided"]),
-        (b"good\n" * 500 + b"\xff\n", {}, ["no UTF-8 text: byte 0xff at offset 2500"]),
+        (b"good\n" * 500 + b"\xff\n", {}, ["not UTF-8 text: byte 0xff at offset 2500"]),
         (None, {"data.vocabulary_size": 500}, ["data.vocabulary_size=500", "different characters"]),
         (None, {"data.sequence_length": 10**6}, ["data.sequence_length=1000000", "must be ≤"]),
         (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "not a file or folder"]),
