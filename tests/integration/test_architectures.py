@@ -153,7 +153,7 @@ def assert_learned(runs):
     losses = {}
     for name, run in runs.items():
         state, records = run.read_state(), train_records(run.metrics_file)
-        assert (state["reason"], state["ranks"]) == ("DONE", 2), name
+        assert (state.reason, state.ranks) == ("DONE", 2), name
         assert len(records) >= 3, name
         losses[name] = [record.scores["loss"] for record in records]
         assert all(

@@ -68,7 +68,7 @@ def test_what_slurm_refuses_leaves_nothing(cluster, run, setting, said):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_submitter_that_is_killed_orphans_no_job(cluster, run, tmp_path, when):
     """sbatch answers to nobody; the second try finds the job, or submits where there is none."""
-    job = run("train.steps=5", f"seed={len(when)}")
+    job = run("train.steps=100", f"seed={len(when)}")
     call = f'{shutil.which("sbatch")} "$@"\n' if when == "after" else ""
     fake = tmp_path / "bin" / "sbatch"
     fake.parent.mkdir()
