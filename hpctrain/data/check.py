@@ -8,7 +8,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from hpctrain.config.data_kinds import DATA_KINDS
+from hpctrain.config.data_kinds import DATA_KINDS, Family, family
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images.cifar import records
 from hpctrain.data.images.idx import read_shape
@@ -23,7 +23,11 @@ def check(config: DataConfig) -> int:
     return int(pkgutil.resolve_name(DATA_KINDS[config.name].check)(config))
 
 
-count_samples = check
+def count_samples(config: DataConfig) -> int:
+    """Returns the training samples per epoch; the settings of images say it, and no file is needed. Raises UserError."""
+    if family(config.name) is Family.IMAGE:
+        return count_settings(config)
+    return check(config)
 
 
 def count_settings(config: DataConfig) -> int:
