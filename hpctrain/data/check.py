@@ -24,7 +24,7 @@ def check(config: DataConfig) -> int:
 
 
 def count_samples(config: DataConfig) -> int:
-    """Returns the training samples per epoch; the settings of images say it, and no file is needed. Raises UserError."""
+    """Returns the training samples per epoch; the settings of images say it without a file. Raises UserError."""
     if family(config.name) is Family.IMAGE:
         return count_settings(config)
     return check(config)
