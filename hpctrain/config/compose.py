@@ -24,7 +24,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpctrain.config.data_kinds import DATA_KINDS
+from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config, DataConfig
 from hpctrain.config.validate import validate
@@ -35,7 +35,7 @@ def _derived(setting: str, _parent_: DictConfig) -> Any:
     """`${vocabulary_size:}` and the like in a data group: what the data that the group names make of a setting."""
     values = {str(key): _parent_[key] for key in _parent_ if key != setting}
     data: DataConfig = validate(DataConfig, values, "data.")
-    return pkgutil.resolve_name(DATA_KINDS[data.name].derived[setting])(data)
+    return pkgutil.resolve_name(kind_of(data.name).derived[setting])(data)
 
 
 def _vocabulary_size(_parent_: DictConfig) -> Any:

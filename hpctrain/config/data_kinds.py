@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hpctrain.errors import choose
+
 
 class Family(StrEnum):
     """What one sample is."""
@@ -82,6 +84,13 @@ DATA_KINDS: dict[str, DataKind] = {
 }  # fmt: skip
 
 DERIVED = ("vocabulary_size", "num_classes")  # what `derived` may name
+
+
+def kind_of(name: str) -> DataKind:
+    """Returns the kind of the data set `name`. Raises UserError, which lists those that there are."""
+    if name not in DATA_KINDS:
+        raise choose("data.name", name, DATA_KINDS)
+    return DATA_KINDS[name]
 
 
 def family(name: str) -> Family | None:

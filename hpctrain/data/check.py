@@ -8,19 +8,17 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from hpctrain.config.data_kinds import DATA_KINDS, Family, family
+from hpctrain.config.data_kinds import Family, family, kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images.cifar import records
 from hpctrain.data.images.idx import read_shape
 from hpctrain.data.places import cifar_paths, idx_paths
-from hpctrain.errors import UserError, choose
+from hpctrain.errors import UserError
 
 
 def check(config: DataConfig) -> int:
     """Returns the training samples per epoch, once the files of the set are known to be whole. Raises UserError."""
-    if config.name not in DATA_KINDS:
-        raise choose("data.name", config.name, DATA_KINDS)
-    return int(pkgutil.resolve_name(DATA_KINDS[config.name].check)(config))
+    return int(pkgutil.resolve_name(kind_of(config.name).check)(config))
 
 
 def count_samples(config: DataConfig) -> int:

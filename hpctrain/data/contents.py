@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hpctrain.config.data_kinds import DATA_KINDS
+from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.downloads import SOURCES
 from hpctrain.data.text.source import cache_folder
@@ -71,7 +71,7 @@ def of_data(config: DataConfig) -> Contents:
         folder = Path(config.source)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return Contents("data.source", config.source, digests(folder, files))
-    kind = DATA_KINDS[config.name]
+    kind = kind_of(config.name)
     if kind.files is None:
         return Contents("data.path", str(config.path), {})
     folder, files = pkgutil.resolve_name(kind.files)(config)

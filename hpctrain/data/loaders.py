@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpctrain.config.data_kinds import DATA_KINDS
+from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images import sets
 from hpctrain.data.images.cifar import read_cifar
@@ -31,7 +31,7 @@ from hpctrain.data.text import check, tokens
 from hpctrain.data.text.sequences import TextDataset
 from hpctrain.data.translation.pairs import TranslationDataset
 from hpctrain.data.translation.source import pairs, vocabulary
-from hpctrain.errors import UserError, choose
+from hpctrain.errors import UserError
 
 
 class Dataset(Protocol):
@@ -77,9 +77,7 @@ class Feeding:
 
 def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
     """Both splits, on the host. Raises UserError."""
-    if config.name not in DATA_KINDS:
-        raise choose("data.name", config.name, DATA_KINDS)
-    splits: Splits = pkgutil.resolve_name(DATA_KINDS[config.name].loader)(config, feeding or Feeding())
+    splits: Splits = pkgutil.resolve_name(kind_of(config.name).loader)(config, feeding or Feeding())
     return splits
 
 
