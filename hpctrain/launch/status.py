@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.launch import local
-from hpctrain.scheduler import client, sbatch
+from hpctrain.scheduler import answers, client
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase, Reason, Submission, reason_of_slurm
 
@@ -118,7 +118,7 @@ def _ask_cluster(
     known = queue | client.history(gone, slurm_conf)
     settled = {}
     for run, row, ids in members:
-        job = sbatch.current([known[job_id] for job_id in ids if job_id in known])
+        job = answers.current([known[job_id] for job_id in ids if job_id in known])
         settled[run.path] = settle(replace(row, job_id=job.job_id) if job else row, job)
     return settled
 
@@ -157,7 +157,7 @@ class Watch:
         return row.phase in FINAL
 
 
-def settle(row: Row, job: sbatch.Job | None) -> Row:
+def settle(row: Row, job: answers.Job | None) -> Row:
     """Returns a run's row with Slurm's word on it. `job` is None if Slurm does not know it any more."""
     silent = (row.age_s or 0) > SILENCE_S
     if job is None:
@@ -171,11 +171,11 @@ def settle(row: Row, job: sbatch.Job | None) -> Row:
         detail = "its job has left the queue and its ranks said nothing of an end"
         return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
     row = replace(row, scheduler=job.state)
-    if job.state in sbatch.WAITING:
+    if job.state in answers.WAITING:
         waits_again = row.phase in (Phase.RUNNING, Phase.STARTING, Phase.REQUEUED)
         phase = Phase.REQUEUED if waits_again else Phase.SUBMITTED
         return replace(row, phase=phase, reason=row.reason or job.reason, detail=f"waiting: {job.reason}")
-    if job.state in sbatch.ACTIVE:
+    if job.state in answers.ACTIVE:
         return replace(row, phase=Phase.STARTING) if row.phase in (Phase.SUBMITTED, Phase.REQUEUED) else row
     reason = reason_of_slurm(job.state)
     if reason == Reason.CANCELLED:

@@ -1,20 +1,19 @@
 """Asking Slurm: each function is one call of a Slurm command, with a time limit and a clear failure.
 
-Takes job ids, returns what sbatch.py parses. `Unreachable` says that Slurm did not answer: that is not news
+Takes job ids, returns what answers.py parses. `Unreachable` says that Slurm did not answer: that is not news
 about the jobs. Side effects: those of the commands.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 
 from hpctrain import job_environment
-from hpctrain.scheduler import sbatch
-from hpctrain.scheduler.sbatch import Job
+from hpctrain.scheduler import answers
+from hpctrain.scheduler.answers import Job
 
 TIMEOUT_S = 15.0
 SACCT_JOBS = 5000  # an argument may have 128 KiB
@@ -44,14 +43,13 @@ def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float 
 def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs."""
     whose = [f"--user={os.geteuid()}", "--states=all", "--array"]
-    command = ["squeue", "--noheader", *whose, f"--format={sbatch.SQUEUE_FORMAT}"]
-    return {job.job_id: job for job in sbatch.parse_squeue(run(command, slurm_conf))}
+    command = ["squeue", "--noheader", *whose, f"--format={answers.SQUEUE_FORMAT}"]
+    return {job.job_id: job for job in answers.parse_squeue(run(command, slurm_conf))}
 
 
 def max_array_size(slurm_conf: str | None = None) -> int:
     """One more than the tasks that a job array may have. Raises Unreachable."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], slurm_conf))
-    return int(found[1]) if found else 1001
+    return answers.parse_max_array_size(run(["scontrol", "show", "config"], slurm_conf))
 
 
 def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, Job]:
@@ -64,7 +62,7 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
         for first in range(0, len(job_ids), SACCT_JOBS):
             ids = ",".join(job_ids[first : first + SACCT_JOBS])
             text = run(["sacct", *what, f"--jobs={ids}"], slurm_conf)
-            found |= {job.job_id: job for job in sbatch.parse_sacct(text)}
+            found |= {job.job_id: job for job in answers.parse_sacct(text)}
     except Unreachable:
         pass  # accounting is a help, never needed
     return found
@@ -79,7 +77,7 @@ def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str,
         text = run(["sacct", *what, f"--jobs={','.join(job_ids[:SACCT_JOBS])}"], slurm_conf, timeout_s=2.0)
     except Unreachable:
         return {}
-    return sbatch.parse_energy(text)
+    return answers.parse_energy(text)
 
 
 def find_by_comment(comment: str, slurm_conf: str | None = None) -> list[str]:
@@ -105,7 +103,7 @@ def active_jobs() -> set[str] | None:
     except Unreachable:
         return None
     states = (line.strip().partition("|") for line in lines)
-    return {job_id for job_id, _, state in states if state in sbatch.ACTIVE}
+    return {job_id for job_id, _, state in states if state in answers.ACTIVE}
 
 
 def end_s(job_id: str) -> float | None:
@@ -114,7 +112,7 @@ def end_s(job_id: str) -> float | None:
     if said is not None:
         return said
     try:
-        return sbatch.parse_time(run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]))
+        return answers.parse_time(run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]))
     except Unreachable:
         return None  # the warning alone tells the job to stop
 
@@ -128,7 +126,7 @@ def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
 def in_grace(job_id: str) -> bool:
     """Whether a job of ours that got a SIGTERM is being preempted, with time to end by itself."""
     try:
-        return sbatch.in_grace(run(["scontrol", "show", "job", job_id]))
+        return answers.in_grace(run(["scontrol", "show", "job", job_id]))
     except Unreachable:
         return False
 

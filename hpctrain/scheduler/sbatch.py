@@ -1,43 +1,23 @@
-"""Slurm's side as pure functions: resources to sbatch parameters, and Slurm's answers to Python values.
+"""What Slurm is told, as pure functions: resources to sbatch parameters.
 
-Takes configurations and command output as text, returns dictionaries. No I/O, no submitit, no torch.
+Takes configurations, returns dictionaries. No I/O, no submitit, no torch.
 Parameter names are submitit's (submitit.SlurmExecutor.update_parameters); times are in minutes or
 seconds as named.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 
-# `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
-SQUEUE_FORMAT = "%i|%T|%r|%V|%S|%k"
-
-# Slurm's job states (squeue's long names) by what they mean for a run.
-WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
-ACTIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
 PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 
 _MEMORY_SHARE = 0.97  # of a node's memory: what the system itself needs is not for jobs
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job as squeue, scontrol or sacct tells it."""
-
-    job_id: str
-    state: str
-    reason: str = ""
-    comment: str = ""
 
 
 def check(config: Config) -> None:
@@ -163,65 +143,3 @@ def _setup(config: Config, run: PurePath) -> list[str]:
         *cluster.setup,
         *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
     ]
-
-
-def current(jobs: Sequence[Job]) -> Job | None:
-    """The one of a run's jobs, oldest first, that stands for it: on nodes, else next to come, else the last."""
-    for states in (ACTIVE, WAITING):
-        for job in jobs:
-            if job.state in states:
-                return job
-    return jobs[-1] if jobs else None
-
-
-def parse_squeue(text: str) -> list[Job]:
-    """The answer to `squeue --noheader --format=SQUEUE_FORMAT`."""
-    jobs = []
-    for line in text.splitlines():
-        fields = line.strip().split("|", 5)
-        if len(fields) == 6:
-            jobs.append(Job(fields[0], fields[1], fields[2], fields[5]))
-    return jobs
-
-
-def parse_time(text: str) -> float | None:
-    """A time as squeue writes it, on this machine's clock, in seconds since the epoch; None: unknown."""
-    try:
-        return datetime.fromisoformat(text.strip()).timestamp()
-    except ValueError:
-        return None  # N/A, NONE, no such job
-
-
-def in_grace(text: str) -> bool:
-    """From `scontrol show job ID`: the job is being preempted and has until GraceTime to end by itself.
-
-    Slurm counts a job that does so as completed and does not requeue it.
-    """
-    return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
-
-
-def parse_energy(text: str) -> dict[str, float]:
-    """The answer to `sacct --noheader --parsable2 --format=JobIDRaw,ConsumedEnergyRaw`: joules by job.
-
-    The job's own line, or its largest step's; 0 and 2³² − 2 and more are Slurm's words for "not known".
-    """
-    own: dict[str, float] = {}
-    steps: dict[str, float] = {}
-    for line in text.splitlines():
-        name, _, given = line.partition("|")
-        job_id, _, step = name.partition(".")
-        if given.isdigit() and 0 < int(given) < 2**32 - 2:
-            place = steps if step else own
-            place[job_id] = max(place.get(job_id, 0.0), float(given))
-    return steps | own
-
-
-def parse_sacct(text: str) -> list[Job]:
-    """The answer to `sacct --noheader --parsable2 --format=JobID,State,Comment`; steps are left out."""
-    jobs = []
-    for line in text.splitlines():
-        fields = line.split("|", 2)
-        if len(fields) == 3 and "." not in fields[0]:
-            # "CANCELLED by 1000" is CANCELLED.
-            jobs.append(Job(fields[0], fields[1].split(" ")[0], "", fields[2]))
-    return jobs

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import io
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -29,14 +28,12 @@ from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
-from hpctrain.scheduler import client, sbatch
+from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
-# sbatch's words where the controller may have taken the job, and only its answer is missing.
-_NO_ANSWER = r"(?i)timed out|unable to contact|zero bytes|connection|communication"
 
 
 def check_here(config: Config) -> None:
@@ -97,7 +94,7 @@ def submit(
                 else _submit_slurm(run, config, token, job, after)
             )
         except RunFailed as error:
-            refused = not re.search(_NO_ANSWER, error.detail)
+            refused = answers.refused(error.detail)
             if refused and before == RunState():
                 run.discard()
                 raise

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.scheduler import client, sbatch
+from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
 from hpctrain.storage import lock
 from hpctrain.storage.run_state import Reason
@@ -32,7 +32,6 @@ from hpctrain.sweep.study_dir import StudyDir
 from hpctrain.sweep.work_queue import WorkQueue
 
 PATIENCE_S = 60.0  # for another `sweep` of the same study
-_OVER_LIMIT = ("MaxSubmit", "submit limit")
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
     comment = _comment(study)
     try:
         conf = slurm_conf(config)
-        queue = [j for j in client.queue(conf).values() if j.state in sbatch.WAITING | sbatch.ACTIVE]
+        queue = [j for j in client.queue(conf).values() if j.state in answers.WAITING | answers.ACTIVE]
     except client.Unreachable as error:
         raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
     live = sum(job.comment == comment for job in queue)
@@ -163,7 +162,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
             return jobs, job_ids
         except RunFailed as error:
             done = sum(jobs.arrays[: len(job_ids)])
-            if not any(words in error.detail for words in _OVER_LIMIT) or jobs.arrays[len(job_ids)] == 1:
+            if not answers.over_limit(error.detail) or jobs.arrays[len(job_ids)] == 1:
                 if done + live == 0:
                     raise
                 return Plan(jobs.arrays[: len(job_ids)], jobs.at_once, jobs.quota), job_ids

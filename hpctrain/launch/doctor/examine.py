@@ -23,7 +23,7 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
-from hpctrain.scheduler import client, sbatch, site
+from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage.json_files import read_json
 from hpctrain.storage.run_dir import RunDir, make_private
@@ -155,15 +155,15 @@ def _script(config: Config, folder: Path, two_nodes: bool) -> str:
     return script(RunDir(folder), small, "hpctrain:doctor", module)
 
 
-def _await(job_id: str, conf: str | None) -> sbatch.Job | None:
+def _await(job_id: str, conf: str | None) -> answers.Job | None:
     """The job once it has ended, or as it is after JOB_PATIENCE_S; None: Slurm has forgotten it."""
     end_s = time.monotonic() + JOB_PATIENCE_S
     while True:
         try:
             job = client.queue(conf).get(job_id)
         except client.Unreachable:
-            job = sbatch.Job(job_id, "PENDING", "Slurm does not answer")
-        if job is None or job.state not in sbatch.WAITING | sbatch.ACTIVE or time.monotonic() > end_s:
+            job = answers.Job(job_id, "PENDING", "Slurm does not answer")
+        if job is None or job.state not in answers.WAITING | answers.ACTIVE or time.monotonic() > end_s:
             return job
         time.sleep(0.5)
 

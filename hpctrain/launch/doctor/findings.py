@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config.settings import Config
-from hpctrain.scheduler import sbatch, site
+from hpctrain.scheduler import answers, site
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,11 @@ def preset(name: str, config: Config, found: Site) -> str:
 
 
 def judge_job(
-    job_id: str, end: sbatch.Job | None, ranks: list[dict[str, Any]], folder: Path
+    job_id: str, end: answers.Job | None, ranks: list[dict[str, Any]], folder: Path
 ) -> Iterator[Finding]:
     """Yields the findings from the job's end and from what its ranks wrote below `folder`."""
     state = end.state if end else "gone"
-    if state in sbatch.WAITING:
+    if state in answers.WAITING:
         yield Finding("job", f"{job_id} waits longer than the doctor does: {end.reason if end else ''}",
                       "try again when nodes are free, or with --no-job")  # fmt: skip
         return

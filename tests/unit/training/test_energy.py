@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpctrain.scaling.measured import sample_j
-from hpctrain.scheduler.sbatch import parse_energy
+from hpctrain.scheduler.answers import parse_energy
 from hpctrain.storage.run_state import RunState
 from hpctrain.training.energy import Energy, total
 

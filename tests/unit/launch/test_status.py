@@ -1,0 +1,83 @@
+"""What status makes of a run's own word and Slurm's."""
+
+import json
+
+import pytest
+
+from hpctrain.launch import status
+from hpctrain.launch.status import Row
+from hpctrain.scheduler import client
+from hpctrain.scheduler.answers import Job
+from hpctrain.storage.run_dir import locate
+
+
+def row(phase, age_s=1.0, reason=None):
+    return Row("s", "r", phase, reason, None, 1, 5, 0.5, {}, "7", None, age_s)
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "phase", "reason"),
+    [
+        (row("submitted"), Job("7", "PENDING", "Resources"), "submitted", "Resources"),
+        (row("running", 99), Job("7", "PENDING", "BeginTime"), "requeued", "BeginTime"),
+        (row("submitted"), Job("7", "RUNNING"), "starting", None),
+        (row("running"), Job("7", "RUNNING"), "running", None),
+        (row("running"), Job("7", "CANCELLED"), "cancelled", "CANCELLED"),
+        (row("running", 99), Job("7", "NODE_FAIL"), "failed", "NODE_FAILURE"),
+        (row("running"), Job("7", "TIMEOUT"), "failed", "TIME_LIMIT"),
+        (row("running"), Job("7", "OUT_OF_MEMORY"), "failed", "OUT_OF_MEMORY"),
+        (row("running", 99), Job("7", "COMPLETED"), "failed", "LOST"),
+        (row("running", 2), Job("7", "COMPLETED"), "running", None),
+        (row("running", 99), None, "failed", "LOST"),
+        (row("running", 2), None, "running", None),
+        (row("requeued", 99, "TERMINATED"), None, "interrupted", "TERMINATED"),
+        (row("requeued", 99, "TIME_LIMIT"), Job("7", "COMPLETED"), "interrupted", "TIME_LIMIT"),
+        (row("requeued", 2, "TERMINATED"), Job("7", "COMPLETING"), "starting", "TERMINATED"),
+        (row("submitted", 99), None, "cancelled", "CANCELLED"),
+        (row("running"), Job("7", "PREEMPTED"), "interrupted", "PREEMPTED"),
+    ],
+)
+def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
+    settled = status.settle(own, job)
+    assert (settled.phase, settled.reason) == (phase, reason)
+
+
+def a_run(folder, **state):
+    run = locate(str(folder), "s", "r")
+    run.path.mkdir(parents=True)
+    run.config_file.touch()
+    run.submission_file.write_text(json.dumps({"cluster": "c", "job_ids": ["7"], "slurm_conf": "/c.conf"}))
+    run.state_file.write_text(json.dumps({"phase": "running", "heartbeat": 0.0} | state))
+    return run
+
+
+def test_who_waits_for_a_run_hears_of_its_job_and_of_its_end(tmp_path, monkeypatch):
+    run, said = a_run(tmp_path, phase="submitted"), []
+    told = iter([Job("7", "PENDING", "Priority")] * 2 + [Job("7", "CANCELLED")])
+    monkeypatch.setattr(status.client, "queue", lambda conf: {"7": next(told)})
+    monkeypatch.setattr(status.Watch, "ASK_S", 0.0)
+    watch = status.Watch(run, said.append)
+    assert [watch.ended() for _ in range(4)] == [False, False, True, True]
+    assert said == ["r: submitted: waiting: Priority"]
+    assert run.read_state().phase == "cancelled"
+
+
+def test_a_slurm_that_does_not_answer_is_no_end(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+
+    def silent(conf):
+        raise client.Unreachable("no answer")
+
+    monkeypatch.setattr(status.client, "queue", silent)
+    (row,) = status.rows(tmp_path)
+    assert (row.phase, row.scheduler) == ("running", "unreachable")
+    assert run.read_state().phase == "running"
+
+
+def test_an_end_that_slurm_alone_knew_is_kept(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+    monkeypatch.setattr(status.client, "queue", lambda conf: {"7": Job("7", "NODE_FAIL")})
+    assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
+    monkeypatch.setattr(status.client, "queue", lambda conf: {})
+    assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
+    assert run.read_state().phase == "failed"
