@@ -17,9 +17,9 @@ from hpctrain.config.load import from_dict
 from hpctrain.errors import RunFailed, UserError, nearest
 from hpctrain.storage import lock
 from hpctrain.storage.files import FILES, refuse_if_shared
-from hpctrain.storage.lock import JobEnded, Owner
+from hpctrain.storage.lock import JobEnded
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Reason
+from hpctrain.storage.run_state import Phase, Reason, RunState
 
 Tick = Callable[[int], None]  # hears of bytes done
 
@@ -118,14 +118,28 @@ def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
     return [entry.name for entry in deleted]
 
 
-def unlock(run: RunDir, job_ended: JobEnded) -> Owner | None:
-    """Take the last owner for ended; returns it, or None if nobody has ever written. Raises RunFailed if it lives."""
-    owner = lock.last_owner(run.checkpoints)
-    if owner is None:
-        return None
-    if lock.has_ended(owner, lock.this_process(0), job_ended) is False:
-        raise RunFailed(
-            Reason.RUN_LOCKED, f"process {owner.pid} on {owner.host} is alive: hpctrain cancel it"
-        )
-    lock.unlock(run.checkpoints)
-    return owner
+def unlock(run: RunDir, job_ended: JobEnded) -> list[str]:
+    """Take for ended who wrote last, who started the run last, and its jobs; returns in words who that was.
+
+    Raises RunFailed if one of them lives.
+    """
+    mine, folders, ended = lock.this_process(0), (run.checkpoints, run.start_folder), []
+    for owner in filter(None, map(lock.last_owner, folders)):
+        if lock.has_ended(owner, mine, job_ended) is False:
+            raise RunFailed(
+                Reason.RUN_LOCKED, f"process {owner.pid} on {owner.host} is alive: hpctrain cancel it"
+            )
+        who = f"process {owner.pid} on {owner.host}"
+        ended.append(f"attempt {owner.attempt} ({who})" if owner.attempt else who)
+    submission, state = run.submission.read(), run.read_state()
+    if submission.in_slurm and not state.final:
+        alive = [job_id for job_id in submission.job_ids if job_ended(job_id) is False]
+        if alive:
+            raise RunFailed(Reason.RUN_LOCKED, f"job {alive[-1]} is alive: hpctrain cancel it")
+        ended.append(f"job {submission.job_ids[-1]}" if submission.job_ids else "a submission")
+    for folder in folders:
+        lock.unlock(folder)
+    if not state.final and state != RunState():
+        run.submission.write(replace(submission, over=True))
+        run.state.ended(Phase.FAILED, Reason.LOST, "a user said that it has ended")
+    return ended

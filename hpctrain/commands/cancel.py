@@ -19,12 +19,14 @@ def main(argv: list[str]) -> int:
     name = next(iter(args.words), None)
     study = StudyDir(Path(args.root).resolve() / (args.study or ""))
     if name is None and args.study and study.exists():
-        print(f"study {study.name}: {overview.cancel(study)}")
-        return 0
+        answer = overview.cancel(study)
+        print(f"study {study.name}: {answer.words}")
+        return 0 if answer.taken else 1
     if name is None and args.study:
         chosen = list(runs(Path(args.root), args.study))
     else:
         chosen = [find(args.root, name, args.study)]
-    for run in chosen:
-        print(f"{run.run_id}: {cancel.cancel(run)}")
-    return 0
+    answers = [(run, cancel.cancel(run)) for run in chosen]
+    for run, answer in answers:
+        print(f"{run.run_id}: {answer.words}")
+    return 0 if all(answer.taken for _, answer in answers) else 1

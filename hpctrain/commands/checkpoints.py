@@ -102,11 +102,9 @@ def _prune(run: RunDir, keep_last: int | None) -> int:
 
 
 def _unlock(run: RunDir) -> int:
-    owner = upkeep.unlock(run, _job_ended)
-    print(
-        f"attempt {owner.attempt} (process {owner.pid} on {owner.host}) is taken to have ended"
-        if owner else "nobody has ever written here"
-    )  # fmt: skip
+    ended = upkeep.unlock(run, _job_ended)
+    verb = "is" if len(ended) == 1 else "are"
+    print(f"{' and '.join(ended)} {verb} taken to have ended" if ended else "nobody has ever written here")
     return 0
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import show_done
 from hpctrain.errors import UserError
-from hpctrain.launch.prepare import refuse_if_running
 from hpctrain.launch.resume import configuration, renew
-from hpctrain.launch.status import under_way
+from hpctrain.launch.standing import right_to_start
 from hpctrain.storage.run_dir import find
 from hpctrain.storage.run_state import Phase
 
@@ -27,15 +26,19 @@ def main(argv: list[str]) -> int:
     run = find(args.root, named[0] if named else None, args.study)
     if run.read_state().phase == Phase.DONE and not settings:
         return show_done(run)
-    known = under_way(run)
-    if known and settings:
-        raise UserError("settings", " ".join(settings), f"the run is under way as job {known}")
-    if known is None:
-        refuse_if_running(run)
-        config = configuration(run, settings)
-        if changed := renew(run, config):
-            print(changed)
-    job_id = known or jobs.submit(run, config)
+    with right_to_start(run) as standing:
+        known = standing.job_id
+        if known and settings:
+            raise UserError("settings", " ".join(settings), f"the run is under way as job {known}")
+        if known is None:
+            if run.read_state().phase == Phase.DONE and not settings:  # it has ended meanwhile
+                return show_done(run)
+            config = configuration(run, settings)
+            if changed := renew(run, config):
+                print(changed)
+            if standing.leaving:
+                print(f"job {standing.leaving} saves and stops first")
+        job_id = known or jobs.submit(run, config, after=standing.leaving)
     print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0

@@ -8,9 +8,9 @@ from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import show_done
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
-from hpctrain.launch.prepare import prepare, refuse_if_running
+from hpctrain.launch.prepare import prepare
 from hpctrain.launch.resume import renew
-from hpctrain.launch.status import under_way
+from hpctrain.launch.standing import right_to_start
 from hpctrain.storage.run_dir import locate
 from hpctrain.storage.run_state import Phase
 
@@ -40,15 +40,15 @@ def main(argv: list[str]) -> int:
         return 0
     run = prepare(config)
     estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
-    if run.read_state().phase == Phase.DONE:  # looked at last: it may end while we count
-        return show_done(run)
-    known = under_way(run)
-    if known is None and not run.submission.read().open:  # open: submit looks for its job
-        refuse_if_running(run)
-        changed = renew(run, config)
-        if changed and not args.json:
-            print(changed)
-    job_id = known or jobs.submit(run, config)
+    with right_to_start(run) as standing:
+        known = standing.job_id
+        if known is None:
+            if run.read_state().phase == Phase.DONE:
+                return show_done(run)
+            changed = renew(run, config)
+            if changed and not args.json:
+                print(changed)
+        job_id = known or jobs.submit(run, config, after=standing.leaving)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     facts |= estimated | calibration.foresee(config)
     if args.json:

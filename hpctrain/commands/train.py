@@ -10,8 +10,9 @@ from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import foreground
-from hpctrain.launch.prepare import prepare, refuse_if_running
+from hpctrain.launch.prepare import prepare
 from hpctrain.launch.resume import renew
+from hpctrain.launch.standing import Standing, right_to_start
 from hpctrain.storage.run_dir import locate
 from hpctrain.storage.run_state import Phase
 
@@ -36,13 +37,20 @@ def _train_here(config: Config) -> int:
     if config.cluster.kind != "local":
         raise UserError("cluster", config.cluster.name, "train runs on this machine; use hpctrain submit")
     run = prepare(config)
-    refuse_if_running(run)
-    if run.read_state().phase == Phase.DONE:
-        return show_done(run)
-    if changed := renew(run, config):
-        print(changed)
-    foreground.run_here(run, config, sys.stdout, say)
-    return show_end(run)
+    with right_to_start(run) as standing:
+        if standing != Standing():
+            raise UserError(
+                "run", run.run_id, f"is under way as job {standing.job_id or standing.leaving}; follow it with "
+                f"hpctrain logs -f {run.run_id}"
+            )  # fmt: skip
+        if run.read_state().phase == Phase.DONE:
+            return show_done(run)
+        if changed := renew(run, config):
+            print(changed)
+        run.submission.write(run.submission.read().without_jobs())
+        run.pause_at(None)
+        state = foreground.run_here(run, config, sys.stdout, say)
+    return show_end(run, state)
 
 
 def _validation_loss(config: Config) -> float | None:

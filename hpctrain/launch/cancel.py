@@ -1,33 +1,114 @@
-"""Ask a run to stop, wherever it is: in a queue, running on a cluster, or running here."""
+"""Ask a run to stop, wherever it is: in a queue, running on a cluster, here, or in a terminal of another host.
+
+What lives is asked of Slurm and of the processes, not of the run's own files: those may be behind. Side effects: the
+run's `cancel` file, which rank 0 and the launchers look for; scancel; signals.
+"""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 
-from hpctrain.launch import local
-from hpctrain.scheduler import client
+from hpctrain.errors import RunFailed
+from hpctrain.launch import local, status
+from hpctrain.launch.start import hold
+from hpctrain.scheduler import answers, client
+from hpctrain.scheduler.recognition import jobs_of, original
+from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Phase
+from hpctrain.storage.run_state import FINAL, Phase, Submission
 
 
-def cancel(run: RunDir) -> str:
-    """Asks one run to save and stop; returns in words what was done."""
-    state = run.read_state()
-    if state.final:
-        return f"has ended already ({state.phase})"
-    run.cancel_file.touch()
+@dataclass(frozen=True)
+class Answer:
+    """What was done, in words; `taken`: the run stops, or has ended."""
+
+    words: str
+    taken: bool = True
+
+
+def cancel(run: RunDir) -> Answer:
+    """Asks one run to save and stop."""
     submission = run.submission.read()
-    if submission.study:  # its job has others to do as well, and passes the request on
-        return "asked to save and stop"
+    if run.read_state().phase == Phase.DONE:
+        return Answer(f"has ended already ({Phase.DONE})")
+    if copied := original(run, submission):
+        return Answer(f"is a copy of {copied}, which has the jobs: cancel it there", taken=False)
     if submission.in_slurm:
-        try:
-            client.cancel(submission.job_ids, submission.slurm_conf)
-        except client.Unreachable as error:
-            return f"Slurm did not take the request: {error}; try again"
-        if state.phase in (Phase.SUBMITTED, Phase.REQUEUED):
-            run.state.cancelled("cancelled while it waited")
-            return "cancelled while it waited"
-    elif local.signal_ranks(run, signal.SIGINT) == 0:
-        run.state.cancelled("cancelled before its ranks were up")
-        return "cancelled"
-    return "asked to save and stop"
+        return _cancel_study_s(run) if submission.study else _cancel_jobs(run, submission)
+    return _cancel_here(run)
+
+
+def _cancel_jobs(run: RunDir, submission: Submission) -> Answer:
+    try:
+        living = _living(run, submission)
+    except client.Unreachable as error:
+        if not run.read_state().final:
+            run.cancel_file.touch()
+        return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
+    if not living:
+        row = status.row_of(run)
+        if row.phase in FINAL:
+            return Answer(f"has ended already ({row.phase})")
+        run.cancel_file.touch()
+        return Answer(f"a request is left in its folder; {row.detail}", taken=False)
+    run.cancel_file.touch()
+    ids = [job.job_id for job in living]
+    try:
+        client.cancel(ids, submission.slurm_conf)
+        left = _living(run, submission)
+    except client.Unreachable as error:
+        return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
+    if left or not all(job.state in answers.PENDING for job in living):
+        return Answer("asked to save and stop")
+    _note_cancelled(run, "cancelled while it waited")
+    return Answer("cancelled while it waited")
+
+
+def _living(run: RunDir, submission: Submission) -> list[answers.Job]:
+    jobs = jobs_of(run, submission, client.queue(submission.slurm_conf))
+    return [job for job in jobs if job.state not in answers.ENDED]
+
+
+def _cancel_study_s(run: RunDir) -> Answer:
+    """A run of a study: its job has others to do as well, and passes the request on."""
+    row = status.row_of(run, even_if_final=False)
+    if row.phase in FINAL:
+        return Answer(f"has ended already ({row.phase})")
+    run.cancel_file.touch()
+    return Answer("asked to save and stop")
+
+
+def _cancel_here(run: RunDir) -> Answer:
+    """A run outside of Slurm: its ranks here get a signal; launchers and ranks elsewhere look for the request."""
+    attempts = run.attempts()
+    ranks = run.rank_files(attempts[-1]) if attempts else []
+    if any(who["outcome"] == "running" and local.is_rank(who) for who in ranks):
+        run.cancel_file.touch()
+        local.signal_ranks(run, attempts[-1], signal.SIGINT)
+        return Answer("asked to save and stop")
+    row = status.row_of(run)
+    if row.phase in FINAL:
+        return Answer(f"has ended already ({row.phase})")
+    run.cancel_file.touch()
+    try:
+        owner = lock.last_owner(run.start_folder)
+    except RunFailed:
+        owner = None
+    ended = owner is None or lock.has_ended(owner, lock.this_process(0), None)
+    if owner is not None and ended is False:
+        return Answer("asked to stop before its ranks are up")
+    if owner is not None and ended is None:
+        return Answer(f"asked to save and stop: on {owner.host}, which looks for the request once a second")
+    _note_cancelled(run, "cancelled before its ranks were up")
+    return Answer("cancelled")
+
+
+def _note_cancelled(run: RunDir, detail: str) -> None:
+    """Unless somebody starts the run at this very moment: then its start says how it ends."""
+    try:
+        with hold(run):
+            if not run.read_state().final:
+                run.state.cancelled(detail)
+    except RunFailed:
+        pass

@@ -21,20 +21,19 @@ _ENDED = re.compile(
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
 
-def settle(run: RunDir, launcher_text: str, before: int = 0) -> RunState:
-    """Writes the end of the newest attempt into state.json; returns the state. Attempts up to `before` do not count."""
-    reason, detail, rank = explain(run, launcher_text, before)
-    return run.state.failed(reason, detail, rank)
+def settle(run: RunDir, launcher_text: str, attempt: int | None) -> RunState:
+    """Writes into state.json how an attempt ended (None: no rank of the start has come up); returns the state."""
+    reason, detail, rank = explain(run, launcher_text, attempt)
+    return run.state.failed(reason, detail, rank, attempt=attempt)
 
 
-def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str, int | None]:
+def explain(run: RunDir, launcher_text: str, attempt: int | None) -> tuple[str, str, int | None]:
     """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
     launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
         return Reason.CANCELLED, "cancelled by the user", None
-    attempts = [number for number in run.attempts() if number > before]
-    ranks = run.rank_files(attempts[-1]) if attempts else []
-    failure = run.failure(attempts[-1]) if attempts else None
+    ranks = run.rank_files(attempt) if attempt is not None else []
+    failure = run.failure(attempt) if attempt is not None else None
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
     if failure and (failure["reason"] != Reason.COLLECTIVE_TIMEOUT or not silent):
         return failure["reason"], failure["detail"], failure["rank"]

@@ -7,14 +7,19 @@ would, and prints its path.
 from __future__ import annotations
 
 import sys
+import uuid
+from dataclasses import replace
 
 from hpctrain import job_environment
 from hpctrain.config.compose import load
-from hpctrain.errors import UserError
+from hpctrain.config.settings import Config
+from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.prepare import prepare
-from hpctrain.scheduler import sbatch
-from hpctrain.storage.run_dir import make_private
-from hpctrain.storage.run_state import Submission
+from hpctrain.launch.standing import Standing, look
+from hpctrain.launch.start import PATIENCE_S, hold
+from hpctrain.scheduler import client, sbatch
+from hpctrain.scheduler.recognition import comment_of
+from hpctrain.storage.run_dir import RunDir, make_private
 
 
 def main() -> int:
@@ -24,17 +29,38 @@ def main() -> int:
         if config.cluster.kind != "slurm":
             raise UserError("cluster", config.cluster.name, "give cluster=NAME, one that Slurm runs")
         sbatch.check(config)
-        run = prepare(config)
+        run, job_id = prepare(config), str(job_environment.read().job_id)
+        with hold(run, patience_s=PATIENCE_S):
+            other = look(run, besides=job_id)
+            if other != Standing():
+                raise UserError("run", run.run_id, f"is under way as job {other.job_id or other.leaving}")
+            _note_job(run, config, job_id)
     except UserError as error:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
-    make_private(run.submitit)
-    place = job_environment.read()
-    earlier = run.submission.read().job_ids
-    mine = Submission(config.cluster.name, job_ids=earlier, slurm_conf=place.slurm_conf)
-    run.submission.write(mine.with_jobs([str(place.job_id)]))
+    except RunFailed as error:
+        print(f"hpctrain: {error}", file=sys.stderr)
+        return 1
     print(run.path)
     return 0
+
+
+def _note_job(run: RunDir, config: Config, job_id: str) -> None:
+    """Makes this job the run's newest; Slurm knows it by a comment, as it does those of submit."""
+    make_private(run.submitit)
+    before = run.submission.read()
+    if job_id in before.job_ids:  # it has been started again
+        return
+    run.cancel_file.unlink(missing_ok=True)
+    run.pause_at(None)
+    token = uuid.uuid4().hex
+    comment = comment_of(run.run_id, token)
+    known = client.set_comment(job_id, comment)
+    mine = replace(
+        before, cluster=config.cluster.name, token=token, study=False, over=False, path=str(run.path),
+        slurm_conf=job_environment.read().slurm_conf,
+    )  # fmt: skip
+    run.submission.write(mine.with_jobs([job_id], comment if known else ""))
 
 
 if __name__ == "__main__":

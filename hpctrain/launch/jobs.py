@@ -14,7 +14,7 @@ from pathlib import Path
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
-from hpctrain.launch import local
+from hpctrain.launch import local, start
 from hpctrain.scheduler import submit as scheduler
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -28,26 +28,23 @@ def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None
 
 def local_job(path: str) -> str:
     """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
-    run = RunDir(Path(path))
-    before = max(run.attempts(), default=0)
-    asked_at = 0.0
+    run, asked = RunDir(Path(path)), False
 
-    def asked(number: int, frame: object) -> None:
-        nonlocal asked_at
-        asked_at = asked_at or time.monotonic()
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, asked)
-    process = local.start(run, from_dict(run.read_config()))
-    passed_on = False
-    while process.poll() is None:
-        if asked_at and not passed_on:
-            local.ask_to_stop(process, run, signal.SIGINT)
-            passed_on = True
-        elif asked_at and time.monotonic() - asked_at > local.STOP_PATIENCE_S:
-            local.kill(process, run)
-        time.sleep(0.1)
-    return str(local.finish(process, run, Reason.INTERRUPTED if asked_at else None, before).phase)
+        signal.signal(number, ask)
+    with start.hold(run, patience_s=start.PATIENCE_S):  # the submitter has it until it has noted this job
+        if asked or run.cancel_file.exists():
+            run.state.cancelled("cancelled before its ranks were started")
+            return str(Phase.CANCELLED)
+        ranks = local.start(run, from_dict(run.read_config()))
+        while ranks.poll() is None:
+            ranks.attend(asked)
+            time.sleep(0.1)
+        return str(ranks.finish(Reason.INTERRUPTED if asked else None).phase)
 
 
 def slurm_rank(path: str) -> int:
@@ -71,8 +68,10 @@ def _after(run: RunDir, job_id: str) -> None:
     """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
     from hpctrain.scheduler import client
 
-    config = from_dict(run.read_config())
-    state, job_ids = run.read_state(), run.submission.read().job_ids
+    config, submission = from_dict(run.read_config()), run.submission.read()
+    if submission.has_passed(job_id):
+        return  # another submission has the run now
+    state, job_ids = run.read_state(), submission.job_ids
     later = job_ids[job_ids.index(job_id) + 1 :] if job_id in job_ids else []
     if state.phase in (Phase.DONE, Phase.CANCELLED):
         with contextlib.suppress(client.Unreachable):
@@ -92,7 +91,9 @@ def _after(run: RunDir, job_id: str) -> None:
         client.requeue(job_id)
     except client.Unreachable as error:
         print(f"not requeued ({error}); submitting a new job", flush=True)
-        submit(run, config, goes_on=True)
+        with start.hold(run, patience_s=start.PATIENCE_S):
+            if not run.submission.read().has_passed(job_id):
+                submit(run, config, goes_on=True)
 
 
 if __name__ == "__main__":  # a rank of slurm/train.sbatch

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +23,16 @@ from typing import Any
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16, gpu_count
-from hpctrain.launch.failure import settle
+from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.lock import lives
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import RunState
+from hpctrain.storage.run_state import Phase, Reason, RunState, signal_for
+from hpctrain.storage.succession import superseded
 
 # How long ranks may take to save and stop, in seconds.
 STOP_PATIENCE_S = 60.0
+LOOK_S = 1.0  # between looks for a request to cancel
 
 
 def check(config: Config) -> None:
@@ -84,14 +88,85 @@ def command(run: RunDir, config: Config, token: str) -> list[str]:
     return [horovodrun, "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}", *worker]
 
 
-def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
-    """Starts all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them. Returns the launcher."""
+class Ranks:
+    """All ranks of one start on this machine, and the launcher that waits for them."""
+
+    def __init__(self, run: RunDir, process: subprocess.Popen[bytes], token: str) -> None:
+        self._run, self._process, self.token = run, process, token
+        self._asked_s: float | None = None
+        self._looked_s = 0.0
+        self._killed = False
+
+    def poll(self) -> int | None:
+        """Returns the launcher's exit code, or None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> int:
+        """Sends a signal to each rank of this start that runs on this host; returns their number."""
+        attempt = self._run.attempt_of(self.token)
+        return 0 if attempt is None else signal_ranks(self._run, attempt, number)
+
+    def ask_to_stop(self, reason: str = Reason.INTERRUPTED) -> None:
+        """Asks the ranks to save and stop for `reason`. If none runs yet, nothing is to be saved: ends the launcher."""
+        if self.signal(signal_for(reason)) == 0:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends the launcher and the ranks at once (horovodrun puts ranks in process groups of their own)."""
+        self._killed = True
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def attend(self, asked: bool, at_once: bool = False) -> bool:
+        """Call it again and again: stops the ranks if that is `asked`, or if the run was cancelled from elsewhere.
+
+        Ranks that have not stopped after STOP_PATIENCE_S, or if it must be `at_once`, are killed. Returns whether they
+        were asked by this very call.
+        """
+        now_s = time.monotonic()
+        if self._asked_s is None and not asked and now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            asked = self._run.cancel_file.exists()
+        if asked and self._asked_s is None:
+            self._asked_s = now_s
+            self.ask_to_stop()
+            return True
+        if self._asked_s is not None and (at_once or now_s - self._asked_s > STOP_PATIENCE_S):
+            self.kill()
+        return False
+
+    def finish(self, asked: str | None = None) -> RunState:
+        """Waits for the ranks' end; returns the final state, written here if no rank was left to do it.
+
+        `asked`: the reason for which the ranks were asked to stop. Ranks that were killed then, ended without a word,
+        or before they could stop in good order, ended for it. If another start has taken the run over, the state is
+        that of this start alone, and is not written.
+        """
+        self._process.wait()
+        run, attempt = self._run, self._run.attempt_of(self.token)
+        state = run.read_state()
+        if state.final and attempt is not None and state.attempt == attempt:
+            return state
+        if superseded(run, attempt, None):
+            reason, detail, rank = explain(run, launcher_text(run), attempt)
+            return RunState(Phase.FAILED, reason, detail, rank, attempt)
+        if state.final and attempt is None and state.phase == Phase.CANCELLED:
+            return state
+        failed = attempt is not None and run.failure(attempt) is not None and not self._killed
+        if asked and not run.cancel_file.exists() and not failed:
+            return run.state.stopped(asked, in_slurm=False)
+        return settle(run, launcher_text(run), attempt)
+
+
+def start(run: RunDir, config: Config) -> Ranks:
+    """Starts all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them. Returns them."""
     run.cancel_file.unlink(missing_ok=True)
     token = f"local-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     run.state.starting(host=socket.gethostname(), pid=os.getpid())
     with (run.path / "launcher.log").open("ab", buffering=0) as log:
         log.write(f"{START_MARK}\n".encode())
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command(run, config, token),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -99,55 +174,34 @@ def start(run: RunDir, config: Config) -> subprocess.Popen[bytes]:
             start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
+    return Ranks(run, process, token)
 
 
-def signal_ranks(run: RunDir, number: signal.Signals) -> int:
-    """Sends a signal to each rank of the newest attempt that runs on this host; returns their number."""
-    attempts = run.attempts()
+def launcher_text(run: RunDir) -> str:
+    """Returns what launchers on this machine have said, one start after another."""
+    log = run.path / "launcher.log"
+    return log.read_text(errors="replace") if log.exists() else ""
+
+
+def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:
+    """Sends a signal to each rank of an attempt that runs on this host; returns their number."""
     sent = 0
-    for who in run.rank_files(attempts[-1]) if attempts else []:
-        if who["host"] == socket.gethostname() and who["outcome"] == "running" and is_rank(who):
-            os.kill(who["pid"], number)
-            sent += 1
+    for who in run.rank_files(attempt):
+        if who["outcome"] == "running" and is_rank(who):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(who["pid"], number)
+                sent += 1
     return sent
 
 
 def is_rank(who: Mapping[str, Any]) -> bool:
-    """Returns whether the process that wrote this rank file still runs (and is not another with its number)."""
-    try:
+    """Returns whether the process that wrote this rank file runs on this host, and is not another with its number."""
+    if who.get("host") != socket.gethostname():
+        return False
+    if "started" in who:
+        return lives(who["boot"], who["pid"], who["started"]) is True
+    try:  # of version 0.1.0
         command_line = Path(f"/proc/{who['pid']}/cmdline").read_bytes()
     except OSError:
         return False
     return b"hpctrain" in command_line or b"submitit" in command_line
-
-
-def ask_to_stop(process: subprocess.Popen[bytes], run: RunDir, number: signal.Signals) -> None:
-    """Asks the ranks to save and stop. If none runs yet, there is nothing to save: the launcher is ended."""
-    if signal_ranks(run, number) == 0:
-        process.terminate()
-
-
-def kill(process: subprocess.Popen[bytes], run: RunDir) -> None:
-    """Ends the launcher and the ranks at once (horovodrun puts ranks in process groups of their own)."""
-    signal_ranks(run, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def finish(
-    process: subprocess.Popen[bytes], run: RunDir, asked: str | None = None, before: int = 0
-) -> RunState:
-    """Waits for the ranks' end; returns the final state, written here if no rank was left to do it.
-
-    `asked`: the reason for which the ranks were asked to stop. Ranks that ended without a word, or before they could
-    stop in good order, ended for it. `before`: the newest attempt before this start.
-    """
-    process.wait()
-    state = run.read_state()
-    if state.final:
-        return state
-    fresh = [number for number in run.attempts() if number > before]
-    if asked and not run.cancel_file.exists() and not (fresh and run.failure(fresh[-1])):
-        return run.state.stopped(asked, in_slurm=False)
-    log = run.path / "launcher.log"
-    return settle(run, log.read_text(errors="replace") if log.exists() else "", before)

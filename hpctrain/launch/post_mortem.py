@@ -1,7 +1,8 @@
 """`python -m hpctrain.launch.post_mortem RUN`: the batch shell's last line, after srun has ended.
 
-Takes a run directory. If no rank was left to say how the attempt ended, finds out from what they left
-and writes state.json. Exits 0 if the run is in good order, else 1: Slurm shows the job as failed.
+Takes a run directory. If no rank was left to say how this start of the job ended, finds out from what they left and
+writes state.json; unless another start has taken the run over, which knows better. Exits 0 if this start ended in good
+order, else 1: Slurm shows the job as failed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ import sys
 from pathlib import Path
 
 from hpctrain import job_environment
-from hpctrain.launch.failure import settle
+from hpctrain.launch.failure import explain, settle
+from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
+from hpctrain.storage.succession import superseded
 
 
 def main() -> int:
     """Settles the run; returns the exit code."""
-    run = RunDir(Path(sys.argv[1]))
-    state = run.read_state()
+    run, place = RunDir(Path(sys.argv[1])), job_environment.read()
+    attempt, state = run.attempt_of(place.start), run.read_state()
+    log = run.submitit / f"{place.job_id}_0_log.out"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if who := superseded(run, attempt, place.job_id, client.has_ended):
+        reason, detail, _ = explain(run, text, attempt)
+        print(f"hpctrain: {who} has the run now; this start ended with {reason}: {detail}", flush=True)
+        return 1
+    said = state.final or (state.phase == Phase.REQUEUED and state.attempt == attempt)
     # A rank that got no answer cannot know why: srun does, if the other one was killed.
-    if not (state.final or state.phase == Phase.REQUEUED) or state.reason == Reason.COLLECTIVE_TIMEOUT:
-        log = run.submitit / f"{job_environment.read().job_id}_0_log.out"
-        state = settle(run, log.read_text(errors="replace") if log.exists() else "")
+    if not said or (state.reason == Reason.COLLECTIVE_TIMEOUT and state.attempt == attempt):
+        state = settle(run, text, attempt)
     return 1 if state.phase == Phase.FAILED else 0
 
 

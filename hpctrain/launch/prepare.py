@@ -30,7 +30,6 @@ def prepare(config: Config) -> RunDir:
     os.umask(0o077)
     run.create(to_dict(config))
     identify.note(run, config)
-    run.pause_at(None)
     return run
 
 
@@ -60,15 +59,3 @@ def _check_model(config: Config) -> None:
     from hpctrain import models
 
     models.build(model.name, model.settings, device="meta", weights=model.weights, target=model.target)
-
-
-def refuse_if_running(run: RunDir) -> None:
-    """Raises UserError, naming the owner, if a process trains the run: two writers would spoil its directory."""
-    attempts = run.attempts()
-    alive = [who for who in (run.rank_files(attempts[-1]) if attempts else []) if local.is_rank(who)]
-    if alive and alive[0]["outcome"] == "running":
-        who = alive[0]
-        raise UserError(
-            "run", run.run_id, f"RUN_LOCKED: is being trained by process {who['pid']} on {who['host']}; "
-            f"follow it with hpctrain logs -f {run.run_id}"
-        )  # fmt: skip

@@ -27,7 +27,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process(Protocol):
-    """All ranks of one start of a run."""
+    """All ranks of one start of a run, which `token` names on each of them."""
+
+    token: str
 
     def poll(self) -> int | None:
         """Returns the exit code, or None while it runs."""
@@ -46,13 +48,12 @@ def start(run: RunDir, config: Config, name: str, slot: int, slots: int) -> Proc
     if config.ranks == 1:
         return Forked(run, token if place.in_job else f"local-{os.getpid()}.{name}", slot, slots)
     if config.cluster.kind == "local":
-        return Started(run, local.start(run, config))
+        return local.start(run, config)
     with (run.path / "launcher.log").open("ab", buffering=0) as log:
         log.write(f"{START_MARK}\n".encode())
         command = step_command(run, config, token)
-        return Started(
-            run, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return Step(run, process, token)
 
 
 def step_command(run: RunDir, config: Config, token: str) -> list[str]:
@@ -72,6 +73,7 @@ class Forked:
     def __init__(self, run: RunDir, token: str, slot: int, slots: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        self.token = token
         self._code: int | None = None
         parent = os.getpid()
         self.pid = os.fork()
@@ -138,22 +140,11 @@ def _share(slot: int, slots: int) -> None:
         os.sched_setaffinity(0, cores[slot::slots])
 
 
-class Started:
-    """Several ranks, started by srun or mpirun."""
+class Step(local.Ranks):
+    """Several ranks as a step of this job, started by srun."""
 
-    def __init__(self, run: RunDir, process: subprocess.Popen[bytes]) -> None:
-        self._run, self._process = run, process
-
-    def poll(self) -> int | None:
-        """Returns the launcher's exit code, or None while it runs."""
-        return self._process.poll()
-
-    def ask_to_stop(self, reason: str) -> None:
-        """Sends the signal of `reason` to the ranks on this host, or through the launcher."""
-        if local.signal_ranks(self._run, signal_for(reason)) == 0:
-            # srun hands SIGUSR2 on to all ranks; its own Ctrl-C would abort them.
+    def ask_to_stop(self, reason: str = Reason.INTERRUPTED) -> None:
+        """Sends the signal of `reason` to the ranks on this host, or through srun."""
+        if self.signal(signal_for(reason)) == 0:
+            # srun passes SIGUSR2 on to all ranks; its own Ctrl-C would abort them.
             self._process.send_signal(signal.SIGTERM if reason == Reason.TERMINATED else signal.SIGUSR2)
-
-    def kill(self) -> None:
-        """Ends launcher and ranks at once."""
-        local.kill(self._process, self._run)

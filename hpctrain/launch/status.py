@@ -13,22 +13,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hpctrain.errors import RunFailed
 from hpctrain.launch import local
+from hpctrain.launch.start import hold
 from hpctrain.scheduler import answers, client
+from hpctrain.scheduler.recognition import jobs_of, original
+from hpctrain.storage import lock
+from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.run_dir import RunDir, runs
-from hpctrain.storage.run_state import FINAL, Phase, Reason, Submission, reason_of_slurm
+from hpctrain.storage.run_state import FINAL, Phase, Reason, RunState, Submission, reason_of_slurm
 
 # If rank 0 has not written its heartbeat for this long, Slurm is asked about it.
 SILENCE_S = 30.0
 HEARTBEAT_DUE_S = 3.0  # it comes once a second; who waits looks elsewhere after this long
+LOST_S = 86400.0  # accounting may show a job as running for ever that nobody has; a run so silent is not
+UNREACHABLE = "unreachable"
+UNKNOWN = "unknown"
 _RESUMES = "hpctrain resume goes on from its last checkpoint"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, as status shows it. `progress` is 0 to 1; `age_s` is since the last heartbeat.
+    """One run, as status shows it. `progress` is 0 to 1; `age_s` is since the last heartbeat, None if no clock tells.
 
-    `scheduler` is Slurm's word on the newest job: its state, "unreachable", or None if it was not asked.
+    `scheduler` is Slurm's word on the newest job: its state, UNREACHABLE, UNKNOWN if Slurm knows nothing of it, or
+    None if it was not asked.
     """
 
     study: str
@@ -45,6 +54,16 @@ class Row:
     age_s: float | None
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What was read of a run before Slurm was asked."""
+
+    run: RunDir
+    state: RunState
+    submission: Submission
+    row: Row
+
+
 def rows(
     root: Path, study: str | None = None, phase: str | None = None, name: str | None = None
 ) -> list[Row]:
@@ -52,83 +71,76 @@ def rows(
 
     Makes one squeue and at most one sacct call per cluster. An end that Slurm alone knew of is written down.
     """
-    now_s = time.time()
-    known = [(run, *_own_word(run, now_s)) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask_slurm([entry for entry in known if entry[1].phase not in FINAL])
-    settled = [told.get(run.path, row) for run, row, _ in known]
+    now_s = clock_of(root)
+    known = [_see(run, now_s) for run in runs(root, study) if name is None or name in run.run_id]
+    told = _ask([seen for seen in known if seen.row.phase not in FINAL])
+    settled = [told.get(seen.run.path, seen.row) for seen in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
 
-def row_of(run: RunDir) -> Row:
-    """Returns the row of one run; asks Slurm if the run has not ended."""
-    row, submission = _own_word(run, time.time())
-    return row if row.phase in FINAL else _ask_slurm([(run, row, submission)])[run.path]
+def row_of(run: RunDir, even_if_final: bool = False) -> Row:
+    """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
+    seen = _see(run, clock_of(run.path), even_if_final)
+    return seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen])[run.path]
 
 
-def under_way(run: RunDir) -> str | None:
-    """Returns the job that this run has in a queue or running, or None."""
-    if not run.submission.read().job_ids or run.read_state().final:
-        return None
-    row = row_of(run)
-    return None if row.phase in FINAL else row.job_id
-
-
-def _own_word(run: RunDir, now_s: float) -> tuple[Row, Submission]:
-    """What the run's own files say, and its submission if it has not ended."""
-    state = run.read_state()
+def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
+    """What the run's own files say; its submission if it has not ended, or `even_if_final`."""
+    state, age_s = run.state.read_with_age(now_s)
     steps, step = state.total_steps, state.step
     scores = (state.summary or {}).get("validation") or state.figures or {}
-    submission = Submission() if state.final else run.submission.read()
-    job_ids = submission.job_ids or (state.job_id,)
+    submission = Submission() if state.final and not even_if_final else run.submission.read()
+    job_ids = (submission.job_ids if submission.newest else ()) or (state.job_id,)
     row = Row(
         run.study, run.run_id, state.phase, state.reason, state.detail, state.attempt, step,
-        step / steps if steps and step is not None else None, dict(scores), job_ids[-1], None,
-        state.age_s(now_s),
+        step / steps if steps and step is not None else None, dict(scores), job_ids[-1], None, age_s,
     )  # fmt: skip
-    return row, submission
+    return _Seen(run, state, submission, row)
 
 
-def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, Submission]]) -> dict[Path, Row]:
-    """The rows of runs that have not ended, settled; an end is written into the run."""
+def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
+    """The rows of runs, settled with the word of Slurm or of this machine; an end is written into the run."""
     settled = {}
-    clusters: dict[str | None, list[tuple[RunDir, Row, Sequence[str]]]] = {}
-    for run, row, submission in open_runs:
-        if not submission.in_slurm:
-            settled[run.path] = _settle_local(run, row)
+    clusters: dict[str | None, list[_Seen]] = {}
+    for seen in open_runs:
+        if not seen.submission.in_slurm or original(seen.run, seen.submission):
+            settled[seen.run.path] = _settle_local(seen)
         else:
-            conf = submission.slurm_conf
-            clusters.setdefault(conf, []).append((run, row, submission.job_ids))
+            clusters.setdefault(seen.submission.slurm_conf, []).append(seen)
     for conf, members in clusters.items():
         settled |= _ask_cluster(conf, members)
-    for run, row, _ in open_runs:
-        if settled[run.path].phase in FINAL:
-            _note_end(run, row, settled[run.path])
+    for seen in open_runs:
+        if settled[seen.run.path].phase in FINAL and seen.row.phase not in FINAL:
+            _note_end(seen, settled[seen.run.path])
     return settled
 
 
-def _ask_cluster(
-    slurm_conf: str | None, members: Sequence[tuple[RunDir, Row, Sequence[str]]]
-) -> dict[Path, Row]:
-    """The rows of one cluster's open runs, each with its job ids, settled."""
+def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path, Row]:
+    """The rows of one cluster's runs, settled."""
     try:
         queue = client.queue(slurm_conf)
     except client.Unreachable:
-        return {run.path: replace(row, scheduler="unreachable") for run, row, _ in members}
-    gone = [ids[-1] for _, _, ids in members if not any(job_id in queue for job_id in ids)]
-    known = queue | client.history(gone, slurm_conf)
+        return {seen.run.path: replace(seen.row, scheduler=UNREACHABLE) for seen in members}
+    own = {seen.run.path: jobs_of(seen.run, seen.submission, queue) for seen in members}
+    gone = [
+        seen.submission.job_ids[-1] for seen in members if not own[seen.run.path] and seen.submission.job_ids
+    ]
+    history = client.history(gone, slurm_conf)
     settled = {}
-    for run, row, ids in members:
-        job = answers.current([known[job_id] for job_id in ids if job_id in known])
-        settled[run.path] = settle(replace(row, job_id=job.job_id) if job else row, job)
+    for seen in members:
+        jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
+        job = answers.current(jobs)
+        row = replace(seen.row, job_id=job.job_id) if job else seen.row
+        settled[seen.run.path] = settle(row, job, queued=bool(own[seen.run.path]))
     return settled
 
 
-def _note_end(run: RunDir, seen: Row, settled: Row) -> None:
-    """Keep what Slurm forgets after a while; unless the run has said something meanwhile, or is not ours."""
-    now, _ = _own_word(run, time.time())
-    if (now.phase, now.attempt, now.step) == (seen.phase, seen.attempt, seen.step):
-        with contextlib.suppress(OSError):
-            run.state.ended(settled.phase, settled.reason, settled.detail)
+def _note_end(seen: _Seen, settled: Row) -> None:
+    """Keep what Slurm forgets after a while; unless somebody starts the run, or it has said something meanwhile."""
+    # With the right to start it, nobody else does meanwhile.
+    with contextlib.suppress(OSError, RunFailed), hold(seen.run):
+        if (seen.run.read_state(), seen.run.submission.read()) == (seen.state, seen.submission):
+            seen.run.state.ended(settled.phase, settled.reason, settled.detail)
 
 
 class Watch:
@@ -142,35 +154,43 @@ class Watch:
 
     def ended(self) -> bool:
         """Returns whether the run has ended; says what Slurm tells of a silent run, once."""
-        state = self._run.read_state()
+        state, age_s = self._run.state.read_with_age(clock_of(self._run.path))
         if state.final:
             return True
-        silent = time.time() - (state.heartbeat or 0.0) > HEARTBEAT_DUE_S
+        silent = age_s is None or age_s > HEARTBEAT_DUE_S
         if not silent or time.monotonic() - self._asked_s < self.ASK_S:
             return False
         self._asked_s = time.monotonic()
         row = row_of(self._run)
-        word = "Slurm does not answer" if row.scheduler == "unreachable" else row.detail
+        word = "Slurm does not answer" if row.scheduler == UNREACHABLE else row.detail
         if word and word != self._said and row.phase not in FINAL:
             self._said = word
             self._say(f"{self._run.run_id}: {row.phase}: {word}")
         return row.phase in FINAL
 
 
-def settle(row: Row, job: answers.Job | None) -> Row:
-    """Returns a run's row with Slurm's word on it. `job` is None if Slurm does not know it any more."""
-    silent = (row.age_s or 0) > SILENCE_S
+def settle(row: Row, job: answers.Job | None, queued: bool = True) -> Row:
+    """Returns a run's row with Slurm's word on it.
+
+    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone. Only a state
+    that is an end ends a run: what Slurm does not say may be hidden, or another cluster's to say.
+    """
+    silent = row.age_s is None or row.age_s > SILENCE_S
     if job is None:
-        if not silent:
+        if row.phase in FINAL:
             return row
-        if row.phase == Phase.REQUEUED:  # stopped in good order, but nobody has put it back
-            return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
-        if row.phase == Phase.SUBMITTED:
-            detail = "its job left the queue before it began"
-            return replace(row, phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail=detail)
-        detail = "its job has left the queue and its ranks said nothing of an end"
-        return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
+        unlock = f"if you know that it has ended: hpctrain checkpoints {row.run} --unlock"
+        return replace(row, scheduler=UNKNOWN, detail=f"Slurm knows nothing of job {row.job_id}; {unlock}")
     row = replace(row, scheduler=job.state)
+    if row.phase in FINAL:  # who asks all the same sees whether the job lives
+        return row
+    if job.state in answers.LIVING and not queued:
+        if row.age_s is not None and row.age_s > LOST_S:
+            detail = "accounting alone knows its job, and the last heartbeat is a day old"
+            return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
+        return replace(
+            row, scheduler=UNKNOWN, detail=f"accounting has job {row.job_id} as {job.state}, the queue not"
+        )
     if job.state in answers.WAITING:
         waits_again = row.phase in (Phase.RUNNING, Phase.STARTING, Phase.REQUEUED)
         phase = Phase.REQUEUED if waits_again else Phase.SUBMITTED
@@ -178,6 +198,8 @@ def settle(row: Row, job: answers.Job | None) -> Row:
     if job.state in answers.ACTIVE:
         return replace(row, phase=Phase.STARTING) if row.phase in (Phase.SUBMITTED, Phase.REQUEUED) else row
     reason = reason_of_slurm(job.state)
+    if reason is None:
+        return row
     if reason == Reason.CANCELLED:
         return replace(row, phase=Phase.CANCELLED, reason=reason, detail="cancelled in Slurm")
     if reason == Reason.DONE and not silent:
@@ -192,11 +214,34 @@ def settle(row: Row, job: answers.Job | None) -> Row:
     )
 
 
-def _settle_local(run: RunDir, row: Row) -> Row:
-    if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED) or (row.age_s or 0) <= SILENCE_S:
+def _settle_local(seen: _Seen) -> Row:
+    """The row of a run outside of Slurm: its launcher or one of its ranks lives here, or nobody can tell from here."""
+    run, row = seen.run, seen.row
+    if copied := original(run, seen.submission):
+        return replace(
+            row, detail=f"this folder is a copy of {copied}, whose jobs are not its own", job_id=None
+        )
+    if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED):
+        return row
+    try:
+        owner = lock.last_owner(run.start_folder)
+    except RunFailed:  # damaged: the processes tell
+        owner = None
+    mine = lock.this_process(0)
+    ended = owner is None or lock.has_ended(owner, mine, None)
+    if ended is False:
         return row
     attempts = run.attempts()
-    if any(local.is_rank(who) for who in (run.rank_files(attempts[-1]) if attempts else [])):
+    ranks = run.rank_files(attempts[-1]) if attempts else []
+    if any(local.is_rank(who) for who in ranks):
+        return row
+    running = [str(who["host"]) for who in ranks if who["outcome"] == "running" and "host" in who]
+    elsewhere = [host for host in running if host != mine.host]
+    if owner is not None and ended is None:
+        elsewhere.insert(0, owner.host)
+    if elsewhere:
+        return replace(row, detail=f"runs on {elsewhere[0]}, whose processes are not seen from here")
+    if row.age_s is None or row.age_s <= SILENCE_S:  # it may have ended just now, or be about to begin
         return row
     detail = "no heartbeat, and no process of it is left on this host"
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
@@ -216,7 +261,7 @@ def table(runs_shown: list[Row]) -> Any:
         heartbeat = ""
         if r.phase not in FINAL and r.age_s is not None:
             heartbeat = f", last heartbeat {r.age_s:.0f} s ago"
-        slurm_word = f" [{r.scheduler}]" if r.scheduler == "unreachable" else ""
+        slurm_word = f" [{r.scheduler}]" if r.scheduler in (UNREACHABLE, UNKNOWN) else ""
         keys = [k for k in ("loss", "accuracy", "perplexity", "samples_per_s") if k in r.scores]
         shown.add_row(
             f"{r.study}/{r.run}",

@@ -110,11 +110,11 @@ def planned(wanted: Wanted, kind: Kind) -> Config:
 
 
 def _run_here(run: RunDir, config: Config) -> RunState:
-    process = local.start(run, config)
+    ranks = local.start(run, config)
     try:
-        return local.finish(process, run)
+        return ranks.finish()
     except KeyboardInterrupt:
-        local.kill(process, run)
+        ranks.kill()
         shutil.rmtree(run.path, ignore_errors=True)
         raise
 

@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 # `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
-SQUEUE_FORMAT = "%i|%T|%r|%V|%S|%k"
+SQUEUE_FORMAT = "%i|%T|%r|%j|%k"
+SACCT_FORMAT = "JobID,State,JobName,Comment"
 
-# Slurm's job states (squeue's long names) by what they mean for a run.
-WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
+# Slurm's job states (squeue's long names) by what they mean for a run. One that is in none of them says nothing.
+PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+WAITING = PENDING | {"CONFIGURING"}
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
+LIVING = WAITING | ACTIVE
+ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+     "TIMEOUT"}
+)  # fmt: skip
 
 # sbatch's words if the controller may have accepted the job, and only its answer is missing.
-_NO_ANSWER = re.compile(r"(?i)timed out|unable to contact|zero bytes|connection|communication")
+NO_JOB_ID = "sbatch did not answer with the number of a job"
+_NO_ANSWER = re.compile(r"(?i)timed out|unable to contact|zero bytes|connection|communication|did not answer")
 _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
 
 
@@ -30,6 +38,14 @@ class Job:
     state: str
     reason: str = ""
     comment: str = ""
+    name: str = ""
+
+    @property
+    def writes(self) -> bool | None:
+        """Whether its processes may be at work: False if it waits or has ended, None for a state unknown here."""
+        if self.state in PENDING | ENDED:
+            return False
+        return True if self.state in LIVING else None
 
 
 def current(jobs: Sequence[Job]) -> Job | None:
@@ -45,9 +61,9 @@ def parse_squeue(text: str) -> list[Job]:
     """The answer to `squeue --noheader --format=SQUEUE_FORMAT`."""
     jobs = []
     for line in text.splitlines():
-        fields = line.strip().split("|", 5)
-        if len(fields) == 6:
-            jobs.append(Job(fields[0], fields[1], fields[2], fields[5]))
+        fields = line.strip().split("|", 4)
+        if len(fields) == 5:
+            jobs.append(Job(fields[0], fields[1], fields[2], fields[4], fields[3]))
     return jobs
 
 
@@ -84,13 +100,13 @@ def parse_energy(text: str) -> dict[str, float]:
 
 
 def parse_sacct(text: str) -> list[Job]:
-    """The answer to `sacct --noheader --parsable2 --format=JobID,State,Comment`; steps are left out."""
+    """The answer to `sacct --noheader --parsable2 --format=SACCT_FORMAT`; steps are left out."""
     jobs = []
     for line in text.splitlines():
-        fields = line.split("|", 2)
-        if len(fields) == 3 and "." not in fields[0]:
+        fields = line.split("|", 3)
+        if len(fields) == 4 and "." not in fields[0] and fields[1]:
             # "CANCELLED by 1000" is CANCELLED.
-            jobs.append(Job(fields[0], fields[1].split(" ")[0], "", fields[2]))
+            jobs.append(Job(fields[0], fields[1].split(" ")[0], "", fields[3], fields[2]))
     return jobs
 
 
@@ -102,6 +118,12 @@ def refused(said: str) -> bool:
 def over_limit(said: str) -> bool:
     """Returns whether sbatch complains of too many jobs at a time."""
     return _OVER_LIMIT.search(said) is not None
+
+
+def parse_sbatch(text: str) -> str | None:
+    """The job's id in the answer to `sbatch --parsable`, after whatever a site prints; None if it is not there."""
+    ids = re.findall(r"(?m)^(\d+)(?:;\S*)?\s*$", text)
+    return str(ids[-1]) if ids else None
 
 
 def parse_max_array_size(text: str) -> int:

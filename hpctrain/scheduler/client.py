@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hpctrain import job_environment
 from hpctrain.scheduler import answers
 from hpctrain.scheduler.answers import Job
 
 TIMEOUT_S = 15.0
+SBATCH_TIMEOUT_S = 60.0  # a site's own checks of jobs may take long
 SACCT_JOBS = 5000  # an argument may have 128 KiB
 
 
@@ -24,13 +26,30 @@ class Unreachable(Exception):
 
 
 def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float = TIMEOUT_S) -> str:
-    """Standard output of a Slurm command; `slurm_conf` where the default cluster is not meant.
+    """Returns the standard output of a Slurm command; `slurm_conf` if the default cluster is not meant.
 
     Raises Unreachable.
     """
-    env = job_environment.for_slurm(slurm_conf)
+    return _call(command, job_environment.for_slurm(slurm_conf), timeout_s)
+
+
+def submit(script: Path, slurm_conf: str | None = None) -> str:
+    """Returns the id of the new job that sbatch makes of `script`. Raises Unreachable, with sbatch's words."""
+    said = _call(
+        ["sbatch", "--parsable", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S
+    )
+    job_id = answers.parse_sbatch(said)
+    if job_id is None:
+        raise Unreachable(f"{answers.NO_JOB_ID}: {' '.join(said.split())[-300:]}")
+    return job_id
+
+
+def _call(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=env)
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout_s, env=env,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except FileNotFoundError:
         raise Unreachable(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
@@ -41,8 +60,11 @@ def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float 
 
 
 def queue(slurm_conf: str | None = None) -> dict[str, Job]:
-    """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs."""
-    whose = [f"--user={os.geteuid()}", "--states=all", "--array"]
+    """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs.
+
+    Those in hidden partitions and those that have just ended count. Raises Unreachable.
+    """
+    whose = ["--all", f"--user={os.geteuid()}", "--states=all", "--array"]
     command = ["squeue", "--noheader", *whose, f"--format={answers.SQUEUE_FORMAT}"]
     return {job.job_id: job for job in answers.parse_squeue(run(command, slurm_conf))}
 
@@ -56,7 +78,7 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
     """What accounting remembers of jobs that have left the queue; {} if there is none."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
-    what = ["--noheader", "--parsable2", "--format=JobID,State,Comment"]
+    what = ["--noheader", "--parsable2", f"--format={answers.SACCT_FORMAT}"]
     found: dict[str, Job] = {}
     try:
         for first in range(0, len(job_ids), SACCT_JOBS):
@@ -80,30 +102,44 @@ def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str,
     return answers.parse_energy(text)
 
 
-def find_by_comment(comment: str, slurm_conf: str | None = None) -> list[str]:
-    """The jobs with this comment, oldest first: a submission whose answer was lost."""
-    found = [job.job_id for job in queue(slurm_conf).values() if job.comment == comment]
-    return sorted(found, key=lambda job_id: int(job_id.split("_")[0]))
+class Snapshot:
+    """What Slurm knows of this user's jobs, asked once: at the first question, and accounting once per array."""
+
+    def __init__(self, slurm_conf: str | None = None) -> None:
+        self._conf = slurm_conf
+        self._queue: dict[str, Job] | None = None
+        self._history: dict[str, dict[str, Job]] = {}
+
+    def job(self, job_id: str) -> Job | None:
+        """Returns a job; None if Slurm knows nothing of it, which is not an end. Raises Unreachable."""
+        if self._queue is None:
+            self._queue = queue(self._conf)
+        if job_id in self._queue:
+            return self._queue[job_id]
+        array = job_id.partition("_")[0]
+        if array not in self._history:
+            self._history[array] = history([array], self._conf)
+        return self._history[array].get(job_id)
+
+    def has_ended(self, job_id: str) -> bool | None:
+        """Returns whether a job is at work no more, on Slurm's word; None if Slurm does not say (storage/lock.py).
+
+        True also for a job that waits to be started again.
+        """
+        try:
+            job = self.job(job_id)
+        except Unreachable:
+            return None
+        if job is None or job.writes is None:
+            return None
+        # Accounting alone may not have heard of the end yet, or of the next start.
+        held = self._queue is not None and job_id in self._queue
+        return not job.writes if held else (job.state in answers.ENDED or None)
 
 
 def has_ended(job_id: str) -> bool | None:
-    """Whether a job of this user's holds no node any more; None: Slurm does not answer.
-
-    `job_id` as the job itself sees it (SLURM_JOB_ID), which for a task of an array is not 12_3.
-    """
-    active = active_jobs()
-    return None if active is None else job_id not in active
-
-
-def active_jobs() -> set[str] | None:
-    """This user's jobs that hold nodes, by SLURM_JOB_ID; None: Slurm does not answer."""
-    command = ["squeue", "--noheader", "--array", f"--user={os.geteuid()}", "--states=all", "--format=%A|%T"]
-    try:
-        lines = run(command).splitlines()
-    except Unreachable:
-        return None
-    states = (line.strip().partition("|") for line in lines)
-    return {job_id for job_id, _, state in states if state in answers.ACTIVE}
+    """Returns what a new `Snapshot` says of one job."""
+    return Snapshot().has_ended(job_id)
 
 
 def end_s(job_id: str) -> float | None:
@@ -121,6 +157,15 @@ def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
     """scancel; jobs that have ended are not an error."""
     if job_ids:
         run(["scancel", "--quiet", *job_ids], slurm_conf)
+
+
+def set_comment(job_id: str, comment: str) -> bool:
+    """Gives a job of this user a comment; returns whether Slurm took it."""
+    try:
+        run(["scontrol", "update", f"JobId={job_id}", f"Comment={comment}"])
+    except Unreachable:
+        return False
+    return True
 
 
 def in_grace(job_id: str) -> bool:

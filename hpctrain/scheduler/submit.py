@@ -10,8 +10,6 @@ submitter that dies in between leaves a job that the next submit finds, instead 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import io
 import os
 import shlex
 import shutil
@@ -29,6 +27,7 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import answers, client, sbatch
+from hpctrain.scheduler.recognition import comment_of, jobs_of, original
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
@@ -63,46 +62,54 @@ def submit(
 ) -> str:
     """Submit the run as a job that calls `job` with the run's path; returns the job id.
 
-    A job of the run that is under way already is kept. `goes_on`: from inside a job of the run that ends now; the
-    count of starts without progress goes on. `after`: the job begins when this one has ended, however it ended.
+    The caller has the right to start the run (launch/start.py). `goes_on`: from inside a job of the run that ends now;
+    the count of starts without progress goes on. `after`: the job begins when this one has ended, however it ended.
     Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, leaving nothing behind.
     """
     make_private(run.submitit)
-    with _only_submitter(run):
-        lost = _lost_submission(run, config)
-        if lost:
-            _note_jobs(run, lost)
-            state = run.read_state()
-            if state.final or state.phase == Phase.NEW:
-                run.state.submitted()
-            return lost[0]
-        token = uuid.uuid4().hex
-        conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
-        earlier = run.submission.read().job_ids
-        submission = Submission(config.cluster.name, token, earlier, open=True, slurm_conf=conf)
-        run.submission.write(submission)
-        run.cancel_file.unlink(missing_ok=True)
-        run.pause_at(None)
-        before = run.read_state()
-        if not goes_on:
-            run.state.submitted(first=True)
-        try:
-            local_job = config.cluster.kind == "local"
-            job_ids = (
-                [submit_here(run.submitit, config, job, str(run.path))]
-                if local_job
-                else _submit_slurm(run, config, token, job, after)
-            )
-        except RunFailed as error:
-            refused = answers.refused(error.detail)
-            if refused and before == RunState():
-                run.discard()
-                raise
-            run.state.not_submitted(before, error.reason, error.detail)
-            run.submission.write(replace(submission, open=not refused))
+    submission = run.submission.read()
+    if original(run, submission):  # a copy: those jobs are another's
+        submission = Submission()
+    lost = _lost_submission(run, submission)
+    if lost:
+        comment = comment_of(run.run_id, submission.token)
+        run.submission.write(submission.with_jobs(lost, comment, run.run_id))
+        state = run.read_state()
+        if state.final or state.phase == Phase.NEW:
+            run.state.submitted()
+        return lost[0]
+    token = uuid.uuid4().hex
+    conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
+    if goes_on:  # on a node, that may know the cluster by another file than the login nodes
+        conf = submission.slurm_conf or conf
+    submission = replace(
+        submission, cluster=config.cluster.name, token=token, open=True, study=False, over=False,
+        slurm_conf=conf, path=str(run.path),
+    )  # fmt: skip
+    run.submission.write(submission)
+    run.cancel_file.unlink(missing_ok=True)
+    run.pause_at(None)
+    before = run.read_state()
+    if not goes_on:
+        run.state.submitted(first=True)
+    comment = comment_of(run.run_id, token)
+    try:
+        local_job = config.cluster.kind == "local"
+        job_ids = (
+            [submit_here(run.submitit, config, job, str(run.path))]
+            if local_job
+            else _submit_slurm(run, config, comment, job, after)
+        )
+    except RunFailed as error:
+        refused = answers.refused(error.detail)
+        if refused and before == RunState():
+            run.discard()
             raise
-        _note_jobs(run, job_ids)
-        return job_ids[0]
+        run.state.not_submitted(before, error.reason, error.detail)
+        run.submission.write(replace(submission, open=not refused))
+        raise
+    run.submission.write(submission.with_jobs(job_ids, *(() if local_job else (comment, run.run_id))))
+    return job_ids[0]
 
 
 def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> str:
@@ -110,7 +117,9 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
     from submitit.slurm.slurm import _make_sbatch_string
 
     python = sbatch.python_command(config, sys.executable)
-    parameters = sbatch.sbatch_parameters(config, run.path, python, comment or _comment(run, "TOKEN"))
+    parameters = sbatch.sbatch_parameters(
+        config, run.path, python, comment or comment_of(run.run_id, "TOKEN")
+    )
     if module:
         del parameters["teardown"]
     command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
@@ -119,27 +128,24 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
 
 
 def _submit_slurm(
-    run: RunDir, config: Config, token: str, job: Callable[[str], Any], after: str | None
+    run: RunDir, config: Config, comment: str, job: Callable[[str], Any], after: str | None
 ) -> list[str]:
     """One sbatch call for each job of the chain; returns the ids in the order in which they run."""
-    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
-
-    _turn_to(config)
-    executor = _slurm_executor(run, config, _comment(run, token))
-    delayed = DelayedSubmission(job, str(run.path))
-    delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
-    delayed.dump(run.submitit / sbatch.PICKLE)
+    python = sbatch.python_command(config, sys.executable)
+    executor = _slurm_executor(
+        run.submitit, config, sbatch.sbatch_parameters(config, run.path, python, comment)
+    )
+    _dump(executor, config, run.submitit / sbatch.PICKLE, job, str(run.path))
     ids: list[str] = []
     try:
         for _ in range(config.resources.chain):
             if before := ids[-1] if ids else after:
                 executor.update_parameters(dependency=f"afterany:{before}")
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises as well
-                ids.append(str(executor.submit(job, str(run.path)).job_id))
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
+            ids.append(str(executor.submit(job, str(run.path)).job_id))
+    except (client.Unreachable, OSError) as error:
         with contextlib.suppress(client.Unreachable):
-            client.cancel(ids)
-        raise _refusal(error) from None
+            client.cancel(ids, slurm_conf(config))
+        raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
     return ids
 
 
@@ -156,23 +162,44 @@ def submit_array(
     `folder` takes submitit's files, `parameters` are submitit's and link `pickle`, the file there that says
     what to call, to each task's name: the array needs nothing of us once sbatch has it. Raises RunFailed.
     """
-    import submitit
-    from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
-
-    _turn_to(config)
+    executor = _slurm_executor(folder, config, parameters)
+    _dump(executor, config, folder / pickle, function, *arguments)
     try:
-        executor = submitit.SlurmExecutor(folder, python=sbatch.python_command(config, sys.executable))
+        return str(executor.submit(function, *arguments).job_id)
+    except (client.Unreachable, OSError) as error:
+        raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
+
+
+def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) -> Any:
+    """submitit's executor, but for the call of sbatch: with our time limit, environment and reading of the answer."""
+    import submitit
+    from submitit.core.utils import JobPaths
+
+    class Executor(submitit.SlurmExecutor):
+        def _submit_command(self, command: str) -> Any:
+            name = uuid.uuid4().hex
+            script = JobPaths.get_first_id_independent_folder(self.folder) / f"submission_file_{name}.sh"
+            script.write_text(self._make_submission_file_text(command, name))
+            job_id = client.submit(script, slurm_conf(config))
+            job: Any = self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
+            job.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
+            return job
+
+    try:
+        executor = Executor(folder, python=sbatch.python_command(config, sys.executable))
     except RuntimeError:
         raise RunFailed(Reason.SUBMIT_FAILED, "srun is not on the PATH: not on a Slurm cluster") from None
     executor.update_parameters(**parameters)
+    return executor
+
+
+def _dump(executor: Any, config: Config, path: Path, function: Callable[..., Any], *arguments: Any) -> None:
+    """Writes what a job calls."""
+    from submitit.core.utils import DelayedSubmission
+
     delayed = DelayedSubmission(function, *arguments)
     delayed.set_timeout(sbatch.timeout_min(config), executor.max_num_timeout)
-    delayed.dump(folder / pickle)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return str(executor.submit(function, *arguments).job_id)
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise _refusal(error) from None
+    delayed.dump(path)
 
 
 def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
@@ -196,48 +223,17 @@ def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arg
     return job_id
 
 
-def _slurm_executor(run: RunDir, config: Config, comment: str) -> Any:
-    import submitit
-
-    python = sbatch.python_command(config, sys.executable)
-    try:
-        executor = submitit.SlurmExecutor(run.submitit, python=python)
-    except RuntimeError:
-        raise RunFailed(Reason.SUBMIT_FAILED, "srun is not on the PATH: not on a Slurm cluster") from None
-    executor.update_parameters(**sbatch.sbatch_parameters(config, run.path, python, comment))
-    return executor
-
-
-def _turn_to(config: Config) -> None:
-    """Set this process's environment as sbatch, which submitit calls, and the new job are to have it."""
-    job_environment.leave_job(os.environ, slurm_conf(config))
-
-
-def _refusal(error: Exception) -> RunFailed:
-    """sbatch's own words, out of submitit's."""
-    said = [line for line in str(error).splitlines() if "sbatch:" in line] or [str(error)]
-    return RunFailed(Reason.SUBMIT_FAILED, " ".join(" ".join(said).split()))
-
-
-def _comment(run: RunDir, token: str) -> str:
-    return f"hpctrain:{run.run_id}:{token}"
-
-
-def _lost_submission(run: RunDir, config: Config) -> list[str]:
+def _lost_submission(run: RunDir, submission: Submission) -> list[str]:
     """The jobs of a submission whose submitter died before it could note their ids."""
-    submission = run.submission.read()
-    if not submission.open or config.cluster.kind == "local":
+    if not submission.open or submission.cluster == "local":
         return []
     try:
-        return client.find_by_comment(_comment(run, submission.token), submission.slurm_conf)
+        queue = client.queue(submission.slurm_conf)
     except client.Unreachable as error:
         detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
         raise RunFailed(Reason.SUBMIT_FAILED, detail) from None
-
-
-def _note_jobs(run: RunDir, job_ids: list[str]) -> None:
-    """Add jobs to submission.json, the newest last: the submission is complete."""
-    run.submission.write(run.submission.read().with_jobs(job_ids))
+    comment = comment_of(run.run_id, submission.token)
+    return [job.job_id for job in jobs_of(run, submission, queue) if job.comment == comment]
 
 
 @contextlib.contextmanager
@@ -255,11 +251,3 @@ def _stdio_elsewhere(folder: Path) -> Iterator[None]:
         for number, copy in enumerate(saved):
             os.dup2(copy, number)
             os.close(copy)
-
-
-@contextlib.contextmanager
-def _only_submitter(run: RunDir) -> Iterator[None]:
-    """One submit of a run at a time, on this host."""
-    with (run.path / ".submit.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -103,11 +103,12 @@ def acquire(
     job_ended: JobEnded | None = None,
     patience_s: float = 0.0,
     files: Files = FILES,
+    doing: str = "writing",
 ) -> Term:
     """Takes and returns the next term below `folder`, which is made if it is missing.
 
-    Raises RunFailed("RUN_LOCKED"), naming the last owner, if that is not known to have ended within
-    `patience_s` seconds.
+    `attempt`: 0 for a process that is none. `doing`: what owners of this folder do, in words. Raises
+    RunFailed("RUN_LOCKED"), naming the last owner, if that is not known to have ended within `patience_s` seconds.
     """
     for made in (folder, folder / "terms"):
         files.make_folder(made)
@@ -121,7 +122,7 @@ def acquire(
             last = _newest(folder)
             if last and not has_ended(_read(folder, last), mine, job_ended):
                 if time.monotonic() >= end_s:
-                    raise _locked(folder, _read(folder, last), mine)
+                    raise _locked(folder, _read(folder, last), mine, doing)
                 time.sleep(1)
             elif files.link(draft, _path(folder, last + 1)):
                 files.sync_folder(folder / "terms")
@@ -167,6 +168,11 @@ def this_process(attempt: int) -> Owner:
     )
 
 
+def lives(boot: str, pid: int, started: str) -> bool | None:
+    """Returns whether a process lives, by what `this_process` said of it; None if it is not one of this machine's."""
+    return _start_time(pid) == started if boot == _boot() else None
+
+
 def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | None:
     """Returns whether `owner` has ended; None if this process cannot know."""
     if owner.ended:
@@ -186,14 +192,15 @@ def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | N
     return None  # another machine's processes, or another container's
 
 
-def _locked(folder: Path, owner: Owner, mine: Owner) -> RunFailed:
+def _locked(folder: Path, owner: Owner, mine: Owner, doing: str) -> RunFailed:
     job = f", Slurm job {owner.job_id}" if owner.job_id else ""
-    who = f"attempt {owner.attempt} (process {owner.pid} on {owner.host}{job})"
+    process = f"process {owner.pid} on {owner.host}{job}"
+    who = f"attempt {owner.attempt} ({process})" if owner.attempt else process
     if owner.boot == mine.boot:
-        return RunFailed(Reason.RUN_LOCKED, f"{who} is writing")
+        return RunFailed(Reason.RUN_LOCKED, f"{who} is {doing}")
     unlock = f"hpctrain checkpoints {folder.parent.name} --unlock"
     return RunFailed(
-        Reason.RUN_LOCKED, f"{who} may still be writing; if you know that it has ended: {unlock}"
+        Reason.RUN_LOCKED, f"{who} may still be {doing}; if you know that it has ended: {unlock}"
     )
 
 

@@ -5,6 +5,8 @@
     provenance.json      commit, versions, command line, hardware           rank 0, each attempt
     state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
     submission.json      token, job ids, what was asked for                 submit, or the job of a sweep
+    start/terms/         who may start the run (launch/start.py)            who submits it, or starts its ranks
+    cancel               a mark: the run was asked to stop                  cancel
     pause.json           the epoch at which to stop in good order           the job of a sweep
     metrics.jsonl        one line per record (storage/records.py)           rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
@@ -24,9 +26,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,13 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.state = StateFile(self.state_file)  # with its transitions
+
+    def held_by(self, stands: Callable[[], bool]) -> RunDir:
+        """Returns this directory for the process that has the right to write its state as long as `stands()`."""
+        held = RunDir(self.path)
+        held.state = StateFile(held.state_file, stands)
+        return held
 
     @property
     def run_id(self) -> str:
@@ -92,6 +102,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def start_folder(self) -> Path:
+        """The folder of the terms of those who start the run (launch/start.py)."""
+        return self.path / "start"
+
+    @property
     def submitit(self) -> Path:
         """The folder of submitit's own files."""
         return self.path / "submitit"
@@ -142,6 +157,16 @@ class RunDir:
     def read_pause(self) -> int | None:
         """Returns the epoch at which to stop; None if the run goes on to its end."""
         return (read_json(self.pause_file) or {}).get("epochs")
+
+    def attempt_of(self, token: str) -> int | None:
+        """Returns the attempt that `token` names (see claim_attempt); None if no process of it has come yet."""
+        for number in reversed(self.attempts()):
+            try:
+                if (self.attempt(number) / "token").read_text() == token:
+                    return number
+            except OSError:
+                continue
+        return None
 
     def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
         """Publishes why this attempt failed, unless another rank was first; returns whether this rank was."""
@@ -199,11 +224,6 @@ class RunDir:
         values: dict[str, Any] = yaml.load(self.config_file.read_text(), Loader=loader)
         return values
 
-    @property
-    def state(self) -> StateFile:
-        """state.json, with its transitions."""
-        return StateFile(self.state_file)
-
     def read_state(self) -> RunState:
         """Returns how the run stands now; phase NEW if it was never started."""
         return self.state.read()
@@ -253,10 +273,9 @@ def claim_attempt(run: RunDir, token: str) -> int:
     folder = run.path / "attempts"
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
+        if (known := run.attempt_of(token)) is not None:
+            return known
         numbers = run.attempts()
-        for number in reversed(numbers):
-            if (run.attempt(number) / "token").read_text() == token:
-                return number
         fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new."))
         (fresh / "token").write_text(token)
         number = numbers[-1] + 1 if numbers else 1
@@ -287,26 +306,43 @@ def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
 
 
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:
-    """Returns the run that `text` names: a path, a run id, the start or a part of one, a job id; None: the newest.
+    """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id; None: the newest.
 
-    Raises UserError if none fits, or more than one.
+    A number is a job before it is a part of a run id. Raises UserError if none fits, or more than one.
     """
     if text and (Path(text) / "config.yaml").is_file():
-        return RunDir(Path(text).resolve())
-    known = list(runs(Path(root).resolve(), study))
+        return RunDir(Path(text).absolute())
+    known = list(runs(Path(root).absolute(), study))
     if not known:
         raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
     if text is None:
         return max(known, key=lambda run: run.config_file.stat().st_mtime)
-    for fits in (str.__eq__, str.startswith, str.__contains__):
-        fitting = [run for run in known if fits(run.run_id, text)]
+    for fits in (_is_named, _has_job, _begins, _contains):
+        fitting = [run for run in known if fits(run, text)]
+        if (
+            len(fitting) > 1
+        ):  # jobs of a study do several runs, and numbers begin again: what has ended counts less
+            fitting = [run for run in fitting if not run.read_state().final] or fitting
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             names = ", ".join(f"{r.study}/{r.run_id}" for r in fitting[:4])
             raise UserError("run", text, f"fits {len(fitting)} runs: {names}")
-    jobs = [r for r in known if text in r.submission.read().job_ids]
-    if jobs:
-        return jobs[0]
     names_all = [run.run_id for run in known]
     raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
+
+
+def _is_named(run: RunDir, text: str) -> bool:
+    return run.run_id == text
+
+
+def _has_job(run: RunDir, text: str) -> bool:
+    return re.fullmatch(r"\d+(_\d+)?", text) is not None and text in run.submission.read().job_ids
+
+
+def _begins(run: RunDir, text: str) -> bool:
+    return run.run_id.startswith(text)
+
+
+def _contains(run: RunDir, text: str) -> bool:
+    return text in run.run_id

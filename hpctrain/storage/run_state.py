@@ -10,14 +10,14 @@ import errno
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import RunFailed
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import read_json, read_json_and_time, replace_text
 
 
 class Phase(StrEnum):
@@ -133,9 +133,9 @@ def passing() -> frozenset[str]:
     return frozenset(reason for reason, ending in ENDINGS.items() if ending.passing)
 
 
-def reason_of_slurm(state: str) -> str:
-    """Returns the reason for which a job ended that Slurm says is in `state`; ERROR for a state unknown here."""
-    return next((r for r, ending in ENDINGS.items() if state in ending.slurm_states), Reason.ERROR)
+def reason_of_slurm(state: str) -> str | None:
+    """Returns the reason for which a job ended that Slurm says is in `state`; None if that is not an end known here."""
+    return next((r for r, ending in ENDINGS.items() if state in ending.slurm_states), None)
 
 
 def reasons_of_signals() -> dict[signal.Signals, str]:
@@ -200,28 +200,38 @@ class RunState:
         """Whether the run has ended and nothing goes on by itself."""
         return self.phase in FINAL
 
-    def age_s(self, now_s: float) -> float | None:
-        """Returns the seconds since the last heartbeat, never less than 0; None if there was none."""
-        return None if self.heartbeat is None else max(0.0, now_s - self.heartbeat)
 
-
+CLOCK_ERROR_S = 5.0  # of clocks that are kept in step
 _STATE_KEYS = frozenset(f.name for f in fields(RunState))
 
 
 class StateFile:
-    """state.json of one run. One writer at a time: rank 0, or the launcher while no rank runs."""
+    """state.json of one run. One writer at a time: rank 0, or the launcher while no rank runs.
 
-    def __init__(self, path: Path) -> None:
+    `stands` tells whether this process's right to write is still the newest (storage/lock.py): an attempt that others
+    have taken over must not end a run that goes on elsewhere. Such a writer keeps what it has said, so that a word of
+    an attempt before it, which came between, does not stay.
+    """
+
+    def __init__(self, path: Path, stands: Callable[[], bool] | None = None) -> None:
         self.path = path
+        self._stands = stands
+        self._said: dict[str, Any] | None = None
 
     def read(self) -> RunState:
         """Returns the state; of a run that was never started, or whose file is damaged, one in phase NEW."""
-        values = {key: value for key, value in self._values().items() if key in _STATE_KEYS}
-        try:
-            values["phase"] = Phase(values.get("phase", Phase.NEW))
-        except ValueError:  # of a newer version
-            values["phase"] = Phase.NEW
-        return RunState(**values)
+        return _parsed(self._values())
+
+    def read_with_age(self, now_s: float) -> tuple[RunState, float | None]:
+        """Returns the state, and the seconds since it was written; `now_s` is on the files' clock (`clock_of`).
+
+        The age is None if there was no heartbeat, or if it lies ahead of the clock: then no clock tells.
+        """
+        values, written_s = read_json_and_time(self.path)
+        state = _parsed(values or {})
+        if state.heartbeat is None or written_s is None or written_s - now_s > CLOCK_ERROR_S:
+            return state, None
+        return state, max(0.0, now_s - written_s)
 
     def submitted(self, first: bool = False) -> None:
         """A job is queued for the run. `first`: the count of starts without progress begins anew."""
@@ -252,10 +262,17 @@ class StateFile:
         """All ranks stopped in good order; returns the new state."""
         return self._write(phase=phase_after(reason, in_slurm), reason=reason, detail=detail)
 
-    def failed(self, reason: str, detail: str, rank: int | None = None, host: str | None = None) -> RunState:
+    def failed(
+        self,
+        reason: str,
+        detail: str,
+        rank: int | None = None,
+        host: str | None = None,
+        attempt: int | None = None,
+    ) -> RunState:
         """The work failed, by the fault of `rank`; returns the new state. CANCELLED and the like keep their phase."""
         phase = ENDINGS[reason].phase or Phase.FAILED
-        where = {} if host is None else {"host": host}
+        where = {key: value for key, value in (("host", host), ("attempt", attempt)) if value is not None}
         return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **where)
 
     def cancelled(self, detail: str) -> None:
@@ -283,44 +300,76 @@ class StateFile:
         return read_json(self.path) or {}
 
     def _write(self, **changes: Any) -> RunState:
-        values = self._values() | changes | {"heartbeat": time.time()}
+        before = self._values() if self._said is None else self._said
+        values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])
         if changes.get("reason") is not None and changes["reason"] not in ENDINGS:
             raise ValueError(f"{changes['reason']} is not a reason")
+        if self._stands is not None:
+            if not self._stands():
+                raise RunFailed(Reason.RUN_LOCKED, "a later attempt has taken this run over")
+            self._said = values
         replace_text(self.path, json.dumps(values))
         return self.read()
+
+
+def _parsed(values: Mapping[str, Any]) -> RunState:
+    known = {key: value for key, value in values.items() if key in _STATE_KEYS}
+    try:
+        known["phase"] = Phase(known.get("phase", Phase.NEW))
+    except ValueError:  # of a newer version
+        known["phase"] = Phase.NEW
+    return RunState(**known)
 
 
 @dataclass(frozen=True)
 class Submission:
     """submission.json: the jobs of a run, the newest last.
 
-    `token` is in the job's comment; `open`: sbatch may have a job whose id is not noted yet. `study`: the jobs are a
-    study's and have other runs to do as well.
+    `token` is in the comment of the newest submission's jobs, which are the last `newest` of `job_ids`; `open`: sbatch
+    may have a job whose id is not noted yet. `known_as`: the comment and name that Slurm has for each job; a job that
+    has others merely has the same number. `path`: the run's folder, as its jobs know it. `study`: the jobs are a
+    study's and have other runs to do as well. `over`: a person says that none of the jobs lives.
     """
 
     cluster: str = "local"
     token: str = ""
     job_ids: tuple[str, ...] = ()
+    newest: int = 1
     open: bool = False
     slurm_conf: str | None = None
     study: bool = False
     time: float = 0.0
+    known_as: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    path: str | None = None
+    over: bool = False
 
     @property
     def in_slurm(self) -> bool:
-        """Whether Slurm knows jobs of the run."""
-        return self.cluster != "local" and bool(self.job_ids)
+        """Whether Slurm knows jobs of the run, or may."""
+        return self.cluster != "local" and (bool(self.job_ids) or self.open) and not self.over
 
-    def with_jobs(self, job_ids: Sequence[str]) -> Submission:
-        """Returns the submission, complete, with these jobs as its newest."""
+    def without_jobs(self) -> Submission:
+        """Returns the submission of a run that goes on outside of jobs."""
+        return replace(self, cluster="local", newest=0, open=False, study=False, over=False)
+
+    def with_jobs(self, job_ids: Sequence[str], comment: str = "", name: str = "") -> Submission:
+        """Returns the submission, complete, with these jobs as its newest; Slurm has `comment` and `name` for them."""
         earlier = tuple(job_id for job_id in self.job_ids if job_id not in job_ids)
-        return replace(self, job_ids=(*earlier, *job_ids), open=False)
+        known_as = dict(self.known_as) | {job_id: (comment, name) for job_id in job_ids if comment or name}
+        return replace(
+            self, job_ids=(*earlier, *job_ids), newest=len(job_ids), open=False, known_as=known_as, over=False
+        )
+
+    def has_passed(self, job_id: str) -> bool:
+        """Returns whether a later submission of the run than that of job `job_id` was made, or is being made."""
+        newest = self.job_ids[len(self.job_ids) - self.newest :]
+        return job_id in self.job_ids and (self.open or job_id not in newest)
 
 
 class SubmissionFile:
-    """submission.json of one run. Its writer is whoever submits, or the job that has taken the run up."""
+    """submission.json of one run. Its writer is whoever has the right to start the run (launch/start.py)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,18 +89,6 @@ def is_over(record: dict[str, Any], mine: Owner, job_ended: JobEnded | None = No
 def read(folder: Path, key: str, number: int) -> dict[str, Any]:
     """Returns the record of a claim; empty if there is no such claim or it is damaged."""
     return read_json(_path(folder, key, number)) or {}
-
-
-def asking_once(ask: Callable[[], set[str] | None]) -> JobEnded:
-    """Returns a `JobEnded` that calls `ask` (the ids of all jobs that hold nodes; None: no answer) at most once."""
-    answers: list[set[str] | None] = []
-
-    def ended(job_id: str) -> bool | None:
-        if not answers:
-            answers.append(ask())
-        return None if answers[0] is None else job_id not in answers[0]
-
-    return ended
 
 
 def _path(folder: Path, key: str, number: int) -> Path:

@@ -12,8 +12,11 @@ from typing import Any
 
 from hpctrain import job_environment
 from hpctrain.launch.failure import settle
+from hpctrain.launch.local import launcher_text
+from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
+from hpctrain.storage.succession import superseded
 from hpctrain.sweep import results
 from hpctrain.sweep.claims import Claim
 
@@ -29,24 +32,22 @@ class End:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None, asked: bool) -> End:
+def judge(run: RunDir, claim: Claim, metric: str, token: str, told: str | None, asked: bool) -> End:
     """Returns the end of one start.
 
-    `before`: the newest attempt before it; `told`: why the job stops, if it does; `asked`: whether the run was
-    told so.
+    `token` names the start; `told`: why the job stops, if it does; `asked`: whether the run was told so.
     """
-    state = run.read_state()
+    state, attempt, place = run.read_state(), run.attempt_of(token), job_environment.read()
+    failure = run.failure(attempt) if attempt is not None else None
+    locked = failure is not None and failure["reason"] == Reason.RUN_LOCKED
+    if locked or superseded(run, attempt, place.job_id, client.has_ended):
+        return End("locked")  # another process is at it: not ours to judge
     if not (state.final or state.phase == Phase.REQUEUED):
-        fresh = [number for number in run.attempts() if number > before]
-        failure = run.failure(fresh[-1]) if fresh else None
-        if failure and failure["reason"] == Reason.RUN_LOCKED:  # another process is at it: not ours to judge
-            return End("locked")
         if asked and told and failure is None and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
-            run.state.stopped(told, job_environment.read().in_job)
+            run.state.stopped(told, place.in_job)
             return End("stopped", told)
-        log = run.path / "launcher.log"
-        state = settle(run, log.read_text(errors="replace") if log.exists() else "", before)
+        state = settle(run, launcher_text(run), attempt)
     epochs = claim.work.epochs
     facts = results.facts(run, metric, epochs)
     phase, reason = state.phase, state.reason

@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import Row
-from hpctrain.scheduler import client
+from hpctrain.scheduler import answers, client
 from hpctrain.storage.lock import Owner, has_ended, this_process
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep.study_dir import StudyDir
@@ -41,8 +42,8 @@ def summary(study: StudyDir, rows: list[Row]) -> str:
     return f"study {study.name}: {len(rows)} runs: {phases}{jobs}{ended}"
 
 
-def cancel(study: StudyDir) -> str:
-    """Stops a study: no further run begins, and running ones save and stop. Returns a line that says so.
+def cancel(study: StudyDir) -> Answer:
+    """Stops a study: no further run begins, and running ones save and stop.
 
     `hpctrain sweep` continues the study.
     """
@@ -56,14 +57,18 @@ def cancel(study: StudyDir) -> str:
     part = study.parts()[-1]
     if part["on_slurm"]:
         try:
-            client.cancel(study.job_ids(), part["slurm_conf"])
+            queue = client.queue(part["slurm_conf"])
+            living = [
+                j.job_id for j in queue.values() if j.comment == study.comment and j.state in answers.LIVING
+            ]
+            client.cancel(living, part["slurm_conf"])
         except client.Unreachable as error:
-            return f"Slurm did not accept the request: {error}; try again"
+            return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
     else:
         for job in study.jobs():
             if job["until"] is None and _is_here(job["owner"]):
                 os.kill(job["owner"]["pid"], signal.SIGTERM)
-    return f"no further run begins; {stopped} under way were asked to save and stop"
+    return Answer(f"no further run begins; {stopped} under way were asked to save and stop")
 
 
 def _is_here(owner: dict[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import os
 import sys
 import time
@@ -146,7 +145,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
     if config.cluster.kind == "local":
         jobs = _plan(request, left, None, _live_here(study))
         return jobs, [_submit_one(study, request, 1, jobs) for _ in jobs.arrays]
-    comment = _comment(study)
+    comment = study.comment
     try:
         conf = slurm_conf(config)
         queue = [j for j in client.queue(conf).values() if j.state in answers.WAITING | answers.ACTIVE]
@@ -186,7 +185,7 @@ def _submit_one(study: StudyDir, request: Request, tasks: int, jobs: Plan) -> st
             request.settings,
             study.folder,
             python,
-            _comment(study),
+            study.comment,
             pickle,
             tasks,
             jobs.at_once,
@@ -196,11 +195,6 @@ def _submit_one(study: StudyDir, request: Request, tasks: int, jobs: Plan) -> st
         )
     study.note_job(job_id)
     return job_id
-
-
-def _comment(study: StudyDir) -> str:
-    """How the study's jobs are known in the queue, also those whose submitter died."""
-    return f"hpctrain:study:{hashlib.sha256(str(study.path).encode()).hexdigest()[:16]}"
 
 
 def _live_here(study: StudyDir) -> int:

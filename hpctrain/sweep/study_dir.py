@@ -17,6 +17,7 @@ done. Standard library only, no torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -71,6 +72,16 @@ class StudyDir:
     def name(self) -> str:
         """The study's name."""
         return self.path.name
+
+    @property
+    def comment(self) -> str:
+        """The comment by which Slurm knows the study's jobs, also those whose submitter died."""
+        return f"hpctrain:study:{hashlib.sha256(str(self.path).encode()).hexdigest()[:16]}"
+
+    @property
+    def job_name(self) -> str:
+        """The name of the study's jobs."""
+        return f"sweep-{self.name}"
 
     @property
     def claims(self) -> Path:

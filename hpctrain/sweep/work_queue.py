@@ -86,7 +86,7 @@ class WorkQueue:
 
     def _first(self, works: Iterator[Work] | Sequence[Work]) -> Claim | None:
         """Claims the first piece of work that nobody holds."""
-        ended = claims.asking_once(client.active_jobs)
+        ended = client.Snapshot().has_ended
         for work in works:
             if work.key in self._ended:
                 continue
@@ -150,7 +150,7 @@ class WorkQueue:
         """Returns whether somebody works on a rung whose result may promote a run."""
         open_works = self._open()
         mine = this_process(0)
-        ended = claims.asking_once(client.active_jobs)
+        ended = client.Snapshot().has_ended
         return any(
             work.epochs is not None
             and not claims.is_over(

@@ -24,6 +24,8 @@ from hpctrain.config.swept import Swept
 from hpctrain.data import identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.processes import Process, preload, start
+from hpctrain.launch.standing import Standing, look
+from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
 from hpctrain.storage.run_dir import RunDir
@@ -48,7 +50,7 @@ class Slot:
     number: int
     claim: Claim | None = None
     process: Process | None = None
-    attempts: int = 0  # that the run had before this start
+    token: str = ""  # of this start
     began: float = 0.0
     asked_at: float = 0.0
 
@@ -133,8 +135,8 @@ def _work(job: Job) -> None:
                 claim = job.agenda.take(index, leftovers_first=restarted)
                 if claim:
                     restarted = False
-                    _begin(job, free[0], claim)
-                    patience_s, look_at = WAIT_S[0], 0.0
+                    begun = _begin(job, free[0], claim)
+                    patience_s, look_at = WAIT_S[0], 0.0 if begun else time.monotonic() + WAIT_S[1]
                     continue
                 if not job.busy and not job.agenda.waits:
                     return
@@ -150,29 +152,43 @@ def _work(job: Job) -> None:
         _note(job, until=time.time())
 
 
-def _begin(job: Job, slot: Slot, claim: Claim) -> None:
-    """Start the run of a claim, or find that it has nothing left to do."""
+def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
+    """Start the run of a claim, or find that it has nothing left to do. Returns False if somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
-    slot.claim, slot.began, slot.asked_at = claim, time.time(), 0.0
-    slot.attempts = max(run.attempts(), default=0)
+    run.create(trial.config)
+    with contextlib.ExitStack() as right:
+        try:
+            right.enter_context(hold(run))
+            other = look(run, besides=job.job_id)
+            if other != Standing():
+                raise RunFailed(
+                    Reason.RUN_LOCKED, f"{run.run_id} is under way as job {other.job_id or other.leaving}"
+                )
+        except (UserError, RunFailed) as error:
+            print(f"hpctrain: {error}", file=sys.stderr, flush=True)
+            claim.close("locked")
+            return False
+        config = _prepare(job, run, trial, claim)
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.time(), 0.0
     job.taken += claim.work.rung == 0
-    config = _prepare(job, run, trial, claim)
     if run.read_state().phase == Phase.DONE:
-        return _end(job, slot)
+        _end(job, slot)
+        return True
     slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
-    return None
+    slot.token = slot.process.token
+    return True
 
 
 def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     """The run's folder, as the run needs it for this piece of work."""
     config = from_dict(trial.config)
-    run.create(trial.config)
     identify.note(run, config)
     run.cancel_file.unlink(missing_ok=True)
     run.pause_at(claim.work.epochs)
-    queue_id = job_environment.read().queue_id
-    job_ids = (queue_id,) if queue_id else ()
-    run.submission.write(Submission(config.cluster.name, job_ids=job_ids, study=True))
+    study, job_ids = job.study, [job.job_id] if job.job_id else []
+    conf, path = study.parts()[-1].get("slurm_conf"), str(run.path)
+    mine = Submission(config.cluster.name, study=True, slurm_conf=conf, path=path)
+    run.submission.write(mine.with_jobs(job_ids, study.comment, study.job_name))
     if run.read_state().phase != Phase.DONE:
         run.state.starting(first=not claim.goes_on, job_id=job.job_id)
     return config
@@ -199,7 +215,7 @@ def _end(job: Job, slot: Slot) -> None:
     slot.claim = slot.process = None
     _note(job)
     run = job.study.run(claim.work.run_id)
-    end = judge(run, claim, job.metric, slot.attempts, job.stop.reason, asked=slot.asked_at > 0)
+    end = judge(run, claim, job.metric, slot.token, job.stop.reason, asked=slot.asked_at > 0)
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(end.facts["detail"])
         return claim.close("stopped", reason=end.reason)

@@ -54,7 +54,8 @@ def run_session(
         return _train_locked(config, run, attempt, comm, stop, None)
     patience_s = LOCK_PATIENCE_S if job_environment.read().in_job else 0.0
     with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
-        return _train_locked(config, run, attempt, comm, stop, term)
+        stop.watch(run.cancel_file)
+        return _train_locked(config, run.held_by(term.stands), attempt, comm, stop, term)
 
 
 def _train_locked(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 
 from hpctrain.storage.run_state import Reason, reasons_of_signals
@@ -14,6 +15,7 @@ from hpctrain.storage.run_state import Reason, reasons_of_signals
 # In order of weight: if ranks see different ones, the first counts.
 STOP_REASONS = (Reason.INTERRUPTED, Reason.TIME_LIMIT, Reason.PREEMPTED, Reason.TERMINATED)
 
+LOOK_S = 1.0
 _SIGNALS = reasons_of_signals()
 
 
@@ -24,6 +26,12 @@ class StopFlag:
         """`end_s`: when (seconds since the epoch) the job is killed; it stops `margin_s` before that."""
         self.reason: str | None = None
         self._deadline_s = None if end_s is None else end_s - margin_s
+        self._request: Path | None = None
+        self._looked_s = 0.0
+
+    def watch(self, request: Path) -> None:
+        """A file whose existence asks to stop, from whatever machine: looked for once in LOOK_S."""
+        self._request = request
 
     def end_at(self, end_s: float, margin_s: float) -> None:
         """The job is killed at `end_s` (seconds since the epoch): stop `margin_s` before that."""
@@ -36,6 +44,10 @@ class StopFlag:
 
     def poll(self) -> str | None:
         """Returns the reason to stop, or None."""
+        if self.reason is None and self._request is not None and time.monotonic() - self._looked_s >= LOOK_S:
+            self._looked_s = time.monotonic()
+            if self._request.exists():
+                self.reason = Reason.INTERRUPTED
         if self._deadline_s is not None and self.reason in (None, Reason.PREEMPTED):
             # The warning and the clock come at the same time; a minute's grace for Slurm's own rounding.
             early_s = 0.0 if self.reason is None else 60.0

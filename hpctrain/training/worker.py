@@ -21,9 +21,10 @@ from typing import NoReturn
 from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.lock import JobEnded
+from hpctrain.storage.lock import JobEnded, this_process
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 from hpctrain.storage.run_state import Reason, reason_of_oserror
+from hpctrain.storage.succession import superseded
 from hpctrain.training.stop import StopFlag
 
 
@@ -44,32 +45,35 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
-        stuck = functools.partial(_give_up, run, attempt, rank)
+        stuck = functools.partial(_give_up, run, attempt, rank, job_ended)
         reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, end_s)
     except BaseException as error:
         traceback.print_exc()
-        _fail(run, attempt, rank, *_reason_of(error))
+        _fail(run, attempt, rank, job_ended, *_reason_of(error))
     _say_who(run, attempt, rank, reason)
     return 0
 
 
-def _fail(run: RunDir, attempt: int, rank: int, reason: str, detail: str) -> NoReturn:
+def _fail(
+    run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, reason: str, detail: str
+) -> NoReturn:
     """Say why this rank ends, and end it."""
     print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
     _say_who(run, attempt, rank, reason, detail)
     failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
-    # The state of a run that another attempt owns is not ours to write.
-    if run.claim_failure(attempt, failure) and reason != Reason.RUN_LOCKED:
-        run.state.failed(reason, detail, rank, socket.gethostname())
+    if run.claim_failure(attempt, failure) and not superseded(
+        run, attempt, job_environment.read().job_id, job_ended
+    ):
+        run.state.failed(reason, detail, rank, socket.gethostname(), attempt)
     # Leave at once: an orderly exit would wait for ranks that wait for us.
     sys.stdout.flush()
     os._exit(1)
 
 
-def _give_up(run: RunDir, attempt: int, rank: int, detail: str) -> None:
+def _give_up(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, detail: str) -> None:
     """The other ranks do not answer: show where this one waits for them, and end it."""
     faulthandler.dump_traceback()
-    _fail(run, attempt, rank, Reason.COLLECTIVE_TIMEOUT, detail)
+    _fail(run, attempt, rank, job_ended, Reason.COLLECTIVE_TIMEOUT, detail)
 
 
 def _reason_of(error: BaseException) -> tuple[str, str]:
@@ -93,9 +97,10 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
 
 def _say_who(run: RunDir, attempt: int, rank: int, outcome: str, detail: str = "") -> None:
     """rank_<r>.json: where this rank runs, and how it ended; a reader finds the first that failed."""
+    process = this_process(attempt)
     who = {
-        "rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(),
-        "outcome": outcome, "detail": detail,
+        "rank": rank, "host": process.host, "pid": process.pid, "boot": process.boot, "started": process.started,
+        "time": time.time(), "outcome": outcome, "detail": detail,
     }  # fmt: skip
     replace_text(run.rank_file(attempt, rank), json.dumps(who))
 

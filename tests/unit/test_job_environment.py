@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpctrain import job_environment
-from hpctrain.job_environment import JobEnvironment, leave_job, read
+from hpctrain.job_environment import JobEnvironment, for_slurm, of_submitter, read
 
 PACKAGE = Path(job_environment.__file__).parent
 
@@ -14,7 +14,7 @@ PACKAGE = Path(job_environment.__file__).parent
 def test_outside_of_a_job():
     assert read({}) == JobEnvironment()
     assert not read({}).in_job
-    assert read({}).queue_id is None
+    assert read({}).job_id is None
 
 
 def test_a_task_of_an_array():
@@ -22,13 +22,13 @@ def test_a_task_of_an_array():
         "SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2",
         "SLURM_PROCID": "1", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_END_TIME": "1700000000", "SLURM_CONF": "/c.conf",
     })  # fmt: skip
-    assert place == JobEnvironment("15", "12", "3", 2, 1, 8, 1.7e9, "/c.conf")
-    assert (place.in_job, place.queue_id, place.start) == (True, "12_3", "slurm-15.2")
+    assert place == JobEnvironment("12_3", "3", 2, 1, 8, 1.7e9, "/c.conf")
+    assert (place.in_job, place.start) == (True, "slurm-12_3.2")
 
 
 def test_a_plain_job():
     place = read({"SLURM_JOB_ID": "15"})
-    assert (place.queue_id, place.start, place.restarts, place.rank) == ("15", "slurm-15.0", 0, 0)
+    assert (place.job_id, place.start, place.restarts, place.rank) == ("15", "slurm-15.0", 0, 0)
 
 
 def test_what_is_empty_or_malformed_is_not_said():
@@ -59,32 +59,48 @@ def test_this_process_is_read_if_nothing_is_given(monkeypatch):
     assert read().job_id == "99"
 
 
-def test_a_slurm_command_speaks_plainly(monkeypatch):
-    monkeypatch.setenv("SLURM_CONF", "/own.conf")
-    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
-    given = job_environment.for_slurm(None)
-    assert (given["LC_ALL"], given["SLURM_TIME_FORMAT"], given["SLURM_CONF"]) == (
-        "C",
-        "standard",
-        "/own.conf",
-    )
-    assert job_environment.for_slurm("/c.conf")["SLURM_CONF"] == "/c.conf"
+def test_a_node_s_own_copy_of_slurm_conf_is_not_another_host_s():
+    assert read({"SLURM_CONF": "/var/spool/slurmd/conf-cache/slurm.conf"}).slurm_conf is None
+
+
+HABITS = {
+    "SQUEUE_PARTITION": "gpu", "SQUEUE_FORMAT": "%i", "SACCT_FORMAT": "x", "SCANCEL_STATE": "PENDING", "SINFO_ALL": "1",
+    "SLURM_CLUSTERS": "other", "SBATCH_TIMELIMIT": "2", "SBATCH_EXPORT": "NONE", "SALLOC_ACCOUNT": "a",
+    "SCONTROL_FUTURE": "1", "SRUN_DEBUG": "3", "SLURM_NNODES": "2", "SLURMD_NODENAME": "n1",
+}  # fmt: skip
+KEPT = {
+    "PATH": "/bin",
+    "SLURM_CONF": "/own.conf",
+    "SLURM_JWT": "t",
+    "OMPI_MCA_btl": "tcp",
+    "HOROVOD_RANK": "0",
+}
+
+
+def test_a_slurm_command_answers_in_plain_words_and_wholly():
+    given = for_slurm(None, HABITS | KEPT | {"LC_ALL": "de_DE.UTF-8"})
+    assert given == KEPT | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    assert for_slurm("/c.conf", KEPT)["SLURM_CONF"] == "/c.conf"
+
+
+def test_commands_take_this_process_s_environment(monkeypatch):
+    monkeypatch.setenv("SQUEUE_PARTITION", "gpu")
+    monkeypatch.setenv("OWN", "1")
+    for given in (for_slurm(None), of_submitter(None)):
+        assert "SQUEUE_PARTITION" not in given
+        assert given["OWN"] == "1"
+
+
+def test_nothing_of_a_submitter_s_environment_changes_its_job():
+    assert of_submitter(None, HABITS | KEPT | {"LC_ALL": "de_DE.UTF-8"}) == KEPT | {"LC_ALL": "de_DE.UTF-8"}
 
 
 def test_a_job_that_submits_leaves_its_own_variables_behind():
     own = {
-        "SLURM_JOB_ID": "1", "SLURMD_NODENAME": "n1", "SRUN_DEBUG": "3", "PMIX_RANK": "0", "PMI_SIZE": "2",
-        "OMPI_COMM_WORLD_RANK": "0", "HOROVOD_RANK": "0", "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "1", "PMIX_RANK": "0", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "HOROVOD_RANK": "0",
+        "SUBMITIT_EXECUTOR": "slurm",
     }  # fmt: skip
-    environment = own | {"PATH": "/bin", "SBATCH_ACCOUNT": "a"}
-    leave_job(environment, "/c.conf")
-    assert environment == {"PATH": "/bin", "SBATCH_ACCOUNT": "a", "SLURM_CONF": "/c.conf"}
-
-
-def test_a_login_node_keeps_its_environment():
-    environment = {"SLURM_CONF": "/own.conf", "OMPI_MCA_btl": "tcp"}
-    leave_job(environment, None)
-    assert environment == {"SLURM_CONF": "/own.conf", "OMPI_MCA_btl": "tcp"}
+    assert of_submitter("/c.conf", own | {"PATH": "/bin"}) == {"PATH": "/bin", "SLURM_CONF": "/c.conf"}
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

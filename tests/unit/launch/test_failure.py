@@ -47,5 +47,5 @@ def attempt(folder, outcomes, failure=None):
     ],
 )
 def test_the_first_that_failed_counts(tmp_path, outcomes, failure, text, reason, rank):
-    found = explain(attempt(tmp_path, outcomes, failure), text)
+    found = explain(attempt(tmp_path, outcomes, failure), text, 1)
     assert (found[0], found[2]) == (reason, rank)

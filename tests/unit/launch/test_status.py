@@ -1,6 +1,7 @@
 """What status makes of a run's own word and Slurm's."""
 
 import json
+import os
 
 import pytest
 
@@ -28,18 +29,42 @@ def row(phase, age_s=1.0, reason=None):
         (row("running"), Job("7", "OUT_OF_MEMORY"), "failed", "OUT_OF_MEMORY"),
         (row("running", 99), Job("7", "COMPLETED"), "failed", "LOST"),
         (row("running", 2), Job("7", "COMPLETED"), "running", None),
-        (row("running", 99), None, "failed", "LOST"),
+        # What Slurm does not know, or says in a word of its own, is not an end.
+        (row("running", 99), None, "running", None),
         (row("running", 2), None, "running", None),
-        (row("requeued", 99, "TERMINATED"), None, "interrupted", "TERMINATED"),
+        (row("requeued", 99, "TERMINATED"), None, "requeued", "TERMINATED"),
+        (row("submitted", 99), None, "submitted", None),
+        (row("running", 99), Job("7", "NEVER_HEARD"), "running", None),
+        (row("running", None), Job("7", "COMPLETED"), "failed", "LOST"),
         (row("requeued", 99, "TIME_LIMIT"), Job("7", "COMPLETED"), "interrupted", "TIME_LIMIT"),
         (row("requeued", 2, "TERMINATED"), Job("7", "COMPLETING"), "starting", "TERMINATED"),
-        (row("submitted", 99), None, "cancelled", "CANCELLED"),
         (row("running"), Job("7", "PREEMPTED"), "interrupted", "PREEMPTED"),
+        # A run's own end stays.
+        (row("done", reason="DONE"), Job("7", "RUNNING"), "done", "DONE"),
+        (row("failed", reason="ERROR"), Job("7", "PENDING"), "failed", "ERROR"),
+        (row("done", reason="DONE"), None, "done", "DONE"),
     ],
 )
 def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
     settled = status.settle(own, job)
     assert (settled.phase, settled.reason) == (phase, reason)
+
+
+def test_what_accounting_alone_shows_as_running_is_lost_after_a_day():
+    job = Job("7", "RUNNING")
+    early, late = (status.settle(row("running", age_s), job, queued=False) for age_s in (3600.0, 90000.0))
+    assert (early.phase, early.scheduler) == ("running", "unknown")
+    assert early.detail == "accounting has job 7 as RUNNING, the queue not"
+    assert (late.phase, late.reason) == ("failed", "LOST")
+    assert status.settle(row("running", None), job, queued=False).phase == "running", "no clock tells"
+
+
+def test_who_can_end_what_slurm_knows_nothing_of_is_told_how():
+    settled = status.settle(row("running", 99), None)
+    assert settled.scheduler == "unknown"
+    assert settled.detail == (
+        "Slurm knows nothing of job 7; if you know that it has ended: hpctrain checkpoints r --unlock"
+    )
 
 
 def a_run(folder, **state):
@@ -53,6 +78,7 @@ def a_run(folder, **state):
 
 def test_who_waits_for_a_run_hears_of_its_job_and_of_its_end(tmp_path, monkeypatch):
     run, said = a_run(tmp_path, phase="submitted"), []
+    os.utime(run.state_file, (0, 0))
     told = iter([Job("7", "PENDING", "Priority")] * 2 + [Job("7", "CANCELLED")])
     monkeypatch.setattr(status.client, "queue", lambda conf: {"7": next(told)})
     monkeypatch.setattr(status.Watch, "ASK_S", 0.0)

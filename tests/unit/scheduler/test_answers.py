@@ -9,10 +9,43 @@ from hpctrain.scheduler.answers import Job
 
 
 def test_squeue_s_answer():
-    text = "12|PENDING|BeginTime|t|t|hpctrain:a:b|c\n13_4|RUNNING|None|t|t|\nnonsense\n"
+    text = "12|PENDING|BeginTime|name|hpctrain:a:b|c\n13_4|RUNNING|None|n|\nnonsense\n"
     assert answers.parse_squeue(text) == [
-        Job("12", "PENDING", "BeginTime", "hpctrain:a:b|c"), Job("13_4", "RUNNING", "None", "")
+        Job("12", "PENDING", "BeginTime", "hpctrain:a:b|c", "name"), Job("13_4", "RUNNING", "None", "", "n")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "writes"), [
+    ("RUNNING", True), ("COMPLETING", True), ("SUSPENDED", True), ("CONFIGURING", True), ("PENDING", False),
+    ("REQUEUE_HOLD", False), ("SPECIAL_EXIT", False), ("COMPLETED", False), ("NODE_FAIL", False), ("NEVER_HEARD", None),
+])  # fmt: skip
+def test_whether_a_job_s_processes_may_be_at_work(state, writes):
+    assert Job("1", state).writes is writes
+
+
+@pytest.mark.parametrize(("text", "job_id"), [
+    ("12\n", "12"), ("12;cluster\n", "12"), ("Welcome, job 7 of 9!\n12\n", "12"), ("3\n12;c \n", "12"),
+    ("Submitted batch job 12\n", None), ("", None), ("\ufffd\n12", "12"),
+])  # fmt: skip
+def test_sbatch_s_answer(text, job_id):
+    assert answers.parse_sbatch(text) == job_id
+
+
+@pytest.mark.parametrize(("said", "refused"), [
+    ("sbatch: error: invalid account", True), ("Socket timed out on send/recv operation", False),
+    ("Unable to contact slurm controller", False), ("sbatch did not answer within 60 s", False),
+    (answers.NO_JOB_ID, False), ("Zero Bytes were transmitted", False),
+])  # fmt: skip
+def test_a_refusal_is_told_from_a_lost_answer(said, refused):
+    assert answers.refused(said) is refused
+
+
+def test_limits_and_sizes():
+    assert answers.over_limit("Job violates accounting/QOS policy (job submit limit, user's size)")
+    assert answers.over_limit("AssocMaxSubmitJobLimit")
+    assert not answers.over_limit("invalid partition")
+    assert answers.parse_max_array_size("A = 1\nMaxArraySize            = 51\n") == 51
+    assert answers.parse_max_array_size("") == 1001
 
 
 def test_the_end_of_a_job_as_squeue_says_it():
@@ -43,5 +76,7 @@ def test_of_a_chain_the_job_that_matters_is_chosen(states, number):
 
 
 def test_sacct_s_answer_without_steps():
-    text = "7|CANCELLED by 1000|c\n7.batch|CANCELLED|\n8|COMPLETED|\n"
-    assert answers.parse_sacct(text) == [Job("7", "CANCELLED", "", "c"), Job("8", "COMPLETED", "", "")]
+    text = "7|CANCELLED by 1000|name|c|d\n7.batch|CANCELLED|batch|\n8|COMPLETED|n|\n9||n|\n"
+    assert answers.parse_sacct(text) == [
+        Job("7", "CANCELLED", "", "c|d", "name"), Job("8", "COMPLETED", "", "", "n")
+    ]  # fmt: skip

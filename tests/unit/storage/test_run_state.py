@@ -1,15 +1,19 @@
 """How runs end: the tables, the transitions, old files; and that nobody else writes or spells them."""
 
 import ast
+import dataclasses
 import errno
 import json
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from hpctrain.errors import RunFailed
 from hpctrain.storage import run_state
+from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import (
     ENDINGS,
@@ -78,7 +82,8 @@ class TestTables:
     @pytest.mark.parametrize(("word", "reason"), [
         ("COMPLETED", "DONE"), ("CANCELLED", "CANCELLED"), ("REVOKED", "CANCELLED"), ("TIMEOUT", "TIME_LIMIT"),
         ("DEADLINE", "TIME_LIMIT"), ("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("NODE_FAIL", "NODE_FAILURE"),
-        ("BOOT_FAIL", "NODE_FAILURE"), ("PREEMPTED", "PREEMPTED"), ("FAILED", "ERROR"), ("NEVER_HEARD", "ERROR"),
+        ("BOOT_FAIL", "NODE_FAILURE"), ("PREEMPTED", "PREEMPTED"), ("FAILED", "ERROR"), ("NEVER_HEARD", None),
+        ("RUNNING", None),
     ])  # fmt: skip
     def test_slurms_states(self, word, reason):
         assert run_state.reason_of_slurm(word) == reason
@@ -120,7 +125,7 @@ class TestState:
         assert state.read() == RunState()
         assert state.read().phase == "new"
         assert not state.read().final
-        assert state.read().age_s(5.0) is None
+        assert state.read_with_age(5.0) == (RunState(), None)
 
     def test_a_life(self, state, written):
         state.submitted(first=True)
@@ -197,9 +202,27 @@ class TestState:
         state.path.write_text("{")
         assert state.read() == RunState()
 
-    def test_a_clock_that_is_behind_makes_no_negative_age(self):
-        assert RunState(heartbeat=100.0).age_s(40.0) == 0.0
-        assert RunState(heartbeat=100.0).age_s(140.0) == 40.0
+    def test_ages_are_those_of_the_file_whatever_clock_the_writer_has(self, state):
+        state.beat(phase=Phase.RUNNING)
+        assert state.read_with_age(clock_of(state.path.parent))[1] < 60
+        values = json.loads(state.path.read_text()) | {"heartbeat": time.time() + 3600}  # by its node's clock
+        state.path.write_text(json.dumps(values))
+        os.utime(state.path, (1000.0, 1000.0))
+        assert state.read_with_age(1040.0)[1] == 40.0
+        assert state.read_with_age(998.0)[1] == 0.0, "clocks are never quite in step"
+        assert state.read_with_age(900.0)[1] is None, "no clock tells"
+
+    def test_who_has_been_taken_over_says_no_more(self, state):
+        stands = iter([True, True, False])
+        held = StateFile(state.path, lambda: next(stands))
+        held.starting(attempt=1)
+        state.starting(attempt=7)  # of an attempt before it, that is still about
+        held.beat(phase=Phase.RUNNING, step=3)
+        assert (state.read().attempt, state.read().step, state.read().phase) == (1, 3, "running")
+        state.starting(attempt=2)
+        with pytest.raises(RunFailed, match="RUN_LOCKED: a later attempt has taken this run over"):
+            held.stopped(Reason.DONE, in_slurm=True)
+        assert (state.read().attempt, state.read().phase) == (2, "starting")
 
 
 class TestSubmission:
@@ -209,14 +232,18 @@ class TestSubmission:
 
     def test_there_and_back(self, tmp_path):
         file = SubmissionFile(tmp_path / "submission.json")
-        file.write(Submission("karolina", "abc", ("1", "2"), open=True, slurm_conf="/etc/slurm.conf"))
+        made = Submission(
+            "karolina", "abc", ("1",), slurm_conf="/etc/slurm.conf", path="/runs/s/r", open=True
+        )
+        file.write(made.with_jobs(["2", "3"], "hpctrain:r:abc", "r"))
         values = json.loads(file.path.read_text())
         assert abs(time.time() - values.pop("time")) < 60
         assert values == {
-            "cluster": "karolina", "token": "abc", "job_ids": ["1", "2"], "open": True,
-            "slurm_conf": "/etc/slurm.conf", "study": False,
+            "cluster": "karolina", "token": "abc", "job_ids": ["1", "2", "3"], "newest": 2, "open": False,
+            "slurm_conf": "/etc/slurm.conf", "study": False, "path": "/runs/s/r", "over": False,
+            "known_as": {"2": ["hpctrain:r:abc", "r"], "3": ["hpctrain:r:abc", "r"]},
         }  # fmt: skip
-        assert file.read().job_ids == ("1", "2")
+        assert file.read().job_ids == ("1", "2", "3")
         assert file.read().in_slurm
 
     def test_older_shapes(self, tmp_path):
@@ -226,7 +253,29 @@ class TestSubmission:
 
     def test_jobs_are_added_and_moved_to_the_end(self):
         before = Submission("c", "t", ("1", "2", "3"), open=True)
-        assert before.with_jobs(["2", "4"]) == Submission("c", "t", ("1", "3", "2", "4"), open=False)
+        assert before.with_jobs(["2", "4"]) == Submission(
+            "c", "t", ("1", "3", "2", "4"), newest=2, open=False
+        )
+
+    def test_a_job_of_an_earlier_submission_has_passed(self):
+        chain = Submission("c", "t", ("1", "2")).with_jobs(["3", "4"])
+        assert [chain.has_passed(job_id) for job_id in ("1", "2", "3", "4", "9")] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
+        again = dataclasses.replace(chain, open=True)  # somebody is about to submit
+        assert again.has_passed("4")
+        assert chain.without_jobs().has_passed("4")
+
+    def test_what_a_person_says_is_over_is_not_in_slurm(self):
+        assert Submission("c", open=True).in_slurm
+        over = Submission("c", job_ids=("1",), over=True)
+        assert not over.in_slurm
+        assert over.with_jobs(["2"]).in_slurm
+        assert not Submission("c", job_ids=("1",)).without_jobs().in_slurm
 
     @pytest.mark.parametrize(
         ("cluster", "ids", "in_slurm"), [("local", ("1",), False), ("c", (), False), ("c", ("1",), True)]

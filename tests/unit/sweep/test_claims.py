@@ -81,8 +81,8 @@ def test_another_job_s_claim_is_free_once_slurm_says_so(study):
     record = json.loads(path.read_text())
     record["owner"] |= {"boot": "another", "machine": "another", "job_id": "77"}
     path.write_text(json.dumps(record))
-    for active, free in ((None, False), ({"77"}, False), ({"78"}, True)):
-        taken = claims.take(study.claims, Work("r"), 1, claims.asking_once(lambda active=active: active))
+    for said, free in ((None, False), (False, False), (True, True)):
+        taken = claims.take(study.claims, Work("r"), 1, lambda job_id, said=said: said)
         assert (taken is not None) == free
 
 

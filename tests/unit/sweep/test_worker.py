@@ -27,6 +27,9 @@ def trials():
 class Ended:
     """A run's process that has ended."""
 
+    def __init__(self, token):
+        self.token = token
+
     def poll(self):
         return 0
 
@@ -40,8 +43,9 @@ class Script:
     def __call__(self, run, config, name, slot, slots):
         self.names.append(name)
         act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
-        act(run, f"{name}.{len(self.names)}", self.job)
-        return Ended()
+        token = f"{name}.{len(self.names)}"
+        act(run, token, self.job)
+        return Ended(token)
 
 
 def trains(run, token, job):

@@ -1,0 +1,98 @@
+"""How a run stands for those who want to start it: what is under way already, and the right to start it if nothing is.
+
+Takes a run directory; asks Slurm, or looks for its processes on this machine. Side effects: those of launch/start.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch import local, status
+from hpctrain.launch.start import PATIENCE_S, hold
+from hpctrain.scheduler import answers
+from hpctrain.storage import lock
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import FINAL, Phase, Reason
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands in the way of a new start: the job that is under way, or one that was cancelled and is ending."""
+
+    job_id: str | None = None
+    leaving: str | None = None
+
+
+@contextlib.contextmanager
+def right_to_start(run: RunDir) -> Iterator[Standing]:
+    """Yields how the run stands; if nothing is under way, its block may start it, and nobody else can meanwhile.
+
+    Raises UserError if a process trains it, or if nobody can tell; RunFailed if another process keeps the right.
+    """
+    end_s = time.monotonic() + PATIENCE_S
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(hold(run))
+                break
+            except FileNotFoundError:
+                raise UserError("run", run.run_id, "its folder was removed meanwhile; try again") from None
+            except RunFailed:
+                standing = look(run)
+                if standing.job_id:
+                    yield standing
+                    return
+                if time.monotonic() > end_s:
+                    raise
+            time.sleep(POLL_S)
+        yield look(run)
+
+
+def look(run: RunDir, besides: str | None = None) -> Standing:
+    """Returns what is under way, on the word of Slurm or of the processes of this machine, `besides` one job.
+
+    Raises UserError if a process trains the run outside of a job, or if it is not known whether a job lives.
+    """
+    submission, state = run.submission.read(), run.read_state()
+    # Of a final state Slurm may know better; but not of a study's runs, whose jobs go on with others.
+    doubtful = not state.final or (submission.in_slurm and not submission.study)
+    if doubtful and (submission.in_slurm or (submission.job_ids and submission.newest)):
+        row = status.row_of(run, even_if_final=True)
+        lives = row.phase not in FINAL or row.scheduler in answers.LIVING
+        if lives and row.phase != Phase.DONE and row.job_id not in (None, besides):
+            if row.scheduler == status.UNKNOWN:
+                raise UserError("run", run.run_id, str(row.detail))
+            stops = row.phase in FINAL or run.cancel_file.exists()
+            if stops and row.scheduler in answers.ACTIVE:
+                return Standing(leaving=row.job_id)
+            return Standing(row.job_id)
+    refuse_if_running(run)
+    return Standing()
+
+
+def refuse_if_running(run: RunDir) -> None:
+    """Raises UserError, naming the owner, if a process of this machine trains the run: two would spoil its folder."""
+    attempts = run.attempts()
+    ranks = run.rank_files(attempts[-1]) if attempts else []
+    alive = [who for who in ranks if who["outcome"] == "running" and local.is_rank(who)]
+    follow = f"follow it with hpctrain logs -f {run.run_id}"
+    if alive:
+        who = f"process {alive[0]['pid']} on {alive[0]['host']}"
+        raise UserError("run", run.run_id, f"{Reason.RUN_LOCKED}: is being trained by {who}; {follow}")
+    owner, mine = lock.last_owner(run.start_folder), lock.this_process(0)
+    state = run.read_state()  # a launcher is noted in it; who only submits is not
+    launcher = owner is not None and not state.final and (owner.host, owner.pid) == (state.host, state.pid)
+    if (
+        owner is not None
+        and launcher
+        and owner.pid != mine.pid
+        and lock.has_ended(owner, mine, None) is False
+    ):
+        who = f"process {owner.pid} on {owner.host}"
+        raise UserError("run", run.run_id, f"{Reason.RUN_LOCKED}: is being started by {who}; {follow}")

@@ -1,0 +1,25 @@
+"""The right to start a run: one process at a time has it, over all hosts, from its look at the run to the job's id.
+
+Who looks first and acts later starts a second job if another does the same in between. So the right is a term like that
+of the writers (storage/lock.py), in <run>/start/; on this machine the launcher of the ranks keeps it until they have
+ended. Side effects: files there, and what Slurm is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from hpctrain.scheduler import client
+from hpctrain.storage import lock
+from hpctrain.storage.run_dir import RunDir
+
+PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that
+
+
+@contextlib.contextmanager
+def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
+    """Holds the right to start `run` inside the block. Raises RunFailed(RUN_LOCKED), naming who has it."""
+    told = client.Snapshot(run.submission.read().slurm_conf)
+    with lock.acquire(run.start_folder, 0, told.has_ended, patience_s, doing="starting it"):
+        yield

@@ -1,0 +1,58 @@
+"""Which of Slurm's jobs are a run's: a job is its number and its token, for numbers begin again and folders are copied.
+
+Pure functions over a run's submission (storage/run_state.py) and jobs (scheduler/answers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpctrain.scheduler.answers import Job
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Submission
+
+
+def comment_of(run_id: str, token: str) -> str:
+    """Returns the comment of the jobs of one submission of a run."""
+    return f"hpctrain:{run_id}:{token}"
+
+
+def is_of(run: RunDir, submission: Submission, job: Job) -> bool:
+    """Returns whether `job`, one of the numbers of `submission`, is the run's and not another of the same number."""
+    comment, name = submission.known_as.get(job.job_id, ("", ""))
+    if comment and job.comment:
+        return job.comment == comment
+    if name and job.name:
+        return job.name == name
+    # Noted by a version that kept the newest token alone, or nothing: what its jobs have in common.
+    if job.comment.startswith("hpctrain:"):
+        return job.comment.startswith((comment_of(run.run_id, ""), "hpctrain:study:"))
+    return True
+
+
+def jobs_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> list[Job]:
+    """Returns the jobs of a run among `jobs` (by id), oldest first; also one whose number is not noted yet."""
+    if original(run, submission) is not None:
+        return []
+    own = [jobs[job_id] for job_id in submission.job_ids if job_id in jobs]
+    own = [job for job in own if is_of(run, submission, job)]
+    if submission.open:  # its submitter has died, or is at it
+        comment = comment_of(run.run_id, submission.token)
+        fresh = [job for job in jobs.values() if job.comment == comment and job not in own]
+        own += sorted(fresh, key=lambda job: int(job.job_id.partition("_")[0]))
+    return own
+
+
+def original(run: RunDir, submission: Submission) -> Path | None:
+    """Returns the folder of which this run's is a copy, and to which the jobs in `submission` belong; else None.
+
+    A folder that was moved or renamed, or that is seen by another path, is the original.
+    """
+    if submission.path is None or submission.path == str(run.path):
+        return None
+    noted = Path(submission.path)
+    try:
+        return None if noted.samefile(run.path) else noted
+    except OSError:  # it is not there any more
+        return None
