@@ -17,6 +17,18 @@ from hpctrain.errors import UserError
 PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 
+# Options of sbatch by which hpctrain knows its jobs, and what stands for them.
+_OWN = {
+    "comment": "it tells the run's jobs from others of the same number",
+    "job-name": "it tells the run's jobs from others of the same number",
+    "array": "a sweep makes arrays: hpctrain sweep",
+    "clusters": "a cluster is chosen by its preset: cluster=NAME with cluster.slurm_conf",
+    "output": "the job's log is kept with the run: hpctrain logs",
+    "signal": "the warning is set by cluster.signal_s",
+    "parsable": "it is used already",
+    "wrap": "the job's script is the run",
+}
+
 _MEMORY_SHARE = 0.97  # of a node's memory: what the system itself needs is not for jobs
 
 
@@ -28,6 +40,9 @@ def check(config: Config) -> None:
             raise UserError(
                 f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
             )
+    for name, value in cluster.sbatch.items():
+        if (own := name.lstrip("-").replace("_", "-")) in _OWN:
+            raise UserError(f"cluster.sbatch.{name}", value, f"cannot be given: {_OWN[own]}")
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),

@@ -21,14 +21,14 @@ def superseded(
     `attempt`: None if no rank of it has come up. `job_id`: None outside of Slurm. `job_ended` as in storage/lock.py.
     Who holds the newest term (storage/lock.py) is never superseded by an attempt that was refused.
     """
+    if job_id is not None and run.submission.read().has_passed(job_id):
+        return "a later submission"
     try:
         owner = lock.last_owner(run.checkpoints)
     except RunFailed as damaged:  # nobody can tell
         return damaged.detail
     if owner is not None and owner.attempt == attempt:
         return None
-    if job_id is not None and run.submission.read().has_passed(job_id):
-        return "a later submission"
     if owner is not None:
         is_later = attempt is not None and owner.attempt > attempt
         if is_later or not lock.has_ended(owner, lock.this_process(attempt or 0), job_ended):

@@ -85,7 +85,10 @@ def _train_locked(
         draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
         if run.cancel_file.exists() and reason not in (Reason.DONE, Reason.PAUSED):
             reason = Reason.CANCELLED
-        run.state.stopped(reason, job_environment.read().in_job)
+        place = job_environment.read()
+        passed = place.job_id is not None and run.submission.read().has_passed(place.job_id)
+        if reason == Reason.DONE or not passed:  # the next job of the run may be in the queue already
+            run.state.stopped(reason, place.in_job)
     comm.shutdown()
     return reason
 

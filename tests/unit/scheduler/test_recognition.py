@@ -1,0 +1,79 @@
+"""Which jobs are a run's: its number and its token, in whatever order clusters and folders come and go."""
+
+import shutil
+
+import pytest
+
+from hpctrain.scheduler.answers import Job
+from hpctrain.scheduler.recognition import comment_of, is_of, jobs_of, original
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Submission
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = RunDir(tmp_path / "s" / "lenet-1")
+    made.path.mkdir(parents=True)
+    return made
+
+
+MINE = comment_of("lenet-1", "t1")
+KNOWN = Submission("c", "t1").with_jobs(["27"], MINE, "lenet-1")
+
+
+@pytest.mark.parametrize(("submission", "job", "mine"), [
+    (KNOWN, Job("27", "RUNNING", "", MINE, "lenet-1"), True),
+    (KNOWN, Job("27", "RUNNING", "", comment_of("lenet-1", "t2"), "lenet-1"), False),
+    (KNOWN, Job("27", "RUNNING", "", "somebody's", "lenet-1"), False),
+    # Accounting that keeps no comments still has names.
+    (KNOWN, Job("27", "COMPLETED", "", "", "lenet-1"), True),
+    (KNOWN, Job("27", "COMPLETED", "", "", "bash"), False),
+    (KNOWN, Job("27", "COMPLETED"), True),
+    # Of version 0.1.0, which noted numbers alone.
+    (Submission("c", job_ids=("27",)), Job("27", "RUNNING", "", comment_of("lenet-1", "any")), True),
+    (Submission("c", job_ids=("27",)), Job("27", "RUNNING", "", comment_of("vgg-2", "any")), False),
+    (Submission("c", job_ids=("27",)), Job("27", "RUNNING", "", "hpctrain:study:12ab"), True),
+    (Submission("c", job_ids=("27",)), Job("27", "RUNNING"), True),
+])  # fmt: skip
+def test_a_job_is_its_number_and_its_token(run, submission, job, mine):
+    assert is_of(run, submission, job) is mine
+
+
+def test_jobs_are_returned_oldest_first_and_others_not(run):
+    two = KNOWN.with_jobs(["5"], MINE)  # numbers began again
+    jobs = {
+        j.job_id: j
+        for j in (Job("5", "PENDING", "", MINE), Job("27", "FAILED", "", MINE), Job("8", "RUNNING"))
+    }
+    assert [job.job_id for job in jobs_of(run, two, jobs)] == ["27", "5"]
+    jobs["27"] = Job("27", "RUNNING", "", "another's")
+    assert [job.job_id for job in jobs_of(run, two, jobs)] == ["5"]
+
+
+def test_a_job_whose_number_was_never_noted_is_known_by_its_token(run):
+    lost = Submission("c", "t2", ("27",), open=True, known_as=KNOWN.known_as)
+    jobs = {n: Job(n, "PENDING", "", comment_of("lenet-1", "t2")) for n in ("31", "30")} | {
+        "32": Job("32", "RUNNING", "", comment_of("lenet-1", "t3")),
+        "27": Job("27", "COMPLETED", "", MINE),
+    }
+    assert [job.job_id for job in jobs_of(run, lost, jobs)] == ["27", "30", "31"]
+
+
+def test_a_copy_is_not_the_original(run, tmp_path):
+    submission = Submission("c", "t1", path=str(run.path)).with_jobs(["27"], MINE)
+    jobs = {"27": Job("27", "RUNNING", "", MINE)}
+    copy = RunDir(tmp_path / "copy" / "lenet-1")
+    shutil.copytree(run.path, copy.path)
+    assert original(copy, submission) == run.path
+    assert jobs_of(copy, submission, jobs) == []
+    assert original(run, submission) is None
+
+
+def test_a_folder_that_was_moved_or_is_seen_by_another_path_is_the_original(run, tmp_path):
+    submission = Submission("c", "t1", path=str(run.path)).with_jobs(["27"], MINE)
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    assert original(RunDir(tmp_path / "link" / "lenet-1"), submission) is None
+    moved = RunDir(tmp_path / "elsewhere")
+    run.path.rename(moved.path)
+    assert original(moved, submission) is None
+    assert original(moved, Submission("c", job_ids=("27",))) is None, "not said"
