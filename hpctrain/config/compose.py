@@ -1,18 +1,18 @@
 """Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
 
 Takes command-line overrides (`model=lenet optimizer.lr=0.1`), returns resolved configurations. Hydra's
-own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects. Sweeps, the one
-other use of Hydra, are in config/sweep_grammar.py.
+own errors become one-line `UserError`s. Reads the conf/ folder and no data: config/derived.py says what stands for a
+setting that the data says. Sweeps, the one other use of Hydra, are in config/sweep_grammar.py.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,27 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpctrain.config.data_kinds import kind_of
-from hpctrain.config.load import from_dict
-from hpctrain.config.settings import Config, DataConfig
-from hpctrain.config.validate import validate
+from hpctrain.config.data_kinds import DERIVED
+from hpctrain.config.derived import mark
 from hpctrain.errors import RunFailed, UserError, nearest
 
-
-def _derived(setting: str, _parent_: DictConfig) -> Any:
-    """`${vocabulary_size:}` and the like in a data group: what the data that the group names make of a setting."""
-    values = {str(key): _parent_[key] for key in _parent_ if key != setting}
-    data: DataConfig = validate(DataConfig, values, "data.")
-    return pkgutil.resolve_name(kind_of(data.name).derived[setting])(data)
+Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def _vocabulary_size(_parent_: DictConfig) -> Any:
-    return _derived("vocabulary_size", _parent_)
+def _number(derive: Derive, setting: str, _parent_: DictConfig) -> Any:
+    """`${vocabulary_size:}` and the like as a number: `derive` asks the data that the group `_parent_` names."""
+    values = {str(key): _parent_[key] for key in _parent_ if key != setting} | {setting: mark(setting)}
+    return derive({"data": values})["data"][setting]
 
 
-def _num_classes(_parent_: DictConfig) -> Any:
-    return _derived("num_classes", _parent_)
+def _register(derive: Derive | None = None) -> None:
+    """Says what `${vocabulary_size:}` and the like in a data group become: marks, or numbers with `derive`."""
+    for setting in DERIVED:
+        resolver = partial(_number, derive, setting) if derive else partial(mark, setting)
+        OmegaConf.register_new_resolver(setting, resolver, replace=True)
 
 
-OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
-OmegaConf.register_new_resolver("num_classes", _num_classes, replace=True)
+_register()
 
 
 def conf_dir() -> Path:
@@ -57,7 +54,10 @@ def conf_dir() -> Path:
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
-    """The composed and resolved configuration as plain containers; Hydra's own settings left out."""
+    """Returns the composed and resolved configuration as plain containers, without Hydra's own settings.
+
+    Raises UserError.
+    """
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return plain(hydra_compose(config_name, list(experiments(overrides))))
@@ -88,48 +88,44 @@ def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return changed
 
 
-def load(overrides: Sequence[str]) -> Config:
-    """The checked configuration of one run. Raises UserError."""
-    return from_dict(compose(overrides))
-
-
 def run_app(
     argv: Sequence[str],
-    job: Callable[[Config, list[str]], int],
-    result: Callable[[Config], float | None] = lambda config: None,
+    job: Callable[[dict[str, Any]], tuple[int, float | None]],
+    derive: Derive | None = None,
 ) -> int:
-    """Run `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
+    """Runs `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
 
-    `job` gets the checked configuration and the overrides that made it, and returns an exit code;
-    a multirun's code is the largest. `result` is asked afterwards what Hydra's sweepers should minimise.
+    `job` gets the composed settings; it returns an exit code, and what Hydra's sweepers should minimise. Returns
+    the code; a multirun's is the largest. `derive` fills in what the data says if Hydra prints it (`--resolve`).
     """
     codes, here = [0], os.getpid()
     errors: list[UserError | RunFailed] = []
 
     def task(values: DictConfig) -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-
         # Kept for our own one line: Hydra would print its own before it, and end a multirun.
         try:
-            config = from_dict(plain(values))
-            codes.append(job(config, list(HydraConfig.get().overrides.task)))
-            return result(config)
+            code, result = job(plain(values))
         except (UserError, RunFailed, OmegaConfBaseException) as error:
             if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
                 raise
             foreign = isinstance(error, OmegaConfBaseException)
             errors.append(explain(error, argv, "config") if foreign else error)  # type: ignore[arg-type]
             return None
+        codes.append(code)
+        return result
 
     argv = list(experiments(argv))
     # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
     argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
+    _register(derive if "--resolve" in argv else None)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+    finally:
+        _register()
     if errors:
         raise errors[0]
     return max(codes)

@@ -71,10 +71,11 @@ class Request:
 
 
 def request(overrides: Sequence[str]) -> Request:
-    """Raises UserError."""
+    """Returns what is asked for, checked. Raises UserError."""
     values = resolve(overrides)
     shape = _sizes(values.pop("input", None))
-    model = values.pop("model")
+    model, plan = values.pop("model"), values.pop("run")
+    settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
     if shape is not None and model.get("target") is None:
         model |= _as_setting(shape, model)
     config = model_config(model)
@@ -82,8 +83,6 @@ def request(overrides: Sequence[str]) -> Request:
         check_target(config.target)
         if shape is None:
             raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
-    plan = values.pop("run")
-    settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
     batch = settings.batch or unit(config.name).batch
     return Request(
         config, settings, find(settings.convention), batch, shape if config.target is not None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from hpctrain import job_environment
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import prepare
 from hpctrain.scheduler import sbatch
