@@ -7,23 +7,26 @@ setting that the data says. Sweeps, the one other use of Hydra, are in config/sw
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpctrain.config import quick
+from hpctrain.config.conf_files import conf_dir, groups
 from hpctrain.config.data_kinds import DERIVED
 from hpctrain.config.derived import mark
 from hpctrain.errors import RunFailed, UserError, nearest
@@ -47,10 +50,14 @@ def _register(derive: Derive | None = None) -> None:
 _register()
 
 
-def conf_dir() -> Path:
-    """conf/: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+@contextlib.contextmanager
+def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
+    """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, overrides, config_name) from None
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
@@ -58,34 +65,31 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, 
 
     Raises UserError.
     """
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return plain(hydra_compose(config_name, list(experiments(overrides))))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise explain(error, overrides, config_name) from None
+    with hydra_in_conf(overrides, config_name):
+        return plain(hydra_compose(config_name, list(experiments(overrides))))
 
 
 def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A configuration with some values replaced, in Hydra's grammar (`optimizer.lr=0.1`). Raises UserError."""
+    """Returns `values`, a run's config.yaml, with some replaced as in `optimizer.lr=0.1`. Raises UserError."""
     changed: dict[str, Any] = copy.deepcopy(dict(values))
-    for text in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(text)
-        except (HydraException, ValueError) as error:
-            raise explain(error, overrides, "config") from None
-        key = parsed.key_or_group
+    for override in map(read_override, overrides):
+        key, given = override.key_or_group, override.get_value_string()
         if key in groups():
-            raise UserError(key, parsed.get_value_string(), "single values can change here, no whole groups")
-        *path, last = key.split(".")
-        place: Any = changed
-        for name in path:
-            place = place.get(name) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise UserError(
-                key, parsed.get_value_string(), "unknown setting", nearest(key, list(_flat_keys(changed)))
-            )
-        place[last] = parsed.value()
+            raise UserError(key, given, "single values can change here, no whole groups")
+        node = quick.holder(changed, key)
+        if node is None:
+            raise UserError(key, given, "unknown setting", nearest(key, list(_flat_keys(changed))))
+        node[key.rpartition(".")[2]] = override.value()
     return changed
+
+
+def read_override(text: str) -> Override:
+    """Returns one override as Hydra's grammar has it. Raises UserError."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except (HydraException, ValueError) as error:
+        raise explain(error, [text], "config") from None
+    return override
 
 
 def run_app(
@@ -129,15 +133,6 @@ def run_app(
     if errors:
         raise errors[0]
     return max(codes)
-
-
-def groups() -> dict[str, list[str]]:
-    """Every config group with the names of its options."""
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir()
-    }
 
 
 def experiments(argv: Sequence[str]) -> Iterator[str]:
