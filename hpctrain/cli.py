@@ -107,7 +107,7 @@ def _complete(argv: list[str]) -> int:
     os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
     from hpctrain.config.compose import run_app
 
-    return run_app(argv, lambda config, overrides: 0)
+    return run_app(argv, lambda values: (0, None))
 
 
 def _say(text: str, code: int) -> int:

@@ -22,7 +22,7 @@ that it is on.
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _parser().take(argv)
-    from hpctrain.config.compose import load
+    from hpctrain.data.derive import load
 
     words = args.words
     if not any(word.startswith("cluster=") for word in words) and shutil.which("sinfo"):

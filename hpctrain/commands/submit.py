@@ -23,7 +23,7 @@ MORE = "Settings are those of hpctrain train (hpctrain train --help lists them).
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv)
-    from hpctrain.config.compose import load
+    from hpctrain.data.derive import load
     from hpctrain.launch import estimate, jobs
     from hpctrain.scaling import calibration
     from hpctrain.scheduler import sbatch, submit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import say, show_done, show_end
@@ -26,11 +27,16 @@ HYDRAS = (
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     from hpctrain.config.compose import run_app
+    from hpctrain.data.derive import configure, derive
+
+    def job(values: dict[str, Any]) -> tuple[int, float | None]:
+        config = configure(values)
+        return _train_here(config), _validation_loss(config)
 
     parser = Parser("train", "run here, in the foreground", "[EXPERIMENT] [SETTINGS]", passed_on=HYDRAS)
     parser.add_run_place(as_settings=True)
     words = parser.take(argv).words
-    return run_app(words, lambda config, overrides: _train_here(config), result=_validation_loss)
+    return run_app(words, job, derive)
 
 
 def _train_here(config: Config) -> int:

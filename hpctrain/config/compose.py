@@ -1,147 +1,138 @@
 """Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
 
 Takes command-line overrides (`model=lenet optimizer.lr=0.1`), returns resolved configurations. Hydra's
-own errors become one-line `UserError`s. Reads the conf/ folder; no other side effects. Sweeps, the one
-other use of Hydra, are in config/sweep_grammar.py.
+own errors become one-line `UserError`s. Reads the conf/ folder and no data: config/derived.py says what stands for a
+setting that the data says. Sweeps, the one other use of Hydra, are in config/sweep_grammar.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import hydra
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpctrain.config.data_kinds import kind_of
-from hpctrain.config.load import from_dict
-from hpctrain.config.settings import Config, DataConfig
-from hpctrain.config.validate import validate
+from hpctrain.config import quick
+from hpctrain.config.conf_files import conf_dir, groups
+from hpctrain.config.data_kinds import DERIVED
+from hpctrain.config.derived import mark
 from hpctrain.errors import RunFailed, UserError, nearest
 
-
-def _derived(setting: str, _parent_: DictConfig) -> Any:
-    """`${vocabulary_size:}` and the like in a data group: what the data that the group names make of a setting."""
-    values = {str(key): _parent_[key] for key in _parent_ if key != setting}
-    data: DataConfig = validate(DataConfig, values, "data.")
-    return pkgutil.resolve_name(kind_of(data.name).derived[setting])(data)
+Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def _vocabulary_size(_parent_: DictConfig) -> Any:
-    return _derived("vocabulary_size", _parent_)
+def _number(derive: Derive, setting: str, _parent_: DictConfig) -> Any:
+    """`${vocabulary_size:}` and the like as a number: `derive` asks the data that the group `_parent_` names."""
+    values = {str(key): _parent_[key] for key in _parent_ if key != setting} | {setting: mark(setting)}
+    return derive({"data": values})["data"][setting]
 
 
-def _num_classes(_parent_: DictConfig) -> Any:
-    return _derived("num_classes", _parent_)
+def _register(derive: Derive | None = None) -> None:
+    """Says what `${vocabulary_size:}` and the like in a data group become: marks, or numbers with `derive`."""
+    for setting in DERIVED:
+        resolver = partial(_number, derive, setting) if derive else partial(mark, setting)
+        OmegaConf.register_new_resolver(setting, resolver, replace=True)
 
 
-OmegaConf.register_new_resolver("vocabulary_size", _vocabulary_size, replace=True)
-OmegaConf.register_new_resolver("num_classes", _num_classes, replace=True)
+_register()
 
 
-def conf_dir() -> Path:
-    """conf/: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-
-
-def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
-    """The composed and resolved configuration as plain containers; Hydra's own settings left out."""
+@contextlib.contextmanager
+def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
+    """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return plain(hydra_compose(config_name, list(experiments(overrides))))
+            yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, overrides, config_name) from None
 
 
+def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, Any]:
+    """Returns the composed and resolved configuration as plain containers, without Hydra's own settings.
+
+    Raises UserError.
+    """
+    with hydra_in_conf(overrides, config_name):
+        return plain(hydra_compose(config_name, list(experiments(overrides))))
+
+
 def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A configuration with some values replaced, in Hydra's grammar (`optimizer.lr=0.1`). Raises UserError."""
+    """Returns `values`, a run's config.yaml, with some replaced as in `optimizer.lr=0.1`. Raises UserError."""
     changed: dict[str, Any] = copy.deepcopy(dict(values))
-    for text in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(text)
-        except (HydraException, ValueError) as error:
-            raise explain(error, overrides, "config") from None
-        key = parsed.key_or_group
+    for override in map(read_override, overrides):
+        key, given = override.key_or_group, override.get_value_string()
         if key in groups():
-            raise UserError(key, parsed.get_value_string(), "single values can change here, no whole groups")
-        *path, last = key.split(".")
-        place: Any = changed
-        for name in path:
-            place = place.get(name) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise UserError(
-                key, parsed.get_value_string(), "unknown setting", nearest(key, list(_flat_keys(changed)))
-            )
-        place[last] = parsed.value()
+            raise UserError(key, given, "single values can change here, no whole groups")
+        node = quick.holder(changed, key)
+        if node is None:
+            raise UserError(key, given, "unknown setting", nearest(key, list(_flat_keys(changed))))
+        node[key.rpartition(".")[2]] = override.value()
     return changed
 
 
-def load(overrides: Sequence[str]) -> Config:
-    """The checked configuration of one run. Raises UserError."""
-    return from_dict(compose(overrides))
+def read_override(text: str) -> Override:
+    """Returns one override as Hydra's grammar has it. Raises UserError."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except (HydraException, ValueError) as error:
+        raise explain(error, [text], "config") from None
+    return override
 
 
 def run_app(
     argv: Sequence[str],
-    job: Callable[[Config, list[str]], int],
-    result: Callable[[Config], float | None] = lambda config: None,
+    job: Callable[[dict[str, Any]], tuple[int, float | None]],
+    derive: Derive | None = None,
 ) -> int:
-    """Run `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
+    """Runs `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
 
-    `job` gets the checked configuration and the overrides that made it, and returns an exit code;
-    a multirun's code is the largest. `result` is asked afterwards what Hydra's sweepers should minimise.
+    `job` gets the composed settings; it returns an exit code, and what Hydra's sweepers should minimise. Returns
+    the code; a multirun's is the largest. `derive` fills in what the data says if Hydra prints it (`--resolve`).
     """
     codes, here = [0], os.getpid()
     errors: list[UserError | RunFailed] = []
 
     def task(values: DictConfig) -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-
         # Kept for our own one line: Hydra would print its own before it, and end a multirun.
         try:
-            config = from_dict(plain(values))
-            codes.append(job(config, list(HydraConfig.get().overrides.task)))
-            return result(config)
+            code, result = job(plain(values))
         except (UserError, RunFailed, OmegaConfBaseException) as error:
             if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
                 raise
             foreign = isinstance(error, OmegaConfBaseException)
             errors.append(explain(error, argv, "config") if foreign else error)  # type: ignore[arg-type]
             return None
+        codes.append(code)
+        return result
 
     argv = list(experiments(argv))
     # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
     argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
+    _register(derive if "--resolve" in argv else None)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
+    finally:
+        _register()
     if errors:
         raise errors[0]
     return max(codes)
-
-
-def groups() -> dict[str, list[str]]:
-    """Every config group with the names of its options."""
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir()
-    }
 
 
 def experiments(argv: Sequence[str]) -> Iterator[str]:

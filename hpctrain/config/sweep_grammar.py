@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hpctrain.config import compose
+from hpctrain.config.conf_files import groups
+from hpctrain.config.quick import assign
 from hpctrain.config.swept import Choice, Interval, Swept
 from hpctrain.errors import UserError
 
@@ -30,13 +29,10 @@ from hpctrain.errors import UserError
 def parse(overrides: Sequence[str]) -> tuple[list[str], list[Swept]]:
     """Returns the fixed overrides, and what is swept. Raises UserError, also for a sweep without a value."""
     words = list(compose.experiments(overrides))
-    try:
-        with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-            swept = [_swept(o) for o in parsed if o.is_sweep_override()]
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise compose.explain(error, overrides, "config") from None
+    with compose.hydra_in_conf(overrides):
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        swept = [_swept(o) for o in parsed if o.is_sweep_override()]
     keys = [s.key for s in swept]
     for key in keys:
         others = [o.get_key_element().lstrip("+") for o in parsed].count(key.lstrip("+"))
@@ -78,7 +74,7 @@ class Composer:
 
     def __init__(self, fixed: Sequence[str]) -> None:
         self._fixed = list(fixed)
-        self._groups = set(compose.groups())
+        self._groups = set(groups())
         self._bases: dict[tuple[str, ...], tuple[dict[str, Any], frozenset[str]]] = {}
         self._values: dict[str, Any] = {}
 
@@ -93,7 +89,7 @@ class Composer:
             return compose.compose([*self._fixed, *overrides])
         values = copy.deepcopy(values)
         for override in overrides:
-            if override in plain and not _put(values, override.partition("=")[0], self._values[override]):
+            if override in plain and not assign(values, override.partition("=")[0], self._values[override]):
                 return compose.compose([*self._fixed, *overrides])  # says what is wrong with the key
         return values
 
@@ -103,24 +99,17 @@ class Composer:
         if not re.fullmatch(r"[A-Za-z_][\w.]*", key) or key in self._groups:
             return False
         if override not in self._values:
-            try:
-                (parsed,) = OverridesParser.create().parse_overrides([override])
-            except HydraException as error:
-                raise compose.explain(error, [override], "config") from None
-            self._values[override] = parsed.value()
+            self._values[override] = compose.read_override(override).value()
         value = self._values[override]
         return not isinstance(value, dict) and "${" not in str(value)
 
     def _base(self, chosen: tuple[str, ...]) -> tuple[dict[str, Any], frozenset[str]]:
         overrides = [*self._fixed, *chosen]
-        try:
-            with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-                config = hydra_compose("config", overrides)
-                raw: Any = OmegaConf.to_container(config, resolve=False)
-                raw.pop("hydra", None)
-                return compose.plain(config), frozenset(_references(raw))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise compose.explain(error, overrides, "config") from None
+        with compose.hydra_in_conf(overrides):
+            config = hydra_compose("config", overrides)
+            raw: Any = OmegaConf.to_container(config, resolve=False)
+            raw.pop("hydra", None)
+            return compose.plain(config), frozenset(_references(raw))
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -143,15 +132,3 @@ def _touches(key: str, referenced: frozenset[str]) -> bool:
         or (name.startswith(".") and name.rpartition(".")[2] == last)
         for name in referenced
     )  # fmt: skip
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Sets an existing value; returns False if no value has that name."""
-    *path, last = key.split(".")
-    node: Any = values
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or last not in node or isinstance(node[last], dict):
-        return False
-    node[last] = value
-    return True

@@ -53,7 +53,7 @@ SILENT = Listener()
 
 def known_sets() -> list[dict[str, str | None]]:
     """Returns each data set of conf/data: its name, what it is, where it lies here, and its official home."""
-    from hpctrain.config.compose import conf_dir
+    from hpctrain.config.conf_files import conf_dir
 
     rows = []
     for path in sorted((conf_dir() / "data").glob("*.yaml")):

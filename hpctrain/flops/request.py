@@ -6,15 +6,14 @@ Reads conf/; no other side effects.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 from pydantic import Field
 
+from hpctrain.config import quick
 from hpctrain.config.load import model_config
 from hpctrain.config.settings import ModelConfig, OptimizerConfig, Positive, PositiveFloat
 from hpctrain.config.validate import validate
@@ -24,10 +23,6 @@ from hpctrain.flops.units import unit
 from hpctrain.models.settings import check_target
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
-
-# What needs no composition: a group's option, or a plain value of a setting that exists.
-_PLAIN = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]+)")
-_SELECT = re.compile(r"\$\{oc\.select:[^,]+,(\$\{oc\.create:(?P<made>.*)\}|(?P<plain>.*))\}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +66,11 @@ class Request:
 
 
 def request(overrides: Sequence[str]) -> Request:
-    """Raises UserError."""
+    """Returns what is asked for, checked. Raises UserError."""
     values = resolve(overrides)
     shape = _sizes(values.pop("input", None))
-    model = values.pop("model")
+    model, plan = values.pop("model"), values.pop("run")
+    settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
     if shape is not None and model.get("target") is None:
         model |= _as_setting(shape, model)
     config = model_config(model)
@@ -82,8 +78,6 @@ def request(overrides: Sequence[str]) -> Request:
         check_target(config.target)
         if shape is None:
             raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
-    plan = values.pop("run")
-    settings = validate(Settings, values | {"run": validate(RunPlan, plan, "run.")}, "")
     batch = settings.batch or unit(config.name).batch
     return Request(
         config, settings, find(settings.convention), batch, shape if config.target is not None else None
@@ -114,66 +108,10 @@ def _as_setting(shape: tuple[int, ...], model: Mapping[str, Any]) -> dict[str, A
 
 
 def resolve(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain configuration."""
-    values = _quickly(overrides)
+    """Returns the plain configuration. Raises UserError."""
+    values = quick.compose(overrides, "flops")
     if values is None:
         from hpctrain.config.compose import compose
 
         values = compose([f"input='{o[6:]}'" if o.startswith("input=") else o for o in overrides], "flops")
     return values
-
-
-def _quickly(overrides: Sequence[str]) -> dict[str, Any] | None:
-    """As Hydra composes plain choices, at a tenth of its time; None if Hydra is needed."""
-    chosen = {}
-    for override in overrides:
-        found = _PLAIN.fullmatch(override)
-        if not found or found[1] in chosen:
-            return None
-        chosen[found[1]] = found[2]
-    conf = _conf_dir()
-    values = _read(conf / "flops.yaml")
-    for entry in values.pop("defaults"):
-        for group, default in entry.items() if isinstance(entry, dict) else ():
-            name = chosen.pop(group, default)
-            path = conf / group / f"{name}.yaml"
-            if name is None:
-                continue
-            if not path.is_file():
-                return None
-            values[group] = _read(path)
-            if "defaults" in values[group] or any(
-                "${" in str(v) or v == "???" for v in values[group].values()
-            ):
-                return None
-    for key, text in chosen.items():
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.get(parent, {})
-            if not isinstance(place, dict):
-                return None
-        if last not in place or isinstance(place[last], dict):
-            return None
-        place[last] = _load(text)
-    return values
-
-
-def _conf_dir() -> Path:
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A YAML file; settings taken from a data set, of which there is none here, have their defaults."""
-    text = path.read_text(encoding="utf-8")
-    values: dict[str, Any] = _load(_SELECT.sub(lambda m: m["made"] or m["plain"], text))
-    return values
-
-
-def _load(text: str) -> Any:
-    """As Hydra reads it: 1e-3 is a number."""
-    import yaml
-
-    text = re.sub(r"(^|\s)(\d+)[eE]-(\d)", r"\1\2.0e-\3", text)
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

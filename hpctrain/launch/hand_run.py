@@ -11,8 +11,8 @@ import uuid
 from dataclasses import replace
 
 from hpctrain import job_environment
-from hpctrain.config.compose import load
 from hpctrain.config.settings import Config
+from hpctrain.data.derive import load
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.prepare import prepare
 from hpctrain.launch.standing import Standing, look

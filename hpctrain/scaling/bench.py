@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from hpctrain.config import compose
 from hpctrain.config.settings import Config
+from hpctrain.data.derive import load
 from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import jobs, local
@@ -49,7 +50,7 @@ def wanted(words: Sequence[str], steps: int, synthetic: bool) -> Wanted:
     settings = list(compose.experiments(words))
     about = ("resources.", "comm.", "cluster", "run.")
     machine_only = all(word.startswith(about) for word in settings)
-    config = compose.load([SMALLEST, *settings] if machine_only else settings)
+    config = load([SMALLEST, *settings] if machine_only else settings)
     if config.cluster.kind == "slurm":
         sbatch.check(config)
         submit.check_here(config)

@@ -15,7 +15,7 @@ def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
 
     Raises UserError if the study tried no settings, or there is no such preset, or it cannot be written.
     """
-    from hpctrain.config.compose import conf_dir
+    from hpctrain.config.conf_files import conf_dir
 
     flag = "--write-preset"
     if not effects:

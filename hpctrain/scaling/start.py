@@ -16,6 +16,7 @@ from hpctrain.config import compose
 from hpctrain.config.checks import check_whole
 from hpctrain.config.load import from_dict, to_dict
 from hpctrain.config.settings import Config
+from hpctrain.data.derive import derive
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import status
@@ -36,7 +37,7 @@ def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
     """
     key = "scaling.gpus="
     quoted = [f"{key}'{w.removeprefix(key).strip(chr(39))}'" if w.startswith(key) else w for w in words]
-    values = compose.compose(quoted)
+    values = derive(compose.compose(quoted))
     return from_dict(values), scale_plan.scaling_config(values["scaling"])
 
 

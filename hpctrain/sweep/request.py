@@ -13,6 +13,7 @@ from hpctrain.config import sweep_grammar
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.config.swept import Interval, Swept
+from hpctrain.data.derive import derive
 from hpctrain.errors import UserError
 from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate
@@ -42,7 +43,7 @@ def understand(words: Sequence[str]) -> Request:
     fixed, space = sweep_grammar.parse(words)
     composer = sweep_grammar.Composer(fixed)
     first = tuple(f"{s.key}={s.written(s.low) if isinstance(s, Interval) else s.values[0]}" for s in space)
-    values = composer.compose(first)
+    values = derive(composer.compose(first))
     settings, config = sweep_config(values["sweep"]), from_dict(values)
     check(settings, space, config)
     if config.cluster.kind == "slurm":

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hpctrain.config.load import from_dict, to_dict
+from hpctrain.config.load import to_dict
 from hpctrain.config.settings import Config
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Choice, Interval, Swept
+from hpctrain.data.derive import configure
 from hpctrain.data.identify import run_id
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import Trial
@@ -41,7 +42,7 @@ def draw(space: Sequence[Swept], generator: random.Random) -> tuple[str, ...]:
 
 def trial(composer: Composer, overrides: tuple[str, ...]) -> tuple[Trial, Config]:
     """Returns one run with its composed and checked configuration. Raises UserError."""
-    config = from_dict(composer.compose(overrides))
+    config = configure(composer.compose(overrides))
     params = {key: as_value(text) for key, _, text in (o.lstrip("+").partition("=") for o in overrides)}
     return Trial(run_id(config), overrides, params, to_dict(config)), config
 

@@ -179,7 +179,7 @@ def main():
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.network)
-    from hpctrain.config.compose import load
+    from hpctrain.data.derive import load
 
     settings = load(["experiment=lenet_digits", "cluster=devcluster"]).cluster
     script("up")

@@ -82,9 +82,9 @@ class Rows(torch.utils.data.Dataset):
 
 def ours(path: Path, *overrides: str, batch: int = BATCH):
     from hpctrain import data
-    from hpctrain.config import compose
+    from hpctrain.data import derive
 
-    config = compose.load(
+    config = derive.load(
         ["data=image_folder", f"data.path={path}", "model=resnet18", "data.workers=1", *overrides]
     )
     return data.load(config.data, data.Feeding(batch_size=batch)).train
@@ -137,11 +137,11 @@ def load(folder: Path, rounds: int) -> list[dict]:
 
 def step(folder: Path, rounds: int) -> list[dict]:
     from hpctrain import models
-    from hpctrain.config import compose
+    from hpctrain.data import derive
     from hpctrain.data.images.streamed import Wanted
 
     torch.set_num_threads(1)
-    settings = compose.load(["data=synthetic", "model=resnet50"]).model.settings
+    settings = derive.load(["data=synthetic", "model=resnet50"]).model.settings
     model = models.build("resnet50", settings).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     real = ours(folder, batch=16)

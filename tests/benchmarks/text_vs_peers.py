@@ -31,9 +31,9 @@ PEERS = {1: ("hpctrain", "plain"), 2: ("hpctrain", "ddp_gloo")}
 
 
 def recipe(*overrides):
-    from hpctrain.config import compose
+    from hpctrain.data import derive
 
-    return compose.load(["experiment=char_lstm_python", *overrides])
+    return derive.load(["experiment=char_lstm_python", *overrides])
 
 
 class Plain:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.launch.prepare import prepare
 from hpctrain.models.settings import SETTINGS
 from hpctrain.storage.records import train_records

@@ -19,8 +19,8 @@ import torch
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.saver import read
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.data.sampler import epoch_order
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.progress import fingerprint

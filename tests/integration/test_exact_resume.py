@@ -9,8 +9,8 @@ import torch
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.saver import Checkpointer, read
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.data.sampler import epoch_order
 from hpctrain.errors import RunFailed
 from hpctrain.launch.estimate import estimate

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hpctrain.config.compose import conf_dir
+from hpctrain.config.conf_files import conf_dir
 
 pytestmark = pytest.mark.slurm
 

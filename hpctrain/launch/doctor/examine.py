@@ -93,7 +93,7 @@ def look(config: Config, conf: str | None) -> Site:
 
 def preset_path(name: str) -> Path:
     """Returns the file of a new preset. Raises UserError if the name is not one, or is taken."""
-    from hpctrain.config.compose import conf_dir, groups
+    from hpctrain.config.conf_files import conf_dir, groups
 
     if not name.replace("_", "").isalnum():
         raise UserError("--write", name, "must be letters, digits and _ only")

@@ -5,8 +5,8 @@ import torch
 
 from hpctrain import models
 from hpctrain.checkpoints.saver import Checkpointer
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training import state

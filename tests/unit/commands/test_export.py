@@ -7,7 +7,7 @@ import torch
 
 from hpctrain import cli, models
 from hpctrain.checkpoints import store
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 
 
 def hpctrain(*argv):

@@ -16,8 +16,8 @@ from hpctrain.sweep.study_dir import StudyDir
 @pytest.fixture
 def plain(tmp_path):
     """Four runs as `train` leaves them, in one folder."""
-    from hpctrain.config.compose import load
     from hpctrain.config.load import to_dict
+    from hpctrain.data.derive import load
     from hpctrain.data.identify import run_id
 
     study = StudyDir(tmp_path / "runs" / "mine")

@@ -3,8 +3,8 @@
 import pytest
 
 from hpctrain import cli
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.data.identify import run_id
 from hpctrain.storage.run_dir import RunDir
 

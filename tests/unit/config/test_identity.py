@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.config import compose, identity, settings
+from hpctrain.config import identity, settings
 from hpctrain.config.load import to_dict
 from hpctrain.config.settings import Config
+from hpctrain.data import derive
 from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed
 from hpctrain.models.settings import SETTINGS
@@ -19,13 +20,13 @@ GROUPS = ("data", "task", "optimizer", "schedule", "precision", "train", "comm")
 
 
 def load(*overrides):
-    return compose.load(["experiment=lenet_digits", *overrides])
+    return derive.load(["experiment=lenet_digits", *overrides])
 
 
 @pytest.mark.parametrize("words", IDS)
 def test_ids_are_those_of_this_version(words):
     """If this fails, a recipe or a default has changed what users' run ids mean: that is a break, not a new figure."""
-    assert run_id(compose.load(words.split())) == IDS[words]
+    assert run_id(derive.load(words.split())) == IDS[words]
 
 
 def test_defaults_are_those_that_ids_were_made_with():

@@ -7,12 +7,13 @@ import pytest
 from hpctrain.config import compose
 from hpctrain.config.data_kinds import Family, family
 from hpctrain.config.load import from_dict, to_dict
+from hpctrain.data import derive
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 
 
 def load(*overrides):
-    return compose.load(["experiment=lenet_digits", *overrides])
+    return derive.load(["experiment=lenet_digits", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -114,4 +115,4 @@ def test_every_option_of_every_group_is_valid(group, tmp_path, monkeypatch):
 
 
 def test_a_bare_word_is_an_experiment():
-    assert compose.load(["lenet_digits", "seed=3"]) == compose.load(["experiment=lenet_digits", "seed=3"])
+    assert derive.load(["lenet_digits", "seed=3"]) == derive.load(["experiment=lenet_digits", "seed=3"])

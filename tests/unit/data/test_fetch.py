@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from hpctrain import cli, data
-from hpctrain.config import compose
-from hpctrain.data import downloads
+from hpctrain.data import derive, downloads
 from hpctrain.data import fetch as fetching
 from hpctrain.data.places import IDX_FILES
 from hpctrain.errors import RunFailed, UserError
@@ -110,7 +109,7 @@ def add(tar, name, content):
 
 def small(name, folder, train, validation):
     settings = (f"data.train_samples={train}", f"data.validation_samples={validation}")
-    return compose.load(["lenet_digits", f"data={name}", f"data.path={folder}", *settings]).data
+    return derive.load(["lenet_digits", f"data={name}", f"data.path={folder}", *settings]).data
 
 
 def test_mnist_is_fetched_and_read(server, tmp_path):

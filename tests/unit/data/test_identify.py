@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.config import compose, load
-from hpctrain.data import contents, identify
+from hpctrain.config import load
+from hpctrain.data import contents, derive, identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
 
@@ -37,12 +37,12 @@ def pictures(folder):
 def of(*words):
     """The id, the files looked at anew."""
     identify.forget()
-    return identify.run_id(compose.load(list(words)))
+    return identify.run_id(derive.load(list(words)))
 
 
 def begun(tmp_path, *words):
     """A run of these settings that has its identity.json."""
-    config = compose.load(list(words))
+    config = derive.load(list(words))
     run = RunDir(tmp_path / "run")
     run.create(load.to_dict(config))
     identify.note(run, config)
@@ -144,7 +144,7 @@ def test_code_behind_a_target_counts_with_what_it_imports(tmp_path):
         identify.refuse_change(run, config)
     with pytest.raises(RunFailed, match="CONFIG_CHANGED"):
         identify.refuse_change_here(run, config)
-    meant = compose.load([*words, "checkpoint.allow_change=true"])
+    meant = derive.load([*words, "checkpoint.allow_change=true"])
     identify.refuse_change(run, meant)
 
 
@@ -170,7 +170,7 @@ def test_data_not_seen_from_here_counts_by_path_until_rank_0_sees_it(tmp_path):
 
 def test_a_configuration_edited_by_hand_is_refused(tmp_path):
     run, _ = begun(tmp_path, "experiment=lenet_digits")
-    edited = compose.load(["experiment=lenet_digits", "optimizer.lr=0.7"])
+    edited = derive.load(["experiment=lenet_digits", "optimizer.lr=0.7"])
     with pytest.raises(UserError, match=r"optimizer.lr=0.7: the run was made with 0.05"):
         identify.refuse_change(run, edited)
 

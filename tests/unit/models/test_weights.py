@@ -142,7 +142,7 @@ def test_a_targets_input_shape_must_be_given():
 
 
 def test_a_misfit_is_found_before_a_run_starts(tmp_path):
-    from hpctrain.config.compose import load
+    from hpctrain.data.derive import load
     from hpctrain.launch.prepare import prepare
 
     torch.save({"extra": torch.zeros(1)}, tmp_path / "bad.pt")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.scaling import bench_page
 from hpctrain.storage.run_dir import RunDir
 

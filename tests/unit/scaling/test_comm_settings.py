@@ -138,7 +138,7 @@ def test_the_best_are_written_to_the_preset(study, monkeypatch, tmp_path, capsys
     conf = tmp_path / "conf"
     (conf / "cluster").mkdir(parents=True)
     (conf / "cluster" / "devcluster.yaml").write_text("name: devcluster\n")
-    monkeypatch.setattr("hpctrain.config.compose.conf_dir", lambda: conf)
+    monkeypatch.setattr("hpctrain.config.conf_files.conf_dir", lambda: conf)
     assert main(["report", "s", "--root", str(study.parent), "--write-preset"]) == 0
     assert "comm.compression=fp16" in capsys.readouterr().err
     written = (conf / "cluster" / "devcluster.yaml").read_text()

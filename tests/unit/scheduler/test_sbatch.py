@@ -7,6 +7,7 @@ import pytest
 
 from hpctrain import hardware
 from hpctrain.config import compose
+from hpctrain.data import derive
 from hpctrain.errors import UserError
 from hpctrain.scheduler import sbatch, submit
 from hpctrain.storage.run_dir import RunDir
@@ -15,7 +16,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def load(*overrides):
-    return compose.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
+    return derive.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
 
 
 def parameters(*overrides):
@@ -71,7 +72,7 @@ def test_the_script_is_the_golden_one(cluster):
 
 @pytest.mark.parametrize("name", [n for n in compose.groups()["cluster"] if n != "local"])
 def test_presets_say_where_they_are_from_and_name_a_known_device(name):
-    cluster = compose.load(["lenet_digits", f"cluster={name}"]).cluster
+    cluster = derive.load(["lenet_digits", f"cluster={name}"]).cluster
     assert cluster.name == name
     assert cluster.source
     assert cluster.gpus_per_node

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.sweep.arrays import (
     Plan,
     array_parameters,

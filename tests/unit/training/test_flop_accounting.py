@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hpctrain import hardware, models
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.flops.document import document
 from hpctrain.flops.known import counted
 from hpctrain.flops.request import request

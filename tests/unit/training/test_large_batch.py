@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from hpctrain import models
-from hpctrain.config.compose import load
 from hpctrain.config.identity import science
 from hpctrain.config.image_sizes import image_size, sized
 from hpctrain.config.settings import LarsConfig, SgdConfig
+from hpctrain.data.derive import load
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import estimate, follow

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training import loop
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hpctrain import models
-from hpctrain.config.compose import load
 from hpctrain.config.settings import PrecisionConfig
+from hpctrain.data.derive import load
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch import local, prepare
 from hpctrain.models.settings import SETTINGS

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from hpctrain.config.compose import load
 from hpctrain.config.identity import identity_hash, science
+from hpctrain.data.derive import load
 from hpctrain.data.sampler import epoch_order
 from hpctrain.errors import RunFailed
 from hpctrain.training import progress

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hpctrain.config.compose import load
+from hpctrain.data.derive import load
 from hpctrain.errors import RunFailed
 from hpctrain.storage.records import SummaryRecord, TrainRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir

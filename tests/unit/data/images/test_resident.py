@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hpctrain import data
-from hpctrain.config import compose
 from hpctrain.config.settings import DataConfig
+from hpctrain.data import derive
 from hpctrain.data.images import resident
 from hpctrain.data.images.idx import read_idx
 from hpctrain.errors import UserError
@@ -39,7 +39,7 @@ def test_pixels_are_normalised_and_the_border_is_black():
 def test_digits_are_scikit_learn_s():
     from sklearn.datasets import load_digits
 
-    splits = data.load(compose.load(["lenet_digits"]).data)
+    splits = data.load(derive.load(["lenet_digits"]).data)
     official = load_digits()
     x, y = splits.train.batch(np.arange(1437))
     pixels = (x[:, 0, 8:-8:2, 8:-8:2] * 0.3754 + 0.3046) * 16
@@ -49,7 +49,7 @@ def test_digits_are_scikit_learn_s():
 
 
 def test_fashion_mnist_is_the_official_one():
-    splits = data.load(compose.load(["lenet_fashion_mnist"]).data)
+    splits = data.load(derive.load(["lenet_fashion_mnist"]).data)
     assert (len(splits.train), len(splits.validation)) == (60000, 10000)
     x, y = splits.train.batch(np.arange(60000))
     inner = x[:, :, 2:-2, 2:-2]
@@ -118,11 +118,11 @@ def test_a_truncated_archive_is_named(tmp_path):
 
 def test_missing_files_say_what_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = compose.load(["lenet_fashion_mnist", "data=mnist"]).data
+    config = derive.load(["lenet_fashion_mnist", "data=mnist"]).data
     with pytest.raises(UserError, match="hpctrain data fetch mnist"):
         data.check(config)
     with pytest.raises(UserError, match="not a folder"):
-        data.check(compose.load(["lenet_fashion_mnist", "data.path=/nowhere"]).data)
+        data.check(derive.load(["lenet_fashion_mnist", "data.path=/nowhere"]).data)
 
 
 def test_shapes_and_labels_that_do_not_fit_are_named():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hpctrain import cli, data
-from hpctrain.config import compose
+from hpctrain.data import derive
 from hpctrain.data.images import pack, sets
 from hpctrain.data.images.decode import Arrow, Decoding
 from hpctrain.data.images.streamed import StreamedImages, Wanted
@@ -44,7 +44,7 @@ def packed(folder):
 
 def config(path, *overrides, shape="[3,16,16]", group="image_folder"):
     where = f"data.source={path}" if group.startswith("hugging") else f"data.path={path}"
-    return compose.load(
+    return derive.load(
         [f"data={group}", where, f"data.shape={shape}", "model=resnet18", "model.stem=cifar", *overrides]
     ).data
 
@@ -284,7 +284,7 @@ def test_a_wrong_folder_says_what_is_wrong(tmp_path, spoil, message):
 
 def test_settings_that_do_not_fit_are_named(folder):
     with pytest.raises(UserError, match=r"data\.path=null: give the folder"):
-        compose.load(["data=image_folder", "model=resnet18"])
+        derive.load(["data=image_folder", "model=resnet18"])
     with pytest.raises(UserError, match=r"data\.path=/nowhere: is not a folder"):
         config("/nowhere")
     with pytest.raises(UserError, match="the official set 1281167"):
@@ -292,8 +292,8 @@ def test_settings_that_do_not_fit_are_named(folder):
     with pytest.raises(UserError, match=r"data\.num_classes=2"):
         data.load(config(folder, "data.num_classes=2", "data.workers=0"))
     with pytest.raises(UserError, match=r"random_resized_crop: is for pictures in files"):
-        compose.load(["data=cifar10", "model=resnet18", "data.augment=[random_resized_crop]"])
+        derive.load(["data=cifar10", "model=resnet18", "data.augment=[random_resized_crop]"])
     with pytest.raises(UserError, match=r"data\.source=null: give the name"):
-        compose.load(["data=hugging_face_images", "model=resnet18"])
+        derive.load(["data=hugging_face_images", "model=resnet18"])
     with pytest.raises(UserError, match=r"data\.label_field=x: must be one of image, label"):
         config(folder, "data.label_field=x", group="hugging_face_images")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hpctrain import models
-from hpctrain.config.compose import load
 from hpctrain.config.settings import TaskConfig
 from hpctrain.data.check import count_samples
+from hpctrain.data.derive import load
 from hpctrain.data.loaders import load as load_data
 from hpctrain.data.speech.source import numbers_of
 from hpctrain.data.speech.spectrograms import read_audio, spectrogram

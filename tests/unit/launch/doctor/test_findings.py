@@ -8,6 +8,7 @@ import yaml
 
 from hpctrain import cli
 from hpctrain.config import compose
+from hpctrain.data import derive
 from hpctrain.launch.doctor import findings
 from hpctrain.scheduler import site
 
@@ -44,7 +45,7 @@ def found(**changes):
 
 
 def judged(*overrides, **changes):
-    config = compose.load(["lenet_digits", "cluster=devcluster", "cluster.gpus_per_node=2", *overrides])
+    config = derive.load(["lenet_digits", "cluster=devcluster", "cluster.gpus_per_node=2", *overrides])
     return {f.what: f for f in findings.judge(config, found(**changes))}
 
 
@@ -91,7 +92,7 @@ def test_without_the_partition_accounting_or_a_node():
 
 
 def test_the_preset_it_writes_is_one():
-    config = compose.load(["lenet_digits", "cluster=devcluster"])
+    config = derive.load(["lenet_digits", "cluster=devcluster"])
     written = yaml.safe_load(findings.preset("here", config, found()))
     assert (written["partition"], written["gpus_per_node"], written["account"]) == ("low", 2, "devel")
     assert (written["max_time_min"], written["max_nodes"], written["mpi"]) == (60, 4, "pmix")

@@ -1,0 +1,97 @@
+"""The fast path of overrides: does without a composition what Hydra would do, or says that only Hydra can.
+
+An override that sets one existing value is an assignment (`assign`), on whatever base: what Hydra has composed
+(config/sweep_grammar.py), a run's config.yaml (`change` in config/compose.py), or files of conf/ that refer to nothing
+(`compose`, which does not import Hydra). Reads conf/; no other side effects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpctrain.config.conf_files import conf_dir
+
+_WORD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]+)")
+_NUMBER_LIKE = re.compile(r"[0-9.][0-9_.]*([eE][0-9_.]*)?|nan|inf", re.IGNORECASE)
+_CONSTANTS = {"null": None, "true": True, "false": False}
+_SELECT = re.compile(r"\$\{oc\.select:(?P<key>\w+)[^,]*,(\$\{oc\.create:(?P<made>.*)\}|(?P<plain>.*))\}")
+
+
+def compose(overrides: Sequence[str], config_name: str) -> dict[str, Any] | None:
+    """Returns what `compose` of config/compose.py does, at a tenth of its time; None if that takes Hydra."""
+    chosen: dict[str, Any] = {}
+    for override in overrides:
+        word = read(override)
+        if word is None or word[0] in chosen:
+            return None
+        chosen[word[0]] = word[1]
+    conf = conf_dir()
+    values = _load(conf / f"{config_name}.yaml", ())
+    if values is None:
+        return None
+    defaults = [entry for entry in values.pop("defaults", []) if entry != "_self_"]
+    if not all(isinstance(entry, dict) for entry in defaults):
+        return None
+    options = {group: chosen.pop(group, name) for entry in defaults for group, name in entry.items()}
+    for group, name in options.items():
+        if name is None:
+            continue
+        group_values = _load(conf / group / f"{name}.yaml", (*options, *values))
+        if group_values is None or "defaults" in group_values:
+            return None
+        values[group] = group_values
+    return values if all(assign(values, key, value) for key, value in chosen.items()) else None
+
+
+def read(override: str) -> tuple[str, Any] | None:
+    """Returns the key and the value as Hydra reads them; None if the text is not so plain that this is certain."""
+    found = _WORD.fullmatch(override)
+    if found is None:
+        return None
+    key, text = found.groups()
+    if text.lower() in _CONSTANTS:
+        return key, _CONSTANTS[text.lower()]
+    if re.fullmatch(r"0|[1-9][0-9]*", text):
+        return key, int(text)
+    if re.fullmatch(r"[0-9]+\.[0-9]+", text):
+        return key, float(text)
+    return None if _NUMBER_LIKE.fullmatch(text) else (key, text)
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> bool:
+    """Sets a single value that exists; returns False, and changes nothing, if `key` does not name one."""
+    node, last = holder(values, key), key.rpartition(".")[2]
+    if node is None or isinstance(node[last], dict):
+        return False
+    node[last] = value
+    return True
+
+
+def holder(values: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """Returns the mapping in which the last name of `key` stands; None if nothing has that name."""
+    *path, last = key.split(".")
+    node: Any = values
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) and last in node else None
+
+
+def _load(path: Path, groups: Sequence[str]) -> dict[str, Any] | None:
+    """A YAML file as Hydra reads it; None if that takes Hydra: it refers to one of `groups`, or has a package.
+
+    A setting that is taken from a group that is not there, such as a data set's, has its default.
+    """
+    import yaml
+
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    if "@package" in text or any(found["key"] in groups for found in _SELECT.finditer(text)):
+        return None
+    text = _SELECT.sub(lambda found: found["made"] or found["plain"], text)
+    text = re.sub(r"(^|\s)(\d+)[eE]-(\d)", r"\1\2.0e-\3", text)  # 1e-3 is a number to Hydra, a word to PyYAML
+    values: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    return None if re.search(r"\$\{|'\?\?\?'", str(values)) else values

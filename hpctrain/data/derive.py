@@ -1,0 +1,51 @@
+"""From composed settings to a checked `Config`: what the data itself says is looked up here, not while composing.
+
+The table config/data_kinds.py names the settings of each kind (`derived`) and their functions, which may read
+the data. Settings that the user gives, and those of a run's config.yaml, are numbers already: nothing is read for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpctrain.config.compose import compose
+from hpctrain.config.data_kinds import kind_of
+from hpctrain.config.derived import fill
+from hpctrain.config.load import from_dict
+from hpctrain.config.settings import Config, DataConfig
+from hpctrain.config.validate import validate
+from hpctrain.errors import UserError
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """Returns the checked configuration of one run. Raises UserError."""
+    return configure(compose(overrides))
+
+
+def configure(values: Mapping[str, Any]) -> Config:
+    """Returns composed settings as a checked `Config`. Raises UserError."""
+    return from_dict(derive(values))
+
+
+def derive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns composed settings, plain containers, with what the data says of them. Raises UserError."""
+    filled: dict[str, Any] = fill(dict(values), lambda setting: _figure(setting, _data(values["data"])))
+    return filled
+
+
+def _data(values: Mapping[str, Any]) -> DataConfig:
+    """The data group without what it does not know yet."""
+    data: DataConfig = validate(DataConfig, fill(dict(values), lambda setting: None), "data.")
+    return data
+
+
+@functools.cache
+def _figure(setting: str, data: DataConfig) -> Any:
+    """Asked once in a process for the same data, which is taken for unchanged, as for ids (data/identify.py)."""
+    derived = kind_of(data.name).derived
+    if setting not in derived:
+        raise UserError(f"data.{setting}", "null", f"give a number: data.name={data.name} does not say it")
+    return pkgutil.resolve_name(derived[setting])(data)
