@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Inputs = Literal["image", "tokens", "spectrogram", "pair"]
+
 
 def one(settings: Any) -> int:
     """Returns 1: a sample is one unit, whatever the settings."""
@@ -61,7 +63,7 @@ class Network:
 
     settings: type
     module: str
-    inputs: Literal["image", "tokens", "spectrogram", "pair"] = "image"
+    inputs: Inputs = "image"
     loss: str = "hpctrain.models.losses:example_cross_entropy"
     unit: Unit = Unit("image")
     any_size: bool = False
