@@ -19,7 +19,6 @@ from hpctrain.config.load import from_dict, to_dict
 from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, Score, TaskKind, networks_of
 from hpctrain.errors import UserError
-from hpctrain.flops import request as flops_request
 from hpctrain.flops.answer import answer, networks
 from hpctrain.models.network import Network, Unit
 from hpctrain.models.settings import NETWORKS
@@ -97,7 +96,6 @@ def bag(monkeypatch, tmp_path):
     shutil.copytree(compose.conf_dir(), conf)
     (conf / "model" / "bag.yaml").write_text("name: bag\nvocabulary_size: 20\nwidth: 4\nexample_length: 6\n")
     monkeypatch.setattr(compose, "conf_dir", lambda: conf)
-    monkeypatch.setattr(flops_request, "_conf_dir", lambda: conf)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
