@@ -15,6 +15,7 @@ from hpctrain.checkpoints import store
 from hpctrain.checkpoints.weights import newest
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
+from hpctrain.config.tasks import TASK_KINDS, networks_of
 from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.vocabulary import Vocabulary
 from hpctrain.errors import UserError
@@ -62,14 +63,16 @@ def writer(run: RunDir, prompt: str) -> Writer:
 
 
 def _check_task(run: RunDir, config: Config) -> None:
-    if getattr(config.model.settings, "bidirectional", False):
+    writing = [name for name, kind in TASK_KINDS.items() if kind.next_token]
+    if config.model.network.looks_ahead:
         raise UserError(
             "run", run.run_id,
             "is bidirectional: it sees what comes after a token, so it cannot write the next; "
-            "train model=rnn, gru or lstm with task=language_model",
+            f"train model={' or '.join(networks_of(writing[0]))} with task={writing[0]}",
         )  # fmt: skip
-    if config.task.name != "language_model":
-        raise UserError("run", run.run_id, f"has task={config.task.name}; generate needs task=language_model")
+    if config.task.name not in writing:
+        needed = " or ".join(writing)
+        raise UserError("run", run.run_id, f"has task={config.task.name}; generate needs task={needed}")
 
 
 def _vocabulary(run: RunDir) -> Vocabulary:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hpctrain.config.data_kinds import family
 from hpctrain.config.image_sizes import check_pictures
-from hpctrain.config.tasks import TASK_KINDS
+from hpctrain.config.tasks import TASK_KINDS, networks_of
 from hpctrain.errors import UserError, choose, nearest
 
 if TYPE_CHECKING:
-    from hpctrain.config.settings import Config
+    from hpctrain.config.settings import Config, ModelConfig
 
 # The settings of comm that a cluster's preset may have, and that a scaling study may try.
 TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
@@ -72,17 +72,24 @@ def _check_comm(config: Config) -> None:
         raise UserError("precision.channels_last", "true", f"{alone} (Horovod sums contiguous tensors)")
 
 
+def _unfit(model: ModelConfig, task: str) -> UserError:
+    """Says which networks fit the task and, if the network takes what the task has, which tasks fit the network."""
+    why = also = ""
+    if TASK_KINDS[task].inputs == model.network.inputs:
+        why = "sees what comes after, so it cannot predict the next token: "
+        suited = [name for name, kind in TASK_KINDS.items() if kind.inputs and kind.fits(model.network)]
+        also = f"; task={' or '.join(suited)} suits it" if suited else ""
+    return UserError("model", model.name, f"{why}task={task} needs {', '.join(networks_of(task))}{also}")
+
+
 def _check_task(config: Config) -> None:
     """Task, network and data must speak of the same things."""
     task, model, data = config.task.name, config.model, config.data
     if task not in TASK_KINDS:
         raise choose("task.name", task, TASK_KINDS)
     kind = TASK_KINDS[task]
-    models = kind.networks
-    if model.target is None and models is not None and model.name not in models:
-        why = "sees what comes after, so it cannot predict the next token: " if model.name == "birnn" else ""
-        also = "; task=masked_language_model suits it" if why else ""
-        raise UserError("model", model.name, f"{why}task={task} needs {', '.join(models)}{also}")
+    if model.target is None and not kind.fits(model.network):
+        raise _unfit(model, task)
     if kind.family is None:
         return
     if family(data.name) is not kind.family or data.vocabulary_size is None or data.sequence_length is None:

@@ -7,7 +7,7 @@ A new kind is a row here, a file below hpctrain/data/ and conf/data/NAME.yaml. P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hpctrain.errors import choose
@@ -31,6 +31,8 @@ class DataKind:
     without torch; raises UserError for what is missing or wrong. `files`: DataConfig to (folder, the files that the
     kind reads there), for a run's identity; None if it reads none or makes its own. `whole`: every byte of the files
     counts, however many there are. `derived`: settings that the data itself says, each with a function of DataConfig.
+    `source`: DataConfig to what the loader reads (a set, a folder, sentences), if kinds with one loader differ in that.
+    `given`: what data.path must name; None if the kind knows places of its own.
     """
 
     family: Family
@@ -39,6 +41,8 @@ class DataKind:
     files: str | None = None
     whole: bool = False
     derived: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None
+    given: str | None = None
 
 
 _IDX = DataKind(
@@ -52,12 +56,16 @@ _TEXT = DataKind(
 _PICTURES = DataKind(
     Family.PICTURE, "hpctrain.data.loaders:load_pictures", "hpctrain.data.images.sets:check",
     "hpctrain.data.images.sets:files", derived={"num_classes": "hpctrain.data.images.sets:num_classes"},
+    source="hpctrain.data.images.sets:of_path",
 )  # fmt: skip
 _PAIRS = DataKind(
     Family.PAIR, "hpctrain.data.loaders:load_pairs", "hpctrain.data.translation.source:count",
-    "hpctrain.data.translation.source:files", True,
+    "hpctrain.data.translation.source:files", True, source="hpctrain.data.translation.source:aligned",
 )  # fmt: skip
-_SPEECH_LOADER, _SPEECH_CHECK = "hpctrain.data.loaders:load_speech", "hpctrain.data.speech.source:count"
+_SPEECH = DataKind(
+    Family.SPEECH, "hpctrain.data.loaders:load_speech", "hpctrain.data.speech.source:count",
+    "hpctrain.data.speech.source:files", source="hpctrain.data.speech.source:recorded",
+)  # fmt: skip
 
 DATA_KINDS: dict[str, DataKind] = {
     "fashion_mnist": _IDX,
@@ -68,18 +76,25 @@ DATA_KINDS: dict[str, DataKind] = {
     ),
     "digits": DataKind(Family.IMAGE, "hpctrain.data.loaders:load_digits"),
     "synthetic": DataKind(Family.IMAGE, "hpctrain.data.loaders:load_synthetic"),
-    "image_folder": _PICTURES,
+    "image_folder": replace(_PICTURES, given="the folder that has train/<class>/ and val/<class>/"),
     "imagenet": _PICTURES,
-    "hugging_face_images": _PICTURES,
-    "text": _TEXT,
-    "python_stdlib": _TEXT,
+    "hugging_face_images": DataKind(
+        Family.PICTURE, "hpctrain.data.loaders:load_pictures", "hpctrain.data.images.sets:check_hub",
+        derived={"num_classes": "hpctrain.data.images.sets:num_classes_of_hub"},
+        source="hpctrain.data.images.sets:of_hub",
+    ),
+    "text": replace(_TEXT, given="a file or folder of UTF-8 text"),
+    "python_stdlib": replace(_TEXT, files="hpctrain.data.text.source:stdlib_files"),
     "ptb": _TEXT,
     "wikitext2": _TEXT,
     "wikitext103": _TEXT,
     "hugging_face": _TEXT,
-    "espeak": DataKind(Family.SPEECH, _SPEECH_LOADER, _SPEECH_CHECK),
-    "librispeech": DataKind(Family.SPEECH, _SPEECH_LOADER, _SPEECH_CHECK, "hpctrain.data.speech.source:files"),
-    "gettext": _PAIRS,
+    "espeak": replace(_SPEECH, files=None, source="hpctrain.data.speech.source:spoken"),
+    "librispeech": _SPEECH,
+    "gettext": replace(
+        _PAIRS, files="hpctrain.data.translation.source:catalogues",
+        source="hpctrain.data.translation.source:catalogued",
+    ),
     "parallel": _PAIRS,
 }  # fmt: skip
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hpctrain.config.data_kinds import Family, family, names
 from hpctrain.errors import UserError
+from hpctrain.models.settings import NETWORKS
 
 if TYPE_CHECKING:
     from hpctrain.config.settings import Config
-
-# Networks whose weights do not depend on the size of the pictures.
-ANY_SIZE = ("alexnet", "vgg", "googlenet", "resnet")
 
 
 def check_pictures(config: Config) -> None:
@@ -37,13 +35,12 @@ def check_pictures(config: Config) -> None:
         raise UserError(
             "train.image_sizes", shown, "must begin with epoch 0, epochs rising: [[0,128],[6,224]]"
         )
-    if len(data.shape) != 3 or config.task.name != "classification":
+    if len(data.shape) != 3:
         raise UserError("train.image_sizes", shown, "is for images")
-    if model.target is None and not model.name.startswith(ANY_SIZE):
+    if not model.network.any_size:
+        others = ", ".join(name for name, network in NETWORKS.items() if network.any_size)
         raise UserError(
-            "train.image_sizes",
-            shown,
-            f"model={model.name} is made for one size; {', '.join(ANY_SIZE)} are not",
+            "train.image_sizes", shown, f"model={model.name} is made for one size; {others} are not"
         )
     for _, pixels in sizes if model.target is None else ():
         try:

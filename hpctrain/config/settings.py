@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
+from hpctrain.models.network import Network
+from hpctrain.models.settings import CUSTOM, NETWORKS
+
 # The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
 # bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
 # again takes longer than the sum.
@@ -42,6 +45,11 @@ class ModelConfig:
     settings: Any
     weights: str | None = dataclasses.field(default=None, metadata=PLACE)
     target: str | None = None
+
+    @property
+    def network(self) -> Network:
+        """The network's record."""
+        return NETWORKS[self.name] if self.target is None else CUSTOM
 
 
 @dataclass(frozen=True)

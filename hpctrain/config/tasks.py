@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpctrain.config.data_kinds import Family
+from hpctrain.models.network import Inputs, Network
+from hpctrain.models.settings import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,23 @@ class TaskKind:
     """One task.
 
     `task`: its class (hpctrain/tasks), "package.module:name". `scores`: the one that the task is judged by first.
-    `networks`: those that know it, None for any; the user answers for the network of a `target`. `family`: the data
-    that it needs, None for any, with `example`, a data set of it.
+    `inputs`: what its networks take (models/network.py), None for anything; the user answers for the network of a
+    `target`. `next_token`: what a network predicts comes after all that it sees. `family`: the data that it needs, None
+    for any, with `example`, a data set of it.
     """
 
     task: str
     scores: tuple[Score, ...]
-    networks: tuple[str, ...] | None = None
+    inputs: Inputs | None = None
     family: Family | None = None
     example: str = ""
+    next_token: bool = False
+
+    def fits(self, network: Network) -> bool:
+        """Returns whether the network can learn the task."""
+        return self.inputs in (None, network.inputs) and not (self.next_token and network.looks_ahead)
 
 
-_RECURRENT = ("rnn", "gru", "lstm")
 _PREDICTION = (Score("perplexity"), Score("loss"), Score("bits_per_character"))
 
 TASK_KINDS: dict[str, TaskKind] = {
@@ -42,21 +49,26 @@ TASK_KINDS: dict[str, TaskKind] = {
         "hpctrain.tasks.classification:Classification", (Score("accuracy", True), Score("loss"))
     ),
     "language_model": TaskKind(
-        "hpctrain.tasks.language_model:LanguageModelling", _PREDICTION, _RECURRENT, Family.TEXT, "python_stdlib"
+        "hpctrain.tasks.language_model:LanguageModelling", _PREDICTION, "tokens", Family.TEXT, "python_stdlib",
+        next_token=True,
     ),
     "masked_language_model": TaskKind(
-        "hpctrain.tasks.language_model:MaskedLanguageModelling", _PREDICTION, (*_RECURRENT, "birnn"),
-        Family.TEXT, "python_stdlib",
+        "hpctrain.tasks.language_model:MaskedLanguageModelling", _PREDICTION, "tokens", Family.TEXT, "python_stdlib",
     ),
     "speech_recognition": TaskKind(
         "hpctrain.tasks.speech_recognition:SpeechRecognition", (Score("character_error_rate"), Score("loss")),
-        ("deep_speech2",), Family.SPEECH, "espeak",
+        "spectrogram", Family.SPEECH, "espeak",
     ),
     "translation": TaskKind(
         "hpctrain.tasks.translation:Translation", (Score("perplexity"), Score("loss"), Score("accuracy", True)),
-        ("gnmt", "gnmt_moe"), Family.PAIR, "gettext",
+        "pair", Family.PAIR, "gettext",
     ),
 }  # fmt: skip
+
+
+def networks_of(task: str) -> list[str]:
+    """Returns the names of the networks that can learn the task."""
+    return [name for name, network in NETWORKS.items() if TASK_KINDS[task].fits(network)]
 
 
 def scores_of(task: str) -> dict[str, Score]:

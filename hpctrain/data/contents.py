@@ -65,13 +65,13 @@ class Contents:
 
 def of_data(config: DataConfig) -> Contents:
     """What the data set holds; nothing for a set that needs no file, or has its official ones. Raises UserError."""
-    if config.source is not None and (config.path is None or config.name == "hugging_face_images"):
+    kind = kind_of(config.name)
+    if config.source is not None and (config.path is None or kind.files is None):
         if not Path(config.source).is_dir():  # a set of the hub is what its name says
             return Contents("data.source", config.source, {f"hub:{config.source}": ""})
         folder = Path(config.source)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return Contents("data.source", config.source, digests(folder, files))
-    kind = kind_of(config.name)
     if kind.files is None:
         return Contents("data.path", str(config.path), {})
     folder, files = pkgutil.resolve_name(kind.files)(config)

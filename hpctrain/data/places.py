@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from pathlib import Path
+from typing import Any
 
+from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.downloads import CIFAR10_FOLDER, CIFAR10_TRAIN, CIFAR10_VALIDATION
 from hpctrain.errors import UserError
@@ -54,11 +57,18 @@ def find_folder(name: str, path: str | None = None) -> Path:
         if not folder.is_dir():
             raise UserError("data.path", path, "is not a folder")
         return folder
+    if kind_of(name).given is not None:
+        raise UserError("data.path", "null", f"give {kind_of(name).given}")
     for folder in places(name):
         if folder.is_dir():
             return folder
     looked = ", ".join(map(str, places(name)))
     raise UserError("data.path", "null", f"{name} is not in {looked}; run: hpctrain data fetch {name}")
+
+
+def source_of(config: DataConfig) -> Any:
+    """Returns what the loader of the set's kind reads (`DataKind.source`). Raises UserError."""
+    return pkgutil.resolve_name(str(kind_of(config.name).source))(config)
 
 
 def places(name: str) -> list[Path]:

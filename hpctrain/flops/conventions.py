@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hpctrain.errors import choose
 from hpctrain.flops.result import Layer
 from hpctrain.flops.rules import Cost
+from hpctrain.models.settings_sequence import ATTENTION_AND_GATES
 
 OTHER = "bias, activations, normalisation, pooling, loss and other elementwise arithmetic"
 
@@ -44,9 +45,6 @@ class Convention:
         macs = cost.macs if self.padding else cost.macs - cost.padding_macs
         return self.mac * macs + (cost.arithmetic if self.other else 0)
 
-
-ATTENTION_AND_GATES = r"(^|\.)(attention|primary|secondary)(\.|$)"
-ATTENTION_SCORES = r"(^|\.)attention(\.score)?$"
 
 CONVENTIONS = {
     c.name: c

@@ -19,8 +19,8 @@ from hpctrain.flops.request import Request
 from hpctrain.flops.result import Count, Layer, forward_only
 from hpctrain.flops.rules import Cost
 from hpctrain.flops.runs import optimizer_elements, optimizer_flops
-from hpctrain.flops.units import unit, units_in
 from hpctrain.hardware import Device
+from hpctrain.models.network import Mixture
 
 PASSES: dict[str, Callable[[Layer], Cost]] = {
     "forward": lambda layer: layer.forward,
@@ -31,17 +31,18 @@ PASSES: dict[str, Callable[[Layer], Cost]] = {
 
 def headline(request: Request, count: Count) -> dict[str, Any]:
     """Returns the figures per unit at the top, without the layers that published figures leave out."""
-    name, convention = request.model.name, request.convention
-    kind, units = unit(name), units_in(name, request.model.settings, request.batch)
-    layers = conventions.included(count.layers, convention.without or kind.without)
+    model, convention = request.model, request.convention
+    unit = model.network.unit
+    units = request.batch * unit.in_sample(model.settings)
+    layers = conventions.included(count.layers, convention.without or unit.without)
     figures = _figures(layers, convention, units)
-    left_out = [part for part in (convention.left_out, kind.left_out) if part]
+    left_out = [part for part in (convention.left_out, unit.left_out) if part]
     params = count.params - sum(
-        layer.params for layer in count.layers if kind.params_without and _in(kind.params_without, layer)
+        layer.params for layer in count.layers if unit.params_without and _in(unit.params_without, layer)
     )
     return {
-        "model": name if request.model.target is None else request.model.target,
-        "unit": kind.name,
+        "model": model.name if model.target is None else model.target,
+        "unit": unit.name,
         "params": params,
         "forward_macs": figures["forward_macs"],
         "forward_flops": figures["forward_flops"],
@@ -78,8 +79,9 @@ def document(request: Request, count: Count, device: Device | None = None) -> di
     }
     if count.unknown:
         result["covered"] = _covered(count)
-    if request.model.name == "gnmt_moe":
-        result["mixture"] = _mixture(request, count, units)
+    mixture = request.model.network.mixture
+    if mixture is not None:
+        result["mixture"] = _mixture(mixture(request.model.settings), request, count, units)
     if device is not None:
         result["lower_bound"] = _lower_bound(request, count, device, result["layers"], update)
     return result
@@ -151,25 +153,22 @@ def _covered(count: Count) -> dict[str, Any]:
     }
 
 
-def _mixture(request: Request, count: Count, units: int) -> dict[str, Any]:
+def _mixture(of: Mixture, request: Request, count: Count, units: int) -> dict[str, Any]:
     """Returns the experts' total and active parameters, capacity, and cost of gates and dispatch (Shazeer 2017)."""
-    settings = request.model.settings
-    experts, layers, active = settings.groups * settings.experts_per_group, 2, settings.active**2
-    expert_params = 2 * settings.width * settings.expert_hidden
-    capacity = max(1, math.ceil(settings.capacity_factor * (units * active / experts)))
-    gates = sum(layer.forward.macs for layer in count.layers if _in(r"\.(primary|secondary)", layer))
+    capacity = max(1, math.ceil(of.capacity * (units * of.active / of.experts)))
+    gates = sum(layer.forward.macs for layer in count.layers if _in(of.gates, layer))
     size = roofline.BYTES[request.settings.dtype]
     return {
-        "mixtures": layers,
-        "experts": experts,
-        "active_experts": active,
+        "mixtures": of.layers,
+        "experts": of.experts,
+        "active_experts": of.active,
         "params_total": count.params,
-        "params_active": count.params - layers * (experts - active) * expert_params,
+        "params_active": count.params - of.layers * (of.experts - of.active) * of.expert_params,
         "capacity_vectors": capacity,
-        "expert_slots_per_vector": capacity * experts / units,
+        "expert_slots_per_vector": capacity * of.experts / units,
         "gate_macs": _number(Fraction(gates, units)),
         # A vector goes to its experts, and their results come back.
-        "dispatch_bytes": 2 * layers * active * settings.width * size,
+        "dispatch_bytes": 2 * of.layers * of.active * of.width * size,
     }
 
 

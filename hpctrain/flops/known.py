@@ -12,14 +12,14 @@ import gzip
 import hashlib
 import json
 import os
+import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hpctrain.flops.result import Count, from_plain, to_plain
-from hpctrain.flops.units import loss_of, unit
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models.settings import NETWORKS
 from hpctrain.storage.json_files import read_json, replace_text
 
 SHIPPED = Path(__file__).with_name("known.json.gz")
@@ -50,7 +50,7 @@ def fresh(name: str, settings: Any, batch: int, *, training: bool = True) -> Cou
     from hpctrain.flops.count import count
 
     network = models.build(name, settings, device="meta")
-    loss = loss_of(name, settings) if training else None
+    loss = pkgutil.resolve_name(NETWORKS[name].loss) if training else None
     return count(network, models.example_inputs(name, settings, batch), loss=loss, training=training)
 
 
@@ -78,10 +78,18 @@ def _made_by() -> str:
 
 def shipped() -> dict[str, dict[str, Any]]:
     """Returns the counts to ship: every network at its default settings, and the scenarios of conf/scenario."""
-    cases = [(name, kind(), unit(name).batch) for name, kind in SETTINGS.items()]
-    cases.append(("resnet152", SETTINGS["resnet152"](version="v1"), 1))
-    for name in ("gnmt", "deep_speech2"):
-        cases += [(name, SETTINGS[name](example_length=length), 1) for length in SHORT]
+    from hpctrain.config.compose import groups
+    from hpctrain.flops.request import request
+
+    cases = [(name, network.settings(), network.unit.batch) for name, network in NETWORKS.items()]
+    for scenario in groups()["scenario"]:
+        asked = request([f"scenario={scenario}"])
+        model = asked.model
+        sequences = hasattr(model.settings, "example_length")
+        lengths = [{"example_length": n} for n in SHORT] if sequences else [{}]
+        cases += [
+            (model.name, dataclasses.replace(model.settings, **length), asked.batch) for length in lengths
+        ]
     return {_key(*case, True): to_plain(fresh(*case)) for case in cases}
 
 

@@ -235,6 +235,8 @@ def ctc_loss(call: Call) -> Work:
     for time, length in zip(lengths, labels, strict=True):
         one = rules.ctc(time, length, classes)
         forward, backward = forward + one.forward, backward + one.input_grad
+    if call.get(6, "zero_infinity", False):  # each loss is replaced if it is infinite
+        forward, backward = forward + Cost(other=batch), backward + Cost(other=batch)
     reduction = call.get(5, "reduction", "mean")
     if reduction == "mean":  # each loss divided by its clamped number of labels, then their mean
         forward, backward = forward + Cost(other=3 * batch + 1), backward + Cost(other=2 * batch)

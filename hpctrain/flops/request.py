@@ -19,7 +19,6 @@ from hpctrain.config.settings import ModelConfig, OptimizerConfig, Positive, Pos
 from hpctrain.config.validate import validate
 from hpctrain.errors import UserError
 from hpctrain.flops.conventions import Convention, find
-from hpctrain.flops.units import unit
 from hpctrain.models.settings import check_target
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
@@ -78,7 +77,7 @@ def request(overrides: Sequence[str]) -> Request:
         check_target(config.target)
         if shape is None:
             raise UserError("input", "null", "give the shape of the module's input, as in input=3x224x224")
-    batch = settings.batch or unit(config.name).batch
+    batch = settings.batch or config.network.unit.batch
     return Request(
         config, settings, find(settings.convention), batch, shape if config.target is not None else None
     )

@@ -91,7 +91,7 @@ def _costs(request: Request, count: Count, sequences: bool) -> Callable[[int], F
 
     if not sequences:
         return lambda _: _flops(count, request.batch)
-    if hasattr(request.model.settings, "capacity_factor"):
+    if request.model.network.mixture is not None:
         return at
     known = [(n, at(n)) for n in SHORT]
     return lambda length: polynomial(known, length)

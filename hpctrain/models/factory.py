@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hpctrain.errors import UserError, choose
 from hpctrain.models.outputs import WithAuxiliary
-from hpctrain.models.settings import NETWORKS, check_target
+from hpctrain.models.settings import CUSTOM, NETWORKS, check_target
 
 __all__ = ["WithAuxiliary", "build", "example_inputs"]
 
@@ -64,7 +64,7 @@ def example_inputs(
     and target (B, S). `input_shape` and `length` (words or frames) override the settings' own. Raises
     UserError if a `target`'s input shape is not given.
     """
-    takes = NETWORKS[name].inputs if name in NETWORKS else "image"
+    takes = NETWORKS.get(name, CUSTOM).inputs
     if takes != "image":
         length = length or settings.example_length
         if takes == "spectrogram":

@@ -67,7 +67,7 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on a middle layer, for training only (section 5): its loss counts 0.3."""
+    """A classifier on a middle layer, for training only (section 5); models/losses.py weighs its loss."""
 
     def __init__(self, inputs: int, settings: GoogLeNetSettings) -> None:
         super().__init__()

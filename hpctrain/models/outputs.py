@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
-AUXILIARY_WEIGHT = 0.3
-
 
 class WithAuxiliary(NamedTuple):
     """Logits, and further terms of the training loss.
@@ -19,3 +16,8 @@ class WithAuxiliary(NamedTuple):
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...]
+
+
+def parts(output: Tensor | tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Returns a network's logits and the further terms of its training loss, of which plain logits have none."""
+    return (output, ()) if isinstance(output, Tensor) else output

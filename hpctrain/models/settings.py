@@ -9,11 +9,13 @@ from pathlib import Path
 from hpctrain.errors import UserError
 from hpctrain.models import settings_image as image
 from hpctrain.models import settings_sequence as sequence
-from hpctrain.models.network import Network
+from hpctrain.models.network import Network, Unit
 
 # The row of a network stands beside its settings.
 NETWORKS: dict[str, Network] = image.NETWORKS | sequence.NETWORKS
 SETTINGS = {name: network.settings for name, network in NETWORKS.items()}
+# What is known of a user's `target`: next to nothing.
+CUSTOM = Network(dict, "", unit=Unit("sample"), any_size=True)
 
 
 def check_target(target: str) -> None:

@@ -7,15 +7,19 @@ Takes plain values, returns checked dataclasses. Widths are in units, lengths in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from hpctrain.models.network import Network
+from hpctrain.models.network import Mixture, Network, Unit
 
 Positive = Annotated[int, Ge(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 HOW = {"science": "how"}  # as in config/settings.py: no result depends on it
+
+# Layers by their names, as regular expressions.
+ATTENTION_SCORES = r"(^|\.)attention(\.score)?$"
+ATTENTION_AND_GATES = r"(^|\.)(attention|primary|secondary)(\.|$)"
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,13 @@ class DeepSpeech2Settings:
             sizes.append((sizes[-1] + 2 * padding - kernel) // stride + 1)
         return tuple(sizes)
 
+    def example_steps(self) -> int:
+        """Returns the steps that the recurrent layers see of `example_length` frames."""
+        length = self.example_length
+        for (_, kernel), (_, stride) in zip(self.conv_kernels, self.conv_strides, strict=True):
+            length = (length + 2 * (kernel // 2) - kernel) // stride + 1
+        return length
+
     def _windows(self) -> list[tuple[int, int]]:
         """Returns the height and vertical stride of each convolution."""
         return [(k[0], s[0]) for k, s in zip(self.conv_kernels, self.conv_strides, strict=True)]
@@ -195,6 +206,18 @@ class GNMTMoESettings:
     init_range: Annotated[float, Gt(0)] = 0.04
     example_length: Positive = field(default=32, metadata=HOW)
 
+    def mixture(self) -> Mixture:
+        """Returns the experts of one layer of the encoder and one of the decoder."""
+        return Mixture(
+            layers=2,
+            experts=self.groups * self.experts_per_group,
+            active=self.active**2,
+            expert_params=2 * self.width * self.expert_hidden,
+            width=self.width,
+            capacity=self.capacity_factor,
+            gates=r"\.(primary|secondary)",
+        )
+
     def __post_init__(self) -> None:
         if self.width > self.hidden:
             raise ValueError(
@@ -207,12 +230,54 @@ class GNMTMoESettings:
             )
 
 
+def _example_length(settings: Any) -> int:
+    length: int = settings.example_length
+    return length
+
+
+_WORD = Unit("word", _example_length)
+_PAIR = Unit(
+    "pair of a source and a target word",
+    _example_length,
+    ATTENTION_SCORES,
+    left_out="attention's scores and sums, which grow with the length",
+)
+# 16 sentences of 32 words fill each of 2,048 experts exactly once.
+_ROUTED_PAIR = Unit(
+    "pair of a source and a target word",
+    _example_length,
+    ATTENTION_AND_GATES,
+    r"(^|\.)(attention|primary)(\.|$)",
+    "attention and the experts' gates; of the parameters, attention and the choice of groups",
+    batch=16,
+)
+_STEP = Unit(
+    "step of the recurrent layers (20 ms)",
+    DeepSpeech2Settings.example_steps,
+    r"^lookahead",
+    r"^lookahead",
+    "the look-ahead convolution",
+)
+_LANGUAGE_MODEL = "hpctrain.models.recurrent:LanguageModel"
+
 NETWORKS: dict[str, Network] = {
-    "rnn": Network(RNNSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
-    "birnn": Network(BiRNNSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
-    "gru": Network(GRUSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
-    "lstm": Network(LSTMSettings, "hpctrain.models.recurrent:LanguageModel", "tokens"),
-    "deep_speech2": Network(DeepSpeech2Settings, "hpctrain.models.deep_speech:DeepSpeech2", "spectrogram"),
-    "gnmt": Network(GNMTSettings, "hpctrain.models.gnmt:GNMT", "pair"),
-    "gnmt_moe": Network(GNMTMoESettings, "hpctrain.models.gnmt:GNMTMoE", "pair"),
+    "rnn": Network(RNNSettings, _LANGUAGE_MODEL, "tokens", unit=_WORD),
+    "birnn": Network(BiRNNSettings, _LANGUAGE_MODEL, "tokens", unit=_WORD, looks_ahead=True),
+    "gru": Network(GRUSettings, _LANGUAGE_MODEL, "tokens", unit=_WORD),
+    "lstm": Network(LSTMSettings, _LANGUAGE_MODEL, "tokens", unit=_WORD),
+    "deep_speech2": Network(
+        DeepSpeech2Settings,
+        "hpctrain.models.deep_speech:DeepSpeech2",
+        "spectrogram",
+        "hpctrain.models.losses:example_ctc",
+        _STEP,
+    ),
+    "gnmt": Network(GNMTSettings, "hpctrain.models.gnmt:GNMT", "pair", unit=_PAIR),
+    "gnmt_moe": Network(
+        GNMTMoESettings,
+        "hpctrain.models.gnmt:GNMTMoE",
+        "pair",
+        unit=_ROUTED_PAIR,
+        mixture=GNMTMoESettings.mixture,
+    ),
 }

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpctrain.config.data_kinds import Family, family
 from hpctrain.config.settings import Config
 from hpctrain.flops.render import seconds
 from hpctrain.scaling.measured import straggler_s
@@ -67,7 +68,7 @@ def document(config: Config, runs: Sequence[Measured]) -> dict[str, Any]:
     """Returns all figures as one JSON document."""
     first = next(run.ceilings for run in runs if run.ceilings)
     steps = [dict(run.step) for run in runs]
-    if config.task.name.endswith("language_model") and config.data.sequence_length:
+    if family(config.data.name) is Family.TEXT and config.data.sequence_length:
         for step in steps:
             step["tokens_per_s"] = step["samples_per_s"] * config.data.sequence_length
     return {

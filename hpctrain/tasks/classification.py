@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpctrain.config.settings import TaskConfig
-from hpctrain.models.outputs import AUXILIARY_WEIGHT
+from hpctrain.models.losses import cross_entropy, with_auxiliary
+from hpctrain.models.outputs import parts
 
 
 class Classification:
@@ -28,22 +29,15 @@ class Classification:
         The loss is smoothed in training only; those of auxiliary heads are added.
         """
         images, labels = batch
-        output = model(images)
-        logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
-        smoothing = self._smoothing if model.training else 0.0
-        total = _cross_entropy(logits, labels, smoothing)
+        logits, auxiliary = parts(model(images))
+        loss = partial(cross_entropy, targets=labels, smoothing=self._smoothing if model.training else 0.0)
+        total = loss(logits)
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum()
             sums = torch.stack([total.detach().float(), right.float(), right.new_tensor(len(labels)).float()])
-        for extra in auxiliary:
-            total = total + AUXILIARY_WEIGHT * _cross_entropy(extra, labels, smoothing)
-        return total, sums, carry
+        return with_auxiliary(total, auxiliary, loss, len(labels)), sums, carry
 
     def summarise(self, sums: list[float]) -> dict[str, float]:
         """Returns the mean loss and the share of right answers."""
         loss, right, samples = sums
         return {"loss": loss / samples, "accuracy": right / samples}
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpctrain.config.settings import TaskConfig
+from hpctrain.models.losses import cross_entropy
 
 UNKNOWN = 0  # the vocabulary's number for what is not in it (data/text/vocabulary.py); also hides a token
 MAX_EXPONENT = 700.0  # e^709 is the largest float
@@ -43,7 +43,7 @@ class LanguageModelling:
     def _loss(self, model: nn.Module, logits: Tensor, targets: Tensor, per: int) -> tuple[Tensor, Tensor]:
         """Of logits (n, N) and targets (n,): the summed loss, over `per` where a sequence's is a mean."""
         smoothing = self._config.label_smoothing if model.training else 0.0
-        total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        total = cross_entropy(logits, targets, smoothing=smoothing)
         count = total.new_tensor(targets.numel())
         characters = total.new_zeros(())
         if self._lengths is not None:

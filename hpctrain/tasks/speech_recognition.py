@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpctrain.config.settings import TaskConfig
+from hpctrain.models.losses import ctc
 
 
 class SpeechRecognition:
@@ -29,9 +29,7 @@ class SpeechRecognition:
         """Returns (summed loss per character, a scalar; sums (3,); the carry)."""
         spectrogram, frames, labels, counts = batch
         log_probabilities, steps = model(spectrogram, frames)
-        losses = functional.ctc_loss(
-            log_probabilities.float(), labels, steps, counts, reduction="none", zero_infinity=True
-        )
+        losses = ctc(log_probabilities, labels, steps, counts)
         wrong = 0
         best = log_probabilities.detach().argmax(-1).T.tolist()
         for path, length, text, count in zip(

@@ -8,14 +8,16 @@ adds its balancing losses, one for each word of the batch as the main loss is.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpctrain.config.settings import TaskConfig
 from hpctrain.data.translation.source import PADDING
+from hpctrain.models.losses import cross_entropy, with_auxiliary
+from hpctrain.models.outputs import parts
 
 
 class Translation:
@@ -31,20 +33,24 @@ class Translation:
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
         """Returns (summed mean loss of each pair, a scalar; sums (3,); the carry)."""
         source, lengths, so_far, following = batch
-        output = model(source, lengths, so_far)
-        logits, auxiliary = (output, ()) if isinstance(output, Tensor) else output
-        smoothing = self._smoothing if model.training else 0.0
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none",
-            label_smoothing=smoothing,
-        ).view_as(following)  # fmt: skip
+        logits, auxiliary = parts(model(source, lengths, so_far))
+        per_word = partial(
+            cross_entropy,
+            targets=following,
+            smoothing=self._smoothing if model.training else 0.0,
+            ignore_index=PADDING,
+            reduction="none",
+        )
         counted = following != PADDING
-        total = (losses.sum(1) / counted.sum(1).clamp(min=1)).sum()
+        words = counted.sum(1).clamp(min=1)
+        losses = per_word(logits)
+        total = (losses.sum(1) / words).sum()
         with torch.no_grad():
             right = ((logits.argmax(-1) == following) & counted).sum()
             sums = torch.stack([losses.sum().float(), right.float(), counted.sum().float()])
-        for extra in auxiliary:
-            total = total + len(source) * extra
+        total = with_auxiliary(
+            total, auxiliary, lambda more: (per_word(more).sum(1) / words).sum(), len(source)
+        )
         return total, sums, carry
 
     def summarise(self, sums: list[float]) -> dict[str, float]:

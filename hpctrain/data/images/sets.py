@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.images.decode import Arrow, Folder, Key, Reader
+from hpctrain.data.places import find_folder, source_of
 from hpctrain.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -74,7 +75,7 @@ class Manifest:
 
 def find(config: DataConfig) -> PictureSet:
     """Both splits, cut to their limits. Raises UserError."""
-    whole = _of_hub(config) if config.name == "hugging_face_images" else of_folder(_folder(config))
+    whole = source_of(config)
     train, validation = (
         Split(split.reader, split.keys[:limit], split.labels[:limit])
         for split, limit in ((whole.train, config.train_limit), (whole.validation, config.validation_limit))
@@ -83,40 +84,42 @@ def find(config: DataConfig) -> PictureSet:
 
 
 def check(config: DataConfig) -> int:
-    """Training samples. Looks at names and sizes only. Raises UserError, naming a missing or short shard."""
-    if config.name == "hugging_face_images":
-        counts = {"train": len(find(config).train.keys)}
+    """Returns the training samples by names and sizes alone. Raises UserError, naming a missing or short shard."""
+    folder = find_folder(config.name, config.path)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        check_shards(folder, manifest)
+        counts = {split: manifest.samples(split) for split in SPLITS}
     else:
-        folder = _folder(config)
-        if (folder / MANIFEST).is_file():
-            manifest = read_manifest(folder)
-            check_shards(folder, manifest)
-            counts = {split: manifest.samples(split) for split in SPLITS}
-        else:
-            found = _listing(str(folder))
-            counts = {split: len(found[1][split]) for split in SPLITS}
-        for split, official in (("train", config.train_samples), ("validation", config.validation_samples)):
-            if official and counts[split] != official:
-                said = f"holds {counts[split]} pictures for {split}, the official set {official}"
-                raise UserError("data.path", folder, said)
+        found = _listing(str(folder))
+        counts = {split: len(found[1][split]) for split in SPLITS}
+    for split, official in (("train", config.train_samples), ("validation", config.validation_samples)):
+        if official and counts[split] != official:
+            said = f"holds {counts[split]} pictures for {split}, the official set {official}"
+            raise UserError("data.path", folder, said)
     return min(counts["train"], config.train_limit or counts["train"])
 
 
+def check_hub(config: DataConfig) -> int:
+    """Returns the training samples of a Hugging Face set. Raises UserError."""
+    return len(find(config).train.keys)
+
+
 def num_classes(config: DataConfig) -> int:
-    """How many classes a set without an official number has. Raises UserError."""
-    if config.name == "hugging_face_images":
-        return len(find(config).classes)
-    folder = _folder(config)
+    """Returns how many classes a set without an official number has. Raises UserError."""
+    folder = find_folder(config.name, config.path)
     packed = (folder / MANIFEST).is_file()
     return len(read_manifest(folder).classes if packed else _class_names(_split_folder(folder, "train")))
 
 
-def _folder(config: DataConfig) -> Path:
-    if config.path is None and config.name == "image_folder":
-        raise UserError("data.path", "null", "give the folder that has train/<class>/ and val/<class>/")
-    from hpctrain.data.places import find_folder
+def num_classes_of_hub(config: DataConfig) -> int:
+    """Returns how many classes a Hugging Face set has. Raises UserError."""
+    return len(find(config).classes)
 
-    return find_folder(config.name, config.path)
+
+def of_path(config: DataConfig) -> PictureSet:
+    """Returns the pictures of a set's folder, packed or not. Raises UserError."""
+    return of_folder(find_folder(config.name, config.path))
 
 
 def of_folder(folder: Path) -> PictureSet:
@@ -159,7 +162,7 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
     """The folder of a set, and what is read of it: the pictures, or pack.json and its shards. Raises UserError."""
-    folder = _folder(config)
+    folder = find_folder(config.name, config.path)
     if (folder / MANIFEST).is_file():
         shards = [shard.file for shards in read_manifest(folder).splits.values() for shard in shards]
         return folder, [folder / name for name in (MANIFEST, *shards)]
@@ -239,8 +242,10 @@ def _of_pack(folder: Path) -> PictureSet:
     return PictureSet(manifest.classes, split("train"), split("validation"))
 
 
-def _of_hub(config: DataConfig) -> PictureSet:
-    """A Hugging Face set: `validation`, else `test`, else the last rows of `train` are for validation."""
+def of_hub(config: DataConfig) -> PictureSet:
+    """Returns a Hugging Face set: `validation`, else `test`, else the last rows of `train` are for validation.
+
+    Raises UserError."""
     from hpctrain.data.hub import load_rows
 
     return _arranged(load_rows(config), config)

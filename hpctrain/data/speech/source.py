@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.places import find_folder
+from hpctrain.data.places import find_folder, source_of
 from hpctrain.data.text.source import cache_folder
 from hpctrain.errors import UserError
 
@@ -44,7 +44,7 @@ def count(config: DataConfig) -> int:
 
 def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
     """Both splits, in the order of their ids, cut to their limits. Raises UserError."""
-    folder = _spoken(config) if config.name == "espeak" else find_folder(config.name, config.path)
+    folder = source_of(config)
     limits = {"train": config.train_limit, "validation": config.validation_limit}
     found = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
     for split, items in found.items():
@@ -55,9 +55,14 @@ def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
     return found
 
 
+def recorded(config: DataConfig) -> Path:
+    """Returns the folder of a set. Raises UserError."""
+    return find_folder(config.name, config.path)
+
+
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
     """The folder of a set, and the lists and recordings in its splits. Raises UserError."""
-    folder = find_folder(config.name, config.path)
+    folder = recorded(config)
     below = (path for pattern in SPLITS.values() for part in folder.glob(pattern) for path in part.rglob("*"))
     return folder, sorted(p for p in below if p.name.endswith((".trans.txt", ".flac", ".wav")))
 
@@ -84,8 +89,8 @@ def numbers_of(text: str) -> list[int]:
     return [1 + CHARACTERS.index(c) for c in " ".join(text.lower().split()) if c in CHARACTERS]
 
 
-def _spoken(config: DataConfig) -> Path:
-    """The folder of spoken numbers, made now where it is not in the cache. Raises UserError."""
+def spoken(config: DataConfig) -> Path:
+    """Returns the folder of spoken numbers, made now if it is not in the cache. Raises UserError."""
     counts = {
         "train": min(config.train_samples, config.train_limit or config.train_samples),
         "validation": min(config.validation_samples, config.validation_limit or config.validation_samples),

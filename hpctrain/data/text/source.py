@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import pkgutil
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data import hub
 from hpctrain.data.places import places
@@ -52,7 +54,8 @@ def find_source(config: DataConfig) -> Source:
     """The text that `config` names. Raises UserError; looks at names and sizes, reads next to nothing."""
     if config.source is not None and config.path is None:
         return _of_hub(config)
-    return from_files(*files(config), config.validation_fraction)
+    folder, found = pkgutil.resolve_name(str(kind_of(config.name).files))(config)
+    return from_files(folder, found, config.validation_fraction)
 
 
 def _of_hub(config: DataConfig) -> Source:
@@ -80,16 +83,13 @@ def _of_hub(config: DataConfig) -> Source:
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files. Raises UserError."""
-    if config.name == "python_stdlib" and config.path is None:
-        folder = Path(sysconfig.get_paths()["stdlib"])
-        found = sorted(folder.rglob("*.py"))
-        return folder, [p for p in found if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
     if config.path is not None:
         path = Path(config.path).expanduser()
     else:
-        path = next((folder for folder in _places(config) if folder.is_dir()), Path())
+        own = [] if kind_of(config.name).given else places(config.name)
+        path = next((folder for folder in own if folder.is_dir()), Path())
         if path == Path():
-            looked = "".join(f"{folder} or " for folder in _places(config))
+            looked = "".join(f"{folder} or " for folder in own)
             raise UserError("data.path", "null", f"give {looked}a file or folder of UTF-8 text")
     if path.is_file():
         return path.parent, [path]
@@ -100,9 +100,13 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     return path, [p for p in found if p.is_file()]
 
 
-def _places(config: DataConfig) -> list[Path]:
-    """Where a set with a name may lie."""
-    return [] if config.name == "text" else places(config.name)
+def stdlib_files(config: DataConfig) -> tuple[Path, list[Path]]:
+    """Returns the folder of Python's standard library and its modules, or the files of data.path. Raises UserError."""
+    if config.path is not None:
+        return files(config)
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    found = sorted(folder.rglob("*.py"))
+    return folder, [p for p in found if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
 
 
 def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:

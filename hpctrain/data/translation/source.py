@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
-from hpctrain.data.places import find_folder
+from hpctrain.data.places import find_folder, source_of
 from hpctrain.errors import UserError
 
 PADDING, UNKNOWN, START, END = range(4)
@@ -44,7 +44,7 @@ def pairs(config: DataConfig) -> Pairs:
     longest = config.sequence_length
     if longest is None:
         raise UserError("data.sequence_length", "null", "give the most words of a sentence")
-    found = _gettext(config) if config.name == "gettext" else _aligned(config)
+    found = source_of(config)
     fitting = {
         split: [(s, t) for s, t in items if 0 < len(s) <= longest and 0 < len(t) < longest]  # </s> needs room
         for split, items in vars(found).items()
@@ -68,14 +68,7 @@ def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder of a set, and the files that are read: catalogues, or both splits' texts. Raises UserError."""
-    if config.name == "gettext":
-        folder = Path(config.path).expanduser() if config.path else LOCALES
-        language = config.languages[1]
-        catalogues = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
-        if not catalogues:
-            raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
-        return folder, catalogues
+    """Returns the folder of a set, and both splits' texts in it. Raises UserError."""
     folder = find_folder(config.name, config.path)
     texts = [folder / f"{stem}.{language}" for stem in ("train", "valid") for language in config.languages]
     for text in texts:
@@ -84,9 +77,20 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     return folder, texts
 
 
-def _gettext(config: DataConfig) -> Pairs:
+def catalogues(config: DataConfig) -> tuple[Path, list[Path]]:
+    """Returns the folder of translated programs, and their catalogues in it. Raises UserError."""
+    folder = Path(config.path).expanduser() if config.path else LOCALES
+    language = config.languages[1]
+    found = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
+    if not found:
+        raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
+    return folder, found
+
+
+def catalogued(config: DataConfig) -> Pairs:
+    """Returns what the catalogues say. Raises UserError."""
     found: dict[str, str] = {}
-    for file in files(config)[1]:
+    for file in catalogues(config)[1]:
         for source, target in _catalogue(file):
             if "%" not in source and "\n" not in source and source != target:
                 found.setdefault(source, target)
@@ -109,8 +113,8 @@ def _catalogue(file: Path) -> Iterator[tuple[str, str]]:
             yield source, target
 
 
-def _aligned(config: DataConfig) -> Pairs:
-    """train.<language> and valid.<language> of both languages, a sentence a line."""
+def aligned(config: DataConfig) -> Pairs:
+    """Returns train.<language> and valid.<language> of both languages, a sentence per line. Raises UserError."""
     folder, paths = files(config)
     splits = {}
     for split, stem, pair in (("train", "train", paths[:2]), ("validation", "valid", paths[2:])):

@@ -15,8 +15,7 @@ from hpctrain.errors import UserError
 from hpctrain.flops import known
 from hpctrain.flops.conventions import CONVENTIONS
 from hpctrain.flops.result import from_plain, to_plain
-from hpctrain.flops.units import unit
-from hpctrain.models.settings import SETTINGS
+from hpctrain.models.settings import NETWORKS, SETTINGS
 
 REFERENCE = Path(__file__).parents[2] / "golden" / "architectures.csv"
 ROWS = {row["name"]: row for row in csv.DictReader(REFERENCE.read_text().splitlines())}
@@ -90,7 +89,7 @@ def test_every_case_is_a_row():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_known_counts_are_what_torch_counts_now(name):
     """Both counts agree (or `fresh` raises), and known.json.gz holds the same."""
-    settings, batch = SETTINGS[name](), unit(name).batch
+    settings, batch = SETTINGS[name](), NETWORKS[name].unit.batch
     found = known.fresh(name, settings, batch)
     assert to_plain(known.counted(name, settings, batch)) == to_plain(found)
     assert from_plain(json.loads(json.dumps(to_plain(found)))).backward == found.backward

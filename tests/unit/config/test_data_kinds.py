@@ -19,8 +19,8 @@ def test_the_table_and_conf_agree():
 
 @pytest.mark.parametrize("kind", DATA_KINDS.values(), ids=DATA_KINDS)
 def test_all_that_a_row_names_is_there(kind):
-    places = [kind.loader, kind.check, *kind.derived.values(), *([kind.files] if kind.files else [])]
-    assert all(callable(pkgutil.resolve_name(place)) for place in places)
+    places = [kind.loader, kind.check, kind.files, kind.source, *kind.derived.values()]
+    assert all(callable(pkgutil.resolve_name(place)) for place in places if place is not None)
     assert set(kind.derived) <= set(DERIVED)
 
 

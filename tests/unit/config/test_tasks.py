@@ -7,8 +7,8 @@ import pytest
 from hpctrain.config import compose
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import TaskConfig
-from hpctrain.config.tasks import TASK_KINDS, scores_of
-from hpctrain.models.settings import SETTINGS
+from hpctrain.config.tasks import TASK_KINDS, networks_of, scores_of
+from hpctrain.models.settings import NETWORKS
 from hpctrain.tasks import make_task
 
 
@@ -19,11 +19,19 @@ def test_the_table_and_conf_agree():
 @pytest.mark.parametrize("kind", TASK_KINDS.values(), ids=TASK_KINDS)
 def test_all_that_a_row_names_is_there(kind):
     assert callable(pkgutil.resolve_name(kind.task))
-    assert set(kind.networks or ()) <= SETTINGS.keys()
+    assert any(kind.fits(network) for network in NETWORKS.values())
     assert len({score.name for score in kind.scores}) == len(kind.scores)
     assert (kind.family is None) == (kind.example == "")
     if kind.example:
         assert DATA_KINDS[kind.example].family is kind.family
+
+
+def test_the_networks_of_a_task():
+    assert networks_of("language_model") == ["rnn", "gru", "lstm"]
+    assert networks_of("masked_language_model") == ["rnn", "birnn", "gru", "lstm"]
+    assert networks_of("speech_recognition") == ["deep_speech2"]
+    assert networks_of("translation") == ["gnmt", "gnmt_moe"]
+    assert networks_of("classification") == [*NETWORKS]
 
 
 def test_a_task_summarises_its_scores():

@@ -246,15 +246,16 @@ def test_functions(function):
     assert count(Call(function), [meta(3, 5)]).forward != Cost()
 
 
+@pytest.mark.parametrize("zero_infinity", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_ctc(reduction):
+def test_ctc(reduction, zero_infinity):
     def loss(x):
         targets = torch.empty(2, 3, dtype=torch.int64, device="meta")
-        return F.ctc_loss(x, targets, (7, 5), (3, 2), reduction=reduction)
+        return F.ctc_loss(x, targets, (7, 5), (3, 2), reduction=reduction, zero_infinity=zero_infinity)
 
     found = count(Call(loss), [meta(7, 2, 4)])
     lattice = 13 * (7 * 7 + 5 * 5)
-    assert found.forward.other == lattice + {"none": 0, "sum": 2, "mean": 7}[reduction]
+    assert found.forward.other == lattice + {"none": 0, "sum": 2, "mean": 7}[reduction] + 2 * zero_infinity
 
 
 def test_embedding_and_tied_weights():

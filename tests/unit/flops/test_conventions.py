@@ -7,6 +7,7 @@ from hpctrain.flops import conventions, rules
 from hpctrain.flops.conventions import CONVENTIONS, OTHER, Convention, find, included
 from hpctrain.flops.result import Layer
 from hpctrain.flops.rules import Cost, Work
+from hpctrain.models.settings_sequence import ATTENTION_AND_GATES, ATTENTION_SCORES
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,8 @@ def test_an_unknown_convention_is_answered_with_those_that_are():
 def test_layers_are_left_out_by_their_name():
     layers = [Layer(name, "Linear", 0, ()) for name in ("encoder.attention.query", "attention", "body")]
     assert included(layers, None) == layers
-    assert [layer.name for layer in included(layers, conventions.ATTENTION_AND_GATES)] == ["body"]
-    assert [layer.name for layer in included(layers, conventions.ATTENTION_SCORES)] == [
+    assert [layer.name for layer in included(layers, ATTENTION_AND_GATES)] == ["body"]
+    assert [layer.name for layer in included(layers, ATTENTION_SCORES)] == [
         "encoder.attention.query", "body",
     ]  # fmt: skip
 
