@@ -129,6 +129,25 @@ def test_what_a_preset_may_leave_open_or_has_just_right(changes, what, text):
     assert judged(preset(**changes))[what] == Finding(what, text)
 
 
+@pytest.mark.parametrize(
+    ("state", "usable"),
+    [
+        ("IDLE", 2),
+        ("MIXED", 2),
+        ("ALLOCATED", 2),
+        ("COMPLETING", 2),
+        ("PLANNED", 2),
+        ("DOWN", 0),
+        ("FAIL", 0),
+    ],
+)
+def test_nodes_that_work_or_wait_for_work_can_take_a_job(state, usable):
+    nodes = [dataclasses.replace(node, state=state) for node in site.parse_nodes(NODES)]
+    given = judged(site=found(nodes=nodes))["nodes"]
+    assert given.text.endswith(f"; {usable} in use or free")
+    assert given.ok == bool(usable)
+
+
 LOW, HIGH = site.parse_partitions(PARTITIONS)
 BY_SIGNAL = "PreemptParameters = send_user_signal\n"
 
