@@ -45,7 +45,9 @@ class Effect:
 
 def word(value: Any) -> str:
     """Returns a value as it is written on a command line."""
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def changed(config: Config, key: str, value: Any) -> Config:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from hpctrain.config.validate import validate
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings
-from hpctrain.scaling.network import ALGORITHMS, CHOICES, Shape
+from hpctrain.scaling.network import Shape
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,10 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig:
 
 def gpu_counts(given: Any) -> tuple[int, ...]:
     """Returns the counts of `1,2,4`, of a list, or of `1..1024` (doubled up to the last). Raises UserError."""
-    words = (
-        [str(v).strip() for v in given]
-        if isinstance(given, Sequence) and not isinstance(given, str)
-        else None
-    )
-    words = words if words is not None else [w.strip() for w in str(given).strip("[]").split(",")]
+    text = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given).strip("[]")
     counts: list[int] = []
-    for word in words:
-        span = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
+    for word in text.split(","):
+        span = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word.strip())
         if span is None or int(span[1]) < 1 or (span[2] and int(span[2]) < int(span[1])):
             raise UserError("scaling.gpus", given, "must be counts such as 1,2,4 or 1..1024")
         first, last = int(span[1]), int(span[2] or span[1])
@@ -253,5 +248,4 @@ def algorithm(settings: ScalingConfig, device: str) -> str:
     """Returns the algorithm's name as network.allreduce_s knows it."""
     if settings.algorithm == "auto":
         return "nccl" if device == "cuda" else "mpi"
-    assert settings.algorithm in ALGORITHMS or settings.algorithm in CHOICES
     return settings.algorithm

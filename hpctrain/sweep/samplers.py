@@ -81,10 +81,10 @@ def append(path: Path, logs: Sequence[Mapping[str, Any]]) -> None:
 
 def cut_torn_line(path: Path) -> None:
     """Removes anything after the last complete line, which was never acknowledged as written. Raises OSError."""
-    content = path.read_bytes()[-(2**16) :]
-    torn = len(content) - (content.rfind(b"\n") + 1)
-    if torn:
-        os.truncate(path, path.stat().st_size - torn)
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
 
 
 class Search:
@@ -120,10 +120,7 @@ class Search:
         try:
             for _ in range(TRIES):
                 self.tell()
-                if (
-                    len(self._told) + sum(1 for n, _ in self._study.suggestions() if n not in self._told)
-                    >= limit
-                ):
+                if sum(1 for _ in self._study.suggestions()) >= limit:
                     return None
                 asked = self._optuna.ask(distributions(self._space))
                 overrides = written(self._space, asked.params)

@@ -174,14 +174,14 @@ def judge_job(
     job_id: str, end: answers.Job | None, ranks: list[dict[str, Any]], folder: Path
 ) -> Iterator[Finding]:
     """Yields the findings from the job's end and from what its ranks wrote below `folder`."""
-    state = end.state if end else "gone"
-    if state in answers.WAITING:
-        yield Finding("job", f"{job_id} waits longer than the doctor does: {end.reason if end else ''}",
+    if end is not None and end.state in answers.WAITING:
+        yield Finding("job", f"{job_id} waits longer than the doctor does: {end.reason}",
                       "try again when nodes are free, or with --no-job")  # fmt: skip
         return
     errors = [f"rank {r['rank']} on {r['host']}: {r['error']}" for r in ranks if "error" in r]
     if errors or len(ranks) < 2:
         logs = "".join(p.read_text(errors="replace") for p in sorted(folder.glob("submitit/*.out")))
+        state = end.state if end else "gone"
         said = (
             errors[0]
             if errors

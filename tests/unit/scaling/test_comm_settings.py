@@ -8,7 +8,7 @@ from hpctrain.cli import main
 from hpctrain.config.load import to_dict
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings, measured, preset
-from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.scaling.laws import Point, Repeat, Value
 from hpctrain.scaling.plan import plan
 from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import RunDir
@@ -37,7 +37,11 @@ def test_each_value_is_tried_by_itself_on_the_most_gpus():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("{buckt_mb:[1]}", "did you mean bucket_mb"),
+        (
+            "{buckt_mb:[1]}",
+            r"^scaling\.knobs=buckt_mb: must be one of bucket_mb, fusion_threshold_mb, cycle_time_ms, hierarchical, "
+            r"compression, accumulate \(did you mean bucket_mb\?\)$",
+        ),
         ("{bucket_mb:[0]}", r"scaling\.knobs\.bucket_mb=0: must be > 0"),
         ("{compression:[zip]}", r"scaling\.knobs\.compression=zip: must be one of none, fp16"),
         ("{accumulate:[0]}", r"scaling\.knobs\.accumulate=0: must be"),
@@ -70,6 +74,7 @@ def test_what_matters_is_what_the_noise_does_not_explain():
     assert found[1].change.mean == pytest.approx(0.3)
     assert found[1].predicted == 0.25
     assert [e.matters for e in found] == [True, True, True, False, True]
+    assert [e.repeats for e in found] == [3] * 5
     # The batch is not the cluster's affair; of two values of a key the better one.
     assert comm_settings.best(found) == {"bucket_mb": 4.0}
     (said,) = comm_settings.finding(found, 4)
@@ -77,10 +82,63 @@ def test_what_matters_is_what_the_noise_does_not_explain():
     assert "Within the noise: cycle_time_ms." in said
 
 
+def test_nothing_is_compared_with_no_result():
+    tried = [("bucket_mb", 1.0, point(200.0))]
+    assert comm_settings.effects(None, tried, {}) == comm_settings.effects(point(), tried, {}) == []
+
+
+def effect(key, value, mean, half):
+    return comm_settings.Effect(key, value, 2, Value(mean, half))
+
+
+@pytest.mark.parametrize(
+    ("effects", "said"),
+    [
+        ([], []),
+        (
+            [effect("bucket_mb", 1, 0.5, None)],
+            ["A single repeat each does not show which comm setting matters."],
+        ),
+        (
+            [effect("bucket_mb", 1, 0.05, 0.05), effect("compression", "fp16", -0.01, 0.02)],
+            ["None of the comm settings that were tried matters on 8 GPUs: all are within the noise."],
+        ),
+        (
+            [effect("bucket_mb", 1, 0.0314, 0.004)],
+            ["The comm settings that matter on 8 GPUs: comm.bucket_mb=1 +3.1 ± 0.4 % (samples/s)."],
+        ),
+        # The strongest first, whether it helps or harms; a key that matters at one value is not noise.
+        (
+            [
+                effect("hierarchical", True, 0.1, 0.01),
+                effect("bucket_mb", 1, 0.02, 0.5),
+                effect("cycle_time_ms", None, 0.01, 0.5),
+                effect("hierarchical", False, 0.001, 0.01),
+                effect("accumulate", 4, -0.25, 0.1),
+            ],
+            [
+                "The comm settings that matter on 8 GPUs: train.accumulate=4 -25.0 ± 10 %, "
+                "comm.hierarchical=true +10.0 ± 1 % (samples/s). Within the noise: bucket_mb, cycle_time_ms."
+            ],
+        ),
+    ],
+)
+def test_the_finding(effects, said):
+    assert comm_settings.finding(effects, 8) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "true"), (None, "null"), (1, "1"), (0.5, "0.5"), ("A", "A")]
+)
+def test_a_value_is_written_as_the_command_line_takes_it(value, text):
+    assert effect("cycle_time_ms", value, 0.0, None).name == f"comm.cycle_time_ms={text}"
+
+
 def test_one_repeat_says_nothing_of_what_matters():
     found = comm_settings.effects(point(100.0), [("bucket_mb", 1.0, point(200.0))], {})
     assert comm_settings.best(found) == {}
-    assert "does not show which comm setting matters" in comm_settings.finding(found, 4)[0]
+    assert found[0].change == Value(1.0, None)
+    assert comm_settings.percent(found[0].change) == "+100.0 %"
 
 
 def test_a_presets_settings_are_replaced():
@@ -90,6 +148,11 @@ def test_a_presets_settings_are_replaced():
     assert (
         twice == "# A cluster\nname: x\nmpi: pmix\nneeds: [account]\ncomm:  # study b\n  hierarchical: true\n"
     )
+
+
+def test_a_presets_settings_keep_their_order():
+    text = comm_settings.with_comm("name: x\n", {"hierarchical": True, "bucket_mb": 4.0}, "study")
+    assert text == "name: x\ncomm:  # study\n  hierarchical: true\n  bucket_mb: 4.0\n"
 
 
 def test_a_command_lines_own_setting_goes_before_the_presets():

@@ -2,13 +2,15 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 
 import pytest
 
+from hpctrain.storage.lock import this_process
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import StudyDir, Trial, Work
 
@@ -20,23 +22,95 @@ def study(tmp_path):
     return found
 
 
-def _take_all(path, barrier, queue):
-    study = StudyDir(path)
-    barrier.wait()
-    mine = [n for n in range(40) if claims.take(study.claims, Work(f"r{n}"))]
-    queue.put(mine)
+def test_a_claim_says_whose_it_is_and_then_how_it_ended(study):
+    before_s = time.time()
+    claim = claims.take(study.claims, Work("r", 2))
+    assert (claim.work, claim.number, claim.earlier) == (Work("r", 2), 1, [])
+    assert claim.path == study.claims / "r.2.1.json"
+    began = claims.read(study.claims, "r.2", 1)
+    assert sorted(began) == ["began", "key", "owner"]
+    assert began["key"] == "r.2"
+    assert before_s <= began["began"] <= time.time()
+    assert began["owner"] == asdict(this_process(1)) | {"since": began["owner"]["since"]}
+    claim.close("done", reason="DONE", node_s=1.5)
+    ended = claims.read(study.claims, "r.2", 1)
+    assert began["began"] <= ended.pop("until") <= time.time()
+    assert ended == began | {"outcome": "done", "reason": "DONE", "node_s": 1.5}
+    next_one = claims.take(study.claims, Work("r", 2), 1)
+    assert claims.read(study.claims, "r.2", 2)["owner"]["attempt"] == 2
+    # A record that is lost or damaged does not keep the end from being written.
+    next_one.path.write_text("{half")
+    next_one.close("failed")
+    assert claims.read(study.claims, "r.2", 2)["outcome"] == "failed"
 
 
-def test_many_processes_at_once_get_each_claim_once(study):
-    context = multiprocessing.get_context("fork")
-    barrier, queue = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_take_all, args=(study.path, barrier, queue)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    got = [queue.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sorted(n for mine in got for n in mine) == list(range(40))
+def test_the_newest_claim_of_each_piece_of_work(study):
+    assert claims.newest(study.claims) == {}
+    assert claims.newest(study.path / "missing") == {}
+    for name in ("a.0.1", "a.0.9", "a.0.10", "a.0.2", "a.1.3", "dot.ted.0.4", "a.0.next"):
+        (study.claims / f"{name}.json").touch()
+    (study.claims / ".draft.a.0.11.json.12345678").touch()  # another process is about to publish it
+    (study.claims / "notes").touch()
+    assert claims.newest(study.claims) == {"a.0": 10, "a.1": 3, "dot.ted.0": 4}
+
+
+def test_a_claim_that_is_missing_or_damaged_is_empty_and_over(study):
+    (study.claims / "r.0.1.json").write_text("[]")
+    for number in (1, 2):
+        record = claims.read(study.claims, "r.0", number)
+        assert record == {}
+        assert claims.is_over(record, this_process(1))
+
+
+def test_a_claim_knows_the_ones_before_it(study):
+    for number, outcome in enumerate(("stopped", "locked", "ended")):
+        claims.take(study.claims, Work("r"), number).close(outcome)
+    last = claims.take(study.claims, Work("r"), 3)
+    assert [record["outcome"] for record in last.earlier] == ["stopped", "locked", "ended"]
+    assert last.number == 4
+
+
+DIED = {}
+
+
+def stopped(reason=None):
+    return {"outcome": "stopped", "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "mishaps", "goes_on"),
+    [
+        ([], 0, False),
+        ([DIED], 1, True),
+        ([DIED, DIED], 2, True),
+        ([{"outcome": "done"}], 0, False),
+        ([DIED, {"outcome": "paused"}, DIED], 1, True),
+        # It stopped for a reason that counts, or for one that does not.
+        ([DIED, stopped("NODE_FAIL"), DIED], 3, True),
+        ([DIED, stopped("PREEMPTED"), DIED], 1, True),
+        ([DIED, stopped()], 0, True),
+        # Somebody else had the run's lock: neither a mishap nor the end of a row of them.
+        ([DIED, {"outcome": "locked"}, DIED], 2, True),
+    ],
+)
+def test_mishaps_in_a_row(tmp_path, earlier, mishaps, goes_on):
+    claim = claims.Claim(Work("r"), tmp_path / "r.0.9.json", 9, earlier)
+    assert claim.mishaps({"NODE_FAIL"}) == mishaps
+    assert claim.goes_on is goes_on
+
+
+def test_slurm_is_asked_once_and_only_if_somebody_wants_to_know():
+    questions = []
+
+    def ask():
+        questions.append("?")
+        return {"7"}
+
+    ended = claims.asking_once(ask)
+    assert questions == []
+    assert [ended(job_id) for job_id in ("7", "8", "7")] == [False, True, False]
+    assert questions == ["?"]
+    assert claims.asking_once(lambda: None)("7") is None
 
 
 CLAIM_AND_WAIT = """
@@ -51,16 +125,15 @@ time.sleep(60)
 
 
 def test_a_dead_owner_s_claim_is_taken_and_a_living_one_s_is_not(study):
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLAIM_AND_WAIT, str(study.claims)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "claimed\n"
-    last = claims.newest(study.claims)
-    assert last == {"r.0": 1}
-    assert claims.take(study.claims, Work("r"), last["r.0"]) is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    command = [sys.executable, "-c", CLAIM_AND_WAIT, str(study.claims)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "claimed\n"
+            last = claims.newest(study.claims)
+            assert last == {"r.0": 1}
+            assert claims.take(study.claims, Work("r"), last["r.0"]) is None
+        finally:
+            process.send_signal(signal.SIGKILL)
     claim = claims.take(study.claims, Work("r"), last["r.0"])
     assert claim is not None
     assert (claim.number, claim.mishaps()) == (2, 1)
@@ -111,3 +184,25 @@ def test_a_full_disk_leaves_no_claim(study, monkeypatch):
     monkeypatch.undo()
     assert list(study.claims.iterdir()) == []
     assert claims.take(study.claims, Work("r"))
+
+
+def _take_all(path, barrier, queue):
+    study = StudyDir(path)
+    barrier.wait()
+    mine = []
+    try:
+        mine += [n for n in range(40) if claims.take(study.claims, Work(f"r{n}"))]
+    finally:
+        queue.put(mine)
+
+
+def test_many_processes_at_once_get_each_claim_once(study):
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_take_all, args=(study.path, barrier, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    got = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(n for mine in got for n in mine) == list(range(40))
