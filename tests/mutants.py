@@ -19,6 +19,7 @@ WORK = ROOT / ".mutants"
 ENOUGH = 0.9
 
 MODULES = (
+    "job_environment",
     "training.buckets",
     "training.schedule",
     "training.progress",
@@ -47,8 +48,8 @@ MODULES = (
 
 def tests_of(module: str) -> str:
     """Returns the one file of tests that counts for a module."""
-    package, _, name = module.rpartition(".")
-    return f"tests/unit/{package.replace('.', '/')}/test_{name}.py"
+    *packages, name = module.split(".")
+    return "/".join(("tests/unit", *packages, f"test_{name}.py"))
 
 
 def prepare(module: str) -> Path:
