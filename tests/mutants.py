@@ -23,6 +23,7 @@ MODULES = (
     "training.buckets",
     "training.schedule",
     "training.progress",
+    "storage.files",
     "storage.lock",
     "checkpoints.policy",
     "scaling.laws",
