@@ -19,6 +19,7 @@ WORK = ROOT / ".mutants"
 ENOUGH = 0.9
 
 MODULES = (
+    "hardware",
     "job_environment",
     "training.buckets",
     "training.schedule",

@@ -139,7 +139,9 @@ def test_a_written_file_is_described_by_its_size_and_digest(tmp_path):
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("failing", [("write",), ("sync",), ("close",), ("write", "close"), ("sync", "close")])
+@pytest.mark.parametrize(
+    "failing", [("write",), ("sync",), ("close",), ("write", "close"), ("sync", "close")]
+)
 def test_a_file_that_cannot_be_written_is_an_error_the_first_one(tmp_path, failing):
     with pytest.raises(OSError, match=failing[0]):
         write_file(tmp_path / "file", [memoryview(b"abc")], Traced(*failing))
