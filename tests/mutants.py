@@ -24,6 +24,7 @@ MODULES = (
     "training.buckets",
     "training.schedule",
     "training.progress",
+    "training.window",
     "storage.files",
     "storage.lock",
     "checkpoints.policy",
