@@ -28,6 +28,7 @@ MODULES = (
     "storage.files",
     "storage.lock",
     "checkpoints.policy",
+    "checkpoints.tensor_file",
     "scaling.laws",
     "scaling.network",
     "scaling.horovod_timeline",

@@ -48,6 +48,7 @@ MIXED = {
     "transposed": torch.arange(6.0).view(2, 3).T,
     "flags": torch.tensor([True, False, True]),
     "step": torch.tensor([2**40]),
+    "large": torch.arange(1000.0),
     "weight": torch.nn.Parameter(torch.ones(2, 2)),
     "empty": torch.empty(0, 4),
     "also_empty": torch.empty(0, 4, dtype=torch.int8),
@@ -138,6 +139,11 @@ def entry(begin=0, end=8, shape=(2,), dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
+def test_two_empty_tensors_may_lie_at_one_place():
+    found = unpack(packed({"x": entry(0, 0, [0]), "y": entry(0, 0, [0], "U8")}))
+    assert (found["x"].dtype, found["y"].dtype) == (torch.float32, torch.uint8)
+
+
 def test_an_entry_may_have_64_dimensions():
     assert unpack(packed({"x": entry(0, 4, [1] * 64)}, bytes(4)))["x"].shape == (1,) * 64
 
@@ -172,7 +178,10 @@ DISPLACED = "^tensor x is not at its place in the file$"
         (packed({"w": entry(0, 2, [2], "U8"), "x": entry(2, 10)}, bytes(10)), DISPLACED),  # not aligned
         (packed({"x": entry()}, bytes(7)), DISPLACED),  # the file ends before it
         (packed({"x": entry(shape=[3])}, bytes(8)), r"^tensor x has 8 bytes, which is not its shape \[3\]$"),
-        (packed({"x": entry(shape=[])}, bytes(8)), r"^tensor x has 8 bytes, which is not its shape \[\]$"),
+        (
+            packed({"w": entry(), "x": entry(8, 16, [])}, bytes(16)),
+            r"^tensor x has 8 bytes, which is not its shape \[\]$",
+        ),
         (packed({"x": entry()}, bytes(11)), "^3 bytes belong to no tensor$"),
     ],
 )
@@ -192,7 +201,7 @@ def test_a_header_may_be_as_long_as_the_library_allows(monkeypatch):
 
 
 @settings(deadline=None)
-@given(place=st.integers(0, 400), byte=st.integers(0, 255))
+@given(place=st.integers(0, 1000), byte=st.integers(0, 255))
 def test_a_damaged_byte_is_an_error_of_the_file_or_another_value(place, byte):
     content = file_of(filled(MIXED))
     content[place % len(content)] = byte
