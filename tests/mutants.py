@@ -37,6 +37,7 @@ MODULES = (
     "sweep.asha",
     "sweep.arrays",
     "sweep.leaderboard",
+    "config.image_sizes",
     "config.messages",
     "config.swept",
     "config.tasks",
