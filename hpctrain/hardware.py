@@ -8,10 +8,11 @@ Imports torch only in `measure`.
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 TERA, GIGA = 1e12, 1e9
@@ -27,7 +28,6 @@ class Device:
     source: str
 
 
-@cache
 def devices() -> tuple[tuple[tuple[str, ...], Device], ...]:
     """Returns every device of the table with the lower-case fragments that identify its name."""
     text = Path(__file__).with_name("devices.csv").read_text(encoding="utf-8")
@@ -46,13 +46,13 @@ def _device(row: Mapping[str, str]) -> Device:
 def find(name: str) -> Device | None:
     """Returns the device whose longest fragment occurs in `name`; None if none does."""
     wanted = " ".join(name.lower().replace("_", " ").split())
-    matches = [
-        (len(fragment), device)
+    matches = {
+        fragment: device
         for fragments, device in devices()
         for fragment in (*fragments, device.name.lower())
         if fragment in wanted
-    ]
-    return max(matches, key=lambda pair: pair[0])[1] if matches else None
+    }
+    return matches[max(matches, key=len)] if matches else None
 
 
 def measure(
@@ -97,8 +97,8 @@ def _best_s(job: Callable[[], object], synchronize: Callable[[], None], seconds:
     """Returns the shortest of as many runs as fit, without the first, which warms up."""
     job()
     synchronize()
-    best, end = float("inf"), time.monotonic() + seconds
-    while best == float("inf") or time.monotonic() < end:
+    best, end = math.inf, time.monotonic() + seconds
+    while best == math.inf or time.monotonic() < end:
         start = time.perf_counter()
         job()
         synchronize()

@@ -19,11 +19,18 @@ WORK = ROOT / ".mutants"
 ENOUGH = 0.9
 
 MODULES = (
+    "hardware",
+    "job_environment",
     "training.buckets",
     "training.schedule",
     "training.progress",
+    "training.step_timer",
+    "training.window",
+    "storage.files",
     "storage.lock",
     "checkpoints.policy",
+    "checkpoints.tensor_file",
+    "models.sampling",
     "scaling.laws",
     "scaling.network",
     "scaling.horovod_timeline",
@@ -32,8 +39,12 @@ MODULES = (
     "sweep.asha",
     "sweep.arrays",
     "sweep.leaderboard",
+    "config.image_sizes",
+    "config.messages",
     "config.swept",
+    "config.tasks",
     "data.sampler",
+    "flops.ctc",
     "flops.runs",
     "flops.conventions",
     "flops.rules",
@@ -47,8 +58,8 @@ MODULES = (
 
 def tests_of(module: str) -> str:
     """Returns the one file of tests that counts for a module."""
-    package, _, name = module.rpartition(".")
-    return f"tests/unit/{package.replace('.', '/')}/test_{name}.py"
+    *packages, name = module.split(".")
+    return "/".join(("tests/unit", *packages, f"test_{name}.py"))
 
 
 def prepare(module: str) -> Path:

@@ -35,8 +35,8 @@ class HostBuffer:
     """Copies a set of tensors into host memory, which is used again while names, shapes and dtypes stay the same."""
 
     def __init__(self) -> None:
-        self._key: list[tuple[str, torch.Size, torch.dtype]] = []
-        self._views: list[Tensor] = []
+        self._key: list[tuple[str, torch.Size, torch.dtype]] | None = None
+        self._views: dict[str, Tensor] = {}
         self._flat = torch.empty(0, dtype=torch.uint8)
         self.header = b""
 
@@ -48,7 +48,7 @@ class HostBuffer:
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors (...,); they may change as soon as this returns. Pinned memory if any is on a GPU."""
         self.lay_out(tensors)
-        for (name, *_), view in zip(self._key, self._views, strict=True):
+        for name, view in self._views.items():
             view.copy_(tensors[name].detach(), non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
@@ -77,10 +77,10 @@ class HostBuffer:
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         # Set to zero, so that the pages exist before the first save.
         self._flat = torch.zeros(begin, dtype=torch.uint8, pin_memory=on_gpu)
-        self._views = [
-            self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
+        self._views = {
+            name: self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
             for name, shape, dtype in key
-        ]
+        }
         self._key = key
 
 

@@ -25,8 +25,9 @@ def check_pictures(config: Config) -> None:
             "random_resized_crop",
             f"is for pictures in files: data={', '.join(names(Family.PICTURE))}",
         )
-    if data.crop_scale[0] > data.crop_scale[1] or data.crop_ratio[0] > data.crop_ratio[1]:
-        raise UserError("data.crop_scale", data.crop_scale, "and data.crop_ratio: least first, then most")
+    for key, (least, most) in (("crop_scale", data.crop_scale), ("crop_ratio", data.crop_ratio)):
+        if least > most:
+            raise UserError(f"data.{key}", [least, most], "must be the least, then the most")
     if not sizes:
         return
     shown = str([list(pair) for pair in sizes]).replace(" ", "")
@@ -37,12 +38,14 @@ def check_pictures(config: Config) -> None:
         )
     if len(data.shape) != 3:
         raise UserError("train.image_sizes", shown, "is for images")
+    if model.target is not None:
+        return  # the user answers for it
     if not model.network.any_size:
         others = ", ".join(name for name, network in NETWORKS.items() if network.any_size)
         raise UserError(
             "train.image_sizes", shown, f"model={model.name} is made for one size; {others} are not"
         )
-    for _, pixels in sizes if model.target is None else ():
+    for _, pixels in sizes:
         try:
             sized(config, pixels)
         except ValueError as error:

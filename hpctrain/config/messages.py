@@ -8,24 +8,24 @@ from typing import Any
 
 from hpctrain.errors import UserError, nearest
 
+# Where a setting may be of several kinds, pydantic names the kind after the setting's key.
+_BRANCHES = {"sgd", "adam", "adamw", "lars", "int", "constrained-int", "str"}
+
 
 def explain(
     errors: Sequence[Mapping[str, Any]], prefix: str, neighbours: Callable[[list[str]], list[str]]
 ) -> UserError:
     """Returns the first complaint; keys get `prefix`. `neighbours` returns the settings beside an unknown one."""
     error = errors[0]
-    tags = {"sgd", "adam", "adamw", "lars", "int", "constrained-int"}
-    where = [
-        str(p) for p in error["loc"] if not (str(p) in tags or str(p).startswith(("literal", "function")))
-    ]
+    where = [str(part) for part in error["loc"] if part not in _BRANCHES]
     key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
-    context = error.get("ctx", {})
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if error["type"] == "unexpected_keyword_argument":
         return UserError(key, given, "unknown setting", nearest(where[-1], neighbours(where)))
+    if error["type"] == "union_tag_invalid":
+        key, given = f"{key}.name", error["ctx"]["tag"]
     if error["type"] in ("literal_error", "union_tag_invalid"):
-        expected = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
-        key = key if error["type"] == "literal_error" else f"{key}.name"
-        given = given if error["type"] == "literal_error" else context.get("tag")
+        context = error["ctx"]
+        expected = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
     if error["type"] == "value_error":
         # A __post_init__ names its own key and value: "model.depth=3: must be even".
@@ -35,10 +35,11 @@ def explain(
         return UserError(key.rstrip("."), "", text.removeprefix("Value error, "))
     if error["type"] == "string_pattern_mismatch":
         return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+    if error["type"] == "missing":
         return UserError(key, "", "is missing")
-    text = text.removeprefix("Input should be ").replace("greater than or equal to", "≥")
-    text = text.partition(", unable to parse")[0].replace("greater than", ">").replace("less than", "<")
+    text = text.removeprefix("Input should be ").partition(", unable to parse")[0]
+    text = text.replace("greater than", ">").replace("less than", "<")
+    text = text.replace("> or equal to", "≥").replace("< or equal to", "≤")
     # A number or a word: what is said of the number, and the words.
     union = [
         e

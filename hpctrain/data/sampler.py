@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Share:
 
     def in_step(self, batch_size: int) -> bool:
         """Whether all ranks have as many parts, and none of them is empty."""
-        return self._most(batch_size) <= self.global_count // self.ranks
+        return self._most(batch_size) * self.ranks <= self.global_count
 
     def _most(self, batch_size: int) -> int:
         """Parts of the rank with the most samples."""
@@ -86,12 +87,10 @@ def shares(
     size: int,
 ) -> Iterator[tuple[int, Share]]:
     """Of each step of a run: its epoch, and rank `rank`'s share. `order_of(epoch)` is asked once an epoch."""
-    order, shown = np.empty(0, np.int64), -1
+    order = lru_cache(maxsize=1)(order_of)
     for step in steps:
         epoch, place = divmod(step, per_epoch)
-        if epoch != shown:
-            order, shown = order_of(epoch), epoch
-        yield epoch, share(order, place, effective_batch, rank, size)
+        yield epoch, share(order(epoch), place, effective_batch, rank, size)
 
 
 def part(count: int, rank: int, size: int) -> slice:

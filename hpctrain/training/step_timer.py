@@ -6,6 +6,7 @@ On a GPU, parts are measured between events on the stream, so that `mark` does n
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,9 +37,9 @@ class Clock:
 
     def take(self) -> dict[str, float]:
         """Returns the seconds per part since the last `take`; on a GPU this waits for the stream."""
-        if self._gpu and self._events:
+        if self._gpu:
             self._events[-1][1].synchronize()
-            for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):
+            for (_, before), (part, after) in pairwise(self._events):
                 self._seconds[part] += before.elapsed_time(after) / 1e3
             self._events = self._events[-1:]
         taken, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)

@@ -52,10 +52,10 @@ def test_of_one_step_the_newest_stays(term):
 
 
 def test_every_nth_step_stays_and_of_it_the_newest(term):
-    saved = [commit(term, step) for step in range(1, 7)]
+    saved = [commit(term, step) for step in range(1, 8)]
     again = commit(term, 2, save=2)
     assert retention(term, keep_last=1, keep_every=2).prune() == [saved[n] for n in (0, 1, 2, 4)]
-    assert kept(term) == [again, saved[3], saved[5]]
+    assert kept(term) == [again, saved[3], saved[5], saved[6]]
 
 
 def test_the_best_stays(term):

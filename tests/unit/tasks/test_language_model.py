@@ -12,7 +12,7 @@ from hpctrain.data import sampler
 from hpctrain.data.text.sequences import TextDataset
 from hpctrain.data.text.vocabulary import Characters, Words
 from hpctrain.models import build
-from hpctrain.models.sampling import choose, continue_tokens
+from hpctrain.models.sampling import continue_tokens
 from hpctrain.models.settings import SETTINGS
 from hpctrain.tasks import make_task
 from hpctrain.training import state
@@ -207,17 +207,6 @@ def test_a_saved_state_divides_over_other_ranks():
 
 
 # --- Generating
-
-
-def test_the_sampler_follows_temperature_and_top_k():
-    logits = torch.tensor([9.0, 3.0, 1.0, 2.0])
-    draw = torch.Generator().manual_seed(0)
-    assert {choose(logits, 0, None, draw) for _ in range(9)} == {1}
-    assert {choose(logits, 1.0, 2, draw) for _ in range(200)} == {1, 3}
-    found = np.bincount([choose(logits, 2.0, None, draw) for _ in range(4000)], minlength=4) / 4000
-    expected = torch.softmax(logits[1:] / 2, 0)
-    assert found[0] == 0  # the unknown, however likely
-    assert found[1:] == pytest.approx(expected.tolist(), abs=0.03)
 
 
 def test_generation_carries_the_state():

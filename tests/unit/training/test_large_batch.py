@@ -12,7 +12,6 @@ from hpctrain.config.image_sizes import image_size, sized
 from hpctrain.config.settings import LarsConfig, SgdConfig
 from hpctrain.data.derive import load
 from hpctrain.data.identify import run_id
-from hpctrain.errors import UserError
 from hpctrain.launch import estimate, follow
 from hpctrain.training.optimizers import make_optimizer
 from hpctrain.training.read_ahead import kept_up
@@ -109,22 +108,6 @@ def test_sizes_by_epoch_cost_what_they_are():
     short = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=None, steps=750))
     assert estimate.estimate(short)["flops_total"] == 75_000 * per_sample[0] + 750 * whole.optimizer_flops
     assert sized(config, 16).input_shape == (3, 16, 16)
-
-
-@pytest.mark.parametrize(
-    ("model", "sizes", "message"),
-    [
-        ("resnet18", "[[1,16]]", r"must begin with epoch 0"),
-        ("resnet18", "[[0,16],[0,32]]", r"epochs rising"),
-        ("resnet18", "[[0,4]]", r"train\.image_sizes=\[\[0,4\]\]: 4 pixels a side: height and width"),
-        ("resnet18", "[[0,-4]]", r"train\.image_sizes.*=-4: must be ≥ 1"),
-        ("lenet", "[[0,16]]", r"lenet is made for one size"),
-    ],
-)
-def test_sizes_that_make_no_sense_are_named(model, sizes, message):
-    stem = ["model.stem=cifar"] if model == "resnet18" else []
-    with pytest.raises(UserError, match=message):
-        load(["data=cifar10", f"model={model}", *stem, f"train.image_sizes={sizes}"])
 
 
 def test_image_sizes_count_and_feeding_does_not():

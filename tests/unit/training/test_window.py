@@ -21,6 +21,8 @@ class Costs:
 
 
 class Clock:
+    """Half a second for data since the last time that it was asked."""
+
     def take(self):
         return {"data": 0.5}
 
@@ -46,9 +48,11 @@ def clock(monkeypatch):
 def test_a_window_adds_up_steps_and_times(clock):
     at, report = Progress(window=Window(sums=[0.0, 0.0]), elapsed_s=50.0), Report()
     recorder = WindowRecorder(at, Task(), Costs(), Clock(), report)
-    for _ in range(2):
-        recorder.add([3.0, 2.0])
-        at.step, at.samples = at.step + 1, at.samples + 16
+    assert recorder.figures == {}
+    recorder.add([5.0, 1.0])
+    recorder.add([1.0, 3.0])
+    assert (at.window.sums, at.window.good_steps) == ([6.0, 4.0], 2)
+    at.step, at.samples = 2, 32
     clock[0] += 4.0
     assert recorder.elapsed_s == 54.0
     recorder.record(0.1, 0.5, 8, cut=False)
@@ -60,6 +64,26 @@ def test_a_window_adds_up_steps_and_times(clock):
     assert recorder.figures["loss"] == 1.5
     assert at.window == Window(2, 32, sums=[0.0, 0.0])
     assert at.elapsed_s == 54.0
+
+
+def test_a_window_begins_where_the_last_one_ended(clock):
+    at, report = Progress(window=Window(sums=[0.0, 0.0])), Report()
+    recorder = WindowRecorder(at, Task(), Costs(), Clock(), report)
+    for step, seconds in ((2, 4.0), (3, 1.0)):
+        recorder.add([1.0, 1.0])
+        at.step, at.samples = step, 16 * step
+        clock[0] += seconds
+        recorder.record(0.1, step / 4, 8, cut=False)
+    second = report.records[1]
+    assert (second.step, second.samples, second.window_steps, second.window_s) == (3, 48, 1, 1.0)
+    assert second.rates.samples_per_s == 16.0
+    assert second.step_ms["data"] == 500.0
+
+
+def test_sums_of_another_task_are_an_error(clock):
+    recorder = WindowRecorder(Progress(window=Window(sums=[0.0, 0.0])), Task(), Costs(), Clock(), Report())
+    with pytest.raises(ValueError, match="zip"):
+        recorder.add([1.0])
 
 
 def test_a_window_that_a_stop_cuts_short_goes_on(clock):
@@ -77,6 +101,7 @@ def test_a_window_that_a_stop_cuts_short_goes_on(clock):
     first, second = report.records
     assert (first.cut, first.window_steps, first.window_s) == (True, 1, 1.0)
     assert (second.cut, second.window_steps, second.window_s, second.scores) == (False, 2, 4.0, {"loss": 1.5})
+    assert (first.step_ms["data"], second.step_ms["data"]) == (500.0, 500.0)  # of two steps, a whole second
 
 
 def test_time_outside_of_training_is_left_out(clock):
