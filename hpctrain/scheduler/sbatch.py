@@ -65,7 +65,7 @@ def cpus_per_rank(config: Config) -> int:
     if cluster.cpus_per_gpu:
         return cluster.cpus_per_gpu
     if cluster.cpus_per_node:
-        return max(1, cluster.cpus_per_node // (cluster.gpus_per_node or config.ranks_per_node))
+        return max(1, cluster.cpus_per_node // config.slots_of_node)
     return 1
 
 
@@ -142,7 +142,7 @@ def _memory(config: Config) -> str | None:
     if config.resources.mem_gb_per_rank:
         return f"{round(config.resources.mem_gb_per_rank * ranks * 1024)}M"
     if cluster.mem_gb_per_node:
-        share = min(1.0, ranks / (cluster.gpus_per_node or ranks))
+        share = min(1.0, ranks / config.slots_of_node)
         return f"{int(cluster.mem_gb_per_node * share * _MEMORY_SHARE * 1024)}M"
     return None
 
