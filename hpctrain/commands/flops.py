@@ -13,6 +13,7 @@ from hpctrain.commands.say import say, wide_console
 from hpctrain.flops import render
 from hpctrain.flops.answer import answer, changed
 from hpctrain.hardware import Device
+from hpctrain.report.numbers import short
 
 ABOUT = "Count the operations of a network's training step, layer by layer, and of a whole run."
 MORE = """settings: model=resnet50 model.version=v1 input=3x224x224 batch=256 mode=training|inference
@@ -76,8 +77,8 @@ def _show_device(device: Device, as_json: bool) -> int:
         print(json.dumps(figures))
         return 0
     for precision, rate in device.flops.items():
-        print(f"{precision:8} {render.short(rate, 'FLOP/s')}")
-    print(f"memory   {render.short(device.bytes_per_s, 'B/s')}\n{device.name}: {device.source}")
+        print(f"{precision:8} {short(rate, 'FLOP/s')}")
+    print(f"memory   {short(device.bytes_per_s, 'B/s')}\n{device.name}: {device.source}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import UserError
-from hpctrain.flops.render import short
+from hpctrain.report.numbers import short
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_BARS = 60

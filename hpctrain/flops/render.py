@@ -6,31 +6,10 @@ import csv
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hpctrain.report.numbers import exact, seconds, short
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def short(value: float, unit: str = "") -> str:
-    """Returns a number with a metric prefix: 1234567 -> 1.235 M."""
-    for size, prefix in PREFIXES:
-        if abs(value) >= size:
-            return f"{value / size:.4g} {prefix}{unit}".rstrip()
-    return f"{value:,.4g} {unit}".rstrip()
-
-
-def exact(value: float) -> str:
-    """Returns a count as text; an average over units need not be a whole number."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def seconds(value: float) -> str:
-    """Returns a time as text in s, ms, µs or ns."""
-    for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= size:
-            return f"{value / size:.3g} {name}"
-    return f"{value / 1e-9:.3g} ns"
 
 
 def write_csv(document: dict[str, Any], out: TextIO) -> None:

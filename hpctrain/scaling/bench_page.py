@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from hpctrain.config.settings import Config
-from hpctrain.flops.render import seconds
+from hpctrain.report.numbers import binary, seconds
 from hpctrain.scaling.measured import profile_of, straggler_s
 from hpctrain.scaling.plan import Kind
 from hpctrain.storage.records import train_records
@@ -183,7 +183,7 @@ def _machine(d: Document) -> list[str]:
     for i, one in enumerate(top["allreduce"]):
         name = "allreduce" if i == 0 else ""
         lines.append(
-            f"  {name:15}  {_size(one['bytes']):>7}  {seconds(one['s']):>8}  {one['bus_bytes_per_s'] / 1e9:8.3f} GB/s"
+            f"  {name:15}  {binary(one['bytes']):>7}  {seconds(one['s']):>8}  {one['bus_bytes_per_s'] / 1e9:8.3f} GB/s"
         )
     return lines
 
@@ -224,8 +224,3 @@ def _steps(d: Document) -> list[str]:
 
 def _share(step: Step, part: str) -> str:
     return f"{1e3 * step['parts_s'][part]:,.3f} ms {step['parts_s'][part] / step['step_s']:6.1%}"
-
-
-def _size(count: int) -> str:
-    power = max(0, count.bit_length() - 1) // 10
-    return f"{count >> 10 * power} {('B', 'KiB', 'MiB', 'GiB')[power]}"
