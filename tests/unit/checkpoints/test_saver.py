@@ -303,7 +303,6 @@ def test_large_states_are_divided_over_ranks(folder, monkeypatch):
     ]
     assert {"tensors-00002-of-00003.safetensors"} < {p.name for p in path.iterdir()}
     assert not list(folder.glob(".draft.*"))
-    assert all(rank.written_bytes for rank in ranks)
     assert_same(open_checkpoints(folder, 2).restore(), snapshot)
 
 
