@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from hpctrain import hardware
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import say, wide_console
 from hpctrain.flops import render
 from hpctrain.flops.answer import answer, changed
+from hpctrain.flops.render import Comparison
 from hpctrain.hardware import Device
 from hpctrain.report.numbers import short
 
@@ -58,7 +58,7 @@ def _show(table: object, lines: list[str]) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _show_comparison(comparison: dict[str, Any], as_json: bool) -> None:
+def _show_comparison(comparison: Comparison, as_json: bool) -> None:
     if as_json:
         print(json.dumps(comparison))
         return
