@@ -5,7 +5,6 @@ Takes configurations; reads runs/calibration-<cluster>/. Times are seconds. No t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from hpctrain.launch import estimate
 from hpctrain.scaling import plan, predict
 from hpctrain.scaling.measured import profile_of
 from hpctrain.scaling.network import Exchange
-from hpctrain.scaling.plan import Planned, ScalingConfig
+from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
 from hpctrain.storage.run_dir import RunDir, locate, runs
 
@@ -106,7 +105,7 @@ def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> 
     )
 
 
-def expected(config: Config, settings: ScalingConfig, planned: Sequence[Planned]) -> dict[str, float]:
+def expected(config: Config, settings: ScalingConfig) -> dict[str, float]:
     """Returns the predicted node-seconds of one run, by GPU count; {} if the cluster is not calibrated."""
     calibration = find(config, settings)
     if calibration is None:

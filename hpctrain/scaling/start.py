@@ -78,7 +78,7 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStar
     facts: StudyStart = {
         "jobs": len(configs), "node_hours_max": _node_hours(settings, list(configs.values())),
         "study": config.run.study, "mode": settings.mode, "gpus": list(settings.gpus), "batch": _batches(planned),
-        "node_seconds_a_point": calibration.expected(config, settings, planned),
+        "node_seconds_a_point": calibration.expected(config, settings),
     }  # fmt: skip
     if dry_run:
         return facts

@@ -38,7 +38,7 @@ def found(**changes):
     partitions = site.parse_partitions(PARTITIONS)
     whole = findings.Site(
         site.parse_config(CONFIG), partitions[0], site.parse_nodes(NODES), site.parse_mpi(MPI),
-        site.parse_associations("devel||4|10\n"),
+        site.parse_associations("devel||10\n"),
     )  # fmt: skip
     return dataclasses.replace(whole, **changes)
 
