@@ -41,7 +41,7 @@ class Comparison:
         """Whether nothing differs."""
         return not self.differences and not self.facts
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Returns the fields and `same`, for JSON."""
         return dataclasses.asdict(self) | {"same": self.same}
 

@@ -9,11 +9,14 @@ import importlib.util
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
@@ -26,8 +29,8 @@ def check(form: str) -> None:
             raise UserError("--format", "onnx", "needs the extra: pip install 'hpctrain[onnx]'")
 
 
-def write(run: RunDir, weights: dict[str, Any], form: str, output: Path) -> str:
-    """Write one file, whole or not at all; returns in words what it holds. Raises RunFailed."""
+def write(run: RunDir, weights: dict[str, Tensor], form: str, output: Path) -> str:
+    """Write the weights (...,) as one file, whole or not at all; returns in words what it holds. Raises RunFailed."""
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".export.") as folder:
         draft = Path(folder) / output.name
         if form == "safetensors":
@@ -40,7 +43,7 @@ def write(run: RunDir, weights: dict[str, Any], form: str, output: Path) -> str:
     return {"safetensors": f"{len(weights)} tensors", "torchscript": "TorchScript", "onnx": "ONNX"}[form]
 
 
-def _trace(run: RunDir, weights: dict[str, Any], path: Path, onnx: bool) -> None:
+def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> None:
     """Follow one batch of zeros through the network, in evaluation mode."""
     import torch
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from hpctrain.checkpoints import store
-from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, Unreadable
+from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, Meta, Unreadable
 from hpctrain.config.settings import CheckpointConfig
 from hpctrain.storage.files import FILES, Files
 
@@ -29,7 +28,7 @@ class Retention:
 
     def __init__(self, folder: Path, settings: CheckpointConfig, files: Files = FILES) -> None:
         self._folder, self._settings, self._files = folder, settings, files
-        self._good: dict[Entry, dict[str, Any]] = {}
+        self._good: dict[Entry, Meta] = {}
 
     def prune(self) -> list[Entry]:
         """Delete what the settings do not keep. Returns what was deleted. Broken ones are put aside.
@@ -67,7 +66,7 @@ class Retention:
         if entry in self._good:
             return True
         try:
-            _, self._good[entry] = store.verify(self._folder, entry)
+            self._good[entry] = store.verify(self._folder, entry)
         except Unreadable as error:
             print(f"checkpoint {error}", flush=True)
             return False
@@ -78,11 +77,7 @@ class Retention:
         return True
 
     def _metric(self, entry: Entry) -> float | None:
-        if entry in self._good:
-            return store.metric_of(self._good[entry])
         try:
-            return store.metric_of(
-                store.read_meta(self._folder, entry, store.read_manifest(self._folder, entry))
-            )
+            return store.metric_of(self._good.get(entry) or store.read_meta(self._folder, entry))
         except CorruptCheckpoint:
             return None

@@ -81,7 +81,6 @@ class Checkpointer:
         self._saved_at = time.monotonic()
         self.stall_s = 0.0  # how long training waited for the last save
         self.write_s = 0.0  # how long the last write took, beside training
-        self.written_bytes = 0  # by this rank, in its last save
 
     def due(self, step: int, whole_epoch: bool) -> bool:
         """Returns whether the settings ask for a save at this step; the same on every rank."""
@@ -240,7 +239,6 @@ class Checkpointer:
         name = _part_name(job.rank, job.parts)
         data = [memoryview(self._buffer.header), *store.pieces(self._buffer.data)]
         part = FileRecord(*write_file(draft / name, data, self._files))
-        self.written_bytes = part.bytes
         if job.rank > 0:  # the receipt, beside the draft
             self._files.sync_folder(draft)
             replace_file(_receipt(draft, job.rank), seal(asdict(part)), self._files)
@@ -301,7 +299,7 @@ def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
 def read(folder: Path, entry: Entry) -> Snapshot:
     """Returns a committed checkpoint, verified. Raises CorruptCheckpoint, which names the file."""
     manifest = store.read_manifest(folder, entry)
-    meta = store.read_meta(folder, entry, manifest)
+    _, meta = store.read_document(folder, entry, manifest)
     tensors: dict[str, Tensor] = {}
     for name, record in sorted(manifest.files.items()):
         if name == "meta.json":

@@ -227,24 +227,26 @@ def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: b
     return content
 
 
-def read_meta(folder: Path, entry: Entry, manifest: Manifest) -> dict[str, Any]:
-    """Returns meta.json, checked against its schema. Raises CorruptCheckpoint."""
+def read_document(folder: Path, entry: Entry, manifest: Manifest) -> tuple[Meta, dict[str, Any]]:
+    """Returns meta.json: the keys that every checkpoint has, checked, and all of it. Raises CorruptCheckpoint."""
     try:
         content = read_file(folder, entry, "meta.json", manifest.files["meta.json"])
-        meta = json.loads(content)
-        checked = _META.validate_json(content, strict=True)
+        document = json.loads(content)
+        meta = _META.validate_json(content, strict=True)
     except (ValueError, RecursionError, ValidationError) as error:
         raise CorruptCheckpoint(f"{entry.name}/meta.json: {_first_line(error)}") from None
-    if checked.step != entry.step:
-        raise CorruptCheckpoint(f"{entry.name}/meta.json is of step {checked.step}")
-    found: dict[str, Any] = meta
-    return found
+    if meta.step != entry.step:
+        raise CorruptCheckpoint(f"{entry.name}/meta.json is of step {meta.step}")
+    return meta, document
 
 
-def verify(
-    folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size_bytes: None
-) -> tuple[Manifest, dict[str, Any]]:
-    """Read every file of a checkpoint. Returns manifest and meta. `tick` is called with the bytes of each file.
+def read_meta(folder: Path, entry: Entry) -> Meta:
+    """Returns the keys of meta.json that every checkpoint has. Raises CorruptCheckpoint."""
+    return read_document(folder, entry, read_manifest(folder, entry))[0]
+
+
+def verify(folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size_bytes: None) -> Meta:
+    """Read every file of a checkpoint. Returns its meta. `tick` is called with the bytes of each file.
 
     Raises CorruptCheckpoint.
     """
@@ -252,7 +254,7 @@ def verify(
     for name, record in manifest.files.items():
         read_file(folder, entry, name, record, keep=False)
         tick(record.bytes)
-    return manifest, read_meta(folder, entry, manifest)
+    return read_document(folder, entry, manifest)[0]
 
 
 def put_aside(folder: Path, entry: Entry, files: Files) -> None:
@@ -276,10 +278,9 @@ def sweep(folder: Path, files: Files) -> None:
             remove_tree(draft, files)
 
 
-def metric_of(meta: Mapping[str, Any]) -> float | None:
+def metric_of(meta: Meta) -> float | None:
     """Returns the metric of a checkpoint, smaller is better; None if it has none, or not a finite one."""
-    metric = meta.get("metric")
-    return metric if isinstance(metric, float | int) and math.isfinite(metric) else None
+    return meta.metric if meta.metric is not None and math.isfinite(meta.metric) else None
 
 
 def _read_whole(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.policy import Retention
@@ -24,27 +24,52 @@ from hpctrain.storage.run_state import Phase, Reason, RunState
 Tick = Callable[[int], None]  # hears of bytes done
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
+class Row(TypedDict):
+    """What a checkpoint says of itself. `state`: committed, superseded, good (every byte was read) or broken.
+
+    One that is broken has no more than its name, its step and the error.
+    """
+
+    name: str
+    step: int
+    bytes: int | None
+    error: str | None
+    state: str
+    saved: NotRequired[float]
+    epoch: NotRequired[float]
+    world_size: NotRequired[int]
+    attempt: NotRequired[int]
+    metric: NotRequired[float | None]
+
+
+def rows(folder: Path) -> list[Row]:
     """Returns what each checkpoint says of itself, oldest first; no tensors are read."""
     found, late = store.entries(folder), store.superseded(folder)
     return [_row(folder, entry, entry in late) for entry in sorted(found + late)]
 
 
-def _row(folder: Path, entry: Entry, late: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": entry.name, "step": entry.step, "bytes": None, "error": None}
-    row["state"] = "superseded" if late else "committed"
+def _row(folder: Path, entry: Entry, late: bool) -> Row:
     try:
         manifest = store.read_manifest(folder, entry)
-        meta = store.read_meta(folder, entry, manifest)
-        row["saved"] = (folder / entry.name / "manifest.json").stat().st_mtime
+        meta, _ = store.read_document(folder, entry, manifest)
+        saved = (folder / entry.name / "manifest.json").stat().st_mtime
     except (CorruptCheckpoint, OSError) as error:
-        return row | {"state": "broken", "error": str(error)}
-    row["bytes"] = sum(record.bytes for record in manifest.files.values())
-    row |= {key: meta[key] for key in ("epoch", "world_size", "attempt")}
-    return row | {"metric": store.metric_of(meta)}
+        return {"name": entry.name, "step": entry.step, "bytes": None, "error": str(error), "state": "broken"}
+    return {
+        "name": entry.name,
+        "step": entry.step,
+        "bytes": sum(record.bytes for record in manifest.files.values()),
+        "error": None,
+        "state": "superseded" if late else "committed",
+        "saved": saved,
+        "epoch": meta.epoch,
+        "world_size": meta.world_size,
+        "attempt": meta.attempt,
+        "metric": store.metric_of(meta),
+    }
 
 
-def verified(folder: Path, row: dict[str, Any], tick: Tick) -> dict[str, Any]:
+def verified(folder: Path, row: Row, tick: Tick) -> Row:
     """Returns the row, with `state` good or broken after every byte was read and compared with its digest."""
     entry = store.parse(row["name"])
     if row["state"] == "broken" or entry is None:
@@ -52,8 +77,8 @@ def verified(folder: Path, row: dict[str, Any], tick: Tick) -> dict[str, Any]:
     try:
         store.verify(folder, entry, tick)
     except CorruptCheckpoint as error:
-        return row | {"state": "broken", "error": str(error)}
-    return row | {"state": "good"}
+        return {**row, "state": "broken", "error": str(error)}
+    return {**row, "state": "good"}
 
 
 def put_aside(folder: Path) -> list[str]:
@@ -87,8 +112,7 @@ def choose(run: RunDir, text: str) -> Entry:
     if text == "best":
         scored = []
         for entry in found:
-            meta = store.read_meta(run.checkpoints, entry, store.read_manifest(run.checkpoints, entry))
-            if (metric := store.metric_of(meta)) is not None:
+            if (metric := store.metric_of(store.read_meta(run.checkpoints, entry))) is not None:
                 scored.append((metric, entry))
         if not scored:
             raise UserError("--step", text, "no checkpoint here has been validated")

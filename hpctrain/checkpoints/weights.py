@@ -5,7 +5,7 @@ Takes run directories; returns state dictionaries. Reading a checkpoint imports 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.store import Entry
@@ -13,9 +13,12 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Any], str]:
-    """Returns the model's state dictionary, and in words which one it is; buffers are the model's own either way.
+
+def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Tensor], str]:
+    """Returns the model's weights (...,) by name, and in words which one it is; buffers are the model's own either way.
 
     `which`: model, ema (averaged), or auto (ema if there is one). Raises UserError if there is no ema, RunFailed if
     the checkpoint is corrupt.
@@ -30,8 +33,11 @@ def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Any], str]
     return (own | ema, "averaged (ema)") if chosen == "ema" else (own, "model")
 
 
-def newest(run: RunDir) -> dict[str, Any]:
-    """Returns the weights (averaged, if there are any) of the newest checkpoint that is whole. Raises RunFailed."""
+def newest(run: RunDir) -> dict[str, Tensor]:
+    """Returns the weights (...,) of the newest checkpoint that is whole, the averaged ones if there are any.
+
+    Raises RunFailed.
+    """
     wrong = []
     for entry in reversed(store.entries(run.checkpoints)):
         try:
@@ -43,7 +49,7 @@ def newest(run: RunDir) -> dict[str, Any]:
     raise RunFailed(Reason.NO_VALID_CHECKPOINT, "; ".join(wrong))
 
 
-def _both(run: RunDir, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+def _both(run: RunDir, entry: Entry) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The model's own tensors and the averaged ones. Raises CorruptCheckpoint."""
     from hpctrain.checkpoints.saver import read_patiently
 

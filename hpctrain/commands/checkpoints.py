@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from hpctrain.checkpoints import store, upkeep
+from hpctrain.checkpoints.upkeep import Row
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import bar
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.report.numbers import short
 from hpctrain.storage.run_dir import RunDir, find
 from hpctrain.storage.run_state import Reason
 
@@ -45,20 +46,21 @@ def _list(run: RunDir, verify: bool, as_json: bool) -> int:
     return 1 if any(row["state"] == "broken" for row in rows) else 0
 
 
-def _show(run: RunDir, rows: list[dict[str, Any]], aside: list[str], verified: bool) -> None:
+def _show(run: RunDir, rows: list[Row], aside: list[str], verified: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("checkpoint", "state", "epoch", "loss", "size", "ranks", "saved"):
         table.add_column(column, no_wrap=True)
-    scores = [row["metric"] for row in rows if row.get("metric") is not None]
+    scores = [metric for row in rows if (metric := row.get("metric")) is not None]
     for row in rows:
         metric = row.get("metric")
+        size = "" if row["bytes"] is None else short(row["bytes"], "B", digits=3)
         best = " (best)" if metric is not None and metric == min(scores) else ""
         table.add_row(
             row["name"], row["state"], f"{row['epoch']:.2f}" if "epoch" in row else "",
-            f"{metric:.4g}{best}" if metric is not None else "", _size(row["bytes"]),
+            f"{metric:.4g}{best}" if metric is not None else "", size,
             str(row.get("world_size", "")),
             time.strftime("%m-%d %H:%M", time.localtime(row["saved"])) if "saved" in row else "",
         )  # fmt: skip
@@ -112,17 +114,6 @@ def _job_ended(job_id: str) -> bool | None:
     from hpctrain.scheduler import client
 
     return client.has_ended(job_id)
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return ""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}"
 
 
 def _parser() -> Parser:

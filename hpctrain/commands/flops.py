@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from hpctrain import hardware
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import say, wide_console
 from hpctrain.flops import render
 from hpctrain.flops.answer import answer, changed
+from hpctrain.flops.render import Comparison
 from hpctrain.hardware import Device
+from hpctrain.report.numbers import short
 
 ABOUT = "Count the operations of a network's training step, layer by layer, and of a whole run."
 MORE = """settings: model=resnet50 model.version=v1 input=3x224x224 batch=256 mode=training|inference
@@ -57,7 +58,7 @@ def _show(table: object, lines: list[str]) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _show_comparison(comparison: dict[str, Any], as_json: bool) -> None:
+def _show_comparison(comparison: Comparison, as_json: bool) -> None:
     if as_json:
         print(json.dumps(comparison))
         return
@@ -76,8 +77,8 @@ def _show_device(device: Device, as_json: bool) -> int:
         print(json.dumps(figures))
         return 0
     for precision, rate in device.flops.items():
-        print(f"{precision:8} {render.short(rate, 'FLOP/s')}")
-    print(f"memory   {render.short(device.bytes_per_s, 'B/s')}\n{device.name}: {device.source}")
+        print(f"{precision:8} {short(rate, 'FLOP/s')}")
+    print(f"memory   {short(device.bytes_per_s, 'B/s')}\n{device.name}: {device.source}")
     return 0
 
 

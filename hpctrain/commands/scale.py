@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from hpctrain.commands.flags import Parser
 from hpctrain.config.settings import Config
 from hpctrain.scaling.plan import ScalingConfig
-from hpctrain.scaling.start import calibrate, load, measure
+from hpctrain.scaling.start import CalibrationStart, StudyStart, calibrate, load, measure
 
 ABOUT = """Measures one experiment on several counts of GPUs:
   hpctrain scale experiment=NAME cluster=NAME scaling=strong scaling.gpus=1,2,4,8 run.study=STUDY
@@ -26,19 +25,21 @@ def main(argv: list[str]) -> int:
     args = _parser().take(argv)
     config, settings = load(args.words)
     if args.calibrate:
-        facts, configs = calibrate(config, settings, args.dry_run)
-    else:
-        facts = measure(config, settings, args.dry_run)
+        calibration, configs = calibrate(config, settings, args.dry_run)
+        if args.json:
+            print(json.dumps(calibration))
+        else:
+            _show_calibration(calibration, config, configs)
+        return 0
+    study = measure(config, settings, args.dry_run)
     if args.json:
-        print(json.dumps(facts))
-    elif args.calibrate:
-        _show_calibration(facts, config, configs)
+        print(json.dumps(study))
     else:
-        _show(facts, settings, args.dry_run)
+        _show(study, settings, args.dry_run)
     return 0
 
 
-def _show_calibration(facts: dict[str, Any], config: Config, configs: Sequence[Config]) -> None:
+def _show_calibration(facts: CalibrationStart, config: Config, configs: Sequence[Config]) -> None:
     shapes = ", ".join(f"{c.resources.nodes} × {c.resources.gpus_per_node}" for c in configs)
     print(
         f"calibration of {config.cluster.name} for {config.model.name}: {len(configs)} jobs (nodes × ranks: {shapes})"
@@ -54,7 +55,7 @@ def _show_calibration(facts: dict[str, Any], config: Config, configs: Sequence[C
         )
 
 
-def _show(facts: dict[str, Any], settings: ScalingConfig, dry_run: bool) -> None:
+def _show(facts: StudyStart, settings: ScalingConfig, dry_run: bool) -> None:
     counts = ", ".join(map(str, settings.gpus))
     if settings.mode == "strong":
         batch = next(iter(facts["batch"].values()))

@@ -350,6 +350,11 @@ class Config:
         return self.resources.gpus_per_node or self.cluster.gpus_per_node or 1
 
     @property
+    def slots_of_node(self) -> int:
+        """Ranks that a whole node has room for: its GPUs, or as many as the run starts there."""
+        return self.cluster.gpus_per_node or self.ranks_per_node
+
+    @property
     def effective_batch(self) -> int:
         """Samples of one optimiser step, over all ranks and micro-steps."""
         return self.train.batch_size * self.train.accumulate * self.ranks

@@ -6,11 +6,11 @@ modules need it. No side effects but those of the cache of counts.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from hpctrain import hardware
 from hpctrain.errors import UserError, nearest
-from hpctrain.flops.document import document, headline
+from hpctrain.flops.document import Document, document, headline
 from hpctrain.flops.known import counted
 from hpctrain.flops.request import Request, request
 from hpctrain.flops.result import Count
@@ -19,16 +19,26 @@ from hpctrain.hardware import Device
 from hpctrain.models.settings import NETWORKS
 
 
-def networks() -> list[dict[str, Any]]:
+class NetworkRow(TypedDict):
+    """A network's parameters, and its MACs for one unit."""
+
+    model: str
+    params: int
+    forward_macs: float
+    unit: str
+
+
+def networks() -> list[NetworkRow]:
     """Returns the headline figures of every network at its default settings."""
     asked = [request([f"model={name}"]) for name in NETWORKS]
-    tops = [headline(one, _count(one, False)) for one in asked]
-    return [{key: top[key] for key in ("model", "params", "forward_macs", "unit")} for top in tops]
+    tops = [headline(one, _count(one, False))[0] for one in asked]
+    return [
+        {"model": t["model"], "params": t["params"], "forward_macs": t["forward_macs"], "unit": t["unit"]}
+        for t in tops
+    ]
 
 
-def answer(
-    overrides: list[str], measured: Device | None = None, allow_unknown: bool = False
-) -> dict[str, Any]:
+def answer(overrides: list[str], measured: Device | None = None, allow_unknown: bool = False) -> Document:
     """Returns the document of what is asked. Raises UserError, also for an operator without a rule.
 
     `measured`: this machine, in place of the device that the settings name.
@@ -37,8 +47,10 @@ def answer(
     device = measured or _device(asked)
     found = _count(asked, allow_unknown)
     made = document(asked, found, device)
-    run = run_figures(asked, found, made.get("lower_bound", {}).get("step_s"))
-    return made if run is None else made | {"run": run}
+    run = run_figures(asked, found, made["lower_bound"]["step_s"] if "lower_bound" in made else None)
+    if run is not None:
+        made["run"] = run
+    return made
 
 
 def _count(asked: Request, allow_unknown: bool) -> Count:

@@ -1,4 +1,4 @@
-"""A count as `hpctrain flops` reports it: one dictionary, the same for --json, the table, --csv and plots.
+"""A count as `hpctrain flops` reports it: one document, the same for --json, the table, --csv and plots.
 
 Takes a request and its `Count`, returns JSON-able figures with units in their names. Pure; imports no torch.
 The figures at the top are for one unit (an image, a word, ...), under the convention named beside them.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from hpctrain.flops import conventions, roofline
 from hpctrain.flops.conventions import Convention
 from hpctrain.flops.request import Request
 from hpctrain.flops.result import Count, Layer, forward_only
 from hpctrain.flops.rules import Cost
-from hpctrain.flops.runs import optimizer_elements, optimizer_flops
+from hpctrain.flops.runs import RunFigures, optimizer_elements, optimizer_flops
 from hpctrain.hardware import Device
 from hpctrain.models.network import Mixture
 
@@ -29,8 +29,124 @@ PASSES: dict[str, Callable[[Layer], Cost]] = {
 }
 
 
-def headline(request: Request, count: Count) -> dict[str, Any]:
-    """Returns the figures per unit at the top, without the layers that published figures leave out."""
+class Headline(TypedDict):
+    """The figures per unit at the top, without the layers that published figures leave out."""
+
+    model: str
+    unit: str
+    params: int
+    forward_macs: float
+    forward_flops: float
+    backward_flops: float
+    weight_grad_flops: float
+    input_grad_flops: float
+    recomputed_flops: float
+    convention: str
+    source: str
+    units: int
+
+
+class Figures(TypedDict):
+    """The work of some layers per unit."""
+
+    forward_macs: float
+    forward_flops: float
+    weight_grad_flops: float
+    input_grad_flops: float
+
+
+class Whole(Figures):
+    """All layers per unit, and one update."""
+
+    params: int
+    optimizer_flops: int
+
+
+class Operations(TypedDict):
+    """Operations per unit that are not MACs."""
+
+    forward_ops: float
+    backward_ops: float
+
+
+class Row(TypedDict):
+    """A layer per unit. What bounds it is there if the device is known."""
+
+    name: str
+    type: str
+    params: int
+    forward_macs: float
+    padding_macs: float
+    forward_flops: float
+    weight_grad_flops: float
+    input_grad_flops: float
+    read_bytes: float
+    written_bytes: float
+    in_headline: bool
+    bound_s: NotRequired[float]
+    bound_by: NotRequired[str]
+    flops_per_byte: NotRequired[float]
+
+
+class Covered(TypedDict):
+    """How much of the network the count covers."""
+
+    layers_counted: int
+    layers_with_unknown: int
+    params_share: float
+
+
+class MixtureFigures(TypedDict):
+    """A mixture's experts, parameters, capacity, and the cost of gates and dispatch per unit."""
+
+    mixtures: int
+    experts: int
+    active_experts: int
+    params_total: int
+    params_active: int
+    capacity_vectors: int
+    expert_slots_per_vector: float
+    gate_macs: float
+    dispatch_bytes: int
+
+
+class LowerBound(TypedDict, total=False):
+    """The least time of a step on a device. `optimizer_s` is there for training, `measured_step_s` and the shares of
+    the peak if a measurement was given."""
+
+    device: str
+    device_source: str
+    peak_flops_per_s: float
+    bytes_per_s: float
+    passes_s: float
+    optimizer_s: float
+    step_s: float
+    step_flops: int
+    measured_step_s: float
+    mfu: float
+    roofline_share: float
+
+
+class Document(Headline):
+    """All figures of one count. `covered` is there if some operators are unknown."""
+
+    optimizer_flops: int
+    mode: str
+    batch: int
+    whole: Whole
+    by_kind: dict[str, Operations]
+    dtype: str
+    optimizer: str
+    layers: list[Row]
+    unknown_operators: list[str]
+    covered: NotRequired[Covered]
+    mixture: NotRequired[MixtureFigures]
+    lower_bound: NotRequired[LowerBound]
+    run: NotRequired[RunFigures]
+
+
+def headline(request: Request, count: Count) -> tuple[Headline, set[str]]:
+    """Returns the headline, and the names of the layers that are in it."""
     model, convention = request.model, request.convention
     unit = model.network.unit
     units = request.batch * unit.in_sample(model.settings)
@@ -40,7 +156,7 @@ def headline(request: Request, count: Count) -> dict[str, Any]:
     params = count.params - sum(
         layer.params for layer in count.layers if unit.params_without and _in(unit.params_without, layer)
     )
-    return {
+    top: Headline = {
         "model": model.name if model.target is None else model.target,
         "unit": unit.name,
         "params": params,
@@ -53,20 +169,21 @@ def headline(request: Request, count: Count) -> dict[str, Any]:
         "convention": f"{convention.name}: {convention.says}; left out: {'; '.join(left_out) or 'nothing'}",
         "source": convention.source,
         "units": units,
-        "layers_in_headline": {layer.name for layer in layers},
     }
+    return top, {layer.name for layer in layers}
 
 
-def document(request: Request, count: Count, device: Device | None = None) -> dict[str, Any]:
+def document(request: Request, count: Count, device: Device | None = None) -> Document:
     """Returns all figures of one count. Raises UserError if the device's peak is unknown."""
     settings = request.settings
     if settings.mode == "inference":
         count = forward_only(count)
-    top = headline(request, count)
-    units, shown = top["units"], top.pop("layers_in_headline")
+    top, shown = headline(request, count)
+    units = top["units"]
     update = optimizer_flops(count, settings.optimizer) if settings.mode == "training" else 0
     whole = _figures(count.layers, request.convention, units)
-    result = top | {
+    result: Document = {
+        **top,  # type: ignore[typeddict-item]  # mypy: it might have optional keys of another type
         "optimizer_flops": update,
         "mode": settings.mode,
         "batch": request.batch,
@@ -87,16 +204,22 @@ def document(request: Request, count: Count, device: Device | None = None) -> di
     return result
 
 
-def _figures(layers: Iterable[Layer], convention: Convention, units: int) -> dict[str, Any]:
-    layers = list(layers)
-    costs = {key: sum((of(layer) for layer in layers), Cost()) for key, of in PASSES.items()}
-    figures: dict[str, Any] = {"forward_macs": _number(Fraction(costs["forward"].macs, units))}
-    for key, cost in costs.items():
-        made = convention.of(cost)
-        if convention.connections:
-            made = sum(map(conventions.connections, layers)) if key == "forward" else 0
-        figures[f"{key}_flops"] = _number(Fraction(made, units))
-    return figures
+def _figures(layers: Sequence[Layer], convention: Convention, units: int) -> Figures:
+    return {
+        "forward_macs": _number(Fraction(sum(layer.forward.macs for layer in layers), units)),
+        "forward_flops": _flops(layers, "forward", convention, units),
+        "weight_grad_flops": _flops(layers, "weight_grad", convention, units),
+        "input_grad_flops": _flops(layers, "input_grad", convention, units),
+    }
+
+
+def _flops(layers: Sequence[Layer], part: str, convention: Convention, units: int) -> float:
+    """Returns the operations of one of PASSES per unit, as the convention counts them."""
+    if convention.connections:
+        made = sum(map(conventions.connections, layers)) if part == "forward" else 0
+    else:
+        made = convention.of(sum(map(PASSES[part], layers), Cost()))
+    return _number(Fraction(made, units))
 
 
 def _number(value: Fraction) -> int | float:
@@ -107,7 +230,7 @@ def _in(pattern: str, layer: Layer) -> bool:
     return re.search(pattern, layer.name) is not None
 
 
-def _by_kind(layers: Iterable[Layer], units: int) -> dict[str, dict[str, Any]]:
+def _by_kind(layers: Iterable[Layer], units: int) -> dict[str, Operations]:
     """Returns the operations per unit that are not MACs, forward and backward, by purpose."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for layer in layers:
@@ -125,24 +248,26 @@ def _by_kind(layers: Iterable[Layer], units: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _layer(layer: Layer, request: Request, units: int, included: bool) -> dict[str, Any]:
-    convention, size = request.convention, roofline.BYTES[request.settings.dtype]
-    row: dict[str, Any] = {"name": layer.name, "type": layer.type, "params": layer.params}
-    row["forward_macs"] = _number(Fraction(layer.forward.macs, units))
-    row["padding_macs"] = _number(Fraction(layer.forward.padding_macs, units))
-    for key, of in PASSES.items():
-        made = convention.of(of(layer))
-        if convention.connections:
-            made = conventions.connections(layer) if key == "forward" else 0
-        row[f"{key}_flops"] = _number(Fraction(made, units))
+def _layer(layer: Layer, request: Request, units: int, included: bool) -> Row:
+    size = roofline.BYTES[request.settings.dtype]
+    figures = _figures([layer], request.convention, units)
     moved = layer.forward + layer.weight_grad + layer.input_grad
-    row["read_bytes"] = _number(Fraction(moved.read * size, units))
-    row["written_bytes"] = _number(Fraction(moved.written * size, units))
-    row["in_headline"] = included
-    return row
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "params": layer.params,
+        "forward_macs": figures["forward_macs"],
+        "padding_macs": _number(Fraction(layer.forward.padding_macs, units)),
+        "forward_flops": figures["forward_flops"],
+        "weight_grad_flops": figures["weight_grad_flops"],
+        "input_grad_flops": figures["input_grad_flops"],
+        "read_bytes": _number(Fraction(moved.read * size, units)),
+        "written_bytes": _number(Fraction(moved.written * size, units)),
+        "in_headline": included,
+    }
 
 
-def _covered(count: Count) -> dict[str, Any]:
+def _covered(count: Count) -> Covered:
     """Returns how much of the network the count covers if some operators have no rule."""
     dark = {layer for layer, _ in count.unknown}
     known = [layer for layer in count.layers if layer.name not in dark]
@@ -153,7 +278,7 @@ def _covered(count: Count) -> dict[str, Any]:
     }
 
 
-def _mixture(of: Mixture, request: Request, count: Count, units: int) -> dict[str, Any]:
+def _mixture(of: Mixture, request: Request, count: Count, units: int) -> MixtureFigures:
     """Returns the experts' total and active parameters, capacity, and cost of gates and dispatch (Shazeer 2017)."""
     capacity = max(1, math.ceil(of.capacity * (units * of.active / of.experts)))
     gates = sum(layer.forward.macs for layer in count.layers if _in(of.gates, layer))
@@ -172,16 +297,14 @@ def _mixture(of: Mixture, request: Request, count: Count, units: int) -> dict[st
     }
 
 
-def _lower_bound(
-    request: Request, count: Count, device: Device, rows: list[dict[str, Any]], update: int
-) -> dict[str, Any]:
+def _lower_bound(request: Request, count: Count, device: Device, rows: list[Row], update: int) -> LowerBound:
     """Returns the least time of a step on `device`, pass by pass; adds to each row what bounds its layer."""
     precision, total = request.settings.dtype, 0.0
     for layer, row in zip(count.layers, rows, strict=True):
         bound = roofline.joined(roofline.bound(of(layer), device, precision) for of in PASSES.values())
-        row |= {"bound_s": bound.seconds, "bound_by": bound.by, "flops_per_byte": bound.intensity}
+        row["bound_s"], row["bound_by"], row["flops_per_byte"] = bound.seconds, bound.by, bound.intensity
         total += bound.seconds
-    result: dict[str, Any] = {
+    result: LowerBound = {
         "device": device.name,
         "device_source": device.source,
         "peak_flops_per_s": device.flops[precision],
@@ -195,12 +318,9 @@ def _lower_bound(
         )
         total += result["optimizer_s"]
     flops = 2 * (count.forward.macs + count.backward.macs)
-    result |= {"step_s": total, "step_flops": flops}
+    result["step_s"], result["step_flops"] = total, flops
     if request.settings.measured_step_s:
         mfu, share = roofline.utilisation(flops, total, request.settings.measured_step_s, device, precision)
-        result |= {
-            "measured_step_s": request.settings.measured_step_s,
-            "mfu": mfu,
-            "roofline_share": share,
-        }
+        result["measured_step_s"] = request.settings.measured_step_s
+        result["mfu"], result["roofline_share"] = mfu, share
     return result

@@ -78,7 +78,7 @@ def _made_by() -> str:
 
 def shipped() -> dict[str, dict[str, Any]]:
     """Returns the counts to ship: every network at its default settings, and the scenarios of conf/scenario."""
-    from hpctrain.config.compose import groups
+    from hpctrain.config.conf_files import groups
     from hpctrain.flops.request import request
 
     cases = [(name, network.settings(), network.unit.batch) for name, network in NETWORKS.items()]

@@ -6,14 +6,16 @@ PNG, SVG or PDF by the file's ending; replaced atomically. Side effects: the fil
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hpctrain.errors import UserError
-from hpctrain.flops.render import short
+from hpctrain.flops.document import Document, LowerBound, Row
+from hpctrain.report.numbers import short
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_BARS = 60
-PASSES = {
+Pass = Literal["forward_flops", "weight_grad_flops", "input_grad_flops"]
+PASSES: dict[Pass, str] = {
     "forward_flops": "forward",
     "weight_grad_flops": "weights' gradient",
     "input_grad_flops": "inputs' gradient",
@@ -28,14 +30,14 @@ def check(path: Path) -> None:
         raise UserError("--plot", path, "its folder does not exist")
 
 
-def draw(document: dict[str, Any], path: Path) -> None:
+def draw(document: Document, path: Path) -> None:
     """Writes the picture to `path`. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     bounded = "lower_bound" in document
     rows = [row for row in document["layers"] if any(row[key] for key in PASSES)]
-    bars = _merged(rows)
+    bars = _merged([(row["name"], [row[key] for key in PASSES]) for row in rows])
     height = 1.6 + 0.17 * max(8, len(bars))
     figure = Figure(figsize=(14 if bounded else 8, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,27 +53,29 @@ def draw(document: dict[str, Any], path: Path) -> None:
     draft.replace(path)
 
 
-def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+Bar = tuple[str, list[float]]  # a layer's name, and the operations of each of PASSES
+
+
+def _merged(bars: list[Bar]) -> list[Bar]:
     """At most MOST_BARS bars: neighbours of deep networks are added up by their outermost names."""
-    depth = max((row["name"].count(".") for row in rows), default=0)
-    while len(rows) > MOST_BARS and depth > 0:
-        merged: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            name = ".".join(row["name"].split(".")[:depth])
-            into = merged.setdefault(name, {"name": name, **dict.fromkeys(PASSES, 0)})
-            for key in PASSES:
-                into[key] += row[key]
-        rows, depth = list(merged.values()), depth - 1
-    return rows
+    depth = max((name.count(".") for name, _ in bars), default=0)
+    while len(bars) > MOST_BARS and depth > 0:
+        merged: dict[str, list[float]] = {}
+        for name, lengths in bars:
+            outer = ".".join(name.split(".")[:depth])
+            so_far = merged.get(outer, [0.0] * len(PASSES))
+            merged[outer] = [a + b for a, b in zip(so_far, lengths, strict=True)]
+        bars, depth = list(merged.items()), depth - 1
+    return bars
 
 
-def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
-    left = [0.0] * len(rows)
-    for key, label in PASSES.items():
-        widths = [row[key] for row in rows]
-        axes.barh(range(len(rows)), widths, left=left, label=label)
+def _bars(axes: Any, bars: list[Bar]) -> None:
+    left = [0.0] * len(bars)
+    for k, label in enumerate(PASSES.values()):
+        widths = [lengths[k] for _, lengths in bars]
+        axes.barh(range(len(bars)), widths, left=left, label=label)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=7)
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("operations")
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
@@ -79,7 +83,7 @@ def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _roofline(axes: Any, rows: list[dict[str, Any]], bound: dict[str, Any]) -> None:
+def _roofline(axes: Any, rows: list[Row], bound: LowerBound) -> None:
     """Draws each layer at its intensity and at the rate that the bound allows."""
     peak, bandwidth = bound["peak_flops_per_s"], bound["bytes_per_s"]
     points = [row for row in rows if row["flops_per_byte"] > 0]

@@ -1,39 +1,56 @@
-"""A count's document for people and other programs: rich tables, lines of text, CSV. Takes dictionaries; no torch."""
+"""A count's document for people and other programs: rich tables, lines of text, CSV. No torch."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, get_args
+
+from hpctrain.flops.document import Document, LowerBound, MixtureFigures
+from hpctrain.flops.runs import RunFigures
+from hpctrain.report.numbers import exact, seconds, short
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+Compared = Literal["params", "forward_macs", "forward_flops", "backward_flops", "optimizer_flops"]
+COMPARED: tuple[Compared, ...] = get_args(Compared)
 
 
-def short(value: float, unit: str = "") -> str:
-    """Returns a number with a metric prefix: 1234567 -> 1.235 M."""
-    for size, prefix in PREFIXES:
-        if abs(value) >= size:
-            return f"{value / size:.4g} {prefix}{unit}".rstrip()
-    return f"{value:,.4g} {unit}".rstrip()
+class Total(TypedDict):
+    """A figure of two documents; no ratio if the first one's is 0."""
+
+    a: float
+    b: float
+    ratio: float | None
 
 
-def exact(value: float) -> str:
-    """Returns a count as text; an average over units need not be a whole number."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+class TypeSums(TypedDict):
+    """All layers of one type."""
+
+    layers: int
+    params: int
+    forward_macs: float
 
 
-def seconds(value: float) -> str:
-    """Returns a time as text in s, ms, µs or ns."""
-    for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= size:
-            return f"{value / size:.3g} {name}"
-    return f"{value / 1e-9:.3g} ns"
+class ByType(TypedDict):
+    """The sums of two documents, by type of layer."""
+
+    a: dict[str, TypeSums]
+    b: dict[str, TypeSums]
 
 
-def write_csv(document: dict[str, Any], out: TextIO) -> None:
+class Comparison(TypedDict):
+    """Two documents side by side."""
+
+    a: Document
+    b: Document
+    totals: dict[Compared, Total]
+    by_type: ByType
+
+
+def write_csv(document: Document, out: TextIO) -> None:
     """Writes one line per layer, under the document's own keys."""
     rows = document["layers"]
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["name"], lineterminator="\n")
@@ -41,7 +58,7 @@ def write_csv(document: dict[str, Any], out: TextIO) -> None:
     writer.writerows(rows)
 
 
-def layer_table(document: dict[str, Any]) -> Table:
+def layer_table(document: Document) -> Table:
     """Returns the layers with their totals as a table; `lines` says the rest."""
     from rich.table import Table
 
@@ -53,7 +70,7 @@ def layer_table(document: dict[str, Any]) -> Table:
     for column in columns + ["bound"] * bounded:
         table.add_column(column, justify="right")
     for row in document["layers"]:
-        cells = [short(row[key]) for key in ("params", "forward_macs", "forward_flops")]
+        cells = [short(row["params"]), short(row["forward_macs"]), short(row["forward_flops"])]
         cells += [short(row["weight_grad_flops"]), short(row["input_grad_flops"])]
         cells.append(short(row["read_bytes"] + row["written_bytes"], "B"))
         if bounded:
@@ -61,7 +78,7 @@ def layer_table(document: dict[str, Any]) -> Table:
         mark = "" if row["in_headline"] else " (left out)"
         table.add_row(row["name"] + mark, row["type"], *cells)
     table.add_section()
-    totals = [document[k] for k in ("params", "forward_macs", "forward_flops")]
+    totals = [document["params"], document["forward_macs"], document["forward_flops"]]
     totals += [document["weight_grad_flops"], document["input_grad_flops"]]
     moved = sum(row["read_bytes"] + row["written_bytes"] for row in document["layers"])
     bound = [seconds(document["lower_bound"]["passes_s"])] if bounded else []
@@ -69,7 +86,7 @@ def layer_table(document: dict[str, Any]) -> Table:
     return table
 
 
-def lines(document: dict[str, Any]) -> list[str]:
+def lines(document: Document) -> list[str]:
     """Returns the lines below the table."""
     d = document
     rows = [
@@ -105,7 +122,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _mixture(m: dict[str, Any]) -> list[str]:
+def _mixture(m: MixtureFigures) -> list[str]:
     return [
         f"experts      {m['mixtures']} x {m['experts']:,}, {m['active_experts']} active per word: "
         f"{m['params_active']:,} of {m['params_total']:,} parameters; capacity {m['capacity_vectors']}, "
@@ -113,7 +130,7 @@ def _mixture(m: dict[str, Any]) -> list[str]:
     ]
 
 
-def _bound(b: dict[str, Any]) -> list[str]:
+def _bound(b: LowerBound) -> list[str]:
     rows = [
         f"lower bound  {seconds(b['step_s'])} per step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
         f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']})",
@@ -126,35 +143,37 @@ def _bound(b: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _run(run: dict[str, Any]) -> list[str]:
+def _run(run: RunFigures) -> list[str]:
     rows = [
         f"run          {run['samples']:,} samples x {run['epochs']:g} epochs "
         f"({run['dataset'] or 'data set not named'}), {run['steps']:,} steps on {run['ranks']} ranks",
         f"run total    {run['exaflops']:.4g} exaFLOPs"
         + (f" (the document says {run['expected_exaflops']:g})" if run["expected_exaflops"] else "")
-        + (f"; {seconds(run['lower_bound_s'])} at least" if run.get("lower_bound_s") else ""),
+        + (f"; {seconds(run['lower_bound_s'])} at least" if run["lower_bound_s"] else ""),
         f"arithmetic   {run['arithmetic']}",
     ]
     return rows + ([f"note         {' '.join(run['note'].split())}"] if run["note"] else [])
 
 
-def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def compared(a: Document, b: Document) -> Comparison:
     """Returns two documents side by side: totals, and MACs and parameters by type of layer."""
-    keys = ("params", "forward_macs", "forward_flops", "backward_flops", "optimizer_flops")
-    totals = {key: {"a": a[key], "b": b[key], "ratio": b[key] / a[key] if a[key] else None} for key in keys}
+    totals: dict[Compared, Total] = {
+        key: {"a": a[key], "b": b[key], "ratio": b[key] / a[key] if a[key] else None} for key in COMPARED
+    }
     return {"a": a, "b": b, "totals": totals, "by_type": {"a": _by_type(a), "b": _by_type(b)}}
 
 
-def _by_type(document: dict[str, Any]) -> dict[str, dict[str, float]]:
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: {"layers": 0, "params": 0, "forward_macs": 0})
+def _by_type(document: Document) -> dict[str, TypeSums]:
+    by_type: dict[str, TypeSums] = defaultdict(lambda: {"layers": 0, "params": 0, "forward_macs": 0})
     for row in document["layers"]:
-        for key in ("params", "forward_macs"):
-            sums[row["type"]][key] += row[key]
-        sums[row["type"]]["layers"] += 1
-    return dict(sums)
+        sums = by_type[row["type"]]
+        sums["layers"] += 1
+        sums["params"] += row["params"]
+        sums["forward_macs"] += row["forward_macs"]
+    return dict(by_type)
 
 
-def comparison_table(comparison: dict[str, Any]) -> Table:
+def comparison_table(comparison: Comparison) -> Table:
     """Returns the two documents of `compared` side by side."""
     from rich.table import Table
 
@@ -168,9 +187,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     table.add_section()
     types = comparison["by_type"]
     for kind in dict.fromkeys([*types["a"], *types["b"]]):
-        cells = []
-        for side in ("a", "b"):
-            sums = types[side].get(kind)
-            cells.append(f"{sums['layers']} layers, {short(sums['forward_macs'])} MACs" if sums else "-")
+        sides = (types["a"].get(kind), types["b"].get(kind))
+        cells = [f"{s['layers']} layers, {short(s['forward_macs'])} MACs" if s else "-" for s in sides]
         table.add_row(kind, *cells, "")
     return table

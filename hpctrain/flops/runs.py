@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypedDict
 
 from hpctrain.errors import UserError
 from hpctrain.flops import rules
@@ -37,7 +37,28 @@ class RunTotal:
         return (self.useful + self.optimizer) / EXA
 
 
-def run_figures(request: Request, count: Count, step_bound_s: float | None) -> dict[str, Any] | None:
+class RunFigures(TypedDict):
+    """A run's plan (request.RunPlan), and what it costs; `arithmetic` says how the total comes about."""
+
+    dataset: str | None
+    samples: int
+    epochs: float
+    lengths: dict[int, float] | None
+    batch: int
+    accumulate: int
+    ranks: int
+    expected_exaflops: float | None
+    note: str | None
+    flops_per_sample: float
+    steps: int
+    useful_flops: int
+    optimizer_flops: int
+    exaflops: float
+    lower_bound_s: float | None
+    arithmetic: str
+
+
+def run_figures(request: Request, count: Count, step_bound_s: float | None) -> RunFigures | None:
     """Returns the figures of the run; None if the request describes no run. Raises UserError if half of it is
     missing or lengths do not apply."""
     plan, settings = request.settings.run, request.model.settings
@@ -65,8 +86,15 @@ def run_figures(request: Request, count: Count, step_bound_s: float | None) -> d
     )
     words = ", ".join(f"{float(share / whole):.0%} of length {n}" for n, share in shares.items())
     return {
-        **dataclasses.asdict(plan),
+        "dataset": plan.dataset,
+        "samples": plan.samples,
+        "epochs": plan.epochs,
         "lengths": lengths if sequences else None,
+        "batch": plan.batch,
+        "accumulate": plan.accumulate,
+        "ranks": plan.ranks,
+        "expected_exaflops": plan.expected_exaflops,
+        "note": plan.note,
         "flops_per_sample": float(per_sample),
         "steps": total.steps,
         "useful_flops": total.useful,

@@ -26,7 +26,6 @@ class StepWork:
     samples: int
     forward_flops: float
     backward_flops: float
-    recomputed_flops: float
     optimizer_flops: int
     optimizer_elements: int
     passes: tuple[Cost, ...]
@@ -47,7 +46,6 @@ def work_of(counted: Count, optimizer: Any, samples: int, *, agreed: bool = True
         samples,
         2 * counted.forward.macs / samples,
         2 * counted.backward.macs / samples,
-        2 * counted.recomputed_macs / samples,
         optimizer_flops(counted, optimizer),
         optimizer_elements(counted, optimizer),
         tuple(

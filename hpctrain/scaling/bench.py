@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from hpctrain.config import compose
 from hpctrain.config.settings import Config
@@ -23,6 +22,7 @@ from hpctrain.launch.prepare import prepare
 from hpctrain.launch.status import Watch
 from hpctrain.scaling import bench_page, plan
 from hpctrain.scaling.network import Shape
+from hpctrain.scaling.plan import Kind
 from hpctrain.scheduler import client, sbatch, submit
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState
@@ -31,7 +31,6 @@ WINDOWS = 5
 PROFILE_STEPS = 5
 # Bundled, and over in a moment: this runs if only the machine is asked for.
 SMALLEST = "experiment=lenet_digits"
-Kind = Literal["own", "synthetic"]
 Say = Callable[[str], None]
 
 
@@ -64,11 +63,13 @@ def wanted(words: Sequence[str], steps: int, synthetic: bool) -> Wanted:
     return Wanted(config, kinds, 5 if machine_only else steps, machine_only)
 
 
-def bench(wanted: Wanted, say: Say) -> dict[str, Any]:
+def bench(wanted: Wanted, say: Say) -> bench_page.Document:
     """Returns the document of all that was measured. Raises RunFailed with the run's own reason."""
     found = [measure(wanted, kind, say) for kind in wanted.kinds]
     document = bench_page.document(wanted.config, found)
-    return document | {"steps": []} if wanted.machine_only else document
+    if wanted.machine_only:
+        document["steps"] = []
+    return document
 
 
 def measure(wanted: Wanted, kind: Kind, say: Say) -> bench_page.Measured:

@@ -5,19 +5,22 @@ Takes configurations; reads runs/calibration-<cluster>/. Times are seconds. No t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import estimate
 from hpctrain.scaling import plan, predict
+from hpctrain.scaling.measured import profile_of
 from hpctrain.scaling.network import Exchange
-from hpctrain.scaling.plan import Planned, ScalingConfig
+from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
 from hpctrain.storage.run_dir import RunDir, locate, runs
+
+if TYPE_CHECKING:  # it needs torch
+    from hpctrain.training.profile import Profile
 
 CYCLE_MS = 0.5  # the default of training/comm.py
 START_S = 20.0  # from a job's start to its first step: imports, rendezvous, the first batches
@@ -29,22 +32,20 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
     Links belong to the cluster, so another experiment's profile of two ranks serves if this one has none.
     """
     wanted = plan.calibration(config, settings)
-    profiles: dict[str, Any] = {}
+    profiles: dict[str, Profile] = {}
     links_of: float | None = None
     cycle_s, bucket_mb = 0.0, config.comm.bucket_mb
     for name, one in wanted.items():
         run = locate(one.run.root, one.run.study, run_id(one))
         if run.read_profile() is None and name in ("1x2", "2x1"):
             run = _any(one, name) or run
-        if profile := run.read_profile():
+        if profile := profile_of(run):
             profiles[name] = profile
             if name in ("1x2", "2x1"):
                 links_of, cycle_s, bucket_mb = _settings(run)
     if "1x1" not in profiles or not profiles.keys() & {"1x2", "2x1"}:
         return None
-    cluster = config.cluster
-    per_node = config.resources.gpus_per_node or cluster.gpus_per_node or 1
-    return Calibration(profiles, per_node, cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20)
+    return Calibration(profiles, config.cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20)
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
@@ -92,8 +93,7 @@ def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> 
     points = [(plan.shape(config, gpus), plan.rank_batch(config, settings, gpus)) for gpus in settings.gpus]
     whole = settings.batch or config.train.batch_size * config.train.accumulate
     single = whole // config.train.accumulate if settings.mode == "strong" else config.train.batch_size
-    device = str(calibration.one["device"])
-    name = "hierarchical" if config.comm.hierarchical else plan.algorithm(settings, device)
+    name = "hierarchical" if config.comm.hierarchical else plan.algorithm(settings, calibration.one["device"])
     return predict.predict(
         calibration,
         points,
@@ -105,7 +105,7 @@ def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> 
     )
 
 
-def expected(config: Config, settings: ScalingConfig, planned: Sequence[Planned]) -> dict[str, float]:
+def expected(config: Config, settings: ScalingConfig) -> dict[str, float]:
     """Returns the predicted node-seconds of one run, by GPU count; {} if the cluster is not calibrated."""
     calibration = find(config, settings)
     if calibration is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,7 +19,28 @@ from hpctrain.config.validate import validate
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.laws import Point, Value, ratio
 
+CommValue = str | int | float | bool | None  # as in ClusterConfig.comm
 KEYS = (*TUNED_COMM, "accumulate")
+# The values of each setting of TUNED_COMM that a prediction tries.
+WORTH_TRYING: Mapping[str, Sequence[CommValue]] = {
+    "bucket_mb": (1.0, 4.0, 16.0, 64.0, 256.0),
+    "cycle_time_ms": (0.1, 1.0, 5.0),
+    "fusion_threshold_mb": (0.0, 4.0, 64.0),
+    "compression": ("fp16",),
+    "hierarchical": (True,),
+}
+
+
+class CommSetting(NamedTuple):
+    """One setting with a value to try."""
+
+    key: str
+    value: CommValue
+
+    @property
+    def name(self) -> str:
+        """The setting as an override, such as comm.compression=fp16."""
+        return f"{'train' if self.key == 'accumulate' else 'comm'}.{self.key}={word(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -27,7 +48,7 @@ class Effect:
     """A setting's samples per second relative to the study's own, minus one: 0.1 means a tenth more."""
 
     key: str
-    value: Any
+    value: CommValue
     repeats: int
     change: Value
     predicted: float | None = None
@@ -35,7 +56,7 @@ class Effect:
     @property
     def name(self) -> str:
         """The setting as an override, such as comm.compression=fp16."""
-        return f"{'train' if self.key == 'accumulate' else 'comm'}.{self.key}={word(self.value)}"
+        return CommSetting(self.key, self.value).name
 
     @property
     def matters(self) -> bool:
@@ -43,15 +64,16 @@ class Effect:
         return self.change.half is not None and abs(self.change.mean) > self.change.half
 
 
-def word(value: Any) -> str:
+def word(value: CommValue) -> str:
     """Returns a value as it is written on a command line."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def changed(config: Config, key: str, value: Any) -> Config:
-    """Returns the same run with another value of one setting. Raises UserError."""
+def changed(config: Config, setting: CommSetting) -> Config:
+    """Returns the same run with this setting. Raises UserError."""
+    key, value = setting
     if key not in KEYS:
         raise UserError("scaling.knobs", key, f"must be one of {', '.join(KEYS)}", nearest(key, KEYS))
     if key == "accumulate":
@@ -61,20 +83,22 @@ def changed(config: Config, key: str, value: Any) -> Config:
     return replace(config, comm=validate(CommConfig, asdict(config.comm) | {key: value}, "scaling.knobs."))
 
 
-def choices(config: Config, tried: Mapping[str, Any]) -> list[tuple[str, Any, Config]]:
-    """Returns (key, value, configuration) for every value that the run does not have already. Raises UserError."""
-    chosen = []
-    for key, given in tried.items():
-        values = given if isinstance(given, list | tuple) else [given]
-        for value in values:
-            other = changed(config, key, value)
-            if other != config:
-                chosen.append((key, value, other))
-    return chosen
+def choices(config: Config, tried: Mapping[str, Any]) -> list[tuple[CommSetting, Config]]:
+    """Returns every setting that the run does not have already, with the run that has it. Raises UserError.
+
+    `tried` holds one value, or a list of them, by key.
+    """
+    settings = [
+        CommSetting(key, value)
+        for key, given in tried.items()
+        for value in (given if isinstance(given, list | tuple) else [given])
+    ]
+    others = [(setting, changed(config, setting)) for setting in settings]
+    return [(setting, other) for setting, other in others if other != config]
 
 
 def effects(
-    base: Point | None, others: Sequence[tuple[str, Any, Point]], predicted: Mapping[str, float]
+    base: Point | None, others: Sequence[tuple[CommSetting, Point]], predicted: Mapping[str, float]
 ) -> list[Effect]:
     """Returns the effects, strongest first, without settings that have no result yet.
 
@@ -84,18 +108,18 @@ def effects(
         return []
     rates = [r.samples_per_s for r in base.repeats]
     measured = []
-    for key, value, point in others:
+    for setting, point in others:
         if point.repeats:
             gain = ratio([r.samples_per_s for r in point.repeats], rates)
-            effect = Effect(key, value, len(point.repeats), Value(gain.mean - 1, gain.half))
-            measured.append(replace(effect, predicted=predicted.get(effect.name)))
+            change = Value(gain.mean - 1, gain.half)
+            measured.append(Effect(*setting, len(point.repeats), change, predicted.get(setting.name)))
     return sorted(measured, key=lambda effect: -effect.change.mean)
 
 
-def best(effects: Sequence[Effect]) -> dict[str, Any]:
+def best(effects: Sequence[Effect]) -> dict[str, CommValue]:
     """Returns the comm values that are faster beyond the noise, one per key. The batch is left out: it is not a
     property of the cluster."""
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, CommValue] = {}
     for effect in effects:  # the strongest first
         if effect.key in TUNED_COMM and effect.matters and effect.change.mean > 0:
             chosen.setdefault(effect.key, effect.value)
@@ -125,7 +149,7 @@ def percent(value: Value) -> str:
     return f"{100 * value.mean:+.1f}{half} %"
 
 
-def with_comm(preset: str, comm: Mapping[str, Any], source: str) -> str:
+def with_comm(preset: str, comm: Mapping[str, CommValue], source: str) -> str:
     """Returns the text of a cluster's preset with its comm section replaced by these settings."""
     rest = re.sub(r"(?m)^comm:.*\n(?:[ \t]+.*\n?)*", "", preset if preset.endswith("\n") else preset + "\n")
     lines = yaml.safe_dump(dict(comm), sort_keys=False).splitlines()

@@ -8,20 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from hpctrain.config.settings import CommConfig, Config
+from hpctrain.config.settings import Config
 from hpctrain.report import scaling_plots
 from hpctrain.report.scaling_plots import Series
 from hpctrain.scaling import calibration as calibrations
-from hpctrain.scaling import predict
+from hpctrain.scaling import comm_settings, predict
 from hpctrain.scaling.laws import ask_for
 from hpctrain.scaling.network import Exchange
 from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
 
 
-def facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, Any]:
+class OtherSetting(TypedDict):
+    """A comm setting, the predicted seconds per step with it, and their relative change."""
+
+    setting: str
+    step_s: float
+    change: float
+
+
+def facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, object]:
     """Returns everything for programs."""
     links = predict.fit_links(calibration, exchange)
     points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
@@ -36,7 +44,7 @@ def advice(found: Sequence[Predicted]) -> int | None:
     return ask_for([(p.gpus, p.efficiency) for p in found])
 
 
-def other_settings(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[dict[str, Any]]:
+def other_settings(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[OtherSetting]:
     """Returns what the model says of other settings of the exchange, on the most GPUs; the best first."""
     most = replace(settings, gpus=settings.gpus[-1:])
 
@@ -44,28 +52,15 @@ def other_settings(config: Config, settings: ScalingConfig, calibration: Calibra
         return calibrations.curve(other, most, calibration)[0].step.total_s
 
     now_s = step_s(config)
-    choices: dict[str, tuple[Any, ...]] = {
-        "bucket_mb": (1.0, 4.0, 16.0, 64.0, 256.0),
-        "cycle_time_ms": (0.1, 1.0, 5.0),
-        "fusion_threshold_mb": (0.0, 4.0, 64.0),
-        "compression": ("fp16",),
-        "hierarchical": (True,),
-    }
-    tried: list[tuple[str, Config]] = [
-        (f"comm.{key}={value}", replace(config, comm=_with(config.comm, key, value)))
-        for key, values in choices.items()
-        for value in values
-        if getattr(config.comm, key) != value
+    times: list[OtherSetting] = [
+        {
+            "setting": f"comm.{tried.key}={tried.value}",
+            "step_s": (other_s := step_s(other)),
+            "change": other_s / now_s - 1,
+        }
+        for tried, other in comm_settings.choices(config, comm_settings.WORTH_TRYING)
     ]
-    times = [
-        {"setting": name, "step_s": (t := step_s(other)), "change": t / now_s - 1} for name, other in tried
-    ]
-    return sorted(times, key=lambda knob: float(str(knob["step_s"])))
-
-
-def _with(comm: CommConfig, key: str, value: Any) -> CommConfig:
-    changes: dict[str, Any] = {key: value}
-    return replace(comm, **changes)
+    return sorted(times, key=lambda one: one["step_s"])
 
 
 def draw(found: Sequence[Predicted], path: Path) -> None:

@@ -10,16 +10,22 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling import horovod_timeline
+from hpctrain.scaling.comm_settings import CommSetting
 from hpctrain.scaling.horovod_timeline import Timeline
-from hpctrain.scaling.laws import Point, Repeat
+from hpctrain.scaling.laws import Mode, Point, Repeat
+from hpctrain.scaling.plan import Kind, PlannedRun
+from hpctrain.scaling.predict import own_batch
 from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
+
+if TYPE_CHECKING:  # it needs torch
+    from hpctrain.training.profile import Profile
 
 PLAN = "scaling.json"
 
@@ -35,52 +41,74 @@ _PART_OF = {
 }
 
 
+class StudyFacts(TypedDict):
+    """What a study measures. `config` and `settings` are its Config and ScalingConfig as plain containers."""
+
+    mode: Mode
+    warmup_windows: int
+    cluster: str
+    epochs: float | None
+    train_samples: int | None
+    command: str
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    experiment: str
+
+
+class StudyPlan(StudyFacts):
+    """scaling.json: the facts of the newest `hpctrain scale`, and the runs of all."""
+
+    runs: list[PlannedRun]
+
+
 def is_scaling(study: Path) -> bool:
     """Returns whether the folder is that of a scaling study."""
     return (study / PLAN).is_file()
 
 
-def read_plan(study: Path) -> dict[str, Any]:
+def read_plan(study: Path) -> StudyPlan:
     """Returns what `hpctrain scale` planned. Raises UserError if the folder is not a scaling study."""
-    plan = read_json(study / PLAN)
+    plan = _read_plan(study)
     if plan is None:
         names = [p.parent.name for p in study.parent.glob(f"*/{PLAN}")]
         raise UserError("study", study.name, "is not a scaling study", nearest(study.name, names))
     return plan
 
 
-def write_plan(study: Path, facts: Mapping[str, Any], runs: Iterable[Mapping[str, Any]]) -> None:
+def write_plan(study: Path, facts: StudyFacts, runs: Iterable[PlannedRun]) -> None:
     """Adds runs to the study's plan. Raises UserError if the study was begun in another mode."""
-    before = read_json(study / PLAN) or {}
+    before = _read_plan(study)
     if before and before["mode"] != facts["mode"]:
         raise UserError(
             "scaling.mode",
             facts["mode"],
             f"study {study.name} is {before['mode']}: another run.study makes a new one",
         )
-    known = {run["run"]: run for run in [*before.get("runs", []), *runs]}
-    replace_text(study / PLAN, json.dumps({**before, **facts, "runs": list(known.values())}))
+    known = {run["run"]: run for run in [*(before["runs"] if before else ()), *runs]}
+    replace_text(study / PLAN, json.dumps({**(before or {}), **facts, "runs": list(known.values())}))
 
 
-def points(
-    study: Path, plan: Mapping[str, Any], data: str, job_j: Mapping[str, float] | None = None
-) -> list[Point]:
-    """Returns the study's points for one kind of data ("own", "synthetic"), smallest first."""
+def _read_plan(study: Path) -> StudyPlan | None:
+    return cast("StudyPlan | None", read_json(study / PLAN))
+
+
+def points(study: Path, plan: StudyPlan, data: Kind, job_j: Mapping[str, float] | None = None) -> list[Point]:
+    """Returns the study's points for one kind of data, smallest first."""
     chosen = [run for run in plan["runs"] if run["data"] == data and not run.get("knob")]
     counts = sorted({run["gpus"] for run in chosen})
     return [_point(study, [run for run in chosen if run["gpus"] == gpus], job_j) for gpus in counts]
 
 
-def comm_points(study: Path, plan: Mapping[str, Any]) -> list[tuple[str, Any, Point]]:
-    """Returns (key, value, point) for every comm setting that was tried."""
-    by_setting: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+def comm_points(study: Path, plan: StudyPlan) -> list[tuple[CommSetting, Point]]:
+    """Returns every comm setting that was tried, with its point."""
+    by_setting: dict[CommSetting, list[PlannedRun]] = {}
     for run in plan["runs"]:
-        if run.get("knob"):
-            by_setting.setdefault(tuple(run["knob"]), []).append(run)
-    return [(*setting, _point(study, runs)) for setting, runs in by_setting.items()]
+        if knob := run.get("knob"):
+            by_setting.setdefault(CommSetting(*knob), []).append(run)
+    return [(setting, _point(study, runs)) for setting, runs in by_setting.items()]
 
 
-def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int, Timeline]]:
+def timelines(study: Path, plan: StudyPlan, data: Kind) -> list[tuple[int, Timeline]]:
     """Returns (GPUs, Horovod's timeline) of each count's first run that recorded one (comm.timeline=true)."""
     by_gpus: dict[int, Timeline] = {}
     for facts in sorted(plan["runs"], key=lambda facts: (facts["gpus"], facts["repeat"])):
@@ -98,9 +126,7 @@ def timelines(study: Path, plan: Mapping[str, Any], data: str) -> list[tuple[int
     return list(by_gpus.items())
 
 
-def _point(
-    study: Path, planned: Sequence[Mapping[str, Any]], job_j: Mapping[str, float] | None = None
-) -> Point:
+def _point(study: Path, planned: Sequence[PlannedRun], job_j: Mapping[str, float] | None = None) -> Point:
     """Returns one point with its finished repeats and the reasons why others are missing."""
     repeats, missing = [], []
     for facts in sorted(planned, key=lambda facts: facts["repeat"]):
@@ -130,7 +156,7 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
     for part, name in _PART_OF.items():
         spent_s = sum(r.step_ms.get(part, 0.0) * r.window_steps for r in records) / steps / 1e3
         parts_s[name] = parts_s.get(name, 0.0) + spent_s
-    profile = run.read_profile()
+    profile = profile_of(run)
     hidden_s = None
     if profile and profile["ranks"] > 1:
         parts_s["straggler"] = min(parts_s["exposed"], straggler_s(profile))
@@ -166,7 +192,7 @@ def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None,
     return None, ""
 
 
-def job_ids(study: Path, plan: Mapping[str, Any]) -> list[str]:
+def job_ids(study: Path, plan: StudyPlan) -> list[str]:
     """Returns the jobs of those runs that are done and recorded no energy themselves."""
     states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
     done = [s for s in states if s.phase == Phase.DONE and not (s.summary or {}).get("energy")]
@@ -178,9 +204,14 @@ def warmup_windows(study: Path) -> int:
     return int((read_json(study / PLAN) or {}).get("warmup_windows", 1))
 
 
-def straggler_s(profile: Mapping[str, Any]) -> float:
+def profile_of(run: RunDir) -> Profile | None:
+    """Returns the run's profile.json; None if no profile was asked for or the run is not done."""
+    return cast("Profile | None", run.read_profile())
+
+
+def straggler_s(profile: Profile) -> float:
     """Returns how many seconds rank 0, which writes the records, waits for the slowest rank's computing on average."""
-    own, *others = profile["computing"][str(profile["batch_size"])]["step_s"]
+    own, *others = own_batch(profile)["step_s"]
     return statistics.fmean([max(each) - each[0] for each in zip(own, *others, strict=True)])
 
 

@@ -282,10 +282,6 @@ class Stragglers:
         """Returns the mean of the largest of `ranks` factors, ∫ F⁻¹(u^(1/p)) du over 0..1, by midpoints."""
         return _slowest(self, ranks, parts)
 
-    def slowest_quantile(self, ranks: int, share: float) -> float:
-        """Returns the factor that the slowest of `ranks` does not exceed in `share` of the steps."""
-        return self.quantile(share ** (1 / ranks))
-
 
 @lru_cache(maxsize=1024)  # a prediction needs the same value for each of its draws
 def _slowest(stragglers: Stragglers, ranks: int, parts: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hpctrain.report import html, scaling_plots
 from hpctrain.report.scaling_plots import Series
@@ -11,10 +10,11 @@ from hpctrain.scaling import comm_settings
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.forecast import curves
 from hpctrain.scaling.laws import PARTS, Row
+from hpctrain.scaling.measured import StudyPlan
 from hpctrain.scaling.report import HEADS, Figures, cells, errors_line, law_line, shown
 
 
-def text(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
+def text(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
     """Returns the study for a terminal: a table and the findings of each kind of data."""
     lines = []
     for f in results:
@@ -30,7 +30,7 @@ def text(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-def page(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
+def page(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
     """Returns the study as one HTML page."""
     kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch a GPU is fixed"
     subtitle = (
@@ -40,7 +40,7 @@ def page(name: str, plan: dict[str, Any], results: Sequence[Figures]) -> str:
     return html.page(f"Study {name}", subtitle, sections)
 
 
-def _title(plan: dict[str, Any], f: Figures) -> str:
+def _title(plan: StudyPlan, f: Figures) -> str:
     data = "synthetic data" if f.data == "synthetic" else "its own data"
     return f"{plan['mode']} scaling of {plan['experiment']}, {data}"
 
@@ -91,7 +91,7 @@ def _effect(e: Effect) -> tuple[str, str, str]:
     return e.name, comm_settings.percent(e.change), "" if e.predicted is None else f"{e.predicted:+.1%}"
 
 
-def _split(row: Row, parts: Sequence[str]) -> list[Any]:
+def _split(row: Row, parts: Sequence[str]) -> list[float | None]:
     hidden = None if row.hidden_s is None else 1e3 * row.hidden_s
     return [row.gpus, *(1e3 * row.parts_s.get(part, 0.0) for part in parts), hidden]
 

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Ge
 
@@ -18,6 +18,7 @@ from hpctrain.config.validate import validate
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings
+from hpctrain.scaling.comm_settings import CommSetting
 from hpctrain.scaling.network import Shape
 
 
@@ -51,6 +52,21 @@ class ScalingConfig:
         return (self.warmup_windows + self.windows) * self.window_steps
 
 
+Kind = Literal["own", "synthetic"]  # the experiment's data, or noise in their place
+
+
+class PlannedRun(TypedDict):
+    """A measurement's entry in scaling.json; `knob` is its comm setting if it tries another one than the study."""
+
+    run: str
+    gpus: int
+    nodes: int
+    repeat: int
+    data: Kind
+    batch: int
+    knob: CommSetting | None
+
+
 @dataclass(frozen=True)
 class Planned:
     """One measurement, which is a run of its own."""
@@ -59,15 +75,15 @@ class Planned:
     gpus: int
     nodes: int
     repeat: int
-    data: Literal["own", "synthetic"]
-    comm_setting: tuple[str, Any] | None = None  # (key, value) if this run tries another one than the study
+    data: Kind
+    comm_setting: CommSetting | None = None  # if this run tries another one than the study
 
     @property
     def run_id(self) -> str:
         """The id of this measurement's run."""
         return run_id(self.config)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> PlannedRun:
         """The measurement's entry in scaling.json."""
         return {
             "run": self.run_id, "gpus": self.gpus, "nodes": self.nodes, "repeat": self.repeat,
@@ -101,7 +117,7 @@ def gpu_counts(given: Any) -> tuple[int, ...]:
 
 def shape(config: Config, gpus: int) -> Shape:
     """Returns whole nodes, or a part of one node, for so many GPUs. Raises UserError if they do not divide."""
-    per_node = config.resources.gpus_per_node or config.cluster.gpus_per_node or 1
+    per_node = config.ranks_per_node
     if gpus <= per_node:
         return Shape(1, gpus)
     if gpus % per_node:
@@ -130,9 +146,7 @@ def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
     """Returns all runs of the study in the random order in which to submit them. Raises UserError."""
     if len(settings.gpus) < 2 and not settings.knobs:
         raise UserError("scaling.gpus", settings.gpus[0], "one count does not show scaling: give two or more")
-    kinds: tuple[Literal["own", "synthetic"], ...] = (
-        ("own", "synthetic") if settings.data == "both" else (settings.data,)
-    )
+    kinds: tuple[Kind, ...] = ("own", "synthetic") if settings.data == "both" else (settings.data,)
     planned = [
         measurement(config, settings, gpus, repeat, kind)
         for gpus in settings.gpus
@@ -141,10 +155,10 @@ def plan(config: Config, settings: ScalingConfig) -> list[Planned]:
     ]
     planned += [
         replace(
-            measurement(other, settings, settings.gpus[-1], repeat, kinds[0], f"-{key}-{value}"),
-            comm_setting=(key, value),
+            measurement(other, settings, settings.gpus[-1], repeat, kinds[0], f"-{tried.key}-{tried.value}"),
+            comm_setting=tried,
         )
-        for key, value, other in comm_settings.choices(config, settings.knobs or {})
+        for tried, other in comm_settings.choices(config, settings.knobs or {})
         for repeat in range(1, settings.repeats + 1)
     ]
     random.Random(settings.seed).shuffle(planned)
@@ -156,7 +170,7 @@ def measurement(
     settings: ScalingConfig,
     gpus: int,
     repeat: int,
-    kind: Literal["own", "synthetic"],
+    kind: Kind,
     suffix: str = "",
 ) -> Planned:
     """Returns one repeat on so many GPUs. Raises UserError."""
@@ -171,7 +185,7 @@ def timed(
     on: Shape,
     batch: int,
     name: str,
-    kind: Literal["own", "synthetic"],
+    kind: Kind,
 ) -> Config:
     """Returns `config` as a short run on `on` that is timed and does little else."""
     whole = batch * config.train.accumulate * on.ranks
@@ -218,8 +232,7 @@ def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
     The shapes are one rank; 2, 4, ... ranks of one node, which share memory and network card; and one rank on
     each of two nodes. Learning rate, schedule and seed are fixed, because they do not change a step's time.
     """
-    per_node = config.cluster.gpus_per_node or config.resources.gpus_per_node or 1
-    counts = gpu_counts(f"1..{per_node}")
+    counts = gpu_counts(f"1..{config.slots_of_node}")
     shapes = [Shape(1, c) for c in counts] + ([Shape(2, 1)] if (config.cluster.max_nodes or 2) > 1 else [])
     plain = replace(
         config,

@@ -12,9 +12,8 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hpctrain.flops.result import Count
 from hpctrain.scaling import network
 from hpctrain.scaling.network import (
     Exchange,
@@ -26,6 +25,10 @@ from hpctrain.scaling.network import (
     Stragglers,
     Work,
 )
+
+if TYPE_CHECKING:  # both need torch
+    from hpctrain.training.machine_peaks import Sum
+    from hpctrain.training.profile import Computing, Profile
 
 DRAWS = 200
 LEVEL = 0.95
@@ -45,35 +48,33 @@ class LinkFit:
 class Calibration:
     """Measured profiles by shape ("1x1", "1x2", "2x1"), and the facts of the cluster that they were measured on."""
 
-    profiles: Mapping[str, Mapping[str, Any]]
-    ranks_per_node: int
+    profiles: Mapping[str, Profile]
     nodes_per_host: int = 1
     link_gbit_per_s: float | None = None
     cycle_s: float = 0.0  # Horovod's cycle during the measurement
     bucket_bytes: float = 25 * 2**20  # the exchange's bucket size during the measurement
 
     @property
-    def one(self) -> Mapping[str, Any]:
+    def one(self) -> Profile:
         """The profile of a single rank."""
         return self.profiles["1x1"]
 
     @property
     def on_cpu(self) -> bool:
         """Whether ranks compute on the CPU."""
-        return bool(self.one["device"] == "cpu")
+        return self.one["device"] == "cpu"
 
     def load(self, on: Shape) -> float:
         """Returns how many ranks share a core of one machine; 1 if each has its own."""
         if not self.on_cpu:
             return 1.0
-        return max(1.0, self.neighbours(on) / int(self.one["cores"]))
+        return max(1.0, self.neighbours(on) / self.one["cores"])
 
     def busy(self, name: str = "1x1") -> float:
         """Returns how many cores one rank keeps busy while it computes; waiting for a device keeps none busy."""
-        profile = self.profiles[name]
-        part = profile["computing"][str(profile["batch_size"])]
+        part = own_batch(self.profiles[name])
         seconds = part["data_s"] + part["forward_s"] + part["backward_s"]
-        return float(min(part.get("cpu_s", seconds) / seconds, self.one["cores"]))
+        return min(part.get("cpu_s", seconds) / seconds, self.one["cores"])
 
     def contention(self, ranks: int) -> float:
         """Returns the factor by which computing slows down if `ranks` on one machine want more cores than it has.
@@ -82,14 +83,14 @@ class Calibration:
         spends waiting for a device does not grow.
         """
         wanted = ranks * max(self.busy(name) for name in self.profiles)
-        return 1.0 + min(1.0, self.busy()) * (max(1.0, wanted / int(self.one["cores"])) - 1.0)
+        return 1.0 + min(1.0, self.busy()) * (max(1.0, wanted / self.one["cores"]) - 1.0)
 
     def stolen(self, on: Shape) -> float:
         """Returns the share of a rank's computing that the exchange takes; all of it if no core is left for it."""
         if not self.on_cpu:
             return 0.0
         busy = self.busy()
-        left = int(self.one["cores"]) / self.neighbours(on) - busy
+        left = self.one["cores"] / self.neighbours(on) - busy
         return max(0.0, min(1.0, 1.0 - left)) * min(1.0, busy)
 
     def neighbours(self, on: Shape) -> int:
@@ -97,7 +98,12 @@ class Calibration:
         return on.ranks_per_node * min(on.nodes, self.nodes_per_host)
 
 
-def fit_link(sums: Sequence[Mapping[str, Any]], size: float, cycle_s: float = 0.0) -> LinkFit:
+def own_batch(profile: Profile) -> Computing:
+    """Returns the profiled step at the run's own batch size."""
+    return profile["computing"][str(profile["batch_size"])]
+
+
+def fit_link(sums: Sequence[Sum], size: float, cycle_s: float = 0.0) -> LinkFit:
     """Returns the link behind sums over two ranks, which take 2α + nβ.
 
     α comes from the shortest sum. β depends on the size, because copies and protocols do, so it is interpolated
@@ -145,7 +151,7 @@ def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
             continue
         profile = calibration.profiles[name]
 
-        def fit(sizes: Sequence[float], of: Mapping[str, Any] = profile) -> LinkFit:
+        def fit(sizes: Sequence[float], of: Profile = profile) -> LinkFit:
             size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
             return fit_link(of["sums"], size, calibration.cycle_s)
 
@@ -160,7 +166,7 @@ def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
     return Links(fits.get("1x2", one), fits.get("2x1", one))
 
 
-def _bytes(profile: Mapping[str, Any]) -> list[int]:
+def _bytes(profile: Profile) -> list[int]:
     return [g["bytes"] for g in profile["gradients"]]
 
 
@@ -202,18 +208,19 @@ def work_of(calibration: Calibration, on: Shape, batch: float) -> Work:
     return mixed.slowed(max(1.0, crowded)) if calibration.on_cpu else mixed
 
 
-def _at_batch(profile: Mapping[str, Any], batch: float) -> Work:
+def _at_batch(profile: Profile, batch: float) -> Work:
     """Returns each part by linear interpolation between the measured batches, extrapolated beyond them."""
-    sizes = sorted(int(size) for size in profile["computing"])
-    parts = [
-        _line([(size, profile["computing"][str(size)][part]) for size in sizes], batch)
-        for part in ("data_s", "forward_s", "backward_s")
-    ]
-    whole_s = profile["computing"][str(profile["batch_size"])]["backward_s"]
-    gradients = tuple(
-        Gradient(min(1.0, g["ready_s"] / whole_s) * parts[2], g["bytes"]) for g in profile["gradients"]
+    known = sorted(
+        ((int(size), part) for size, part in profile["computing"].items()), key=lambda pair: pair[0]
     )
-    return Work(parts[0], parts[1], parts[2], profile["optimizer_s"], gradients)
+    data_s = _line([(size, part["data_s"]) for size, part in known], batch)
+    forward_s = _line([(size, part["forward_s"]) for size, part in known], batch)
+    backward_s = _line([(size, part["backward_s"]) for size, part in known], batch)
+    whole_s = own_batch(profile)["backward_s"]
+    gradients = tuple(
+        Gradient(min(1.0, g["ready_s"] / whole_s) * backward_s, g["bytes"]) for g in profile["gradients"]
+    )
+    return Work(data_s, forward_s, backward_s, profile["optimizer_s"], gradients)
 
 
 def _line(pairs: Sequence[tuple[float, float]], at: float) -> float:
@@ -240,27 +247,11 @@ def _mix(a: Work, b: Work, share: float) -> Work:
     )
 
 
-def work_from_flops(count: Count, step_s: float) -> Work:
-    """Returns a step of known total time, divided by the operations of its layers; it needs no profile.
-
-    `count` is that of the training step (hpctrain.flops). A layer's gradients are ready when its backward pass is.
-    """
-    forward = sum(layer.forward.macs for layer in count.layers)
-    backward = [layer.weight_grad.macs + layer.input_grad.macs for layer in count.layers]
-    a_mac_s = step_s / (forward + sum(backward))
-    gradients, passed_s = [], 0.0
-    for layer, macs in zip(reversed(count.layers), reversed(backward), strict=True):
-        passed_s += macs * a_mac_s
-        if layer.params:
-            gradients.append(Gradient(passed_s, 4.0 * layer.params))
-    return Work(0.0, forward * a_mac_s, passed_s, 0.0, tuple(gradients))
-
-
 def variation(calibration: Calibration) -> float:
     """Returns the coefficient of variation over ranks within a step, as its median over steps."""
     spreads = []
     for profile in calibration.profiles.values():
-        ranks = profile["computing"][str(profile["batch_size"])]["step_s"]
+        ranks = own_batch(profile)["step_s"]
         if len(ranks) > 1:
             spreads += [statistics.stdev(step) / statistics.fmean(step) for step in zip(*ranks, strict=True)]
     return statistics.median(spreads) if spreads else 0.0
@@ -300,7 +291,7 @@ def predict(
     """
     links = fit_links(calibration, exchange)
     scatter = Stragglers(variation(calibration))
-    steps_s = calibration.one["computing"][str(calibration.one["batch_size"])]["step_s"][0]
+    steps_s = own_batch(calibration.one)["step_s"][0]
     unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)
     draw = random.Random(0)
     factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]

@@ -11,17 +11,18 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import step_work
 from hpctrain.scaling import calibration, comm_settings, laws, measured
-from hpctrain.scaling.comm_settings import Effect
+from hpctrain.scaling.comm_settings import CommSetting, Effect
 from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import PARTS, Fit, Point, Row, Value
-from hpctrain.scaling.plan import ScalingConfig, scaling_config
+from hpctrain.scaling.measured import StudyPlan
+from hpctrain.scaling.plan import Kind, ScalingConfig, scaling_config
 from hpctrain.scaling.predict import Predicted
 from hpctrain.scheduler import client
 
@@ -30,7 +31,7 @@ from hpctrain.scheduler import client
 class Figures:
     """The results of one kind of data; a study has one or two."""
 
-    data: str
+    data: Kind
     points: list[Point]
     table: list[Row]
     law: Fit | None
@@ -47,7 +48,7 @@ class Figures:
         return [text for point in (*self.points, *self.tried) for text in point.missing]
 
 
-def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict[str, Any], list[Figures]]:
+def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[StudyPlan, list[Figures]]:
     """Returns the study's plan and its results so far. Raises UserError if there are none.
 
     `job_j` holds Slurm's joules by job, for runs that measured none themselves.
@@ -55,7 +56,7 @@ def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict
     plan = measured.read_plan(study)
     mode = plan["mode"]
     samples = (plan["epochs"] or 0) * (plan["train_samples"] or 0)
-    all_points = {data: measured.points(study, plan, data, job_j or {}) for data in ("own", "synthetic")}
+    all_points = {data: measured.points(study, plan, data, job_j or {}) for data in get_args(Kind)}
     if not any(point.repeats for points in all_points.values() for point in points):
         gaps = [gap for points in all_points.values() for point in points for gap in point.missing]
         raise UserError(
@@ -80,16 +81,16 @@ def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[dict
     return plan, results
 
 
-def _with_effects(study: Path, plan: dict[str, Any], figures: Figures) -> Figures:
+def _with_effects(study: Path, plan: StudyPlan, figures: Figures) -> Figures:
     """Returns the figures with the measured and predicted effects of other comm settings on the most GPUs."""
     tried = measured.comm_points(study, plan)
     if not tried:
         return figures
     most = figures.points[-1].gpus
-    predicted = _predicted_effects(study, plan, most, [(key, value) for key, value, _ in tried])
+    predicted = _predicted_effects(study, plan, most, [setting for setting, _ in tried])
     effects = comm_settings.effects(figures.points[-1], tried, predicted)
     return replace(
-        figures, effects=effects, tried=[point for _, _, point in tried],
+        figures, effects=effects, tried=[point for _, point in tried],
         finding=[*figures.finding, *comm_settings.finding(effects, most)],
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ def job_j(study: Path) -> dict[str, float]:
 
 
 def _predicted_effects(
-    study: Path, plan: dict[str, Any], gpus: int, tried: Sequence[tuple[str, Any]]
+    study: Path, plan: StudyPlan, gpus: int, tried: Sequence[CommSetting]
 ) -> dict[str, float]:
     """Returns the model's relative change of samples/s by setting; {} if the cluster is not calibrated."""
     config, settings = _settings(study, plan)
@@ -114,19 +115,19 @@ def _predicted_effects(
     most = replace(settings, gpus=(gpus,))
     own = calibration.curve(config, most, calibrated)[0].samples_per_s
     changes = {}
-    for key, value in tried:
-        (other,) = calibration.curve(comm_settings.changed(config, key, value), most, calibrated)
-        changes[Effect(key, value, 0, Value(0.0)).name] = other.samples_per_s / own - 1
+    for setting in tried:
+        (other,) = calibration.curve(comm_settings.changed(config, setting), most, calibrated)
+        changes[setting.name] = other.samples_per_s / own - 1
     return changes
 
 
-def _settings(study: Path, plan: dict[str, Any]) -> tuple[Config, ScalingConfig]:
+def _settings(study: Path, plan: StudyPlan) -> tuple[Config, ScalingConfig]:
     """Returns the study's configuration, with its present folder as the root, and its scaling settings."""
     config = from_dict(plan["config"])
     return replace(config, run=replace(config.run, root=str(study.parent))), scaling_config(plan["settings"])
 
 
-def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[Predicted]:
+def _predicted(study: Path, plan: StudyPlan, gpus: Sequence[int]) -> list[Predicted]:
     """Returns the model's predictions for the measured counts and up to four times the largest of them; [] if the
     cluster is not calibrated."""
     config, settings = _settings(study, plan)
@@ -143,7 +144,7 @@ def _predicted(study: Path, plan: dict[str, Any], gpus: Sequence[int]) -> list[P
     return predictions
 
 
-def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
+def _exaflops(plan: StudyPlan, samples: float) -> float | None:
     """Returns the exaFLOPs of the target's forward and backward passes; None for a user's own network."""
     config = from_dict(plan["config"])
     if not samples or config.model.target is not None:
@@ -152,6 +153,7 @@ def _exaflops(plan: dict[str, Any], samples: float) -> float | None:
     return (work.forward_flops + work.backward_flops) * samples / 1e18
 
 
+Cell = float | str | None
 COLUMNS = (
     "gpus", "nodes", "batch", "repeats", "samples_per_s", "samples_per_s_half", "step_ms", "step_ms_half",
     *(f"{part}_ms" for part in PARTS), "hidden_ms", "speedup", "speedup_half", "efficiency", "efficiency_half",
@@ -160,13 +162,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def flat(figures: Figures) -> list[dict[str, Any]]:
+def flat(figures: Figures) -> list[dict[str, Cell]]:
     """Returns one flat row per GPU count, for programs. Halves are half widths of 95 % intervals."""
     predicted = {p.gpus: p for p in figures.predicted}
     rows = []
     for r in figures.table:
         model = predicted.get(r.gpus)
-        values: dict[str, Any] = {
+        values: dict[str, Cell] = {
             "gpus": r.gpus, "nodes": r.nodes, "batch": r.batch, "repeats": r.repeats,
             **_pair("samples_per_s", r.samples_per_s), **_pair("step_ms", r.step_s, 1e3),
             **{f"{part}_ms": 1e3 * s for part, s in r.parts_s.items()},
@@ -182,11 +184,11 @@ def flat(figures: Figures) -> list[dict[str, Any]]:
     return rows
 
 
-def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, float | None]:
+def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, Cell]:
     return {name: value.mean * factor, f"{name}_half": None if value.half is None else value.half * factor}
 
 
-def as_json(plan: dict[str, Any], results: Sequence[Figures]) -> dict[str, Any]:
+def as_json(plan: StudyPlan, results: Sequence[Figures]) -> dict[str, object]:
     """Returns the whole report as one JSON document."""
     return {
         "mode": plan["mode"], "cluster": plan["cluster"], "experiment": plan["experiment"], "epochs": plan["epochs"],
@@ -213,7 +215,7 @@ def as_csv(results: Sequence[Figures]) -> str:
     return out.getvalue()
 
 
-def as_latex(plan: dict[str, Any], results: Sequence[Figures]) -> str:
+def as_latex(plan: StudyPlan, results: Sequence[Figures]) -> str:
     """Returns a table for a proposal; it needs the LaTeX package booktabs."""
     kept = "effective batch" if plan["mode"] == "strong" else "batch per GPU"
     lines = [

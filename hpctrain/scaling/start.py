@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from hpctrain.config import compose
 from hpctrain.config.checks import check_whole
@@ -23,6 +23,8 @@ from hpctrain.launch import status
 from hpctrain.launch.prepare import prepare
 from hpctrain.scaling import calibration, measured
 from hpctrain.scaling import plan as scale_plan
+from hpctrain.scaling.laws import Mode
+from hpctrain.scaling.measured import StudyFacts
 from hpctrain.scaling.plan import Planned, ScalingConfig
 from hpctrain.scheduler import sbatch
 from hpctrain.storage.run_dir import locate
@@ -41,7 +43,30 @@ def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
     return from_dict(values), scale_plan.scaling_config(values["scaling"])
 
 
-def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> dict[str, Any]:
+class StudyStart(TypedDict):
+    """The facts of a study: its batch and its expected node-seconds per run by GPU count; once begun, the new jobs."""
+
+    jobs: int
+    node_hours_max: float
+    study: str
+    mode: Mode
+    gpus: list[int]
+    batch: dict[str, int]
+    node_seconds_a_point: dict[str, float]
+    submitted: NotRequired[list[str]]
+    path: NotRequired[str]
+
+
+class CalibrationStart(TypedDict):
+    """The facts of a calibration; once begun, the new jobs."""
+
+    jobs: int
+    node_hours_max: float
+    study: str
+    submitted: NotRequired[list[str]]
+
+
+def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStart:
     """Plan the study and, unless `dry_run`, submit what is missing of it; returns the facts for programs.
 
     Raises UserError before anything is written.
@@ -51,10 +76,10 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> dict[str,
     configs = {one.run_id: one.config for one in planned}
     _check_each(list(configs.values()))
     study = Path(config.run.root).resolve() / config.run.study
-    facts = _costs(settings, list(configs.values()))
-    facts |= {
+    facts: StudyStart = {
+        "jobs": len(configs), "node_hours_max": _node_hours(settings, list(configs.values())),
         "study": config.run.study, "mode": settings.mode, "gpus": list(settings.gpus), "batch": _batches(planned),
-        "node_seconds_a_point": calibration.expected(config, settings, planned),
+        "node_seconds_a_point": calibration.expected(config, settings),
     }  # fmt: skip
     if dry_run:
         return facts
@@ -62,7 +87,7 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> dict[str,
     left = _left(config, list(configs))
     for name in left:
         prepare(configs[name])
-    plan = {
+    plan: StudyFacts = {
         "mode": settings.mode, "warmup_windows": settings.warmup_windows, "cluster": config.cluster.name,
         "epochs": settings.epochs or config.train.epochs, "train_samples": config.data.train_samples,
         "command": os.environ.get("HPCTRAIN_COMMAND", ""), "config": to_dict(config), "settings": asdict(settings),
@@ -70,11 +95,14 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> dict[str,
     }  # fmt: skip
     if left or not measured.is_scaling(study):
         measured.write_plan(study, plan, [one.facts() for one in planned])
-    submitted = _submit([configs[name] for name in left], settings.one_at_a_time)
-    return facts | {"submitted": submitted, "path": str(study)}
+    facts["submitted"] = _submit([configs[name] for name in left], settings.one_at_a_time)
+    facts["path"] = str(study)
+    return facts
 
 
-def calibrate(config: Config, settings: ScalingConfig, dry_run: bool) -> tuple[dict[str, Any], list[Config]]:
+def calibrate(
+    config: Config, settings: ScalingConfig, dry_run: bool
+) -> tuple[CalibrationStart, list[Config]]:
     """Submit what `hpctrain predict` needs, unless `dry_run`; returns the facts for programs, and the runs.
 
     Raises UserError before anything is written.
@@ -82,7 +110,11 @@ def calibrate(config: Config, settings: ScalingConfig, dry_run: bool) -> tuple[d
     _check(config)
     configs = list(scale_plan.calibration(config, settings).values())
     _check_each(configs)
-    facts = _costs(settings, configs) | {"study": scale_plan.calibration_study(config)}
+    facts: CalibrationStart = {
+        "jobs": len(configs),
+        "node_hours_max": _node_hours(settings, configs),
+        "study": scale_plan.calibration_study(config),
+    }
     if not dry_run:
         _check_here(config)
         left = set(_left(configs[0], [run_id(one) for one in configs]))
@@ -115,7 +147,7 @@ def _check_here(config: Config) -> None:
     check_here(config)
 
 
-def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]:
+def _node_hours(settings: ScalingConfig, configs: Sequence[Config]) -> float:
     """What all jobs may cost at most. Raises UserError over the limit."""
     hours = sum(sbatch.node_hours(one) for one in configs)
     if settings.max_node_hours is not None and hours > settings.max_node_hours:
@@ -124,7 +156,7 @@ def _costs(settings: ScalingConfig, configs: Sequence[Config]) -> dict[str, Any]
             f"{len(configs)} jobs may take {hours:.2f} node-hours: give fewer counts or repeats, a shorter "
             "scaling.timeout_min or a higher limit",
         )  # fmt: skip
-    return {"jobs": len(configs), "node_hours_max": hours}
+    return hours
 
 
 def _batches(planned: Sequence[Planned]) -> dict[str, int]:

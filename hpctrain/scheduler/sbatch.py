@@ -40,9 +40,9 @@ def check(config: Config) -> None:
             raise UserError(
                 f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
             )
-    for name, value in cluster.sbatch.items():
+    for name, given in cluster.sbatch.items():
         if (own := name.lstrip("-").replace("_", "-")) in _OWN:
-            raise UserError(f"cluster.sbatch.{name}", value, f"cannot be given: {_OWN[own]}")
+            raise UserError(f"cluster.sbatch.{name}", given, f"cannot be given: {_OWN[own]}")
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),
@@ -65,7 +65,7 @@ def cpus_per_rank(config: Config) -> int:
     if cluster.cpus_per_gpu:
         return cluster.cpus_per_gpu
     if cluster.cpus_per_node:
-        return max(1, cluster.cpus_per_node // (cluster.gpus_per_node or config.ranks_per_node))
+        return max(1, cluster.cpus_per_node // config.slots_of_node)
     return 1
 
 
@@ -142,7 +142,7 @@ def _memory(config: Config) -> str | None:
     if config.resources.mem_gb_per_rank:
         return f"{round(config.resources.mem_gb_per_rank * ranks * 1024)}M"
     if cluster.mem_gb_per_node:
-        share = min(1.0, ranks / (cluster.gpus_per_node or ranks))
+        share = min(1.0, ranks / config.slots_of_node)
         return f"{int(cluster.mem_gb_per_node * share * _MEMORY_SHARE * 1024)}M"
     return None
 

@@ -42,7 +42,6 @@ class Association:
 
     account: str
     partition: str
-    max_jobs: int | None
     max_submit: int | None
 
 
@@ -101,11 +100,11 @@ def parse_mpi(text: str) -> list[str]:
 
 
 def parse_associations(text: str) -> list[Association]:
-    """`sacctmgr --noheader --parsable2 show assoc format=account,partition,maxjobs,maxsubmit`."""
+    """`sacctmgr --noheader --parsable2 show assoc format=account,partition,maxsubmit`."""
     found = []
     for line in text.splitlines():
-        account, partition, jobs, submit = (*line.split("|"), "", "", "")[:4]
-        found.append(Association(account, partition, _count(jobs), _count(submit)))
+        account, partition, submit = (*line.split("|"), "", "")[:3]
+        found.append(Association(account, partition, _count(submit)))
     return found
 
 

@@ -15,13 +15,29 @@ import time
 from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
 from hpctrain.sweep.study_dir import Work, publish
 
 JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that end a piece of work
+
+
+class ClaimRecord(TypedDict, total=False):
+    """The file of a claim; empty if it is missing or damaged. The keys from `until` on are there once it is over.
+
+    `owner` is lock.Owner's fields. `seconds` and `job` are those of study_dir.Ended.
+    """
+
+    owner: dict[str, Any]
+    began: float
+    key: str
+    until: float
+    outcome: str
+    reason: str | None
+    seconds: float
+    job: str
 
 
 @dataclass
@@ -31,7 +47,7 @@ class Claim:
     work: Work
     path: Path
     number: int
-    earlier: list[dict[str, Any]] = field(default_factory=list)
+    earlier: list[ClaimRecord] = field(default_factory=list)
 
     def close(self, outcome: str, **facts: Any) -> None:
         """Records that the work is over, or given back. Raises OSError."""
@@ -75,20 +91,20 @@ def take(folder: Path, work: Work, last: int = 0, job_ended: JobEnded | None = N
         return None
     earlier = [read(folder, work.key, n) for n in range(1, last + 1)]
     path = _path(folder, work.key, last + 1)
-    record = {"owner": asdict(mine), "began": time.time(), "key": work.key}
+    record: ClaimRecord = {"owner": asdict(mine), "began": time.time(), "key": work.key}
     return Claim(work, path, last + 1, earlier) if publish(path, json.dumps(record).encode()) else None
 
 
-def is_over(record: dict[str, Any], mine: Owner, job_ended: JobEnded | None = None) -> bool:
+def is_over(record: ClaimRecord, mine: Owner, job_ended: JobEnded | None = None) -> bool:
     """Returns whether nobody works on this claim any more, as far as this process can know."""
     if record.get("outcome") is not None:
         return True
     return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
 
 
-def read(folder: Path, key: str, number: int) -> dict[str, Any]:
+def read(folder: Path, key: str, number: int) -> ClaimRecord:
     """Returns the record of a claim; empty if there is no such claim or it is damaged."""
-    return read_json(_path(folder, key, number)) or {}
+    return cast("ClaimRecord", read_json(_path(folder, key, number)) or {})
 
 
 def _path(folder: Path, key: str, number: int) -> Path:

@@ -7,8 +7,7 @@ state.json, if the run could not say itself how it ended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from hpctrain import job_environment
 from hpctrain.launch.failure import settle
@@ -19,17 +18,21 @@ from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.storage.succession import superseded
 from hpctrain.sweep import results
 from hpctrain.sweep.claims import Claim
+from hpctrain.sweep.study_dir import Ended
 
 TRIES = 3  # a run whose end says nothing of the run itself is tried again, so many times in a row at most
 
 
 @dataclass(frozen=True)
 class End:
-    """`outcome` as claims.JUDGED has it, or "stopped" or "locked": the work goes on later. `facts` go to ended/."""
+    """`outcome` as claims.JUDGED has it, or "stopped" or "locked": the work goes on later.
+
+    `ended`: what the files of the run say of it; None if it did not end by itself.
+    """
 
     outcome: str
     reason: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    ended: Ended | None = None
 
 
 def judge(run: RunDir, claim: Claim, metric: str, token: str, told: str | None, asked: bool) -> End:
@@ -49,18 +52,19 @@ def judge(run: RunDir, claim: Claim, metric: str, token: str, told: str | None, 
             return End("stopped", told)
         state = settle(run, launcher_text(run), attempt)
     epochs = claim.work.epochs
-    facts = results.facts(run, metric, epochs)
+    ended = results.ended(run, metric, epochs)
     phase, reason = state.phase, state.reason
     again = reason in passing() or (asked and reason == Reason.ERROR)  # a signal can make anything fail
     if phase == Phase.DONE or reason == Reason.PAUSED:
-        if epochs is None or facts["epochs"] >= epochs:
+        if epochs is None or ended["epochs"] >= epochs:
             outcome = "done" if epochs is None else "paused"
-            return End(outcome, reason, facts | {"phase": outcome})
+            return End(outcome, reason, {**ended, "phase": outcome})
         phase, again = Phase.FAILED, True  # it stopped short of this rung: whatever led it astray has passed
-        facts |= {"phase": phase, "detail": f"stopped after {facts['epochs']:g} of {epochs} epochs"}
+        ended["phase"] = phase
+        ended["detail"] = f"stopped after {ended['epochs']:g} of {epochs} epochs"
     mishaps = passing() | {Reason.PAUSED, Reason.ERROR}
     if phase == Phase.FAILED and not (again and claim.mishaps(mishaps) + 1 < TRIES):
-        return End("failed", reason, facts)
+        return End("failed", reason, ended)
     if phase == Phase.CANCELLED and not told:
-        return End("cancelled", reason, facts)
-    return End("stopped", reason, facts)
+        return End("cancelled", reason, ended)
+    return End("stopped", reason, ended)

@@ -9,7 +9,6 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import Row
@@ -66,11 +65,11 @@ def cancel(study: StudyDir) -> Answer:
             return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
     else:
         for job in study.jobs():
-            if job["until"] is None and _is_here(job["owner"]):
-                os.kill(job["owner"]["pid"], signal.SIGTERM)
+            if job["until"] is None and _is_here(owner := Owner(**job["owner"])):
+                os.kill(owner.pid, signal.SIGTERM)
     return Answer(f"no further run begins; {stopped} under way were asked to save and stop")
 
 
-def _is_here(owner: dict[str, Any]) -> bool:
-    mine, theirs = this_process(0), Owner(**owner)
-    return theirs.boot == mine.boot and not has_ended(theirs, mine, None)
+def _is_here(owner: Owner) -> bool:
+    mine = this_process(0)
+    return owner.boot == mine.boot and not has_ended(owner, mine, None)

@@ -25,7 +25,7 @@ def study_page(found: Found) -> str:
         html.Section("Cost", [html.Facts(cost_facts(found))]),
         html.Section("Failed runs", _failed(found.rows)),
     ]
-    better = "more" if found.more else "less"
+    better = "more" if found.higher_is_better else "less"
     subtitle = f"{len(found.rows)} runs ({counts}), {found.searched}; {found.metric}: {better} is better"
     return html.page(f"Study {found.study.name}", subtitle, sections)
 
@@ -83,7 +83,7 @@ def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
     params = {key: [r.params.get(key) for r in ran] for key in keys}
     values = [r.value for r in ran if r.value is not None]
     blocks: list[html.Block] = []
-    shares = importance(params, values, found.more)
+    shares = importance(params, values, found.higher_is_better)
     if shares:
         caption = "Share of the variation among the better runs (PED-ANOVA, Watanabe et al. 2023, by Optuna)."
         blocks.append(html.Picture(plots.bars(shares, "importance"), "importance of each setting", caption))
@@ -95,7 +95,7 @@ def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
     ]
     blocks.append(html.Grid(slices))
     if len(keys) > 1:
-        png = plots.parallel_coordinates(params, values, found.metric, found.more)
+        png = plots.parallel_coordinates(params, values, found.metric, found.higher_is_better)
         blocks.append(html.Picture(png, "one line per run through all settings to the metric"))
     return blocks
 

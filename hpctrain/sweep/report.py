@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hpctrain.storage.records import validation_records
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
-from hpctrain.sweep.settings import objective
+from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.study_dir import StudyDir
 
 
@@ -28,14 +29,14 @@ class Found:
         self,
         study: StudyDir,
         metric: str,
-        more: bool,
+        higher_is_better: bool,
         rows: list[Result],
         use: Usage | None,
         searched: str,
     ) -> None:
-        self.study, self.metric, self.more, self.rows, self.use = study, metric, more, rows, use
-        self.searched = searched
-        self.settings: list[Setting] = leaderboard.rank(rows, more)
+        self.study, self.metric, self.higher_is_better = study, metric, higher_is_better
+        self.rows, self.use, self.searched = rows, use, searched
+        self.settings: list[Setting] = leaderboard.rank(rows, higher_is_better)
         self.costs = leaderboard.costs(rows)
         self.phases = Counter(r.phase for r in rows)
 
@@ -75,13 +76,13 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
     """Returns what the study found so far. Raises UserError if it has no run, or no run has the metric."""
     parts = study.parts() if study.exists() else []
     if parts:
-        task, given = parts[0]["task"], dict(parts[-1]["sweep"])
-        searched = f"{given['sampler']}{' with asha' if given['pruner'] == 'asha' else ''}"
+        task, settings = parts[0]["task"], sweep_config(parts[-1]["sweep"])
+        searched = f"{settings.sampler}{' with asha' if settings.pruner == 'asha' else ''}"
     else:
-        task, given, searched = "classification", {}, "runs of this folder"
-    if metric and metric != given.get("metric"):
-        given |= {"metric": metric, "mode": None}
-    name, more = objective(given, task)
+        task, settings, searched = "classification", SweepConfig(), "runs of this folder"
+    if metric and metric != settings.metric:
+        settings = replace(settings, metric=metric, mode=None)
+    name, higher_is_better = objective(settings, task)
     rows = results.read(study, name) if parts else results.read_plain(study, name)
     if not rows:
         raise UserError("study", study.name, "has no runs yet")
@@ -93,7 +94,7 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
         )
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None
-    return Found(study, name, more, rows, use, searched)
+    return Found(study, name, higher_is_better, rows, use, searched)
 
 
 def table_rows(found: Found) -> list[dict[str, Any]]:
@@ -128,10 +129,10 @@ def write_table(found: Found, path: Path, kind: str) -> None:
         raise UserError(f"--{kind}", path, f"cannot be written ({error.strerror})") from None
 
 
-def as_json(found: Found) -> dict[str, Any]:
+def as_json(found: Found) -> dict[str, object]:
     """Returns everything for programs."""
     return {
-        "study": found.study.name, "metric": found.metric, "mode": "max" if found.more else "min",
+        "study": found.study.name, "metric": found.metric, "mode": "max" if found.higher_is_better else "min",
         "phases": dict(found.phases), "best": found.best_line, "verdict": found.verdict(), "costs": found.costs,
         "slots": None if found.use is None else
         {"seconds": found.use.slots_s, "busy_seconds": found.use.busy_s, "jobs": found.use.jobs},

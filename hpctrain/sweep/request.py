@@ -6,8 +6,7 @@ Takes overrides in the sweep's grammar; looks at everything that can be wrong. N
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from hpctrain.config import sweep_grammar
 from hpctrain.config.load import from_dict
@@ -27,6 +26,17 @@ from hpctrain.sweep.study_dir import Trial
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What all runs cost to their ends: optimiser steps, FLOPs, a lower bound on the time of each run (None if the
+    device's peak is unknown), and the node-hours of all jobs at most (None without Slurm)."""
+
+    steps: int
+    flops: float
+    bounds_s: list[float] | None
+    node_hours_max: float | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """What is asked for, understood and checked."""
 
@@ -35,7 +45,7 @@ class Request:
     settings: SweepConfig
     config: Config
     trials: list[Trial]
-    costs: dict[str, Any]
+    costs: Costs
 
 
 def understand(words: Sequence[str]) -> Request:
@@ -60,15 +70,14 @@ def understand(words: Sequence[str]) -> Request:
     trials = {trial.run_id: trial for trial, _ in reversed(made)}
     costs = _costs([c for _, c in made] or [config] * count_runs(settings, space))
     jobs = plan_for(settings, config, len(trials) or count_runs(settings, space), 10**9, None, 0)
-    costs["node_hours_max"] = (
-        node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
-    )
+    hours = node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
     limit = settings.max_node_hours
-    if limit is not None and (costs["node_hours_max"] or 0) > limit:
+    if hours is not None and limit is not None and hours > limit:
         raise UserError(
-            "sweep.max_node_hours", limit, f"{jobs.jobs} jobs may take {costs['node_hours_max']:.2f} node-hours: "
+            "sweep.max_node_hours", limit, f"{jobs.jobs} jobs may take {hours:.2f} node-hours: "
             "give fewer values, a shorter resources.timeout_min or a higher limit"
         )  # fmt: skip
+    costs = replace(costs, node_hours_max=hours)
     return Request(fixed, space, settings, config, list(reversed(trials.values())), costs)
 
 
@@ -81,10 +90,11 @@ def _try_bounds(composer: sweep_grammar.Composer, space: Sequence[Swept], first:
             spaces.trial(composer, (*first[:place], f"{swept.key}={value}", *first[place + 1 :]))
 
 
-def _costs(configs: Iterable[Config]) -> dict[str, Any]:
+def _costs(configs: Iterable[Config]) -> Costs:
     """FLOPs and lower bounds of all runs to their ends; one look at each different step."""
     known: dict[str, StepWork] = {}
-    flops, steps, bounds_s = 0.0, 0, []
+    flops, steps = 0.0, 0
+    bounds_s: list[float | None] = []
     for config in configs:
         optimizer = {k: v for k, v in vars(config.optimizer).items() if k != "lr"}
         key = repr((config.model, config.data.sequence_length, config.train.batch_size, optimizer))
@@ -93,4 +103,5 @@ def _costs(configs: Iterable[Config]) -> dict[str, Any]:
         facts = estimate.estimate(config, known[key])
         flops, steps = flops + facts["flops_total"], steps + facts["steps"]
         bounds_s.append(facts["lower_bound_s"])
-    return {"steps": steps, "flops_total": flops, "bounds_s": None if None in bounds_s else bounds_s}
+    known_s = [bound_s for bound_s in bounds_s if bound_s is not None]
+    return Costs(steps, flops, known_s if len(known_s) == len(bounds_s) else None)

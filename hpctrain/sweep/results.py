@@ -16,7 +16,7 @@ from hpctrain.storage.records import ValidationRecord, validation_records
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase
 from hpctrain.sweep import claims
-from hpctrain.sweep.study_dir import StudyDir, Trial
+from hpctrain.sweep.study_dir import Ended, StudyDir, Trial
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def score(records: Sequence[ValidationRecord], metric: str, epochs: float | None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, Any]:
+def ended(run: RunDir, metric: str, epochs: float | None = None) -> Ended:
     """Returns what the record of a finished piece of work says of the run."""
     state, records = run.read_state(), validation_records(run.metrics_file)
     return {
@@ -66,10 +66,10 @@ def facts(run: RunDir, metric: str, epochs: float | None = None) -> dict[str, An
 def read(study: StudyDir, metric: str) -> list[Result]:
     """Returns one result per run, in the order in which the runs were added. A run without a folder keeps its last
     recorded result."""
-    trials, ended = study.trials(), study.ended()
-    last: dict[str, dict[str, Any]] = {}
-    for key in sorted(ended, key=lambda key: int(key.rpartition(".")[2])):
-        last[key.rpartition(".")[0]] = ended[key]
+    trials, ends = study.trials(), study.ended()
+    last: dict[str, Ended] = {}
+    for key in sorted(ends, key=lambda key: int(key.rpartition(".")[2])):
+        last[key.rpartition(".")[0]] = ends[key]
     spent = seconds(study)
     keys = list(dict.fromkeys(key for t in trials.values() for key in t.params))
     trials = {run_id: _with_all(t, keys) for run_id, t in trials.items()}
@@ -105,17 +105,16 @@ def read_plain(study: StudyDir, metric: str) -> list[Result]:
     return results
 
 
-def _result(
-    run: RunDir, trial: Trial, ended: dict[str, Any] | None, spent: float | None, metric: str
-) -> Result:
+def _result(run: RunDir, trial: Trial, last: Ended | None, spent: float | None, metric: str) -> Result:
     state, records = run.read_state(), validation_records(run.metrics_file)
     curve = [(r.epoch, r.scores[metric]) for r in records if isinstance(r.scores.get(metric), int | float)]
     value = score(records, metric)
-    phase, reason = "waiting" if state.phase == Phase.NEW else state.phase, state.reason
-    if ended:
-        value = ended.get("value") if not records else value
-        phase = ended["phase"] if ended["phase"] != "paused" or phase in FINAL else phase
-        reason = ended.get("reason")
+    phase: str = "waiting" if state.phase == Phase.NEW else state.phase
+    reason = state.reason
+    if last:
+        value = last.get("value") if not records else value
+        phase = last["phase"] if last["phase"] != "paused" or phase in FINAL else phase
+        reason = last.get("reason")
     summary = state.summary or {}
     ranks = state.ranks or 1
     return Result(

@@ -125,7 +125,7 @@ class Search:
                 asked = self._optuna.ask(distributions(self._space))
                 overrides = written(self._space, asked.params)
                 suggested = trial(self._composer, overrides)[0]
-                if self._study.add_suggestion(suggested, {"optuna": asked.number}, limit):
+                if self._study.add_suggestion(suggested, asked.number, limit):
                     if f"{suggested.run_id}.0" not in self._study.ended_keys():
                         return suggested
                 else:
@@ -142,9 +142,10 @@ class Search:
             key = f"{suggestion['run_id']}.0"
             if number in self._told or key not in keys:
                 continue
-            value = (self._study.read_ended(key) or {}).get("value")
-            result: dict[str, Any] = {"state": state.FAIL} if value is None else {"values": value}
-            self._optuna.tell(suggestion["optuna"], skip_if_finished=True, **result)
+            ended = self._study.read_ended(key)
+            value = ended and ended["value"]
+            failed = state.FAIL if value is None else None
+            self._optuna.tell(suggestion["optuna"], value, state=failed, skip_if_finished=True)
             self._told.add(number)
 
 

@@ -131,13 +131,12 @@ def _check_asha(settings: SweepConfig, space: Sequence[Swept], config: Config) -
         )
 
 
-def objective(settings: Mapping[str, Any] | SweepConfig, task: str) -> tuple[str, bool]:
+def objective(settings: SweepConfig, task: str) -> tuple[str, bool]:
     """Returns the metric's name, and whether higher is better."""
-    given = settings if isinstance(settings, Mapping) else vars(settings)
     known = scores_of(task)
-    metric = str(given.get("metric") or next(iter(known)))
-    if given.get("mode"):
-        return metric, given["mode"] == "max"
+    metric = settings.metric or next(iter(known))
+    if settings.mode:
+        return metric, settings.mode == "max"
     return metric, metric in known and known[metric].higher_is_better
 
 

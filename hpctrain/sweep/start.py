@@ -14,7 +14,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.scheduler import answers, client, sbatch
@@ -27,10 +27,27 @@ from hpctrain.sweep.claims import is_over
 from hpctrain.sweep.request import Request
 from hpctrain.sweep.settings import OF_THE_STUDY, SweepConfig, objective, sweep_config
 from hpctrain.sweep.settings import count as count_runs
-from hpctrain.sweep.study_dir import StudyDir
+from hpctrain.sweep.study_dir import Part, StudyDir, stored
 from hpctrain.sweep.work_queue import WorkQueue
 
 PATIENCE_S = 60.0  # for another `sweep` of the same study
+
+
+class Facts(TypedDict):
+    """A start for programs: runs, jobs (`arrays`: tasks of each array), costs, and a lower bound on the time."""
+
+    study: str
+    path: str
+    runs: int
+    left: int
+    jobs: int
+    arrays: list[int]
+    at_once: int
+    job_ids: list[str]
+    steps: int
+    flops_total: float
+    node_hours_max: float | None
+    lower_bound_s: float | None
 
 
 @dataclass(frozen=True)
@@ -48,16 +65,15 @@ class Started:
         """Returns the number of runs that the request names; trials that are not drawn yet count."""
         return len(self.request.trials) or count_runs(self.request.settings, self.request.space)
 
-    def facts(self) -> dict[str, Any]:
-        """Returns everything for programs: runs, jobs, arrays, costs and the lower bound on the time."""
-        costs = dict(self.request.costs)
-        bounds_s = costs.pop("bounds_s")
-        jobs = self.jobs
+    def facts(self) -> Facts:
+        """Returns everything for programs."""
+        costs, jobs = self.request.costs, self.jobs
         at_once = max(1, min(jobs.at_once or 1, jobs.jobs or 1) * self.request.settings.runs_at_once)
         return {
             "study": self.study.name, "path": str(self.study.path), "runs": self.runs, "left": self.left,
-            "jobs": jobs.jobs, "arrays": list(jobs.arrays), "at_once": jobs.at_once, "job_ids": self.job_ids, **costs,
-            "lower_bound_s": wall_bound_s(bounds_s, at_once) if bounds_s else None,
+            "jobs": jobs.jobs, "arrays": list(jobs.arrays), "at_once": jobs.at_once, "job_ids": self.job_ids,
+            "steps": costs.steps, "flops_total": costs.flops, "node_hours_max": costs.node_hours_max,
+            "lower_bound_s": wall_bound_s(costs.bounds_s, at_once) if costs.bounds_s else None,
         }  # fmt: skip
 
 
@@ -107,18 +123,18 @@ def _agree(study: StudyDir, settings: SweepConfig) -> None:
 def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     """Add the runs that the study does not have yet; open again what should be done again."""
     known, config = study.trials(), request.config
-    part = {
+    part: Part = {
         "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
         "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
         "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),
-        "trials": [asdict(t) for t in request.trials if t.run_id not in known],
+        "trials": [stored(t) for t in request.trials if t.run_id not in known],
     }  # fmt: skip
     study.add_part(part)
     study.cancel_file.unlink(missing_ok=True)
-    for key, facts in study.ended().items():
+    for key, ended in study.ended().items():
         run_id = key.rpartition(".")[0]
-        if facts["phase"] == retry or not study.run(run_id).config_file.exists():
+        if ended["phase"] == retry or not study.run(run_id).config_file.exists():
             study.open_again(run_id)
 
 

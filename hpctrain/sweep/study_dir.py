@@ -21,9 +21,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from hpctrain.storage.files import FILES, write_file
 from hpctrain.storage.json_files import read_json, replace_text
@@ -46,6 +46,69 @@ class Trial:
     fixed: tuple[str, ...] = ()
 
 
+class StoredTrial(TypedDict):
+    """A trial in a file."""
+
+    run_id: str
+    overrides: list[str]
+    params: dict[str, Any]
+    config: dict[str, Any]
+    fixed: list[str]
+
+
+class Suggestion(StoredTrial):
+    """suggested/<n>.json; `optuna`: the number that Optuna gave the trial."""
+
+    optuna: int
+
+
+class Part(TypedDict):
+    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain."""
+
+    time: float
+    user: str
+    command: str
+    fixed: list[str]
+    space: list[dict[str, Any]]
+    sweep: dict[str, Any]
+    task: str
+    ranks: int
+    on_slurm: bool
+    signal_s: int
+    slurm_conf: str | None
+    trials: list[StoredTrial]
+
+
+class Ended(TypedDict):
+    """ended/<run>.<rung>.json: how a piece of work ended. `phase` is one of claims.JUDGED.
+
+    `seconds`: how long the last turn held its slot; `job`: the token of the job that did it. A piece of work that
+    nobody could do has neither.
+    """
+
+    value: float | None
+    epochs: float
+    phase: str
+    reason: str | None
+    detail: str | None
+    seconds: NotRequired[float]
+    job: NotRequired[str]
+
+
+class JobRecord(TypedDict):
+    """jobs/<token>.json: a job of the study, its slots (`lanes`), and from when to when it was at work.
+
+    `owner` is lock.Owner's fields; `until` is None while the job goes on, `seen` its last sign of life.
+    """
+
+    job_id: str | None
+    lanes: int
+    began: float
+    until: float | None
+    owner: dict[str, Any]
+    seen: float
+
+
 @dataclass(frozen=True)
 class Work:
     """A run to do up to the end of a rung; it pauses after `epochs` (None: it runs to its end)."""
@@ -66,7 +129,7 @@ class StudyDir:
     def __init__(self, path: Path) -> None:
         """`path` is runs/<study>."""
         self.path, self.folder = path, path / NAME
-        self._read: dict[Path, dict[str, Any]] = {}  # parts and suggestions do not change
+        self._read: dict[Path, object] = {}  # parts and suggestions do not change
 
     @property
     def name(self) -> str:
@@ -118,37 +181,37 @@ class StudyDir:
         """Returns the folder of a run of the study."""
         return RunDir(self.path / run_id)
 
-    def parts(self) -> list[dict[str, Any]]:
+    def parts(self) -> list[Part]:
         """Returns what each `sweep` asked for, in order."""
-        return [part for n in self._numbers("parts") if (part := self._once("parts", n))]
+        return [cast("Part", part) for n in self._numbers("parts") if (part := self._once("parts", n))]
 
-    def add_part(self, part: Mapping[str, Any]) -> None:
+    def add_part(self, part: Part) -> None:
         """Publishes what a `sweep` asks for as the next part."""
         _publish_next(self.folder / "parts", self._numbers("parts"), part)
 
-    def add_suggestion(self, trial: Trial, facts: Mapping[str, Any], limit: int) -> bool:
+    def add_suggestion(self, trial: Trial, optuna: int, limit: int) -> bool:
         """Publishes a sampler's next suggestion; returns False if there are `limit` already."""
-        numbers = self._numbers("suggested")
-        return _publish_next(self.folder / "suggested", numbers, asdict(trial) | dict(facts), limit)
+        suggestion: Suggestion = {**stored(trial), "optuna": optuna}
+        return _publish_next(self.folder / "suggested", self._numbers("suggested"), suggestion, limit)
 
-    def suggestions(self, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields the number and content of each suggestion after number `after`."""
+    def suggestions(self) -> Iterator[tuple[int, Suggestion]]:
+        """Yields the number and content of each suggestion."""
         for n in self._numbers("suggested"):
-            if n > after and (suggestion := self._once("suggested", n)):
-                yield n, suggestion
+            if suggestion := self._once("suggested", n):
+                yield n, cast("Suggestion", suggestion)
 
     def trials(self) -> dict[str, Trial]:
         """Returns all runs of the study so far by run id, in the order in which they were added."""
         by_id: dict[str, Trial] = {}
         parts = self.parts()
-        made = [(values, part) for part in parts for values in part["trials"]]
+        made: list[tuple[StoredTrial, Part]] = [(values, part) for part in parts for values in part["trials"]]
         made += [(values, parts[-1]) for _, values in self.suggestions()]
         for values, part in made:
             fixed = tuple(part.get("fixed", ()))
             by_id.setdefault(values["run_id"], as_trial(values, fixed))
         return by_id
 
-    def ended(self) -> dict[str, dict[str, Any]]:
+    def ended(self) -> dict[str, Ended]:
         """Returns how pieces of work ended, by key."""
         return {key: facts for key in self.ended_keys() if (facts := self.read_ended(key))}
 
@@ -160,13 +223,13 @@ class StudyDir:
         """Returns whether this piece of work has ended."""
         return (self.folder / "ended" / f"{work.key}.json").exists()
 
-    def read_ended(self, key: str) -> dict[str, Any] | None:
+    def read_ended(self, key: str) -> Ended | None:
         """Returns how a piece of work ended; None if it has not."""
-        return read_json(self.folder / "ended" / f"{key}.json")
+        return cast("Ended | None", read_json(self.folder / "ended" / f"{key}.json"))
 
-    def write_ended(self, work: Work, facts: Mapping[str, Any]) -> None:
+    def write_ended(self, work: Work, ended: Ended) -> None:
         """Records how a piece of work ended."""
-        replace_text(self.folder / "ended" / f"{work.key}.json", json.dumps(dict(facts)))
+        replace_text(self.folder / "ended" / f"{work.key}.json", json.dumps(ended))
 
     def open_again(self, run_id: str) -> None:
         """Forgets how this run ended, so that it is done again, from its checkpoint if it has one."""
@@ -174,17 +237,14 @@ class StudyDir:
             if key.rpartition(".")[0] == run_id:
                 (self.folder / "ended" / f"{key}.json").unlink(missing_ok=True)
 
-    def write_job(self, token: str, facts: Mapping[str, Any]) -> None:
+    def write_job(self, token: str, record: JobRecord) -> None:
         """Records when a job of the study was at work."""
-        replace_text(self.folder / "jobs" / f"{token}.json", json.dumps(dict(facts)))
+        replace_text(self.folder / "jobs" / f"{token}.json", json.dumps(record))
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobRecord]:
         """Returns the records of the study's jobs."""
-        return [
-            facts
-            for name in _names(self.folder / "jobs")
-            if (facts := read_json(self.folder / "jobs" / name))
-        ]
+        records = [read_json(self.folder / "jobs" / name) for name in _names(self.folder / "jobs")]
+        return [cast("JobRecord", record) for record in records if record]
 
     def job_ids(self) -> list[str]:
         """Returns the ids of the study's job arrays."""
@@ -195,7 +255,7 @@ class StudyDir:
         ids = [*self.job_ids(), job_id]
         replace_text(self.folder / "submissions.json", json.dumps({"job_ids": ids}))
 
-    def _once(self, folder: str, number: int) -> dict[str, Any] | None:
+    def _once(self, folder: str, number: int) -> object:
         path = self.folder / folder / f"{number}.json"
         if path not in self._read and (content := read_json(path)):
             self._read[path] = content
@@ -206,7 +266,18 @@ class StudyDir:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def as_trial(values: Mapping[str, Any], fixed: tuple[str, ...] = ()) -> Trial:
+def stored(trial: Trial) -> StoredTrial:
+    """Returns the trial as a part or a suggestion stores it."""
+    return {
+        "run_id": trial.run_id,
+        "overrides": list(trial.overrides),
+        "params": dict(trial.params),
+        "config": dict(trial.config),
+        "fixed": list(trial.fixed),
+    }
+
+
+def as_trial(values: StoredTrial, fixed: tuple[str, ...] = ()) -> Trial:
     """Returns the trial that a part or a suggestion stores."""
     return Trial(values["run_id"], tuple(values["overrides"]), values["params"], values["config"], fixed)
 
@@ -222,9 +293,9 @@ def publish(path: Path, content: bytes) -> bool:
 
 
 def _publish_next(
-    folder: Path, numbers: list[int], values: Mapping[str, Any], limit: int | None = None
+    folder: Path, numbers: list[int], values: Part | Suggestion, limit: int | None = None
 ) -> bool:
-    content = json.dumps(dict(values)).encode()
+    content = json.dumps(values).encode()
     number = max(numbers, default=0) + 1
     while limit is None or number <= limit:
         if publish(folder / f"{number}.json", content):

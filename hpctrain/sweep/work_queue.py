@@ -7,7 +7,6 @@ of the sampler, a promotion of asha, and work that a job left when it ended for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
@@ -16,7 +15,7 @@ from hpctrain.sweep import claims
 from hpctrain.sweep.asha import promotable, rung_epochs
 from hpctrain.sweep.claims import Claim
 from hpctrain.sweep.settings import SweepConfig
-from hpctrain.sweep.study_dir import StudyDir, Trial, Work
+from hpctrain.sweep.study_dir import Ended, StudyDir, Trial, Work
 
 MAX_DEATHS = 3  # a run during which so many jobs died in a row is not tried again
 
@@ -33,7 +32,7 @@ class WorkQueue:
     ) -> None:
         self._study, self._settings, self._higher_is_better = study, settings, higher_is_better
         self._suggest = suggest
-        self._ended: dict[str, dict[str, Any]] = {}
+        self._ended: dict[str, Ended] = {}
         self._last: dict[str, int] = {}
         self.trials: dict[str, Trial] = {}
         self.waits = False  # whether the work of other jobs may lead to more work
@@ -98,14 +97,14 @@ class WorkQueue:
                 continue
             if claim.mishaps() >= MAX_DEATHS:
                 text = f"{claim.mishaps()} jobs died without a report while they worked on it"
-                facts = {
+                ended_so: Ended = {
                     "phase": Phase.FAILED,
                     "reason": Reason.LOST,
                     "detail": text,
                     "value": None,
                     "epochs": 0.0,
                 }
-                self._study.write_ended(work, facts)
+                self._study.write_ended(work, ended_so)
                 claim.close("failed")
                 continue
             return claim

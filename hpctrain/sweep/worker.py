@@ -15,7 +15,6 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
@@ -34,7 +33,7 @@ from hpctrain.sweep.claims import JUDGED, Claim
 from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.space import from_json
-from hpctrain.sweep.study_dir import StudyDir, Trial
+from hpctrain.sweep.study_dir import JobRecord, StudyDir, Trial
 from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag
 
@@ -216,16 +215,17 @@ def _end(job: Job, slot: Slot) -> None:
     _note(job)
     run = job.study.run(claim.work.run_id)
     end = judge(run, claim, job.metric, slot.token, job.stop.reason, asked=slot.asked_at > 0)
+    detail = end.ended and end.ended["detail"]
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
-        job.full = str(end.facts["detail"])
+        job.full = str(detail)
         return claim.close("stopped", reason=end.reason)
-    spent = {"seconds": time.time() - slot.began, "job": job.token}
-    if end.outcome in JUDGED:
-        job.study.write_ended(claim.work, end.facts | spent)
+    spent_s = time.time() - slot.began
+    if end.outcome in JUDGED and end.ended:
+        job.study.write_ended(claim.work, {**end.ended, "seconds": spent_s, "job": job.token})
     if end.outcome == "failed":
-        print(f"{run.run_id} failed: {end.reason}: {end.facts['detail']}", flush=True)
+        print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
-    return claim.close(end.outcome, reason=end.reason, **spent)
+    return claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token)
 
 
 def _come_back(job: Job) -> None:
@@ -241,11 +241,11 @@ def _come_back(job: Job) -> None:
 def _note(job: Job, until: float | None = None) -> None:
     """Writes the job's own record: the slots that it holds, from when to when."""
     with contextlib.suppress(OSError):
-        facts: dict[str, Any] = {
+        record: JobRecord = {
             "job_id": job.job_id, "lanes": len(job.slots), "began": job.began, "until": until,
             "owner": asdict(this_process(0)), "seen": time.time(),
         }  # fmt: skip
-        job.study.write_job(job.token, facts)
+        job.study.write_job(job.token, record)
 
 
 def began_at() -> float:

@@ -7,11 +7,18 @@ read, is left out: no figure is made up. Side effects: reads files under /sys an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
+
+
+class EnergyUse(TypedDict):
+    """Joules by source, and the samples that they were spent on."""
+
+    joules: dict[str, float]
+    samples: int
 
 
 class Energy:

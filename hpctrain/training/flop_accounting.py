@@ -8,8 +8,8 @@ not known, shares of it are None. Side effects: that measurement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -17,10 +17,52 @@ from torch import nn
 
 from hpctrain import flops, hardware
 from hpctrain.config.settings import Config
-from hpctrain.storage.records import Rates, TrainRecord, train_records, validation_records
+from hpctrain.storage.records import Rates, Scores, TrainRecord, train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm
-from hpctrain.training.read_ahead import kept_up
+from hpctrain.training.energy import EnergyUse
+from hpctrain.training.read_ahead import Waiting, kept_up
+
+
+class StepFlops(TypedDict):
+    """FLOPs of one step over all ranks."""
+
+    forward: float
+    backward: float
+    optimizer: float
+
+
+class DevicePeak(TypedDict):
+    """What shares of the peak refer to: hardware.Device's fields."""
+
+    device: str
+    flops_per_s: dict[str, float]
+    bytes_per_s: float
+    source: str
+
+
+class Summary(TypedDict):
+    """The figures of a whole run, in state.json and in its last record. See storage/records.py for the rates.
+
+    `train_s` leaves out what `elapsed_s` counts: validation, checkpoints. `energy` is of one attempt alone.
+    """
+
+    validation: Scores | None
+    samples: int
+    steps: int
+    train_s: float
+    elapsed_s: float
+    samples_per_s: float | None
+    flops: float
+    gflop_per_s: float | None
+    mfu: float | None
+    roofline_share: float | None
+    flops_total: float
+    input: Waiting | None
+    flops_per_step: StepFlops
+    params: int
+    device_peak: DevicePeak | None
+    energy: NotRequired[EnergyUse]
 
 
 class Costs:
@@ -95,7 +137,7 @@ class Costs:
 
     def summary(
         self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
-    ) -> dict[str, Any]:
+    ) -> Summary:
         """Returns the figures of the whole run, from its own records, those of earlier attempts included.
 
         `waits`: how long each rank waited for its data in this attempt (training/read_ahead.py).
@@ -112,7 +154,11 @@ class Costs:
             "steps": steps,
             "train_s": train_s,
             "elapsed_s": elapsed_s,
-            **asdict(rates),
+            "samples_per_s": rates.samples_per_s,
+            "flops": rates.flops,
+            "gflop_per_s": rates.gflop_per_s,
+            "mfu": rates.mfu,
+            "roofline_share": rates.roofline_share,
             "flops_total": rates.flops,
             "input": kept_up(waits, attempt_s),
             "flops_per_step": {

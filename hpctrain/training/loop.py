@@ -247,7 +247,7 @@ def train(
         summary = costs.summary(run, at.samples, window.elapsed_s, waits)
         if joules:  # of this attempt alone
             summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
-        report.record(SummaryRecord(at.step, reason, summary))
+        report.record(SummaryRecord(at.step, reason, dict(summary)))
         report.beat(now=True, step=at.step, epoch=at.step / steps_per_epoch, summary=summary)
     return reason
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -22,8 +22,25 @@ PEAK_S = 0.3  # for one number format, and for copies
 COPIED = 2**24  # float32 elements: 64 MiB, beyond the caches
 
 
-def ceilings(comm: Comm, device: torch.device) -> dict[str, Any]:
-    """Returns the peaks, the same on every rank: lists have one value per rank; `sums` is for all ranks together."""
+class Sum(TypedDict):
+    """One size of an allreduce: the seconds of each try, on the slowest rank."""
+
+    bytes: int
+    s: list[float]
+
+
+class Ceilings(TypedDict):
+    """The peaks: lists have one value per rank; `sums` is for all ranks together."""
+
+    device: str
+    threads: int
+    flops_per_s: list[dict[str, float]]
+    bytes_per_s: list[float]
+    sums: list[Sum]
+
+
+def ceilings(comm: Comm, device: torch.device) -> Ceilings:
+    """Returns the peaks, the same on every rank. Collective."""
     comm.barrier()
     width, copied = (None, None) if device.type == "cuda" else (1024, COPIED)
     own = hardware.measure(PEAK_S, width=width, copied=copied)
@@ -36,14 +53,14 @@ def ceilings(comm: Comm, device: torch.device) -> dict[str, Any]:
     }
 
 
-def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[Sum]:
     """Returns the seconds of one allreduce, by size in bytes, on the slowest rank, as the others wait for it.
 
     Stops before a size for which one sum would take longer than SWEEP_S.
     """
     if comm.size == 1:
         return []
-    found: list[dict[str, Any]] = []
+    found: list[Sum] = []
     for size in sizes:
         if found and min(found[-1]["s"]) * size / found[-1]["bytes"] > SWEEP_S:
             break

@@ -10,38 +10,74 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 from hpctrain.training.comm import Comm
-from hpctrain.training.machine_peaks import sums, wait
+from hpctrain.training.machine_peaks import Ceilings, Sum, sums, wait
 from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
-COMPUTING = ("data_s", "forward_s", "backward_s", "cpu_s", "step_s")
 BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes the batch of a rank smaller
 
 
-def profile(trainer: Trainer, comm: Comm, steps: int) -> dict[str, Any]:
+class Arrival(TypedDict):
+    """The gradient of one parameter, and when it is ready, from the backward pass's start."""
+
+    name: str
+    bytes: int
+    ready_s: float
+
+
+class Computing(TypedDict):
+    """The step without exchange at one batch size; `step_s` has a list per rank, which shows how unequal they are.
+
+    `cpu_s`: of all cores; the rest is what computing leaves to others. Profiles of version 0.1.0 may lack it.
+    """
+
+    data_s: float
+    forward_s: float
+    backward_s: float
+    cpu_s: NotRequired[float]
+    step_s: list[list[float]]
+
+
+class Profile(TypedDict):
+    """profile.json. `computing` has the batch sizes as text; `exchange_s` and `sums` are empty for one rank."""
+
+    ranks: int
+    ranks_per_node: int
+    batch_size: int
+    device: str
+    cores: int
+    gradients: list[Arrival]
+    computing: dict[str, Computing]
+    optimizer_s: float
+    exchange_s: list[float]
+    sums: list[Sum]
+    ceilings: NotRequired[Ceilings]
+
+
+def profile(trainer: Trainer, comm: Comm, steps: int) -> Profile:
     """Returns the whole profile, from `steps` steps of each kind; the same on every rank. Collective."""
     trainer.norms.together = True  # the last step may have been an epoch's tail
     sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
     hooks = _Arrivals(trainer)
-    computing = {str(size): _compute(trainer, comm, size, steps, hooks) for size in sizes}
+    of_size = {size: _compute(trainer, comm, size, steps, hooks) for size in sizes}
     hooks.remove()
-    largest = computing[str(sizes[0])]
+    _, optimizer_s, gradients = of_size[sizes[0]]
     device = next(trainer.model.parameters()).device
     return {
         "ranks": comm.size,
         "ranks_per_node": comm.local_size,
         "batch_size": sizes[0],
         "device": device.type,
-        "cores": os.cpu_count(),
-        "gradients": largest["gradients"],
-        "computing": {k: {n: v for n, v in c.items() if n in COMPUTING} for k, c in computing.items()},
-        "optimizer_s": largest["optimizer_s"],
+        "cores": os.cpu_count() or 1,
+        "gradients": gradients,
+        "computing": {str(size): computing for size, (computing, _, _) in of_size.items()},
+        "optimizer_s": optimizer_s,
         "exchange_s": _exchange(trainer, comm, steps),
         "sums": sums(comm, device, SWEEP_BYTES),
     }
@@ -81,8 +117,11 @@ class _Arrivals:
             handle.remove()
 
 
-def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals) -> dict[str, Any]:
-    """Times of steps without exchange on `size` samples per rank, which all ranks begin together.
+def _compute(
+    trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals
+) -> tuple[Computing, float, list[Arrival]]:
+    """Returns the times of steps without exchange on `size` samples per rank, which all ranks begin together, the
+    seconds of an update, and when each gradient is ready.
 
     The first step does not count. The learning rate of the updates is zero.
     """
@@ -113,23 +152,22 @@ def _compute(trainer: Trainer, comm: Comm, size: int, steps: int, at: _Arrivals)
     parts = parts[1:]
     data_s, forward_s, backward_s = (statistics.median(part) for part in zip(*parts, strict=True))
     unused = [backward_s]
-    return {
+    computing: Computing = {
         "data_s": data_s,
         "forward_s": forward_s,
         "backward_s": backward_s,
-        "optimizer_s": statistics.median(optimizer_s[1:]),
-        "cpu_s": statistics.median(cpu_s[1:]),  # of all cores: the rest is what computing leaves to others
-        # One list per rank: how unequal ranks and steps are.
+        "cpu_s": statistics.median(cpu_s[1:]),
         "step_s": comm.gather_objects([sum(part) for part in parts]),
-        "gradients": [
-            {
-                "name": at.names[id(p)],
-                "bytes": p.numel() * p.element_size(),
-                "ready_s": statistics.median(ready_s.get(id(p), unused)[1:] or unused),
-            }
-            for p in at.parameters
-        ],
     }
+    gradients: list[Arrival] = [
+        {
+            "name": at.names[id(p)],
+            "bytes": p.numel() * p.element_size(),
+            "ready_s": statistics.median(ready_s.get(id(p), unused)[1:] or unused),
+        }
+        for p in at.parameters
+    ]
+    return computing, statistics.median(optimizer_s[1:]), gradients
 
 
 def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:

@@ -12,13 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import hpctrain
 from hpctrain import job_environment
-from hpctrain.config.settings import Config
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.secrets import without_secrets
@@ -27,9 +25,8 @@ from hpctrain.training.comm import Comm
 PACKAGES = ("torch", "horovod", "mpi4py", "numpy", "submitit", "hydra-core", "safetensors")
 
 
-def write_provenance(config: Config, run: RunDir, comm: Comm) -> None:
+def write_provenance(run: RunDir, comm: Comm) -> None:
     """Write provenance.json; each attempt replaces it."""
-    del config
     facts = {
         "hpctrain": hpctrain.__version__,
         "git": git_state(Path(hpctrain.__file__).parent),
@@ -49,7 +46,7 @@ def write_provenance(config: Config, run: RunDir, comm: Comm) -> None:
     replace_text(run.provenance_file, json.dumps(facts, indent=1))
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, str | None] | None:
     """Returns the commit and a hash of what differs from it, or None outside a checkout."""
 
     def git(*args: str) -> str:

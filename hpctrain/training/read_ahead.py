@@ -6,7 +6,7 @@ Takes plans of batches; announces them to the data set and returns figures for t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -51,7 +51,15 @@ def waited(dataset: Any) -> tuple[float, int] | None:
     return (dataset.waited_s, dataset.workers) if isinstance(dataset, StreamedImages) else None
 
 
-def kept_up(of_ranks: list[tuple[float, int] | None], train_s: float) -> dict[str, Any] | None:
+class Waiting(TypedDict):
+    """The rank that waited longest for its data: which share of the training time, and how many processes decode."""
+
+    waited_share: float
+    rank: int
+    workers: int
+
+
+def kept_up(of_ranks: list[tuple[float, int] | None], train_s: float) -> Waiting | None:
     """Returns, for the summary, which share of the training time the slowest rank waited for its data.
 
     None if no data set reads ahead.

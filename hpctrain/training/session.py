@@ -64,7 +64,7 @@ def _train_locked(
     """Train; `term` is the right of rank 0 to write to the run directory."""
     if comm.rank == 0:
         refuse_change_here(run, config)
-        write_provenance(config, run, comm)
+        write_provenance(run, comm)
         run.state.starting(
             attempt=attempt, ranks=comm.size, started=time.time(), job_id=job_environment.read().job_id
         )

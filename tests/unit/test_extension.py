@@ -22,7 +22,7 @@ from hpctrain.errors import UserError
 from hpctrain.flops.answer import answer, networks
 from hpctrain.models.network import Network, Unit
 from hpctrain.models.settings import NETWORKS
-from hpctrain.sweep.settings import objective
+from hpctrain.sweep.settings import SweepConfig, objective
 from hpctrain.tasks import make_task
 
 
@@ -156,7 +156,7 @@ def test_a_task_with_a_score_of_its_own(line, regression):
         optimizer.step()
         losses.append(task.summarise(sums.tolist())["loss"])
     assert losses[-1] < losses[0]
-    assert objective({}, "regression") == ("closeness", True)
+    assert objective(SweepConfig(), "regression") == ("closeness", True)
 
 
 def test_an_unknown_task_lists_the_known_ones():

@@ -78,7 +78,7 @@ def look(config: Config, conf: str | None) -> Site:
     if "slurmdbd" in settings.get("AccountingStorageType", ""):
         query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}"]
         try:
-            text = client.run([*query, "format=account,partition,maxjobs,maxsubmit"], conf)
+            text = client.run([*query, "format=account,partition,maxsubmit"], conf)
             associations = site.parse_associations(text)
         except client.Unreachable:
             pass

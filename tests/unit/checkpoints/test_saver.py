@@ -303,7 +303,6 @@ def test_large_states_are_divided_over_ranks(folder, monkeypatch, size):
         f"tensors-0000{i}-of-0000{size}.safetensors" for i in range(1, size + 1)
     ]
     assert not list(folder.glob(".draft.*"))
-    assert all(rank.written_bytes for rank in ranks)
     assert_same(open_checkpoints(folder, 2).restore(), snapshot)
 
 

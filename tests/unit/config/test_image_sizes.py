@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpctrain.config.compose import load
 from hpctrain.config.image_sizes import check_pictures, image_size, sized
 from hpctrain.config.settings import DataConfig, ModelConfig, TaskConfig, TrainConfig
+from hpctrain.data.derive import load
 from hpctrain.errors import UserError
 from hpctrain.models.settings_image import ResNet18Settings
 

@@ -100,7 +100,7 @@ def test_another_experiments_links_serve(words):
 
 def test_a_study_says_what_a_run_will_take(words):
     config, settings = load([*words, "scaling.gpus=1,2,4", "scaling=weak"])
-    seconds = calibration.expected(config, settings, plan.plan(config, settings))
+    seconds = calibration.expected(config, settings)
     assert seconds["1"] == pytest.approx(calibration.START_S + 50 * 64 * MS)
     assert seconds["4"] > 2 * seconds["2"] > 0
 

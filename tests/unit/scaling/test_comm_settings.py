@@ -5,9 +5,11 @@ import json
 import pytest
 
 from hpctrain.cli import main
+from hpctrain.config.checks import TUNED_COMM
 from hpctrain.config.load import to_dict
 from hpctrain.errors import UserError
 from hpctrain.scaling import comm_settings, measured, preset
+from hpctrain.scaling.comm_settings import CommSetting
 from hpctrain.scaling.laws import Point, Repeat, Value
 from hpctrain.scaling.plan import plan
 from hpctrain.scaling.start import load
@@ -59,12 +61,12 @@ def point(*rates):
 def test_what_matters_is_what_the_noise_does_not_explain():
     base = point(100.0, 101.0, 99.0)
     tried = [
-        ("bucket_mb", 1.0, point(120.0, 121.0, 119.0)),
-        ("bucket_mb", 4.0, point(130.0, 131.0, 129.0)),
-        ("cycle_time_ms", 5.0, point(101.0, 99.0, 102.0)),
-        ("hierarchical", True, point(80.0, 81.0, 79.0)),
-        ("accumulate", 2, point(150.0, 151.0, 149.0)),
-        ("compression", "fp16", point()),
+        (CommSetting("bucket_mb", 1.0), point(120.0, 121.0, 119.0)),
+        (CommSetting("bucket_mb", 4.0), point(130.0, 131.0, 129.0)),
+        (CommSetting("cycle_time_ms", 5.0), point(101.0, 99.0, 102.0)),
+        (CommSetting("hierarchical", True), point(80.0, 81.0, 79.0)),
+        (CommSetting("accumulate", 2), point(150.0, 151.0, 149.0)),
+        (CommSetting("compression", "fp16"), point()),
     ]
     found = comm_settings.effects(base, tried, {"comm.bucket_mb=4.0": 0.25})
     assert [e.name for e in found] == [
@@ -135,7 +137,7 @@ def test_a_value_is_written_as_the_command_line_takes_it(value, text):
 
 
 def test_one_repeat_says_nothing_of_what_matters():
-    found = comm_settings.effects(point(100.0), [("bucket_mb", 1.0, point(200.0))], {})
+    found = comm_settings.effects(point(100.0), [(CommSetting("bucket_mb", 1.0), point(200.0))], {})
     assert comm_settings.best(found) == {}
     assert found[0].change == Value(1.0, None)
     assert comm_settings.percent(found[0].change) == "+100.0 %"
@@ -161,6 +163,10 @@ def test_a_command_lines_own_setting_goes_before_the_presets():
     assert load([*WORDS, preset, "comm.bucket_mb=7"])[0].comm.bucket_mb == 7
     with pytest.raises(UserError, match=r"cluster\.comm\.buckt_mb=3: .*did you mean bucket_mb"):
         load([*WORDS, "+cluster.comm.buckt_mb=3"])
+
+
+def test_a_prediction_tries_each_setting_that_a_preset_may_have():
+    assert comm_settings.WORTH_TRYING.keys() == set(TUNED_COMM)
 
 
 @pytest.fixture

@@ -233,12 +233,6 @@ class TestStragglers:
             found = (Stragglers(0.001).slowest(p, parts=20_000) - 1) / 0.001
             assert found == pytest.approx(expected, rel=0.01)
 
-    def test_its_quantiles_are_those_of_independent_ranks(self):
-        stragglers = Stragglers(0.1)
-        value = stragglers.slowest_quantile(8, 0.5)
-        assert stragglers.quantile(0.5 ** (1 / 8)) == value
-        assert stragglers.slowest_quantile(8, 0.05) < value < stragglers.slowest_quantile(8, 0.95)
-
     @pytest.mark.parametrize("variation", [0.2, 0.5, 1.0, 2.0])
     def test_the_median_is_that_of_a_log_normal_of_mean_one(self, variation):
         assert Stragglers(variation).quantile(0.5) == pytest.approx(1 / math.sqrt(1 + variation**2))

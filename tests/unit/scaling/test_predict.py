@@ -53,7 +53,7 @@ def calibration(**changes):
         "1x2": profile(2, 1.1, sums(2e-6, 1e-10)),
         "2x1": profile(2, 1.0, sums(20e-6, 1e-9)),
     }
-    return Calibration(**({"profiles": profiles, "ranks_per_node": 2} | changes))
+    return Calibration(**({"profiles": profiles} | changes))
 
 
 def test_a_fit_finds_latency_and_bandwidth():
@@ -109,13 +109,13 @@ def test_work_follows_batch_and_neighbours():
 
 def test_ranks_that_outnumber_the_cores_take_turns():
     profiles = {"1x1": profile(1, cores=2), "1x2": profile(2, 1.0, sums(2e-6, 1e-10), cores=2)}
-    known = Calibration(profiles, 4)
+    known = Calibration(profiles)
     assert work_of(known, Shape(1, 4), 64).total_s == pytest.approx(2 * 65 * MS)
 
 
 def test_scatter_is_that_of_the_ranks():
     profiles = {"1x1": profile(1), "1x2": profile(2, 1.0, sums(2e-6, 1e-10), scatter=0.1)}
-    assert variation(Calibration(profiles, 2)) == pytest.approx(0.1 * 2**0.5)
+    assert variation(Calibration(profiles)) == pytest.approx(0.1 * 2**0.5)
 
 
 def weak(known, counts, **more):
@@ -150,7 +150,7 @@ def test_intervals_widen_with_what_is_not_known():
     profiles = dict(known.profiles)
     wild = profile(1)
     wild["computing"]["64"]["step_s"] = [[64 * MS * f for f in (0.8, 1.2) * 5]]
-    unsure = weak(Calibration(profiles | {"1x1": wild}, 2), [8])[0]
+    unsure = weak(Calibration(profiles | {"1x1": wild}), [8])[0]
     assert unsure.high_s - unsure.low_s > 3 * (steady.high_s - steady.low_s)
 
 
@@ -164,7 +164,7 @@ def waiting(cpu_s, cores=2):
     """A rank of 64 ms per step, of which `cpu_s` are a core's work."""
     one = profile(1, cores=cores)
     one["computing"]["64"]["cpu_s"] = cpu_s
-    return Calibration({"1x1": one, "1x2": profile(2, 1.0, sums(2e-6, 1e-10), cores=cores)}, 4)
+    return Calibration({"1x1": one, "1x2": profile(2, 1.0, sums(2e-6, 1e-10), cores=cores)})
 
 
 def test_ranks_that_wait_for_a_device_leave_their_cores_to_others():

@@ -24,7 +24,7 @@ def errors(document):
     words = [*document["settings"], "cluster=devcluster", "scaling=weak", "scaling.gpus=1"]
     config, settings = load([*words, *document["model"]])
     hosts, bucket_bytes = config.cluster.nodes_per_host, config.comm.bucket_mb * 2**20
-    known = Calibration(document["calibration"], 2, hosts, 2.5, 0.5e-3, bucket_bytes)
+    known = Calibration(document["calibration"], hosts, 2.5, 0.5e-3, bucket_bytes)
     for point in document["points"]:
         there = replace(
             config,

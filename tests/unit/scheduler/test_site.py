@@ -81,10 +81,10 @@ def test_the_kind_that_most_mpis_understand_is_chosen(names, chosen):
 
 
 def test_associations():
-    assert site.parse_associations("devel|low|4|10\nother|||\nshort\n") == [
-        Association("devel", "low", 4, 10),
-        Association("other", "", None, None),
-        Association("short", "", None, None),
+    assert site.parse_associations("devel|low|10\nother||\nshort\n") == [
+        Association("devel", "low", 10),
+        Association("other", "", None),
+        Association("short", "", None),
     ]
 
 

@@ -167,7 +167,7 @@ def test_parts_of_two_writers_both_stay(study):
 
 
 def test_no_more_suggestions_than_asked_for(study):
-    made = [study.add_suggestion(Trial(f"r{n}", (), {}, {}), {"optuna": n}, limit=3) for n in range(5)]
+    made = [study.add_suggestion(Trial(f"r{n}", (), {}, {}), n, limit=3) for n in range(5)]
     assert made == [True, True, True, False, False]
     assert [n for n, _ in study.suggestions()] == [1, 2, 3]
 

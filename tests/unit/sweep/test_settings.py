@@ -47,7 +47,7 @@ def test_one_line_says_what_is_wrong(words, said):
 def test_node_hours_have_a_limit():
     words = (*BASE, "cluster=devcluster", "resources.gpus_per_node=1", "resources.timeout_min=60", LR)
     # Two jobs, each a quarter of a node for an hour.
-    assert understand(words).costs["node_hours_max"] == pytest.approx(0.5)
+    assert understand(words).costs.node_hours_max == pytest.approx(0.5)
     with pytest.raises(UserError, match=r"sweep.max_node_hours=0.4: 2 jobs may take 0.50 node-hours"):
         understand([*words, "sweep.max_node_hours=0.4"])
 

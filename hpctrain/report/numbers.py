@@ -1,0 +1,32 @@
+"""Numbers as text for people: with a metric prefix, whole, as times, and sizes in bytes. Pure."""
+
+from __future__ import annotations
+
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def short(value: float, unit: str = "", digits: int = 4) -> str:
+    """Returns a number with a metric prefix: 1234567 -> 1.235 M."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.{digits}g} {prefix}{unit}".rstrip()
+    return f"{value:,.{digits}g} {unit}".rstrip()
+
+
+def exact(value: float) -> str:
+    """Returns a count as text; an average over units need not be a whole number."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def seconds(value: float) -> str:
+    """Returns a time as text in s, ms, µs or ns."""
+    for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def binary(count: int) -> str:
+    """Returns a size whose unit is a power of 1024, rounded down: 2**28 -> 256 MiB."""
+    power = max(0, count.bit_length() - 1) // 10
+    return f"{count >> 10 * power} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,39 @@
+"""Numbers as text: prefixes, times, sizes."""
+
+import pytest
+
+from hpctrain.report.numbers import binary, exact, seconds, short
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "digits", "text"),
+    [
+        (1234567, "", 4, "1.235 M"),
+        (-2500, "B", 3, "-2.5 kB"),
+        (999, "B", 3, "999 B"),
+        (502_192, "B", 3, "502 kB"),
+        (0, "FLOP/s", 4, "0 FLOP/s"),
+        (2e18, "", 4, "2 E"),
+    ],
+)
+def test_a_number_with_its_prefix(value, unit, digits, text):
+    assert short(value, unit, digits) == text
+
+
+def test_a_mean_shows_a_decimal_and_a_count_none():
+    assert (exact(1234567), exact(1234.56)) == ("1,234,567", "1,234.6")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4e-6, "4 µs"), (2.4e-8, "24 ns")]
+)
+def test_a_time(value, text):
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (2**28, "256 MiB"), (3 * 2**30, "3 GiB")],
+)
+def test_a_size_in_powers_of_1024(count, text):
+    assert binary(count) == text
