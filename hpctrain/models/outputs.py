@@ -19,5 +19,5 @@ class WithAuxiliary(NamedTuple):
 
 
 def parts(output: Tensor | tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Returns a network's logits and the further terms of its training loss, of which plain logits have none."""
+    """Returns a network's logits (..., K) and the further terms of its training loss; plain logits have none."""
     return (output, ()) if isinstance(output, Tensor) else output
