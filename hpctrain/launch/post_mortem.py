@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from hpctrain import job_environment
+from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import settle
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -21,8 +22,7 @@ def main() -> int:
     state = run.read_state()
     # A rank that got no answer cannot know why: srun does, if the other one was killed.
     if not (state.final or state.phase == Phase.REQUEUED) or state.reason == Reason.COLLECTIVE_TIMEOUT:
-        log = run.submitit / f"{job_environment.read().job_id}_0_log.out"
-        state = settle(run, log.read_text(errors="replace") if log.exists() else "")
+        state = settle(run, launcher_logs.text(run, job_environment.read().job_id))
     return 1 if state.phase == Phase.FAILED else 0
 
 

@@ -108,7 +108,9 @@ def array_parameters(
     if config.ranks == 1:  # a single task holds the resources of all runs of the job
         cpus *= job.ranks_per_node
         given |= {"ntasks_per_node": 1, "cpus_per_task": cpus}
-    task = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # SLURM_JOB_ID of the last task names the whole array
+    task = (
+        "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # SLURM_JOB_ID of the last task names the whole array
+    )
     requeue = (
         # Only a killed job is requeued, not one that failed or was cancelled.
         f"[ $code -gt 128 ] && {sbatch.NOT_ENDED} && [ ${{SLURM_RESTART_COUNT:-0}} -lt {RESTARTS} ]"
