@@ -173,7 +173,7 @@ class _Start:
         if own and (own[0] != Reason.COLLECTIVE_TIMEOUT or not (self.silent or first)):
             return own
         return self._before_srun() or self._memory(first) or self._outside(first) or self._signal(first) or (
-            self._exit(first) or own or self._not_started()
+            self._exit(first) or own or self._launcher_said()
         )  # fmt: skip
 
     def _first(self) -> _End | None:
@@ -189,8 +189,8 @@ class _Start:
         before, mark, after = self.text.partition(FAILED_MARK)
         if not mark:
             return None
-        said = words(before)
-        what = f"{after.strip().partition(os.linesep)[0]} failed: the ranks were not started"
+        said = words(before) or _last(before)
+        what = f"{after.splitlines()[0].strip()} failed: the ranks were not started"
         return _reason(said), _cut(f"{what}: {said}" if said else what), None
 
     def _memory(self, first: _End | None) -> Cause | None:
@@ -254,10 +254,20 @@ class _Start:
         detail = f"rank {rank}{' ended' if up else ' did not start'}: {first.how[0].lower()}{first.how[1:]}"
         return _reason(said), _cut(f"{detail}: {said}" if said else f"{detail}, and it did not say why"), rank
 
-    def _not_started(self) -> Cause | None:
-        """No rank came up, and none is named: what the launcher or the shell said."""
-        said = "" if self.ranks else words(self.text) or _last(self.text)
-        return (_reason(said), _cut(f"the ranks did not start: {said}"), None) if said else None
+    def _launcher_said(self) -> Cause | None:
+        """Nobody is named: what the launcher or the shell said."""
+        said = words(self.text) or ("" if self.ranks else _last(self.text))
+        if said and self.silent:
+            return (
+                Reason.RANK_KILLED,
+                _cut(f"rank {self.silent[0]} ended without a word: {said}"),
+                self.silent[0],
+            )
+        return (
+            (_reason(said), _cut(f"the ranks did not start: {said}"), None)
+            if said and not self.ranks
+            else None
+        )
 
     def _mute(self, end: _End) -> int:
         """The first of tasks that ended in the same way that had not said why."""

@@ -133,7 +133,8 @@ def end_log(run: RunDir, state: RunState) -> tuple[Path | None, str]:
     """Returns the log that tells how the run ended, and its text: that of the rank at fault (of rank 0 if none is
     named), or the launcher's if the rank has none or no rank knew why. (None, "") if there is no log."""
     number, start = _newest_start(run, state)
-    if start and (number is None or (state.rank is None and not _by_rank(run, state, number))):
+    by_launcher = number is None or (state.rank is None and not _by_rank(run, state, number))
+    if start and by_launcher and launcher_logs.said_something(start[1]):
         return start
     log = run.rank_log(number, state.rank or 0) if number else None
     if log and log.is_file():

@@ -1,6 +1,9 @@
 """sbatch parameters and the parsing of Slurm's answers: pure functions against known texts."""
 
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path, PurePath
 
 import pytest
@@ -47,7 +50,70 @@ def test_site_settings_reach_the_script():
     }  # fmt: skip
     assert p["gres"] == "gpu:a100:4"
     assert "gpus_per_node" not in p
-    assert p["setup"][2:4] == ["module load OpenMPI/4.1.4", "source ~/env.sh"]
+    assert p["setup"][5] == "source ~/env.sh"
+
+
+def test_modules_that_do_not_load_end_the_job():
+    p = parameters("cluster.modules=[OpenMPI/4.1.4, A B]", "cluster.setup=['module load C', 'module list']")
+    end = "python -m hpctrain.launch.post_mortem /shared/runs/s/r; exit 1; }"
+    assert p["setup"][4:7] == [
+        "module load OpenMPI/4.1.4 'A B' || { echo 'hpctrain: failed before srun: module load OpenMPI/4.1.4 '\"'\"'A B'\"'\"''; "
+        + end,
+        "module load C || { echo 'hpctrain: failed before srun: module load C'; " + end,
+        "module list",
+    ]
+    # A study's job has no run to speak of.
+    alone = sbatch.setup(load("cluster.modules=[X]"), PurePath("/s"))
+    assert alone[4] == "module load X || { echo 'hpctrain: failed before srun: module load X'; exit 1; }"
+
+
+@pytest.fixture
+def in_bash(tmp_path):
+    """Runs the lines around `command` as the batch shell does; returns its exit code and output."""
+
+    def run(command, *overrides, before="", **environment):
+        p = parameters(*overrides)
+        lines = [before, *p["setup"], command, *p["teardown"]]
+        (tmp_path / "python").write_text("#!/bin/sh\necho post mortem\nexit 1\n")
+        (tmp_path / "python").chmod(0o700)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(lines)], capture_output=True, text=True,
+            env=environment | {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"},
+        )  # fmt: skip
+        return done.returncode, done.stdout.splitlines()[1:]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "USR1", "USR2"])
+def test_the_batch_shell_outlives_warnings(in_bash, name):
+    assert in_bash(f"kill -{name} $$; echo srun; (exit 3)") == (1, ["srun", "post mortem"])
+
+
+def test_the_shell_waits_until_srun_has_ended(in_bash):
+    """A handler runs after the command in the foreground; the command does not inherit it."""
+    (code, said) = in_bash("sh -c 'kill -USR2 $PPID; sleep 0.2; kill -USR2 $$; echo survived'; echo $?")
+    assert (code, said) == (1, [str(128 + signal.SIGUSR2), "post mortem"])
+
+
+def test_of_a_job_that_slurm_ends_slurm_knows_why(in_bash):
+    assert in_bash("kill -TERM $$; echo srun; (exit 143)") == (143, ["srun"])
+    assert in_bash("kill -TERM $$; echo srun", hpctrain_ended="") == (0, ["srun"])
+    # The variable is not taken over from the submitter's environment.
+    assert in_bash("echo srun", hpctrain_ended="yes") == (1, ["srun", "post mortem"])
+
+
+def test_no_module_command_or_no_such_module(in_bash):
+    failed = "hpctrain: failed before srun: module load X"
+    assert in_bash("echo srun", "cluster.modules=[X]") == (1, [failed, "post mortem"])
+    bad = "module() { echo no $2; false; }"
+    assert in_bash("echo srun", "cluster.modules=[X]", before=bad) == (1, ["no X", failed, "post mortem"])
+    good = "module() { echo loaded $2; }"
+    assert in_bash("echo srun", "cluster.modules=[X]", before=good) == (
+        1,
+        ["loaded X", "srun", "post mortem"],
+    )
 
 
 SCRIPTS = {
