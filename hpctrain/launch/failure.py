@@ -62,8 +62,9 @@ _REASONS_OF_SLURM = {
 
 # What native code says before it ends: Python's faulthandler, glibc, C++, UCX, PyTorch.
 _LAST_CRY = re.compile(
-    r"^(?:Fatal (?:Python|glibc) error: .+|terminate called .+|\*\*\* .+ \*\*\*: terminated|.*\bCaught signal \d+ .+"
-    r"|(?:free|malloc|realloc|munmap_chunk|corrupted|double free)\b.*(?:\(\)|\().*|.*insufficient shared memory.*)$",
+    r"^(?:Fatal (?:Python|glibc) error: .+|terminate called .+|\*\*\* .+ \*\*\*: terminated"
+    r"|.*\bCaught signal \d+ .+|\[\S+\] Signal: .+ \(\d+\)|.*insufficient shared memory.*"
+    r"|(?:free|malloc|realloc|munmap_chunk|corrupted|double free)\b.*\(.*)$",
     re.M,
 )
 _PYTHON_LINE = re.compile(r'^  File "(?:.*/)?(.+?)", line (\d+) in (\S+)$', re.M)
@@ -95,7 +96,7 @@ def cause(run: RunDir, job_id: str | None) -> Cause | None:
     From the logs of its newest start alone; None if they do not tell.
     """
     said = launcher_logs.text(run, job_id)
-    number = launcher_logs.attempt(run, said)
+    number = launcher_logs.attempt(run, said, job_id)
     # If none of its ranks came up, no attempt is this start's.
     before = max(run.attempts(), default=0) if number is None else number - 1
     return _Start(run, said, before).cause()
@@ -281,7 +282,8 @@ class _Start:
         if not found:
             return ""
         line = _PYTHON_LINE.search(log, found[-1].end())
-        return found[-1][0].strip() + (f" ({line[1]}, line {line[2]} in {line[3]})" if line else "")
+        where = f" ({line[1]}, line {line[2]} in {line[3]})" if line else ""
+        return "; ".join(match[0].strip() for match in found[-2:]) + where
 
 
 def words(text: str, rank: int | None = None) -> str:

@@ -61,14 +61,25 @@ def last_start(said: str) -> str:
     return mark + part
 
 
-def attempt(run: RunDir, said: str) -> int | None:
-    """Returns the attempt whose ranks the start that `said` this began; None if none of them came up."""
-    numbers = run.attempts()
+def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:
+    """Returns the attempt whose ranks the start that `said` this began; None if none of them came up.
+
+    `job_id` helps if the start does not say whose it is.
+    """
     start = _START.match(said)
-    if not start:
-        return max(numbers, default=None)
-    token = f"slurm-{start[2]}.{start[1]}"
-    return next((n for n in reversed(numbers) if _token(run, n) == token), None)
+    for number in reversed(run.attempts()):
+        token = _token(run, number)
+        if start:
+            fits = token == f"slurm-{start[2]}.{start[1]}"
+        else:  # on this machine, or a step of a study's job
+            fits = (
+                not token.startswith("slurm-")
+                or not (job_id or "").isdigit()
+                or token.startswith(f"slurm-{job_id}.")
+            )
+        if fits:
+            return number
+    return None
 
 
 def tail(path: Path, size: int = READ_BYTES) -> str:
