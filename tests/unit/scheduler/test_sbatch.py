@@ -154,16 +154,99 @@ def test_presets_say_where_they_are_from_and_name_a_known_device(name):
 
 
 @pytest.mark.parametrize(
-    ("override", "key"),
+    ("overrides", "said"),
     [
-        ("resources.gpus_per_node=5", "resources.gpus_per_node"),
-        ("resources.nodes=5", "resources.nodes"),
-        ("resources.timeout_min=61", "resources.timeout_min"),
-        ("resources.cpus_per_rank=2", "resources.cpus_per_rank"),
-        ("cluster.needs=[account]", "cluster.account"),
+        (["resources.gpus_per_node=5"], "resources.gpus_per_node=5: must be ≤ 4, devcluster's GPUs per node"),
+        (["resources.nodes=5"], "resources.nodes=5: must be ≤ 4, devcluster's nodes per job"),
+        (
+            ["resources.timeout_min=61"],
+            "resources.timeout_min=61: must be ≤ 60, devcluster's minutes, the time limit",
+        ),
+        (
+            ["resources.cpus_per_rank=3", "resources.gpus_per_node=2"],
+            "resources.cpus_per_rank=3: × 2 ranks is more than the 4 cores of a node",
+        ),
+        (
+            ["cluster.needs=[account]"],
+            "cluster.account=null: devcluster needs it: give cluster.account=NAME",
+        ),
     ],
 )
-def test_more_than_the_cluster_has_is_refused(override, key):
+def test_more_than_the_cluster_has_is_refused(overrides, said):
     with pytest.raises(UserError) as caught:
-        sbatch.check(load(override))
-    assert caught.value.key == key
+        sbatch.check(load(*overrides))
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["resources.gpus_per_node=4", "resources.nodes=4", "resources.timeout_min=60"],
+        ["cluster.gpus_per_node=null", "cluster.max_nodes=null", "resources.nodes=9"],
+        ["cluster.needs=[partition]", "resources.cpus_per_rank=4", "resources.gpus_per_node=1"],
+        ["cluster.cpus_per_node=null", "resources.cpus_per_rank=999999999", "resources.gpus_per_node=1"],
+    ],
+)
+def test_as_much_as_the_cluster_has_is_taken(overrides):
+    sbatch.check(load(*overrides))
+
+
+def test_a_cluster_of_unknown_size_still_has_fewer_than_a_billion_cores_per_node():
+    with pytest.raises(UserError, match="is more than"):
+        sbatch.check(
+            load(
+                "cluster.cpus_per_node=null", "resources.cpus_per_rank=500000001", "resources.gpus_per_node=2"
+            )
+        )
+
+
+def test_the_cores_of_a_rank():
+    assert sbatch.cpus_per_rank(load("resources.cpus_per_rank=3")) == 3
+    assert sbatch.cpus_per_rank(load("cluster.cpus_per_gpu=2")) == 2
+    share = ["cluster.cpus_per_gpu=null", "cluster.cpus_per_node=14", "resources.gpus_per_node=2"]
+    assert sbatch.cpus_per_rank(load(*share)) == 3
+    assert sbatch.cpus_per_rank(load(*share, "cluster.gpus_per_node=null")) == 7
+    assert sbatch.cpus_per_rank(load(*share, "cluster.cpus_per_node=3")) == 1
+    assert sbatch.cpus_per_rank(load(*share, "cluster.cpus_per_node=null")) == 1
+
+
+def test_the_time_limit_and_the_most_that_a_job_may_cost():
+    assert sbatch.timeout_min(load("resources.timeout_min=7")) == 7
+    assert sbatch.timeout_min(load("cluster.max_time_min=50")) == 50
+    assert sbatch.timeout_min(load("cluster.max_time_min=null")) == 60
+    assert sbatch.node_hours(load("resources.nodes=3", "resources.timeout_min=40", "resources.chain=5")) == 10
+
+
+def test_how_a_job_starts_python():
+    assert sbatch.python_command(load(), "/opt/my env/python") == "'/opt/my env/python'"
+    assert sbatch.python_command(load("cluster.python=/x/py"), "/opt/python") == "/x/py"
+    inside = ["cluster.container='/apps/my hpc.sif'"]
+    assert sbatch.python_command(load(*inside), "x") == "apptainer exec --nv '/apps/my hpc.sif' python3"
+    more = ["cluster.python=/x/py", "resources.device=cpu"]
+    assert sbatch.python_command(load(*inside, *more), "x") == "apptainer exec '/apps/my hpc.sif' /x/py"
+
+
+def test_ranks_on_cpus_ask_for_no_gpus():
+    p = parameters("resources.device=cpu", "resources.gpus_per_node=2")
+    assert "gpus_per_node" not in p
+    assert "gres" not in p
+    assert parameters("resources.gpus_per_node=2")["gpus_per_node"] == 2
+    bare = parameters("cluster.gpus_per_node=null", "cluster.gpu_gres=gpu:x")
+    assert "gres" not in bare
+
+
+def test_memory_of_a_part_of_a_node_is_at_most_all_of_it():
+    node = ["cluster.mem_gb_per_node=100"]
+    assert parameters(*node, "resources.gpus_per_node=4")["mem"] == "99328M"
+    assert parameters(*node, "resources.gpus_per_node=8")["mem"] == "99328M"
+    assert parameters(*node, "cluster.gpus_per_node=null", "resources.gpus_per_node=2")["mem"] == "99328M"
+    assert "mem" not in parameters()
+
+
+def test_what_is_always_said():
+    p = parameters("cluster.mpi=null")
+    assert (p["job_name"], p["comment"], p["stderr_to_stdout"]) == ("r", "c", True)
+    assert p["srun_args"] == ["--export=ALL", "--cpus-per-task=1", "--kill-on-bad-exit=1"]
+    assert p["wckey"] is None
+    assert "exclusive" not in p
+    assert parameters("cluster.exclusive=true")["exclusive"] is True
