@@ -7,7 +7,7 @@ import sys
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import say, show_end
 from hpctrain.launch import follow
-from hpctrain.storage.run_dir import find
+from hpctrain.storage.run_dir import RunDir, find
 
 
 def main(argv: list[str]) -> int:
@@ -20,8 +20,18 @@ def main(argv: list[str]) -> int:
     run = find(args.root, next(iter(args.words), None), args.study)
     if not args.follow:
         follow.follow(run, lambda: True, sys.stdout, rank=args.rank, bar=False)
+        _show_start(run, args.rank)
         return 0
     from hpctrain.launch.status import Watch
 
     follow.follow(run, Watch(run, say).ended, sys.stdout, rank=args.rank)
+    _show_start(run, args.rank)
     return show_end(run)
+
+
+def _show_start(run: RunDir, rank: int) -> None:
+    """Print what the batch shell or the launcher said, if the rank's own log does not tell how the run went."""
+    start = follow.start_log(run, run.read_state(), rank)
+    if start:
+        say(f"the log of rank {rank} does not tell; from {start[0]}:")
+        sys.stdout.write(start[1])

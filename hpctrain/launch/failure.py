@@ -1,24 +1,87 @@
 """Why an attempt ended, if no rank was left to say so: from what ranks and launcher left behind.
 
-Takes a run directory and the launcher's output (mpirun's, srun's, horovodrun's); returns a reason of
-storage/run_state.py, and writes it. Only once the launcher has ended.
+Takes a run directory and the launcher's output (srun's, mpirun's, horovodrun's, the batch shell's; launcher_logs.py);
+returns a reason of storage/run_state.py, and writes it. Only once the launcher has ended.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.launch import kernel_log, launcher_logs
+from hpctrain.scheduler.sbatch import FAILED_MARK
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Reason, RunState
+from hpctrain.storage.run_state import ENDINGS, Reason, RunState
 
-# The first task that ended badly: as mpirun says it, and as srun does ("node2: task 1: Killed").
-_ENDED = re.compile(
-    r"process rank (?P<rank>\d+) .*exited on signal (?P<number>\d+)"
-    r"|srun: error: \S+: tasks? (?P<task>\d+)\S*: "
-    r"(?:(?P<name>Killed|Aborted|Segmentation fault|Bus error|Terminated)|Exited with exit code)"
+Cause = tuple[str, str, int | None]  # reason, detail, the rank at fault
+
+DETAIL_LENGTH = 500
+_MOST_LINES = 3  # of a launcher's words in a detail
+
+# A task that ended badly, as srun, mpirun and horovodrun say it: which ones, and how.
+_ENDS = tuple(
+    re.compile(pattern, re.M)
+    for pattern in (
+        r"srun: error: (?:\S+: )?tasks? (?P<tasks>\d[\d,-]*): (?P<how>.+)",
+        r"srun: error: task (?P<tasks>\d+) (?P<how>launch failed: .+)",
+        r"process rank (?P<tasks>\d+) .*exited on signal \d+ \((?P<how>.+)\)",
+        r"Process name: \[.*,(?P<tasks>\d+)\]\s+(?P<how>Exit code: +\d+)",
+        r"^Process (?P<tasks>\d+) exit with (?P<how>status code \d+)",
+    )
 )
-_SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
+_CODE = re.compile(r"\bcode:? +(\d+)$")
+_SIGNALS = {signal.strsignal(number): number for number in signal.Signals}
+_BY_NUMBER = {int(number): number for number in signal.Signals}
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
+_HINTS = {
+    signal.SIGKILL: ", from outside or by the kernel",
+    signal.SIGTERM: ", from outside",
+    signal.SIGILL: ", as of a library that was built for another processor",
+    signal.SIGBUS: ", as if /dev/shm is full or a file in use was cut short",
+}
+
+_MEMORY = re.compile(
+    r"oom.?kill|out of memory|exceeded (?:\w+ )?memory limit|cannot allocate memory|std::bad_alloc", re.I
+)
+_KERNEL_KILL = re.compile(r"Killed process (\d+)")
+_NODE_LOST = re.compile(r".*(?:missing step on node|due to node failure|node failure on ).*", re.I)
+# The launcher was ended itself, and took its ranks along: "line 20: 12 Killed   srun --unbuffered ...".
+_SRUN_ENDED = re.compile(r"line \d+: +\d+ (\S.*?)(?: \(core dumped\))? {2,}srun ")
+_SRUN_ASKED = "srun: forcing job termination"  # by SIGTERM, unlike --kill-on-bad-exit
+_BY_SLURM = re.compile(r".*\bCANCELLED AT \S+ DUE TO (TIME LIMIT|PREEMPTION|JOB REQUEUE)\b.*")
+_NO_LOG = "Slurmd could not connect IO"  # srun's words if a task's log cannot be opened on its node
+_REASONS_OF_SLURM = {
+    "TIME LIMIT": Reason.TIME_LIMIT,
+    "PREEMPTION": Reason.PREEMPTED,
+    "JOB REQUEUE": Reason.TERMINATED,
+}
+
+# What native code says before it ends: Python's faulthandler, glibc, C++, UCX, PyTorch.
+_LAST_CRY = re.compile(
+    r"^(?:Fatal (?:Python|glibc) error: .+|terminate called .+|\*\*\* .+ \*\*\*: terminated"
+    r"|.*\bCaught signal \d+ .+|\[\S+\] Signal: .+ \(\d+\)|.*insufficient shared memory.*"
+    r"|(?:free|malloc|realloc|munmap_chunk|corrupted|double free)\b.*\(.*)$",
+    re.M,
+)
+_PYTHON_LINE = re.compile(r'^  File "(?:.*/)?(.+?)", line (\d+) in (\S+)$', re.M)
+
+_RANK_SAYS = re.compile(r"\[(?:\d+,)?(\d+)\]<std(?:out|err)>:\s?(.*)")
+_BOX = re.compile(r"^-{20,}\n(.*?)\n-{20,}$", re.M | re.S)  # mpirun's messages
+_NOISE = re.compile(
+    r"^\s|^Traceback|^$|hpctrain: start|Exited with exit code|exit with status code|CANCELLED AT"
+    r"|: (?:Killed|Terminated)$|^(?:Killed|Terminated)|^Terminating remaining|exited with non-zero|\d launch failed:"
+    r"|a non-zero exit code|^Process name|^Exit code"
+    r"|^srun: (?:launch/slurm|Job step aborted|Force Terminated|got SIG|forcing)"
+)
+_TELLING = re.compile(
+    r"error|fatal|no such|not found|denied|cannot|could(?:n't| not)|unable|fail|invalid|read-only|no space|quota"
+    r"|unrecognized|unknown option|not enough|not available|refused|timed out",
+    re.I,
+)
 
 
 def settle(run: RunDir, launcher_text: str, attempt: int | None) -> RunState:
@@ -27,32 +90,243 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None) -> RunState:
     return run.state.failed(reason, detail, rank, attempt=attempt)
 
 
-def explain(run: RunDir, launcher_text: str, attempt: int | None) -> tuple[str, str, int | None]:
+def cause(run: RunDir, job_id: str | None) -> Cause | None:
+    """Returns reason, detail and rank of the end of a job (None: of ranks on this machine) that has ended.
+
+    From the logs of its newest start alone; None if they do not tell.
+    """
+    said = launcher_logs.text(run, job_id)
+    return _Start(run, said, launcher_logs.attempt(run, said, job_id)).cause()
+
+
+def explain(run: RunDir, launcher_text: str, attempt: int | None) -> Cause:
     """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
-    launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
-    if run.cancel_file.exists():
-        return Reason.CANCELLED, "cancelled by the user", None
-    ranks = run.rank_files(attempt) if attempt is not None else []
-    failure = run.failure(attempt) if attempt is not None else None
-    silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
-    if failure and (failure["reason"] != Reason.COLLECTIVE_TIMEOUT or not silent):
-        return failure["reason"], failure["detail"], failure["rank"]
-    first = _ENDED.search(launcher_text)
-    how = (first["name"] or _SIGNAL_NAMES.get(first["number"], first["number"])) if first else None
-    if re.search(r"(?i)oom.?kill|out of memory", launcher_text):
-        return (
-            Reason.OUT_OF_MEMORY,
-            "the kernel or Slurm ended a rank for its memory",
-            silent[0] if silent else None,
+    start = _Start(run, launcher_text, attempt)
+    if (found := start.cause()) is not None:
+        return found
+    if start.silent:
+        return Reason.RANK_KILLED, f"rank {start.silent[0]} ended without a word", start.silent[0]
+    return Reason.LOST, "the process ended without a word, before it had begun", None
+
+
+@dataclass(frozen=True)
+class _End:
+    """Tasks that ended in the same way."""
+
+    ranks: tuple[int, ...]
+    how: str
+    place: int
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that ended them, whether they say so or a shell around them does (128 + its number)."""
+        said = _SIGNALS.get(self.how.removesuffix(" (core dumped)"))
+        return said or _BY_NUMBER.get((self.code or 0) - 128)
+
+    @property
+    def code(self) -> int | None:
+        """Their exit code."""
+        found = _CODE.search(self.how)
+        return int(found[1]) if found else None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a signal ended them that is not how launchers end those that are left."""
+        return self.signal is not None and self.signal not in _FROM_OUTSIDE
+
+
+def _ends(text: str) -> list[_End]:
+    """Returns how tasks ended, in the order in which the launcher says so."""
+    found = (match for pattern in _ENDS for match in pattern.finditer(text))
+    ends = [_End(_numbers(match["tasks"]), match["how"].strip(), match.start()) for match in found]
+    return sorted(ends, key=lambda end: end.place)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Returns the numbers of "1-3,7"."""
+    pairs = [part.partition("-") for part in text.split(",") if part]
+    return tuple(n for first, _, last in pairs for n in range(int(first), int(last or first) + 1))
+
+
+class _Start:
+    """What is left of one start of a run."""
+
+    def __init__(self, run: RunDir, launcher_text: str, attempt: int | None) -> None:
+        self.run, self.attempt = run, attempt
+        self.text = launcher_logs.last_start(launcher_text)
+        self.ranks = run.rank_files(self.attempt) if self.attempt else []
+        self.failure = run.failure(self.attempt) if self.attempt else None
+        self.silent = [who["rank"] for who in self.ranks if who["outcome"] == "running"]
+        self.ends = _ends(self.text)
+
+    def cause(self) -> Cause | None:
+        """Returns what is known of the end; None if nobody has said anything of it."""
+        if self.run.cancel_file.exists():
+            return Reason.CANCELLED, "cancelled by the user", None
+        first = self._first()
+        own = self.failure and (self.failure["reason"], self.failure["detail"], self.failure["rank"])
+        # A rank that got no answer cannot know why: the launcher does, if the other one was killed.
+        if own and (own[0] != Reason.COLLECTIVE_TIMEOUT or not (self.silent or first)):
+            return own
+        return self._before_srun() or self._memory(first) or self._outside(first) or self._signal(first) or (
+            self._exit(first) or own or self._launcher_said()
+        )  # fmt: skip
+
+    def _first(self) -> _End | None:
+        """The first tasks that ended without having said why; others only if they crashed."""
+        spoke = {who["rank"] for who in self.ranks if who["outcome"] != "running"}
+        mute = [end for end in self.ends if not spoke.issuperset(end.ranks)]
+        if mute and mute[0] is self.ends[0]:
+            return mute[0]
+        return next((end for end in mute if end.crashed), None)
+
+    def _before_srun(self) -> Cause | None:
+        """A command of the batch shell failed: no rank was started."""
+        before, mark, after = self.text.partition(FAILED_MARK)
+        if not mark:
+            return None
+        said = words(before) or _last(before)
+        what = f"{after.splitlines()[0].strip()} failed: the ranks were not started"
+        return _reason(said), _cut(f"{what}: {said}" if said else what), None
+
+    def _memory(self, first: _End | None) -> Cause | None:
+        """The kernel or Slurm ended a rank for its memory."""
+        lines = [line for line in self.text.splitlines() if _MEMORY.search(line)]
+        if lines:
+            detail = f"the kernel or Slurm ended a rank for its memory: {_without_rank(lines[0])[1].strip()}"
+            return Reason.OUT_OF_MEMORY, _cut(detail), self._rank_of_memory(lines)
+        if first.signal == signal.SIGKILL if first else self.silent:
+            rank = kernel_log.killed_for_memory(kernel_log.read(), self.ranks)
+            if rank is not None:
+                return Reason.OUT_OF_MEMORY, f"the kernel ended rank {rank} for its memory (dmesg)", rank
+        return None
+
+    def _rank_of_memory(self, lines: Sequence[str]) -> int | None:
+        """The rank that lines about memory are about: by its process, by its log or by name; else the first killed."""
+        ranks = {who.get("pid"): int(who["rank"]) for who in self.ranks}
+        by_process = [ranks.get(int(pid)) for line in lines for pid in _KERNEL_KILL.findall(line)]
+        by_name = [end.ranks[0] for line in lines for end in _ends(line)]
+        by_log = [_without_rank(line)[0] for line in lines]
+        killed = [self._mute(end) for end in self.ends if end.signal == signal.SIGKILL]
+        found = (*by_process, *by_name, *by_log, *killed, *self.silent)
+        return next((rank for rank in found if rank is not None), None)
+
+    def _outside(self, first: _End | None) -> Cause | None:
+        """A node was lost, Slurm ended the job, or srun was ended."""
+        if lost := _NODE_LOST.search(self.text):
+            return Reason.NODE_FAILURE, _cut(lost[0].strip()), None
+        if slurm := _BY_SLURM.search(self.text):
+            return _REASONS_OF_SLURM[slurm[1]], _cut(_without_rank(slurm[0])[1].strip()), None
+        asked = self.text.find(_SRUN_ASKED)
+        if asked >= 0 and not (first and first.place < asked):
+            return Reason.TERMINATED, "srun was ended by SIGTERM, and its ranks with it", None
+        if (ended := _SRUN_ENDED.search(self.text)) and not first:
+            return Reason.RANK_KILLED, f"srun: {_named(ended[1])}, and its ranks with it", None
+        return None
+
+    def _signal(self, first: _End | None) -> Cause | None:
+        """A signal ended a rank: the launcher says which, or the rank's own log does."""
+        if first and first.signal:
+            rank = self._mute(first)
+            cry = self._last_cry(rank)
+            reason = Reason.OUT_OF_MEMORY if _MEMORY.search(cry) else Reason.RANK_KILLED
+            detail = f"rank {rank}: {_named(first.signal)}{_HINTS.get(first.signal, '')}"
+            return reason, _cut(f"{detail}; {cry}" if cry else detail), rank
+        for rank in () if first else self.silent:
+            if cry := self._last_cry(rank):
+                reason = Reason.OUT_OF_MEMORY if _MEMORY.search(cry) else Reason.RANK_KILLED
+                return reason, _cut(f"rank {rank}: {cry}"), rank
+        return None
+
+    def _exit(self, first: _End | None) -> Cause | None:
+        """A rank ended with an exit code before it could say why, or could not be started."""
+        if first is None:
+            return None
+        rank = self._mute(first)
+        said = words(self.text, rank) or (
+            "is the folder of the logs there, and writable?" if _NO_LOG in first.how else ""
         )
-    if first and how:
-        rank = int(first["rank"] or first["task"])
-        return Reason.RANK_KILLED, f"rank {rank}: {how}, from outside or by the kernel", rank
-    if failure:
-        return failure["reason"], failure["detail"], failure["rank"]
-    if silent:
-        return Reason.RANK_KILLED, f"rank {silent[0]} ended without a word", silent[0]
-    last = launcher_text.strip().splitlines()[-3:]
-    if not last:
-        return Reason.LOST, "the process ended without a word, before it had begun", None
-    return Reason.ERROR, f"the ranks did not start: {' '.join(last)}"[:500], None
+        up = any(who["rank"] == rank for who in self.ranks)
+        detail = f"rank {rank}{' ended' if up else ' did not start'}: {first.how[0].lower()}{first.how[1:]}"
+        return _reason(said), _cut(f"{detail}: {said}" if said else f"{detail}, and it did not say why"), rank
+
+    def _launcher_said(self) -> Cause | None:
+        """Nobody is named: what the launcher or the shell said."""
+        said = words(self.text) or ("" if self.ranks else _last(self.text))
+        if said and self.silent:
+            return (
+                Reason.RANK_KILLED,
+                _cut(f"rank {self.silent[0]} ended without a word: {said}"),
+                self.silent[0],
+            )
+        return (
+            (_reason(said), _cut(f"the ranks did not start: {said}"), None)
+            if said and not self.ranks
+            else None
+        )
+
+    def _mute(self, end: _End) -> int:
+        """The first of tasks that ended in the same way that had not said why."""
+        spoke = {who["rank"] for who in self.ranks if who["outcome"] != "running"}
+        return next((rank for rank in end.ranks if rank not in spoke), end.ranks[0])
+
+    def _last_cry(self, rank: int) -> str:
+        """What native code wrote into the rank's log as it ended; nothing if it did not."""
+        log = launcher_logs.tail(self.run.rank_log(self.attempt, rank)) if self.attempt else ""
+        found = list(_LAST_CRY.finditer(log))
+        if not found:
+            return ""
+        line = _PYTHON_LINE.search(log, found[-1].end())
+        where = f" ({line[1]}, line {line[2]} in {line[3]})" if line else ""
+        return "; ".join(match[0].strip() for match in found[-2:]) + where
+
+
+def words(text: str, rank: int | None = None) -> str:
+    """Returns the lines of a launcher's log that say what went wrong, `rank`'s own first; nothing if none does."""
+    lines = [_without_rank(line) for line in text.splitlines()]
+    own = [line for r, line in lines if r == rank] if rank else []
+    for said in (own, [line for r, line in lines if rank is None or r is None]):
+        whole = _BOX.sub(_unboxed, "\n".join(said)).splitlines()
+        telling = [line.strip() for line in whole if _TELLING.search(line) and not _NOISE.search(line)]
+        if telling:
+            return "; ".join(_unique(telling)[:_MOST_LINES])
+    return ""
+
+
+def _unboxed(box: re.Match[str]) -> str:
+    """A message of mpirun's as one line."""
+    return " ".join(box[1].split())
+
+
+def _without_rank(line: str) -> tuple[int | None, str]:
+    """Returns the rank that wrote a line (None: the launcher itself), and the line."""
+    found = _RANK_SAYS.match(line)
+    return (int(found[1]), found[2]) if found else (None, line)
+
+
+def _last(text: str) -> str:
+    """The last lines that are not about the start itself."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join([line for line in lines if not line.startswith("hpctrain: start")][-_MOST_LINES:])
+
+
+def _unique(lines: Iterable[str]) -> Sequence[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _named(what: signal.Signals | str) -> str:
+    """A signal as people and programs call it: Illegal instruction (SIGILL)."""
+    number = _SIGNALS.get(what) if isinstance(what, str) else what
+    return f"{signal.strsignal(number)} ({number.name})" if number else str(what)
+
+
+def _reason(said: str) -> str:
+    """The reason that words about a start stand for."""
+    if "ModuleNotFoundError" in said or "ImportError" in said:
+        return Reason.IMPORT_ERROR
+    numbers = ((reason, number) for reason, ending in ENDINGS.items() for number in ending.errnos)
+    return next((reason for reason, number in numbers if os.strerror(number) in said), Reason.ERROR)
+
+
+def _cut(detail: str) -> str:
+    return detail[:DETAIL_LENGTH]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
+from hpctrain.launch import launcher_logs
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
 from hpctrain.training.reporter import shown
@@ -113,23 +115,56 @@ def show_end(run: RunDir, state: RunState, out: IO[str], err: IO[str]) -> int:
     if phase == Phase.FAILED:
         where = f" on rank {state.rank}" if state.rank is not None else ""
         err.write(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.detail}\n")
-        err.writelines(f"  | {line}\n" for line in last_words(run, state))
-        if state.attempt:
-            log = run.rank_log(state.attempt, state.rank or 0)
+        log, text = end_log(run, state)
+        err.writelines(f"  | {line}\n" for line in _last_lines(text))
+        if log:
             err.write(f"hpctrain: its log: {log}\n")
         return 1
     err.write(f"hpctrain: {run.run_id}: {phase} ({reason}); hpctrain resume {run.run_id} goes on\n")
     return 130 if phase in (Phase.INTERRUPTED, Phase.CANCELLED) else 0
 
 
-def last_words(run: RunDir, state: RunState, count: int = 8) -> list[str]:
-    """Returns the last lines of the log of the rank at fault (of rank 0 if no rank is named)."""
-    if not state.attempt:
-        return []
-    try:
-        text = run.rank_log(state.attempt, state.rank or 0).read_text(errors="replace")
-    except OSError:
-        return []
+def last_words(run: RunDir, state: RunState) -> list[str]:
+    """Returns the last lines of the log that tells how the run ended."""
+    return _last_lines(end_log(run, state)[1])
+
+
+def end_log(run: RunDir, state: RunState) -> tuple[Path | None, str]:
+    """Returns the log that tells how the run ended, and its text: that of the rank at fault (of rank 0 if none is
+    named), or the launcher's if the rank has none or no rank knew why. (None, "") if there is no log."""
+    number, start = _newest_start(run, state)
+    by_launcher = number is None or (state.rank is None and not _by_rank(run, state, number))
+    if start and by_launcher and launcher_logs.said_something(start[1]):
+        return start
+    log = run.rank_log(number, state.rank or 0) if number else None
+    if log and log.is_file():
+        return log, launcher_logs.tail(log)
+    return start or (None, "")
+
+
+def start_log(run: RunDir, state: RunState, rank: int) -> tuple[Path, str] | None:
+    """Returns the launcher's log and the text of its newest start, if that tells what the log of `rank` does not: the
+    rank did not come up, or the end is not by a rank's word."""
+    number, start = _newest_start(run, state)
+    if number is None or not run.rank_log(number, rank).is_file():
+        return start
+    failed = state.phase == Phase.FAILED and not _by_rank(run, state, number)
+    return start if failed and start and launcher_logs.said_something(start[1]) else None
+
+
+def _newest_start(run: RunDir, state: RunState) -> tuple[int | None, tuple[Path, str] | None]:
+    """The attempt of the newest start (None if no rank of it came up), and the launcher's log with its text."""
+    start = launcher_logs.newest(run)
+    return (launcher_logs.attempt(run, start[1]) if start else state.attempt), start
+
+
+def _by_rank(run: RunDir, state: RunState, number: int) -> bool:
+    """Returns whether a rank of the attempt has itself said that the run ended so."""
+    failure = run.failure(number) or {}
+    return (failure.get("reason"), failure.get("detail")) == (state.reason, state.detail)
+
+
+def _last_lines(text: str, count: int = 8) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-count:]
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16, gpu_count
+from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.lock import lives
@@ -149,14 +150,14 @@ class Ranks:
         if state.final and attempt is not None and state.attempt == attempt:
             return state
         if superseded(run, attempt, None):
-            reason, detail, rank = explain(run, launcher_text(run), attempt)
+            reason, detail, rank = explain(run, launcher_logs.text(run, None), attempt)
             return RunState(Phase.FAILED, reason, detail, rank, attempt)
         if state.final and attempt is None and state.phase == Phase.CANCELLED:
             return state
         failed = attempt is not None and run.failure(attempt) is not None and not self._killed
         if asked and not run.cancel_file.exists() and not failed:
             return run.state.stopped(asked, in_slurm=False)
-        return settle(run, launcher_text(run), attempt)
+        return settle(run, launcher_logs.text(run, None), attempt)
 
 
 def start(run: RunDir, config: Config) -> Ranks:
@@ -175,12 +176,6 @@ def start(run: RunDir, config: Config) -> Ranks:
             env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
     return Ranks(run, process, token)
-
-
-def launcher_text(run: RunDir) -> str:
-    """Returns what launchers on this machine have said, one start after another."""
-    log = run.path / "launcher.log"
-    return log.read_text(errors="replace") if log.exists() else ""
 
 
 def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from hpctrain import job_environment
+from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import RunDir
@@ -22,8 +23,7 @@ def main() -> int:
     """Settles the run; returns the exit code."""
     run, place = RunDir(Path(sys.argv[1])), job_environment.read()
     attempt, state = run.attempt_of(place.start), run.read_state()
-    log = run.submitit / f"{place.job_id}_0_log.out"
-    text = log.read_text(errors="replace") if log.exists() else ""
+    text = launcher_logs.text(run, place.job_id)
     if who := superseded(run, attempt, place.job_id, client.has_ended):
         reason, detail, _ = explain(run, text, attempt)
         print(f"hpctrain: {who} has the run now; this start ended with {reason}: {detail}", flush=True)

@@ -19,7 +19,7 @@ from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.launch import local
 from hpctrain.scheduler import client
-from hpctrain.scheduler.sbatch import START_MARK, cpus_per_rank, python_command
+from hpctrain.scheduler.sbatch import EXPORT_ALL, START_MARK, cpus_per_rank, python_command
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason, signal_for
 
@@ -62,7 +62,7 @@ def step_command(run: RunDir, config: Config, token: str) -> list[str]:
     return [
         "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}",
         f"--cpus-per-task={cpus_per_rank(config)}", *([f"--mpi={config.cluster.mpi}"] if config.cluster.mpi else []),
-        "--kill-on-bad-exit=1", *config.cluster.srun_args, "sh", "-c",
+        EXPORT_ALL, "--kill-on-bad-exit=1", *config.cluster.srun_args, "sh", "-c",
         f'exec {python_command(config, sys.executable)} -m hpctrain.launch.rank "$0" "$1"', str(run.path), token,
     ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import RunFailed
-from hpctrain.launch import local
+from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import jobs_of, original
@@ -131,8 +131,17 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path,
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        settled[seen.run.path] = settle(row, job, queued=bool(own[seen.run.path]))
+        row = settle(row, job, queued=bool(own[seen.run.path]))
+        settled[seen.run.path] = _with_cause(seen, row)
     return settled
+
+
+def _with_cause(seen: _Seen, row: Row) -> Row:
+    """The row of a run that Slurm alone says has failed, with what the logs say of why."""
+    if row.phase != Phase.FAILED or seen.state.final or row.reason not in (Reason.ERROR, Reason.LOST):
+        return row
+    told = failure.cause(seen.run, row.job_id)
+    return replace(row, reason=told[0], detail=told[1]) if told else row
 
 
 def _note_end(seen: _Seen, settled: Row) -> None:

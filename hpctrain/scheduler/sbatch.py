@@ -16,6 +16,14 @@ from hpctrain.errors import UserError
 
 PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
+FAILED_MARK = "hpctrain: failed before srun:"  # opens the batch shell's line about a command of its own
+
+EXPORT_ALL = "--export=ALL"  # whatever SLURM_EXPORT_ENV of the submitter's environment says
+
+# Warnings are for the ranks: the shell waits until srun has ended. Unlike '' (ignore), a handler is not inherited by
+# what the shell starts. SIGTERM is how Slurm ends the job: noted, as what follows srun depends on it.
+TRAPS = ("trap : HUP INT USR1 USR2", "hpctrain_ended=; trap 'hpctrain_ended=yes' TERM")
+NOT_ENDED = '[ -z "$hpctrain_ended" ]'
 
 # Options of sbatch by which hpctrain knows its jobs, and what stands for them.
 _OWN = {
@@ -86,6 +94,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
     """
     cluster, resources = config.cluster, config.resources
     ranks, cpus = config.ranks_per_node, cpus_per_rank(config)
+    post_mortem = f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))}"
     parameters: dict[str, Any] = {
         "job_name": run.name,
         "comment": comment,
@@ -101,11 +110,12 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         "mem": _memory(config),
         "signal_delay_s": cluster.signal_s,
         "stderr_to_stdout": True,
-        "setup": _setup(config, run),
-        # Where no rank was left to say how the run ended, the batch shell finds out.
-        "teardown": [f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))}"],
+        "setup": setup(config, run, post_mortem),
+        # If no rank was left to say how the run ended, the batch shell finds out. If Slurm ended it, Slurm knows why.
+        "teardown": ["code=$?", f"{NOT_ENDED} || exit $code", post_mortem],
         "srun_args": [
             *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
+            EXPORT_ALL,
             f"--cpus-per-task={cpus}",  # since 22.05 srun no longer takes it from sbatch
             "--kill-on-bad-exit=1",  # a rank that dies takes the others with it
             *cluster.srun_args,
@@ -147,14 +157,26 @@ def _memory(config: Config) -> str | None:
     return None
 
 
-def _setup(config: Config, run: PurePath) -> list[str]:
-    """Shell lines before srun: modules, the site's own lines, variables."""
-    cluster, folder = config.cluster, shlex.quote(str(run / "submitit"))
+def setup(config: Config, folder: PurePath, if_not: str = "") -> list[str]:
+    """Returns the shell lines before srun: traps, modules, the site's own lines, variables.
+
+    `folder` holds submitit/. A `module load` that fails ends the job, after the command `if_not`.
+    """
+    cluster, files = config.cluster, shlex.quote(str(folder / "submitit"))
+    loads = [f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []
     return [
+        *TRAPS,
         f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"',
         # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
-        f"ln -s {PICKLE} {folder}/${{SLURM_JOB_ID}}_submitted.pkl 2>/dev/null || true",
-        *([f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []),
-        *cluster.setup,
+        f"ln -s {PICKLE} {files}/${{SLURM_JOB_ID}}_submitted.pkl 2>/dev/null || true",
+        *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
         *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
     ]
+
+
+def _or_end(line: str, if_not: str) -> str:
+    """Returns a line of the setup; if it loads modules, one that ends the job if that fails."""
+    if not line.startswith("module load "):
+        return line
+    said = shlex.quote(f"{FAILED_MARK} {line}")
+    return f"{line} || {{ echo {said}; {if_not + '; ' if if_not else ''}exit 1; }}"

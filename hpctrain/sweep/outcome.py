@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpctrain import job_environment
+from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import settle
-from hpctrain.launch.local import launcher_text
 from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
@@ -50,7 +50,7 @@ def judge(run: RunDir, claim: Claim, metric: str, token: str, told: str | None, 
             # It ended before it could save, or before it had begun.
             run.state.stopped(told, place.in_job)
             return End("stopped", told)
-        state = settle(run, launcher_text(run), attempt)
+        state = settle(run, launcher_logs.text(run, None), attempt)
     epochs = claim.work.epochs
     ended = results.ended(run, metric, epochs)
     phase, reason = state.phase, state.reason

@@ -39,6 +39,7 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
     rank = job_environment.read().rank
     attempt = claim_attempt(run, token)
     _redirect_output(run.rank_log(attempt, rank))
+    faulthandler.enable()  # where native code crashed, in the rank's log
     _say_who(run, attempt, rank, "running")
     try:
         # Imported here so that an import that fails is a reason like any other.

@@ -1,6 +1,9 @@
 """sbatch parameters and the parsing of Slurm's answers: pure functions against known texts."""
 
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path, PurePath
 
 import pytest
@@ -48,7 +51,72 @@ def test_site_settings_reach_the_script():
     }  # fmt: skip
     assert p["gres"] == "gpu:a100:4"
     assert "gpus_per_node" not in p
-    assert p["setup"][2:4] == ["module load OpenMPI/4.1.4", "source ~/env.sh"]
+    assert p["setup"][5] == "source ~/env.sh"
+
+
+def test_modules_that_do_not_load_end_the_job():
+    p = parameters("cluster.modules=[OpenMPI/4.1.4, A B]", "cluster.setup=['module load C', 'module list']")
+    end = "python -m hpctrain.launch.post_mortem /shared/runs/s/r; exit 1; }"
+    assert p["setup"][5:7] == [
+        "module load C || { echo 'hpctrain: failed before srun: module load C'; " + end,
+        "module list",
+    ]
+    assert p["setup"][4].startswith(
+        "module load OpenMPI/4.1.4 'A B' || { echo 'hpctrain: failed before srun: module"
+    )
+    assert p["setup"][4].endswith(end)
+    # A study's job has no run to speak of.
+    alone = sbatch.setup(load("cluster.modules=[X]"), PurePath("/s"))
+    assert alone[4] == "module load X || { echo 'hpctrain: failed before srun: module load X'; exit 1; }"
+
+
+@pytest.fixture
+def in_bash(tmp_path):
+    """Runs the lines around `command` as the batch shell does; returns its exit code and output."""
+
+    def run(command, *overrides, before="", **environment):
+        p = parameters(*overrides)
+        lines = [before, *p["setup"], command, *p["teardown"]]
+        (tmp_path / "python").write_text("#!/bin/sh\necho post mortem\nexit 1\n")
+        (tmp_path / "python").chmod(0o700)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(lines)], capture_output=True, text=True,
+            env=environment | {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"},
+        )  # fmt: skip
+        return done.returncode, done.stdout.splitlines()[1:]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "USR1", "USR2"])
+def test_the_batch_shell_outlives_warnings(in_bash, name):
+    assert in_bash(f"kill -{name} $$; echo srun; (exit 3)") == (1, ["srun", "post mortem"])
+
+
+def test_the_shell_waits_until_srun_has_ended(in_bash):
+    """A handler runs after the command in the foreground; the command does not inherit it."""
+    (code, said) = in_bash("sh -c 'kill -USR2 $PPID; sleep 0.2; kill -USR2 $$; echo survived'; echo $?")
+    assert (code, said) == (1, [str(128 + signal.SIGUSR2), "post mortem"])
+
+
+def test_of_a_job_that_slurm_ends_slurm_knows_why(in_bash):
+    assert in_bash("kill -TERM $$; echo srun; (exit 143)") == (143, ["srun"])
+    assert in_bash("kill -TERM $$; echo srun", hpctrain_ended="") == (0, ["srun"])
+    # The variable is not taken over from the submitter's environment.
+    assert in_bash("echo srun", hpctrain_ended="yes") == (1, ["srun", "post mortem"])
+
+
+def test_no_module_command_or_no_such_module(in_bash):
+    failed = "hpctrain: failed before srun: module load X"
+    assert in_bash("echo srun", "cluster.modules=[X]") == (1, [failed, "post mortem"])
+    bad = "module() { echo no $2; false; }"
+    assert in_bash("echo srun", "cluster.modules=[X]", before=bad) == (1, ["no X", failed, "post mortem"])
+    good = "module() { echo loaded $2; }"
+    assert in_bash("echo srun", "cluster.modules=[X]", before=good) == (
+        1,
+        ["loaded X", "srun", "post mortem"],
+    )
 
 
 SCRIPTS = {
@@ -87,16 +155,99 @@ def test_presets_say_where_they_are_from_and_name_a_known_device(name):
 
 
 @pytest.mark.parametrize(
-    ("override", "key"),
+    ("overrides", "said"),
     [
-        ("resources.gpus_per_node=5", "resources.gpus_per_node"),
-        ("resources.nodes=5", "resources.nodes"),
-        ("resources.timeout_min=61", "resources.timeout_min"),
-        ("resources.cpus_per_rank=2", "resources.cpus_per_rank"),
-        ("cluster.needs=[account]", "cluster.account"),
+        (["resources.gpus_per_node=5"], "resources.gpus_per_node=5: must be ≤ 4, devcluster's GPUs per node"),
+        (["resources.nodes=5"], "resources.nodes=5: must be ≤ 4, devcluster's nodes per job"),
+        (
+            ["resources.timeout_min=61"],
+            "resources.timeout_min=61: must be ≤ 60, devcluster's minutes, the time limit",
+        ),
+        (
+            ["resources.cpus_per_rank=3", "resources.gpus_per_node=2"],
+            "resources.cpus_per_rank=3: × 2 ranks is more than the 4 cores of a node",
+        ),
+        (
+            ["cluster.needs=[account]"],
+            "cluster.account=null: devcluster needs it: give cluster.account=NAME",
+        ),
     ],
 )
-def test_more_than_the_cluster_has_is_refused(override, key):
+def test_more_than_the_cluster_has_is_refused(overrides, said):
     with pytest.raises(UserError) as caught:
-        sbatch.check(load(override))
-    assert caught.value.key == key
+        sbatch.check(load(*overrides))
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["resources.gpus_per_node=4", "resources.nodes=4", "resources.timeout_min=60"],
+        ["cluster.gpus_per_node=null", "cluster.max_nodes=null", "resources.nodes=9"],
+        ["cluster.needs=[partition]", "resources.cpus_per_rank=4", "resources.gpus_per_node=1"],
+        ["cluster.cpus_per_node=null", "resources.cpus_per_rank=999999999", "resources.gpus_per_node=1"],
+    ],
+)
+def test_as_much_as_the_cluster_has_is_taken(overrides):
+    sbatch.check(load(*overrides))
+
+
+def test_a_cluster_of_unknown_size_still_has_fewer_than_a_billion_cores_per_node():
+    with pytest.raises(UserError, match="is more than"):
+        sbatch.check(
+            load(
+                "cluster.cpus_per_node=null", "resources.cpus_per_rank=500000001", "resources.gpus_per_node=2"
+            )
+        )
+
+
+def test_the_cores_of_a_rank():
+    assert sbatch.cpus_per_rank(load("resources.cpus_per_rank=3")) == 3
+    assert sbatch.cpus_per_rank(load("cluster.cpus_per_gpu=2")) == 2
+    share = ["cluster.cpus_per_gpu=null", "cluster.cpus_per_node=14", "resources.gpus_per_node=2"]
+    assert sbatch.cpus_per_rank(load(*share)) == 3
+    assert sbatch.cpus_per_rank(load(*share, "cluster.gpus_per_node=null")) == 7
+    assert sbatch.cpus_per_rank(load(*share, "cluster.cpus_per_node=3")) == 1
+    assert sbatch.cpus_per_rank(load(*share, "cluster.cpus_per_node=null")) == 1
+
+
+def test_the_time_limit_and_the_most_that_a_job_may_cost():
+    assert sbatch.timeout_min(load("resources.timeout_min=7")) == 7
+    assert sbatch.timeout_min(load("cluster.max_time_min=50")) == 50
+    assert sbatch.timeout_min(load("cluster.max_time_min=null")) == 60
+    assert sbatch.node_hours(load("resources.nodes=3", "resources.timeout_min=40", "resources.chain=5")) == 10
+
+
+def test_how_a_job_starts_python():
+    assert sbatch.python_command(load(), "/opt/my env/python") == "'/opt/my env/python'"
+    assert sbatch.python_command(load("cluster.python=/x/py"), "/opt/python") == "/x/py"
+    inside = ["cluster.container='/apps/my hpc.sif'"]
+    assert sbatch.python_command(load(*inside), "x") == "apptainer exec --nv '/apps/my hpc.sif' python3"
+    more = ["cluster.python=/x/py", "resources.device=cpu"]
+    assert sbatch.python_command(load(*inside, *more), "x") == "apptainer exec '/apps/my hpc.sif' /x/py"
+
+
+def test_ranks_on_cpus_ask_for_no_gpus():
+    p = parameters("resources.device=cpu", "resources.gpus_per_node=2")
+    assert "gpus_per_node" not in p
+    assert "gres" not in p
+    assert parameters("resources.gpus_per_node=2")["gpus_per_node"] == 2
+    bare = parameters("cluster.gpus_per_node=null", "cluster.gpu_gres=gpu:x")
+    assert "gres" not in bare
+
+
+def test_memory_of_a_part_of_a_node_is_at_most_all_of_it():
+    node = ["cluster.mem_gb_per_node=100"]
+    assert parameters(*node, "resources.gpus_per_node=4")["mem"] == "99328M"
+    assert parameters(*node, "resources.gpus_per_node=8")["mem"] == "99328M"
+    assert parameters(*node, "cluster.gpus_per_node=null", "resources.gpus_per_node=2")["mem"] == "99328M"
+    assert "mem" not in parameters()
+
+
+def test_what_is_always_said():
+    p = parameters("cluster.mpi=null")
+    assert (p["job_name"], p["comment"], p["stderr_to_stdout"]) == ("r", "c", True)
+    assert p["srun_args"] == ["--export=ALL", "--cpus-per-task=1", "--kill-on-bad-exit=1"]
+    assert p["wckey"] is None
+    assert "exclusive" not in p
+    assert parameters("cluster.exclusive=true")["exclusive"] is True

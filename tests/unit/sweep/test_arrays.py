@@ -95,14 +95,17 @@ def test_the_script_of_an_array():
     assert given["setup"][-1] == (
         "ln -sf run-1.pkl /r/s/.study/submitit/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
     )
-    assert given["srun_args"][:5] == [
-        "--nodes=1", "--ntasks=1", "--cpus-per-task=2", "--overlap", "--mpi=none",
+    assert given["srun_args"][:6] == [
+        "--nodes=1", "--ntasks=1", "--cpus-per-task=2", "--overlap", "--mpi=none", "--export=ALL",
     ]  # fmt: skip
     assert (given["job_name"], given["comment"]) == ("sweep-s", "c")
     # The script's own exit code is that of srun.
     first, *middle, last = given["teardown"]
     assert (first, last) == ("code=$?", "exit $code")
-    assert "scontrol requeue" in middle[0]
+    assert middle == [
+        '[ $code -gt 128 ] && [ -z "$hpctrain_ended" ] && [ ${SLURM_RESTART_COUNT:-0} -lt 5 ]'
+        " && scontrol requeue ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+    ]
     alone = dataclasses.replace(config().cluster, requeue=False)
     given = array_parameters(
         dataclasses.replace(config(), cluster=alone), SweepConfig(), PurePosixPath("/r"), "py", "c", "p", 1, 1

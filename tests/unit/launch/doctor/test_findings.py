@@ -169,10 +169,10 @@ BY_SIGNAL = "PreemptParameters = send_user_signal\n"
         (found(associations=None),
          Finding("accounting", "on, but sacctmgr does not answer; status does without", "tell the site's admins")),
         (found(associations=[]), Finding("accounting", "on; your accounts: not said")),
-        (found(associations=site.parse_associations("b|||\na|||\nb|||\n")),
+        (found(associations=site.parse_associations("b||\na||\nb||\n")),
          Finding("accounting", "on; your accounts: a, b")),
         (found(associations=None), Finding("limits", "MaxArraySize 1001, MaxJobCount 10000")),
-        (found(associations=site.parse_associations("a|||7\nb|||\nc|||9\n")),
+        (found(associations=site.parse_associations("a||7\nb||\nc||9\n")),
          Finding("limits", "MaxArraySize 1001, MaxJobCount 10000, a: 7 jobs submitted, c: 9 jobs submitted")),
         (found(slurm=CONFIG.replace("JobRequeue              = 1", "JobRequeue = 0")),
          Finding("requeue", "JobRequeue off, asked for by each job; jobs are put back by Slurm")),
@@ -204,7 +204,7 @@ def test_without_a_partition_nothing_is_said_of_nodes(partition, text):
 
 def test_an_account_is_not_judged_if_slurm_names_none():
     assert judged(preset(account="mine"), found(associations=[]))["accounting"].ok
-    two = found(associations=site.parse_associations("b|||\na|||\n"))
+    two = found(associations=site.parse_associations("b||\na||\n"))
     assert judged(preset(account="mine"), two)["accounting"].advice == "set cluster.account to a or b"
     asks = judged(preset(needs=("account",)), two)["accounting"]
     assert (asks.text, asks.advice) == ("this cluster asks for account", "give cluster.account=NAME (a, b)")
@@ -243,7 +243,7 @@ def test_the_preset_leaves_out_what_is_not_known():
     }  # fmt: skip
     without_gpus = [dataclasses.replace(node, gpus=0) for node in site.parse_nodes(NODES)]
     assert not {"gpus_per_node", "cpus_per_gpu"} & set(written(site=found(nodes=without_gpus)))
-    two = found(associations=site.parse_associations("a|||\nb|||\n"))
+    two = found(associations=site.parse_associations("a||\nb||\n"))
     assert "account" not in written(site=two)
     assert written(site=two, account="b")["account"] == "b"
     assert written(site=found(), mpi="pmi2")["mpi"] == "pmi2"

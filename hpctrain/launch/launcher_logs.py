@@ -1,0 +1,107 @@
+"""What the launcher of a run's ranks wrote: the batch shell and its srun, mpirun or horovodrun, and ranks too early
+for a log of their own.
+
+Takes a run directory; returns paths and text. Reads files only. Lines of a rank's own begin as horovodrun writes them:
+`[1]<stderr>:`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.run_dir import RunDir
+
+READ_BYTES = 200_000  # of the end of a log: what a launcher says of an end is short
+_RANK_BYTES = 4_000
+_MOST_RANKS = 64  # whose words are read; of thousands the first say the same
+_OF_RANK = re.compile(r"_(\d+)_log\.(out|err)$")
+_START = re.compile(rf"{re.escape(START_MARK)} (\d+) of job (\d+)")
+
+
+def newest(run: RunDir) -> tuple[Path, str] | None:
+    """Returns the log of the newest job's batch shell or of the launcher, whichever is younger, and its last start.
+
+    None if there is neither.
+    """
+    logs: dict[Path, str | None] = {run.path / "launcher.log": None}
+    if job_ids := run.submission.read().job_ids:
+        logs[run.submitit / f"{job_ids[-1]}_0_log.out"] = job_ids[-1]
+    found = [log for log in logs if log.is_file()]
+    if not found:
+        return None
+    log = max(found, key=lambda log: log.stat().st_mtime)
+    return log, text(run, logs[log])
+
+
+def said_something(said: str) -> bool:
+    """Returns whether a start's text holds more than the line that opens it."""
+    return any(line.strip() and not line.startswith(START_MARK) for line in said.splitlines())
+
+
+def text(run: RunDir, job_id: str | None) -> str:
+    """Returns what was said in the newest start of a job; None: of a launcher on this machine."""
+    batch = run.submitit / f"{job_id}_0_log.out"
+    said = last_start(tail(batch)) if job_id else ""
+    if not _START.match(said):  # not a batch shell of Slurm: the launcher has a log of its own
+        said += last_start(tail(run.path / "launcher.log"))
+    if job_id is None or not run.submitit.is_dir():
+        return said
+    others = [log for log in run.submitit.glob(f"{job_id}_*_log.*") if log != batch and log.stat().st_size]
+    for log in sorted(others, key=_rank)[:_MOST_RANKS]:
+        mark = f"[{rank}]<stderr>:" if (rank := _rank(log)) else ""
+        said += "".join(f"{mark}{line}\n" for line in tail(log, _RANK_BYTES).splitlines())
+    return said
+
+
+def last_start(said: str) -> str:
+    """Returns the part of a launcher's log that belongs to its last start."""
+    _, mark, part = said.rpartition(START_MARK)
+    return mark + part
+
+
+def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:
+    """Returns the attempt whose ranks the start that `said` this began; None if none of them came up.
+
+    `job_id` helps if the start does not say whose it is.
+    """
+    start = _START.match(said)
+    for number in reversed(run.attempts()):
+        token = _token(run, number)
+        if start:
+            fits = token == f"slurm-{start[2]}.{start[1]}"
+        else:  # on this machine, or a step of a study's job
+            fits = (
+                not token.startswith("slurm-")
+                or not (job_id or "").isdigit()
+                or token.startswith(f"slurm-{job_id}.")
+            )
+        if fits:
+            return number
+    return None
+
+
+def tail(path: Path, size: int = READ_BYTES) -> str:
+    """Returns the last whole lines of a file, at most `size` bytes; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            length = file.seek(0, 2)
+            file.seek(max(0, length - size))
+            data = file.read(size)
+    except OSError:
+        return ""
+    whole = data if length <= size else data.partition(b"\n")[2]
+    return whole.decode(errors="replace")
+
+
+def _rank(log: Path) -> int:
+    found = _OF_RANK.search(log.name)
+    return int(found[1]) if found else 0
+
+
+def _token(run: RunDir, number: int) -> str:
+    try:
+        return (run.attempt(number) / "token").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,91 @@
+"""Which logs belong to the newest start, and what of them."""
+
+import os
+
+import pytest
+
+from hpctrain.launch import launcher_logs
+from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.run_dir import RunDir, claim_attempt
+from hpctrain.storage.run_state import Submission
+
+BATCH = f"{START_MARK} 0 of job 12 on n1\nold\n{START_MARK} 1 of job 12 on n1\nnew\n"
+NEW = f"{START_MARK} 1 of job 12 on n1\nnew\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDir(tmp_path)
+    run.submitit.mkdir()
+    return run
+
+
+def test_all_ranks_of_a_job_in_one_text(run):
+    assert launcher_logs.text(run, "12") == ""
+    for name, text in {
+        "12_0_log.out": BATCH, "12_1_log.out": "one\nmore\n", "12_10_log.out": "ten\n", "12_2_log.err": "two",
+        "12_0_log.err": "zero\n", "12_3_log.out": "", "123_1_log.out": "another job\n",
+    }.items():  # fmt: skip
+        (run.submitit / name).write_text(text)
+    (run.path / "launcher.log").write_text(f"{START_MARK}\nof a launcher here\n")
+    ranks = "zero\n[1]<stderr>:one\n[1]<stderr>:more\n[2]<stderr>:two\n[10]<stderr>:ten\n"
+    assert launcher_logs.text(run, "12") == NEW + ranks
+    assert launcher_logs.text(run, None) == f"{START_MARK}\nof a launcher here\n"
+    # A background job of this machine is not a batch shell.
+    (run.submitit / "7_0_log.out").write_text("submitit\n")
+    assert launcher_logs.text(run, "7") == f"submitit\n{START_MARK}\nof a launcher here\n"
+
+
+def test_of_thousands_of_ranks_the_first_are_read(run):
+    for rank in range(1, 100):
+        (run.submitit / f"12_{rank}_log.out").write_text("x\n")
+    assert launcher_logs.text(run, "12").splitlines()[-1] == "[64]<stderr>:x"
+
+
+def test_the_younger_log_is_the_newest(run):
+    assert launcher_logs.newest(run) is None
+    launcher, batch = run.path / "launcher.log", run.submitit / "12_0_log.out"
+    launcher.write_text(f"{START_MARK}\nhere\n")
+    assert launcher_logs.newest(run) == (launcher, f"{START_MARK}\nhere\n")
+    run.submission.write(Submission("karolina", job_ids=("11", "12")))
+    assert launcher_logs.newest(run) == (launcher, f"{START_MARK}\nhere\n")
+    batch.write_text(BATCH)
+    os.utime(launcher, (1, 1))
+    assert launcher_logs.newest(run) == (batch, NEW)
+    os.utime(batch, (0, 0))
+    assert launcher_logs.newest(run) == (launcher, f"{START_MARK}\nhere\n")
+
+
+def test_the_attempt_of_a_start(run):
+    assert launcher_logs.attempt(run, NEW) is None
+    for token in ("slurm-12.0", "slurm-12.1", "slurm-13.0"):
+        claim_attempt(run, token)
+    assert launcher_logs.attempt(run, NEW) == 2
+    assert launcher_logs.attempt(run, BATCH) == 1
+    assert launcher_logs.attempt(run, NEW.replace("start 1", "start 2")) is None
+    # The text does not say whose it is.
+    assert launcher_logs.attempt(run, "", "12") == 2
+    assert launcher_logs.attempt(run, "", "14") is None
+    assert launcher_logs.attempt(run, "", "20_3") == 3
+    claim_attempt(run, "local-here-1-ab")
+    assert launcher_logs.attempt(run, f"{START_MARK}\n") == 4
+    assert launcher_logs.attempt(run, NEW) == 2
+    (run.attempt(4) / "token").unlink()
+    assert launcher_logs.attempt(run, NEW) == 2
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "log"
+    assert launcher_logs.tail(log) == ""
+    log.write_text("one\ntwo\nthree\n")
+    assert launcher_logs.tail(log) == "one\ntwo\nthree\n"
+    assert launcher_logs.tail(log, 14) == "one\ntwo\nthree\n"
+    assert launcher_logs.tail(log, 12) == "two\nthree\n"
+    log.write_bytes(b"\xff\n")
+    assert launcher_logs.tail(log) == "�\n"
+
+
+def test_a_start_that_said_nothing():
+    assert not launcher_logs.said_something("")
+    assert not launcher_logs.said_something(f"{START_MARK} 0 of job 12 on n1\n\n")
+    assert launcher_logs.said_something(NEW)
