@@ -6,6 +6,7 @@ submitit pickles a reference to them and the path of the run directory, nothing 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import time
@@ -57,8 +58,9 @@ def slurm_rank(path: str) -> int:
         return 0  # a later job of a chain: nothing is left to do
     place = job_environment.read()
     job_id, first = str(place.job_id), place.rank == 0
-    end_s = client.end_s(job_id) if first else None  # what one rank knows, all agree on
-    code = work(run, place.start, client.has_ended, end_s)
+    # What one rank knows, all agree on.
+    time_left = functools.partial(client.time_left, job_id) if first else None
+    code = work(run, place.start, client.has_ended, time_left)
     if first:
         _after(run, job_id)
     return code

@@ -8,6 +8,7 @@ Whatever is killed at whatever point, the study goes on: a claim whose owner has
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -26,6 +27,7 @@ from hpctrain.launch.processes import Process, preload, start
 from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
+from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage.lock import this_process
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, Submission
@@ -102,8 +104,9 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     settings = sweep_config(part["sweep"])
     metric, more = objective(settings, part["task"])
     space: list[Swept] = from_json(part["space"])
-    job_id = job_environment.read().job_id
-    stop = StopFlag(client.end_s(job_id) if job_id else None, float(part["signal_s"]))
+    job_id, stop = job_environment.read().job_id, StopFlag()
+    if job_id:
+        stop.limit = TimeLimit(functools.partial(client.time_left, job_id), float(part["signal_s"]))
     stop.install()
     suggest = None
     if settings.adaptive:
@@ -127,6 +130,8 @@ def _work(job: Job) -> None:
         while True:
             for slot in job.busy:
                 _attend(job, slot)
+            if job.stop.limit is not None:  # not in a thread: this process forks
+                job.stop.limit.look()
             stopping = job.stop.poll() is not None
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
@@ -168,7 +173,7 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
             claim.close("locked")
             return False
         config = _prepare(job, run, trial, claim)
-    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.time(), 0.0
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     job.taken += claim.work.rung == 0
     if run.read_state().phase == Phase.DONE:
         _end(job, slot)
@@ -219,7 +224,7 @@ def _end(job: Job, slot: Slot) -> None:
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(detail)
         return claim.close("stopped", reason=end.reason)
-    spent_s = time.time() - slot.began
+    spent_s = time.monotonic() - slot.began
     if end.outcome in JUDGED and end.ended:
         job.study.write_ended(claim.work, {**end.ended, "seconds": spent_s, "job": job.token})
     if end.outcome == "failed":

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.lock import JobEnded, this_process
 from hpctrain.storage.run_dir import RunDir, claim_attempt
@@ -28,11 +29,12 @@ from hpctrain.storage.succession import superseded
 from hpctrain.training.stop import StopFlag
 
 
-def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
+def work(
+    run: RunDir, token: str, job_ended: JobEnded | None = None, time_left: TimeLeft | None = None
+) -> int:
     """Run this process's rank to its end. Returns the exit code. Never raises: the reason is in the run directory.
 
-    `job_ended` asks Slurm whether a job has ended (storage/lock.py). `end_s`: when Slurm kills this job, in seconds
-    since the epoch.
+    `job_ended` asks Slurm whether a job has ended (storage/lock.py); `time_left` how many seconds this one has left.
     """
     stop = StopFlag()
     stop.install()  # before the imports that take seconds: a signal is never lost
@@ -47,7 +49,7 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
         from hpctrain.training.session import run_session
 
         stuck = functools.partial(_give_up, run, attempt, rank, job_ended)
-        reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, end_s)
+        reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, time_left)
     except BaseException as error:
         traceback.print_exc()
         _fail(run, attempt, rank, job_ended, *_reason_of(error))
