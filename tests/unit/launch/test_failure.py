@@ -68,6 +68,7 @@ def attempt(folder, outcomes, failed=None, token="token"):
         ([TIMEOUT, TIMEOUT], TIMEOUT, EXITED, TIMEOUT, 0),
         ([TIMEOUT, "running"], TIMEOUT, "", TIMEOUT, 0),
         (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", EXITED, "NAN_PERSISTENT", 0),
+        (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", KILLED, "NAN_PERSISTENT", 0),
         (UP, None, "slurmstepd: error: Detected 1 oom-kill event(s)\n", "OUT_OF_MEMORY", 0),
         (UP, None, f"{START_MARK} 0 of job 1\n{KILLED}{START_MARK} 1 of job 1\n", "RANK_KILLED", 0),
         ([], None, "srun: error: Unable to create step\n", "ERROR", None),
@@ -140,6 +141,11 @@ OTHERS = {
 def test_memory_nodes_slurm_and_srun_itself(tmp_path, name, outcomes):
     reason, rank, words = OTHERS[name]
     assert explain(attempt(tmp_path, outcomes), told(name)) == (reason, words, rank)
+
+
+def test_srun_that_was_asked_to_end_after_a_rank_had_crashed(tmp_path):
+    text = "srun: error: node2: task 1: Illegal instruction\nsrun: forcing job termination\n"
+    assert explain(attempt(tmp_path, UP), text)[0] == "RANK_KILLED"
 
 
 NOT_STARTED = {
