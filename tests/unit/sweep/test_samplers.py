@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import random
 import subprocess
 import sys
 import warnings
@@ -331,6 +332,17 @@ def test_importance_is_what_matters_among_the_better_runs():
     low, high = (importances(params, values, higher_is_better) for higher_is_better in (False, True))
     assert low["a"] > low["b"]
     assert high["b"] > high["a"]
+
+
+def test_many_numbers_are_a_range_and_many_words_are_not():
+    # As words, both would matter alike, as every value stands alone.
+    places = random.Random(0).sample(range(60), 60)
+    params = {"lr": [10 ** (-n / 12) for n in range(60)], "noise": [n / 60 for n in places]}
+    values = [abs(n - 30.0) for n in range(60)]
+    assert importances(params, values, higher_is_better=False)["lr"] > 0.9
+    words = {"name": [f"w{n % 10}" for n in range(60)], "other": [f"v{n // 10}" for n in range(60)]}
+    shares = importances(words, [float(n % 10) for n in range(60)], higher_is_better=False)
+    assert shares["name"] > 0.9
 
 
 def test_words_and_switches_have_an_importance_too():
