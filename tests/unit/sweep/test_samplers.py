@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import random
 import subprocess
 import sys
 import warnings
@@ -214,6 +215,19 @@ def test_a_journal_backend_reads_what_another_wrote(tmp_path):
     assert list(journal_backend(tmp_path / "j").read_logs(0)) == [{"a": 1}, {"b": 2}]
 
 
+def test_the_journal_is_locked_while_it_is_written(tmp_path, monkeypatch):
+    seen = []
+
+    def look(path, logs):
+        seen.append(sorted(file.name for file in tmp_path.iterdir()))
+        append(path, logs)
+
+    monkeypatch.setattr(samplers, "append", look)
+    journal_backend(tmp_path / "j").append_logs([{"a": 1}])
+    assert seen == [["j", "j.lock"]]
+    assert [file.name for file in tmp_path.iterdir()] == ["j"]
+
+
 def test_a_study_that_cannot_begin_says_why(study, monkeypatch):
     def broken(path, logs):
         raise OSError(5, "Input/output error")
@@ -275,6 +289,12 @@ def test_each_job_draws_from_a_stream_of_its_own(monkeypatch, name, kind):
     assert (asked(name) == first) == (name == "qmc")
 
 
+def test_a_study_draws_from_its_own_sampler(study, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    params = dict(zip((s.key for s in SPACE), asked("nsga2")[0], strict=True))
+    assert search(study, "nsga2").suggest().overrides == written(SPACE, params)
+
+
 def test_a_process_outside_of_slurm_has_a_stream_of_its_own(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     streams = []
@@ -302,6 +322,27 @@ def test_importance_finds_what_matters(higher_is_better):
     shares = importances(params, values, higher_is_better)
     assert list(shares) == ["lr", "seed"]
     assert shares["lr"] > 0.8 > 0.2 > shares["seed"]
+
+
+def test_importance_is_what_matters_among_the_better_runs():
+    # Lower is better below a = 5, where a decides; above, b decides.
+    runs = [(a, b) for a in range(10) for b in range(10)]
+    params = {"a": [float(a) for a, _ in runs], "b": [float(b) for _, b in runs]}
+    values = [a if a < 5 else 10.0 + b for a, b in runs]
+    low, high = (importances(params, values, higher_is_better) for higher_is_better in (False, True))
+    assert low["a"] > low["b"]
+    assert high["b"] > high["a"]
+
+
+def test_many_numbers_are_a_range_and_many_words_are_not():
+    # As words, both would matter alike, as every value stands alone.
+    places = random.Random(0).sample(range(60), 60)
+    params = {"lr": [10 ** (-n / 12) for n in range(60)], "noise": [n / 60 for n in places]}
+    values = [abs(n - 30.0) for n in range(60)]
+    assert importances(params, values, higher_is_better=False)["lr"] > 0.9
+    words = {"name": [f"w{n % 10}" for n in range(60)], "other": [f"v{n // 10}" for n in range(60)]}
+    shares = importances(words, [float(n % 10) for n in range(60)], higher_is_better=False)
+    assert shares["name"] > 0.9
 
 
 def test_words_and_switches_have_an_importance_too():
