@@ -53,11 +53,11 @@ PLAN = "must begin with epoch 0, epochs rising: [[0,128],[6,224]]"
         (config((1, 16)), f"{SIZES}=[[1,16]]: {PLAN}"),
         (config((0, 16), (3, 24), (2, 32)), f"{SIZES}=[[0,16],[3,24],[2,32]]: {PLAN}"),
         (config((0, 16), (0, 32)), f"{SIZES}=[[0,16],[0,32]]: {PLAN}"),
-        (config((0, 16), task="language_model"), f"{SIZES}=[[0,16]]: is for images"),
         (config((0, 16), shape=(40,)), f"{SIZES}=[[0,16]]: is for images"),
         (
             config((0, 16), model=LENET),
-            f"{SIZES}=[[0,16]]: model=lenet is made for one size; alexnet, vgg, googlenet, resnet are not",
+            f"{SIZES}=[[0,16]]: model=lenet is made for one size; alexnet, vgg11, vgg13, vgg16, vgg19, googlenet,"
+            " resnet18, resnet34, resnet50, resnet101, resnet152 are not",
         ),
         (
             config((0, 16), (1, 4)),

@@ -21,6 +21,8 @@ from hpctrain.flops.runs import (
     run_figures,
     run_total,
 )
+from hpctrain.models.network import Network
+from hpctrain.models.settings import NETWORKS
 
 
 def total(**changes):
@@ -103,8 +105,6 @@ class Sequences:
 class Mixture(Sequences):
     """A sample of n words costs n² + 1 MACs, and 7 more from 100 words on: no polynomial."""
 
-    capacity_factor: float = 1.0
-
 
 def step(forward, weight_grad=0, input_grad=0):
     """Returns the count of a step with so many MACs."""
@@ -130,6 +130,7 @@ def counted(monkeypatch):
         return step(batch * (n * n + 1 + (7 if isinstance(settings, Mixture) and n >= 100 else 0)))
 
     monkeypatch.setattr(runs, "counted", count)
+    monkeypatch.setitem(NETWORKS, "toy", Network(Sequences, ""))
     return lengths
 
 
@@ -205,7 +206,8 @@ def test_short_sequences_stand_for_long_ones(counted):
     assert counted == [4, 8, 12]
 
 
-def test_a_mixture_is_counted_at_each_length(counted):
+def test_a_mixture_is_counted_at_each_length(counted, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "toy", Network(Mixture, "", mixture=lambda settings: None))
     found = figures(Mixture(), samples=10, epochs=1, lengths={20: 0.5, 100: 0.5})
     assert counted == [20, 100]
     assert found["flops_per_sample"] == 401 + 10_008
