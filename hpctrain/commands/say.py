@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import RunState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +19,11 @@ def say(text: str) -> None:
     print(f"hpctrain: {text}", file=sys.stderr, flush=True)
 
 
-def show_end(run: RunDir) -> int:
-    """Print how the run ended; returns the exit code."""
+def show_end(run: RunDir, state: RunState | None = None) -> int:
+    """Print how the run ended; returns the exit code. `state`: what state.json says, or should say."""
     from hpctrain.launch import follow
 
-    return follow.show_end(run, run.read_state(), sys.stdout, sys.stderr)
+    return follow.show_end(run, state or run.read_state(), sys.stdout, sys.stderr)
 
 
 def show_done(run: RunDir) -> int:

@@ -41,8 +41,7 @@ def _train_here(config: Config) -> int:
         return show_done(run)
     if changed := renew(run, config):
         print(changed)
-    foreground.run_here(run, config, sys.stdout, say)
-    return show_end(run)
+    return show_end(run, foreground.run_here(run, config, sys.stdout, say))
 
 
 def _validation_loss(config: Config) -> float | None:

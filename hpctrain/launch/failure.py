@@ -1,16 +1,23 @@
 """Why an attempt ended, if no rank was left to say so: from what ranks and launcher left behind.
 
-Takes a run directory and the launcher's output (mpirun's, srun's, horovodrun's); returns a reason of
+Takes a run directory, the launcher's output (mpirun's, srun's, horovodrun's) and its exit code; returns a reason of
 storage/run_state.py, and writes it. Only once the launcher has ended.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage import last_word
+from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
+from hpctrain.storage.patience import PATIENCE_S, patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Reason, RunState
+from hpctrain.storage.run_state import Phase, Reason, RunState, reason_of_oserror
 
 # The first task that ended badly: as mpirun says it, and as srun does ("node2: task 1: Killed").
 _ENDED = re.compile(
@@ -21,13 +28,27 @@ _ENDED = re.compile(
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
 
-def settle(run: RunDir, launcher_text: str, before: int = 0) -> RunState:
-    """Writes the end of the newest attempt into state.json; returns the state. Attempts up to `before` do not count."""
-    reason, detail, rank = explain(run, launcher_text, before)
-    return run.state.failed(reason, detail, rank)
+def settle(run: RunDir, launcher_text: str, before: int = 0, code: int | None = None) -> RunState:
+    """Writes the end of the newest attempt into state.json, if the disk takes it; returns the state.
+
+    Attempts up to `before` do not count. `code`: the launcher's exit code.
+    """
+    reason, detail, rank = explain(run, launcher_text, before, code)
+    # Whoever ended for a full disk has waited for it already.
+    patience_s = 0.0 if reason == Reason.DISK_FULL else PATIENCE_S
+    try:
+        return patiently(lambda: run.state.failed(reason, detail, rank), patience_s)
+    except OSError as error:
+        if reason_of_oserror(error) is None:
+            raise
+        if reason in (Reason.LOST, Reason.ERROR) and max(run.attempts(), default=0) <= before:
+            reason, detail = str(reason_of_oserror(error)), f"nothing can be written: {error}"
+        return replace(run.read_state(), phase=Phase.FAILED, reason=reason, detail=detail, rank=rank)
 
 
-def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str, int | None]:
+def explain(
+    run: RunDir, launcher_text: str, before: int = 0, code: int | None = None
+) -> tuple[str, str, int | None]:
     """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
     launcher_text = launcher_text.rpartition(START_MARK)[2]  # of the last start alone
     if run.cancel_file.exists():
@@ -38,6 +59,11 @@ def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str,
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
     if failure and (failure["reason"] != Reason.COLLECTIVE_TIMEOUT or not silent):
         return failure["reason"], failure["detail"], failure["rank"]
+    said = _said(run, attempts[-1] if attempts else None, launcher_text)
+    if code == EXIT_DISK_FULL and (said is None or said.reason != Reason.DISK_FULL):
+        said = LastWord(Reason.DISK_FULL, f"a rank had no room to say more than exit code {code}", None)
+    if said and (said.reason != Reason.COLLECTIVE_TIMEOUT or not silent):
+        return said
     first = _ENDED.search(launcher_text)
     how = (first["name"] or _SIGNAL_NAMES.get(first["number"], first["number"])) if first else None
     if re.search(r"(?i)oom.?kill|out of memory", launcher_text):
@@ -57,3 +83,26 @@ def explain(run: RunDir, launcher_text: str, before: int = 0) -> tuple[str, str,
     if not last:
         return Reason.LOST, "the process ended without a word, before it had begun", None
     return Reason.ERROR, f"the ranks did not start: {' '.join(last)}"[:500], None
+
+
+def last_said(run: RunDir, launcher_text: str) -> LastWord | None:
+    """Returns what the newest start said of its end, if state.json could not be written then; None if nothing."""
+    state = run.read_state()
+    attempt = state.attempt if state.phase == Phase.RUNNING else None  # else it may be of an earlier start
+    failure = run.failure(attempt) if attempt else None
+    if failure:
+        return LastWord(failure["reason"], failure["detail"], failure["rank"])
+    return _said(run, attempt, launcher_text.rpartition(START_MARK)[2])
+
+
+def _said(run: RunDir, attempt: int | None, launcher_text: str) -> LastWord | None:
+    """The last word of a rank that could not write a file: in the launcher's output or in the rank's log."""
+    logs = sorted(run.attempt(attempt).glob("rank_*.log")) if attempt else []
+    return last_word.find("\n".join([launcher_text, *map(_tail, logs)]))
+
+
+def _tail(path: Path, size: int = 4096) -> str:
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read().decode(errors="replace")
+    return ""

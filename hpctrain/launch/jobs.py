@@ -16,8 +16,9 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.launch import local
 from hpctrain.scheduler import submit as scheduler
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Phase, Reason
+from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
 
 
 def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None = None) -> str:
@@ -38,7 +39,16 @@ def local_job(path: str) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, asked)
-    process = local.start(run, from_dict(run.read_config()))
+    try:
+        process = patiently(lambda: local.start(run, from_dict(run.read_config())))
+    except OSError as error:
+        if reason_of_oserror(error) is None:
+            raise
+        failed = storage_failure(error, "the run cannot be started")
+        print(f"hpctrain: {failed}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            run.state.failed(failed.reason, failed.detail)
+        return str(Phase.FAILED)
     passed_on = False
     while process.poll() is None:
         if asked_at and not passed_on:
@@ -82,7 +92,7 @@ def _after(run: RunDir, job_id: str) -> None:
     if state.reason == Reason.TERMINATED:
         if not client.in_grace(job_id):
             return  # scancel, or Slurm puts it back itself
-        run.state.reason_is(Reason.PREEMPTED)
+        patiently(lambda: run.state.reason_is(Reason.PREEMPTED))
     if config.resources.chain > 1:
         run.state.interrupted("the last job of the chain has ended; resume goes on")
         return

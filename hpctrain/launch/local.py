@@ -24,8 +24,10 @@ from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16, gpu_count
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import RunState
+from hpctrain.storage.run_state import Reason, RunState
 
 # How long ranks may take to save and stop, in seconds.
 STOP_PATIENCE_S = 60.0
@@ -142,12 +144,13 @@ def finish(
     `asked`: the reason for which the ranks were asked to stop. Ranks that ended without a word, or before they could
     stop in good order, ended for it. `before`: the newest attempt before this start.
     """
-    process.wait()
+    code = process.wait()
     state = run.read_state()
-    if state.final:
+    if state.final and (code != EXIT_DISK_FULL or state.reason == Reason.DISK_FULL):
         return state
     fresh = [number for number in run.attempts() if number > before]
-    if asked and not run.cancel_file.exists() and not (fresh and run.failure(fresh[-1])):
-        return run.state.stopped(asked, in_slurm=False)
+    full = code == EXIT_DISK_FULL
+    if asked and not full and not run.cancel_file.exists() and not (fresh and run.failure(fresh[-1])):
+        return patiently(lambda: run.state.stopped(asked, in_slurm=False))
     log = run.path / "launcher.log"
-    return settle(run, log.read_text(errors="replace") if log.exists() else "", before)
+    return settle(run, log.read_text(errors="replace") if log.exists() else "", before, code)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.launch import local
+from hpctrain.launch.failure import last_said
 from hpctrain.scheduler import answers, client
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase, Reason, Submission, reason_of_slurm
@@ -102,8 +103,22 @@ def _ask_slurm(open_runs: Sequence[tuple[RunDir, Row, Submission]]) -> dict[Path
         settled |= _ask_cluster(conf, members)
     for run, row, _ in open_runs:
         if settled[run.path].phase in FINAL:
+            settled[run.path] = _as_said(run, settled[run.path])
             _note_end(run, row, settled[run.path])
     return settled
+
+
+def _as_said(run: RunDir, row: Row) -> Row:
+    """The row of an end that nobody wrote down, with the reason if a rank could say it at least in a log."""
+    unexplained = row.reason in (Reason.LOST, Reason.ERROR)
+    if not unexplained and row.phase != Phase.INTERRUPTED:
+        return row
+    logs = (run.submitit / f"{row.job_id}_0_log.out", run.path / "launcher.log")
+    text = next((log.read_text(errors="replace") for log in logs if log.is_file()), "")
+    said = last_said(run, text)
+    if said is None or not (unexplained or said.reason == Reason.DISK_FULL):
+        return row
+    return replace(row, phase=Phase.FAILED, reason=said.reason, detail=said.detail)
 
 
 def _ask_cluster(

@@ -88,7 +88,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         "stderr_to_stdout": True,
         "setup": _setup(config, run),
         # Where no rank was left to say how the run ended, the batch shell finds out.
-        "teardown": [f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))}"],
+        "teardown": [f"{python} -m hpctrain.launch.post_mortem {shlex.quote(str(run))} $?"],
         "srun_args": [
             *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
             f"--cpus-per-task={cpus}",  # since 22.05 srun no longer takes it from sbatch

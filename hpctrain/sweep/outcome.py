@@ -12,6 +12,7 @@ from typing import Any
 
 from hpctrain import job_environment
 from hpctrain.launch.failure import settle
+from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.sweep import results
@@ -29,24 +30,33 @@ class End:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(run: RunDir, claim: Claim, metric: str, before: int, told: str | None, asked: bool) -> End:
+def judge(
+    run: RunDir,
+    claim: Claim,
+    metric: str,
+    before: int,
+    told: str | None,
+    asked: bool,
+    code: int | None = None,
+) -> End:
     """Returns the end of one start.
 
     `before`: the newest attempt before it; `told`: why the job stops, if it does; `asked`: whether the run was
-    told so.
+    told so; `code`: its exit code.
     """
     state = run.read_state()
-    if not (state.final or state.phase == Phase.REQUEUED):
+    full = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
+    if full or not (state.final or state.phase == Phase.REQUEUED):
         fresh = [number for number in run.attempts() if number > before]
         failure = run.failure(fresh[-1]) if fresh else None
         if failure and failure["reason"] == Reason.RUN_LOCKED:  # another process is at it: not ours to judge
             return End("locked")
-        if asked and told and failure is None and not run.cancel_file.exists():
+        if asked and told and failure is None and not full and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
             run.state.stopped(told, job_environment.read().in_job)
             return End("stopped", told)
         log = run.path / "launcher.log"
-        state = settle(run, log.read_text(errors="replace") if log.exists() else "", before)
+        state = settle(run, log.read_text(errors="replace") if log.exists() else "", before, code)
     epochs = claim.work.epochs
     facts = results.facts(run, metric, epochs)
     phase, reason = state.phase, state.reason

@@ -8,6 +8,7 @@ Whatever is killed at whatever point, the study goes on: a claim whose owner has
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -26,8 +27,9 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.processes import Process, preload, start
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Phase, Reason, Submission
+from hpctrain.storage.run_state import Phase, Reason, Submission, reason_of_oserror
 from hpctrain.sweep.claims import JUDGED, Claim
 from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
@@ -130,11 +132,15 @@ def _work(job: Job) -> None:
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
-                claim = job.agenda.take(index, leftovers_first=restarted)
-                if claim:
-                    restarted = False
-                    _begin(job, free[0], claim)
-                    patience_s, look_at = WAIT_S[0], 0.0
+                try:
+                    claim = patiently(functools.partial(job.agenda.take, index, leftovers_first=restarted))
+                    if claim:
+                        restarted = False
+                        _begin(job, free[0], claim)
+                        patience_s, look_at = WAIT_S[0], 0.0
+                        continue
+                except (OSError, RunFailed) as error:
+                    job.full = _full(error)  # the runs that go on may still find room
                     continue
                 if not job.busy and not job.agenda.waits:
                     return
@@ -156,7 +162,7 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> None:
     slot.claim, slot.began, slot.asked_at = claim, time.time(), 0.0
     slot.attempts = max(run.attempts(), default=0)
     job.taken += claim.work.rung == 0
-    config = _prepare(job, run, trial, claim)
+    config = patiently(lambda: _prepare(job, run, trial, claim))
     if run.read_state().phase == Phase.DONE:
         return _end(job, slot)
     slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
@@ -196,20 +202,29 @@ def _end(job: Job, slot: Slot) -> None:
     """Note how a piece of work ended, and free the slot."""
     claim = slot.claim
     assert claim is not None
+    code = slot.process.poll() if slot.process else None
     slot.claim = slot.process = None
     _note(job)
     run = job.study.run(claim.work.run_id)
-    end = judge(run, claim, job.metric, slot.attempts, job.stop.reason, asked=slot.asked_at > 0)
+    end = judge(run, claim, job.metric, slot.attempts, job.stop.reason, slot.asked_at > 0, code)
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(end.facts["detail"])
-        return claim.close("stopped", reason=end.reason)
+        return patiently(lambda: claim.close("stopped", reason=end.reason))
     spent = {"seconds": time.time() - slot.began, "job": job.token}
     if end.outcome in JUDGED:
-        job.study.write_ended(claim.work, end.facts | spent)
+        patiently(lambda: job.study.write_ended(claim.work, end.facts | spent))
     if end.outcome == "failed":
         print(f"{run.run_id} failed: {end.reason}: {end.facts['detail']}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
-    return claim.close(end.outcome, reason=end.reason, **spent)
+    return patiently(lambda: claim.close(end.outcome, reason=end.reason, **spent))
+
+
+def _full(error: OSError | RunFailed) -> str:
+    """Returns what is full. Raises the error if that is not why."""
+    reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
+    if reason != Reason.DISK_FULL:
+        raise error
+    return error.detail if isinstance(error, RunFailed) else str(error)
 
 
 def _come_back(job: Job) -> None:
