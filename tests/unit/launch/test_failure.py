@@ -1,10 +1,12 @@
 """Why an attempt ended, from what ranks and srun left behind: the first that failed counts, of the last start."""
 
+import errno
 import json
 
 import pytest
 
-from hpctrain.launch.failure import explain
+from hpctrain.launch import failure as module
+from hpctrain.launch.failure import explain, last_said, settle
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 
@@ -49,3 +51,60 @@ def attempt(folder, outcomes, failure=None):
 def test_the_first_that_failed_counts(tmp_path, outcomes, failure, text, reason, rank):
     found = explain(attempt(tmp_path, outcomes, failure), text)
     assert (found[0], found[2]) == (reason, rank)
+
+
+FULL = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
+WAITED = "hpctrain: rank 0: COLLECTIVE_TIMEOUT: a rank did not answer\n"
+ABORTED = "process rank 1 with PID 0 on node n exited on signal 6 (Aborted)\n"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failure", "text", "code", "reason", "rank"),
+    [
+        (["running", "running"], None, FULL, 28, "DISK_FULL", 1),
+        (["running", "running"], None, f"{WAITED}{FULL}{ABORTED}", 1, "DISK_FULL", 1),
+        (["COLLECTIVE_TIMEOUT", "running"], "COLLECTIVE_TIMEOUT", "", 28, "DISK_FULL", None),
+        (["running", "running"], None, f"{FULL}{START_MARK} 1 of job 1\n{KILLED}", 1, "RANK_KILLED", 1),
+        ([], None, "", 28, "DISK_FULL", None),
+        (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", "", 28, "NAN_PERSISTENT", 0),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_known_from_a_line_or_the_exit_code(
+    tmp_path, outcomes, failure, text, code, reason, rank
+):
+    found = explain(attempt(tmp_path, outcomes, failure), text, code=code)
+    assert (found[0], found[2]) == (reason, rank)
+
+
+def test_the_log_of_a_rank_is_a_witness_too(tmp_path):
+    run = attempt(tmp_path, ["running", "running"])
+    run.rank_log(1, 1).write_text(f"step 3\n{FULL}state.json does not say so: [Errno 28]\n")
+    assert explain(run, "") == ("DISK_FULL", "checkpoints cannot be written", 1)
+    run.state.beat(phase="running", attempt=1)
+    assert last_said(run, "") == ("DISK_FULL", "checkpoints cannot be written", 1)
+    run.state.starting(host="h")  # the next start: its ranks have said nothing yet
+    assert last_said(run, "") is None
+    assert last_said(run, f"{WAITED}{START_MARK}\n{FULL}").reason == "DISK_FULL"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "reason"),
+    [
+        (FULL, 28, "DISK_FULL"),
+        ("", None, "DISK_FULL"),
+        ("a word\n", 1, "DISK_FULL"),
+        (KILLED, 137, "RANK_KILLED"),
+    ],
+)
+def test_an_end_is_told_even_if_it_cannot_be_written(tmp_path, monkeypatch, text, code, reason):
+    run = RunDir(tmp_path)
+    run.state.beat(phase="requeued", reason="PREEMPTED", step=40)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hpctrain.storage.run_state.replace_text", full)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    state = settle(run, text, code=code)
+    assert (state.phase, state.reason, state.step) == ("failed", reason, 40)
+    assert run.read_state().phase == "requeued"
