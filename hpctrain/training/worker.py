@@ -59,8 +59,10 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
         stuck = functools.partial(_give_up, run, attempt, rank, launcher)
         reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, end_s)
     except BaseException as error:
-        traceback.print_exc()
-        _fail(run, attempt, rank, launcher, *_reason_of(error))
+        reason, detail = _reason_of(error)
+        if reason != Reason.DISK_FULL:
+            traceback.print_exc()
+        _fail(run, attempt, rank, launcher, reason, detail)
     with contextlib.suppress(OSError):
         _say_who(run, attempt, rank, reason)
     os.close(launcher)

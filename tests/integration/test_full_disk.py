@@ -6,6 +6,7 @@ A disk is a small tmpfs, mounted as root. A thread keeps it full: what the run f
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from hpctrain.config.compose import load
+from hpctrain.config.load import to_dict
+from hpctrain.storage import patience
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.training.worker import work
 from tests.integration.conftest import Cli
 from tests.waiting import until
 
@@ -24,7 +30,7 @@ NETWORKS = str(Path(__file__).parents[1] / "slurm")
 SLOW = (
     "lenet_digits", "model=custom", "model.target=slow_network:SlowNetwork", "+model.pause_s=0.08",
     "train.batch_size=8", "train.steps=150", "train.log_every=5", "checkpoint.every=10", "checkpoint.keep_last=2",
-    "data.validation_limit=20",
+    "data.validation_limit=20", "resources.threads_per_rank=1",
 )  # fmt: skip
 QUICK = (*SLOW, "model.pause_s=0")
 
@@ -44,9 +50,13 @@ class Disk:
         self._thread = threading.Thread(target=self._keep_full, daemon=True)
         self._thread.start()
 
-    def free(self):
+    def rest(self):
+        """What the run frees from now on stays free."""
         self._full.clear()
         self._thread.join()
+
+    def free(self):
+        self.rest()
         self._filler.unlink()
 
     def _keep_full(self):
@@ -96,17 +106,18 @@ def undisturbed(tmp_path_factory):
                 f"resources.ranks={ranks}",
                 PYTHONPATH=f"{NETWORKS}:{os.environ['PYTHONPATH']}",
             )
-            found[ranks] = outcome(cli)
+            found[ranks] = outcome(cli.the_run())
         return found[ranks]
 
     return of
 
 
-def outcome(cli):
+def outcome(run):
+    """The tensors of its newest checkpoint, and its records of training and validation."""
     keys = ("kind", "step", "samples", "lr", "scores")
-    lines = map(json.loads, (cli.the_run() / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     records = [{k: line.get(k) for k in keys} for line in lines if line["kind"] != "summary"]
-    return cli.tensors(), records
+    return load_file(max((run / "checkpoints").glob("step_*")) / "tensors.safetensors"), records
 
 
 def assert_same(one, other):
@@ -137,7 +148,7 @@ def test_five_seconds_cost_a_checkpoint_and_a_heartbeat(disk, small, undisturbed
     assert process.returncode == 0, (out, err, small.logs())
     assert "checkpoint not written" in out
     assert (small.state()["phase"], small.state()["checkpoint"]) == ("done", 150)
-    assert_same(outcome(small), undisturbed(ranks))
+    assert_same(outcome(small.the_run()), undisturbed(ranks))
     assert len(list((small.the_run() / "checkpoints").glob("step_*"))) == 2
     assert not list(small.the_run().rglob(".*.json*")) + list(small.the_run().rglob(".draft.*"))
 
@@ -153,7 +164,7 @@ def test_full_for_good_ends_as_disk_full_and_goes_on_when_there_is_room(disk, sm
     assert process.returncode == 1, (out, err)
     assert "failed" in err
     assert "DISK_FULL: checkpoints cannot be written" in err
-    assert "Traceback" not in out + err.partition("  | ")[0]
+    assert "Traceback" not in out + err
     disk.free()
     for line in (small.the_run() / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
@@ -163,8 +174,8 @@ def test_full_for_good_ends_as_disk_full_and_goes_on_when_there_is_room(disk, sm
 @pytest.mark.parametrize("kept_full", [True, False])
 def test_full_before_the_start(disk, small, kept_full):
     disk.fill()
-    if not kept_full:  # a few blocks come free
-        disk._full.clear()
+    if not kept_full:
+        disk.rest()
     _, err = small.run("train", *QUICK, code=1)
     assert "DISK_FULL" in err
     assert "No space left" in err
@@ -172,59 +183,74 @@ def test_full_before_the_start(disk, small, kept_full):
     assert "internal error" not in err
 
 
-def test_full_between_two_starts(disk, small, undisturbed):
-    process = small.start("train", *SLOW)
-    until(lambda: step(small) >= 40, "step 40")
-    process.send_signal(2)
-    process.communicate(timeout=60)
-    before = (small.the_run() / "metrics.jsonl").read_bytes()
-    disk.fill()
-    _, err = small.run("train", *QUICK, code=1)
-    assert "DISK_FULL" in err
-    disk.free()
-    assert (small.the_run() / "metrics.jsonl").read_bytes() == before
-    small.run("train", *QUICK)
-    assert_same(outcome(small), undisturbed(1))
+def child(run, token, stderr=2):
+    """Starts the run's one rank in a forked process, with `stderr` as its launcher's."""
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(stderr, 2)
+        os._exit(work(run, token))
+    return pid
 
 
-def test_a_rank_that_cannot_write_a_byte_says_so_to_its_launcher(disk, small):
-    """As in a job that comes back onto a full disk: nobody but the exit code and stderr can tell."""
-    process = small.start("train", *SLOW)
-    until(lambda: step(small) >= 20, "step 20")
-    process.send_signal(2)
-    process.communicate(timeout=60)
-    run = small.the_run()
+def end_of(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture
+def stopped(disk, monkeypatch):
+    """A run of one rank on the small disk that was asked to stop in its middle, as before a requeue."""
+    monkeypatch.syspath_prepend(NETWORKS)
+    monkeypatch.setattr(patience, "PATIENCE_S", 10.0)
+    run = RunDir(disk.place / "run")
+    run.create(to_dict(load([f"experiment={SLOW[0]}", *SLOW[1:]])))
+    pid = child(run, "first")
+    until(lambda: (run.read_state().step or 0) >= 40, "step 40")
+    os.kill(pid, signal.SIGINT)
+    assert end_of(pid) == 0
+    run.state.beat(phase="requeued", reason="PREEMPTED")
+    return run
+
+
+def test_a_job_that_comes_back_onto_a_full_disk_says_so_without_it(disk, stopped, tmp_path):
+    """Nobody but the exit code and stderr can tell."""
+    before = stopped.metrics_file.read_bytes()
     disk.fill()
-    rank = subprocess.run(
-        [sys.executable, "-m", "hpctrain.training.worker", run, "another start"],
-        capture_output=True,
-        text=True,
-    )
-    assert rank.returncode == EXIT_DISK_FULL
-    assert rank.stderr.startswith("hpctrain: rank 0: DISK_FULL: ")
-    assert len(rank.stderr.splitlines()) == 1
-    said = subprocess.run(
-        [sys.executable, "-m", "hpctrain.launch.post_mortem", run, str(rank.returncode)],
-        capture_output=True, text=True, env=os.environ | {"SLURM_JOB_ID": "7"},
-    )  # fmt: skip
+    with (tmp_path / "stderr").open("wb") as stderr:
+        assert end_of(child(stopped, "second", stderr.fileno())) == EXIT_DISK_FULL
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith("hpctrain: rank 0: DISK_FULL: ")
+    post_mortem = [sys.executable, "-m", "hpctrain.launch.post_mortem", stopped.path, str(EXIT_DISK_FULL)]
+    job = os.environ | {"SLURM_JOB_ID": "7"}
+    said = subprocess.run(post_mortem, capture_output=True, text=True, env=job)
     assert said.returncode == EXIT_DISK_FULL
     assert said.stderr.startswith("hpctrain: DISK_FULL: ")
+    assert stopped.read_state().phase == "requeued"  # there was no room for the truth
+    assert stopped.attempts() == [1]
+    assert stopped.metrics_file.read_bytes() == before
     disk.free()
-    assert not list(run.rglob(".new.*"))
-    assert RunDir(run).attempts() == [1]
+    assert not list(stopped.path.rglob(".new.*"))
+    assert subprocess.run(post_mortem, env=job).returncode == EXIT_DISK_FULL
+    assert stopped.read_state().reason == "DISK_FULL"
 
 
-def test_room_that_comes_back_while_a_run_starts(disk, small, undisturbed):
-    process = small.start("train", *SLOW)
-    until(lambda: step(small) >= 20, "step 20")
-    process.send_signal(2)
-    process.communicate(timeout=60)
+def test_room_that_comes_back_while_a_run_starts(disk, stopped, undisturbed, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 60.0)
     disk.fill()
-    rank = subprocess.Popen(
-        [sys.executable, "-m", "hpctrain.training.worker", small.the_run(), "another start"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    pid = child(stopped, "second")
+    time.sleep(5)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    disk.free()
+    assert end_of(pid) == 0
+    assert_same(outcome(stopped.path), undisturbed(1))
+
+
+def test_the_last_moments_of_a_run_wait_for_room(disk, stopped, undisturbed):
+    """The last save, the last record, the curves and the last word of state.json, one after the other."""
+    pid = child(stopped, "second")
+    until(lambda: (stopped.read_state().step or 0) >= 140, "step 140")
+    disk.fill()
     time.sleep(5)
     disk.free()
-    assert (rank.communicate(timeout=120)[1], rank.returncode) == ("", 0)
-    assert_same(outcome(small), undisturbed(1))
+    assert end_of(pid) == 0
+    assert stopped.read_state().phase == "done"
+    assert_same(outcome(stopped.path), undisturbed(1))
