@@ -25,6 +25,8 @@ _ENDED = re.compile(
     r"|srun: error: \S+: tasks? (?P<task>\d+)\S*: "
     r"(?:(?P<name>Killed|Aborted|Segmentation fault|Bus error|Terminated)|Exited with exit code)"
 )
+_ENDED_FULL = re.compile(rf"(?i)exit code:?\s+{EXIT_DISK_FULL}\b")  # in srun's words and in mpirun's
+_GUESSED = ("ended without a word", "the ranks did not start")  # of ends that nothing explains
 _SIGNAL_NAMES = {"9": "Killed", "6": "Aborted", "11": "Segmentation fault", "7": "Bus error"}
 
 
@@ -41,7 +43,7 @@ def settle(run: RunDir, launcher_text: str, before: int = 0, code: int | None = 
     except OSError as error:
         if reason_of_oserror(error) is None:
             raise
-        if reason in (Reason.LOST, Reason.ERROR) and max(run.attempts(), default=0) <= before:
+        if any(words in detail for words in _GUESSED):
             reason, detail = str(reason_of_oserror(error)), f"nothing can be written: {error}"
         return replace(run.read_state(), phase=Phase.FAILED, reason=reason, detail=detail, rank=rank)
 
@@ -57,11 +59,14 @@ def explain(
     ranks = run.rank_files(attempts[-1]) if attempts else []
     failure = run.failure(attempts[-1]) if attempts else None
     silent = [who["rank"] for who in ranks if who["outcome"] == "running"]
+    said = _said(run, attempts[-1] if attempts else None, launcher_text)
+    if code == EXIT_DISK_FULL or _ENDED_FULL.search(launcher_text):  # the failure may be an earlier start's
+        if failure and failure["reason"] != Reason.DISK_FULL:
+            failure = None
+        if failure is None and (said is None or said.reason != Reason.DISK_FULL):
+            said = LastWord(Reason.DISK_FULL, "a rank could not even write why it ended", None)
     if failure and (failure["reason"] != Reason.COLLECTIVE_TIMEOUT or not silent):
         return failure["reason"], failure["detail"], failure["rank"]
-    said = _said(run, attempts[-1] if attempts else None, launcher_text)
-    if code == EXIT_DISK_FULL and (said is None or said.reason != Reason.DISK_FULL):
-        said = LastWord(Reason.DISK_FULL, f"a rank had no room to say more than exit code {code}", None)
     if said and (said.reason != Reason.COLLECTIVE_TIMEOUT or not silent):
         return said
     first = _ENDED.search(launcher_text)

@@ -20,7 +20,7 @@ from hpctrain.storage.run_state import Submission, reason_of_oserror
 
 
 def main() -> int:
-    """Prepares the run; returns the exit code: 2 for wrong settings, 28 for a full disk."""
+    """Prepares the run; returns the exit code: 2 for wrong settings, 228 for a full disk."""
     try:
         config = load(sys.argv[1:])
         if config.cluster.kind != "slurm":

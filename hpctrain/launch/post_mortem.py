@@ -1,7 +1,7 @@
 """`python -m hpctrain.launch.post_mortem RUN CODE`: the batch shell's last line, after srun has ended with CODE.
 
 Takes a run directory. If no rank was left to say how the attempt ended, finds out from what they left, says it on
-stderr and writes state.json. Exits 0 if the run is in good order, else 1, or 28 if it failed as DISK_FULL: Slurm shows
+stderr and writes state.json. Exits 0 if the run is in good order, else 1, or 228 if it failed as DISK_FULL: Slurm shows
 the job as failed.
 """
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from hpctrain.storage.run_state import ENDINGS, Reason
 
-EXIT_DISK_FULL = 28  # the exit code of a rank, and of its job, that ended as DISK_FULL: ENOSPC's number
+# The exit code of a rank, and of its job, that ended as DISK_FULL: 200 and ENOSPC's number. srun returns the highest of
+# its tasks' codes, and those that it kills have 137 or 143.
+EXIT_DISK_FULL = 228
 
 _LINE = re.compile(r"hpctrain: (?:rank (?P<rank>\d+): )?(?P<reason>[A-Z_]+): (?P<detail>.*)")
 

@@ -2,7 +2,7 @@
 
 Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
 Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
-The exit code is 0 if the run is done or stopped in good order, 28 if it failed as DISK_FULL, and 1 if it failed for
+The exit code is 0 if the run is done or stopped in good order, 228 if it failed as DISK_FULL, and 1 if it failed for
 another reason; why is also said on the stderr that the process began with (storage/last_word.py).
 """
 

@@ -61,12 +61,13 @@ ABORTED = "process rank 1 with PID 0 on node n exited on signal 6 (Aborted)\n"
 @pytest.mark.parametrize(
     ("outcomes", "failure", "text", "code", "reason", "rank"),
     [
-        (["running", "running"], None, FULL, 28, "DISK_FULL", 1),
+        (["running", "running"], None, FULL, 228, "DISK_FULL", 1),
         (["running", "running"], None, f"{WAITED}{FULL}{ABORTED}", 1, "DISK_FULL", 1),
-        (["COLLECTIVE_TIMEOUT", "running"], "COLLECTIVE_TIMEOUT", "", 28, "DISK_FULL", None),
+        (["COLLECTIVE_TIMEOUT", "running"], "COLLECTIVE_TIMEOUT", "", 228, "DISK_FULL", None),
+        (["running", "running"], None, EXITED.replace("code 1", "code 228"), 137, "DISK_FULL", None),
         (["running", "running"], None, f"{FULL}{START_MARK} 1 of job 1\n{KILLED}", 1, "RANK_KILLED", 1),
-        ([], None, "", 28, "DISK_FULL", None),
-        (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", "", 28, "NAN_PERSISTENT", 0),
+        ([], None, "", 228, "DISK_FULL", None),
+        (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", "", 228, "DISK_FULL", None),
     ],
 )  # fmt: skip
 def test_a_full_disk_is_known_from_a_line_or_the_exit_code(
@@ -90,9 +91,10 @@ def test_the_log_of_a_rank_is_a_witness_too(tmp_path):
 @pytest.mark.parametrize(
     ("text", "code", "reason"),
     [
-        (FULL, 28, "DISK_FULL"),
+        (FULL, 228, "DISK_FULL"),
         ("", None, "DISK_FULL"),
         ("a word\n", 1, "DISK_FULL"),
+        (ABORTED, 1, "RANK_KILLED"),
         (KILLED, 137, "RANK_KILLED"),
     ],
 )

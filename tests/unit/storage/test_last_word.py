@@ -31,4 +31,4 @@ def test_other_lines_say_nothing(text):
 
 
 def test_exit_codes():
-    assert (last_word.exit_code("DISK_FULL"), last_word.exit_code("ERROR")) == (28, 1)
+    assert (last_word.exit_code("DISK_FULL"), last_word.exit_code("ERROR")) == (228, 1)
