@@ -141,6 +141,7 @@ def _work(job: Job) -> None:
                         continue
                 except (OSError, RunFailed) as error:
                     job.full = _full(error)  # the runs that go on may still find room
+                    _give_back(free[0])
                     continue
                 if not job.busy and not job.agenda.waits:
                     return
@@ -217,6 +218,14 @@ def _end(job: Job, slot: Slot) -> None:
         print(f"{run.run_id} failed: {end.reason}: {end.facts['detail']}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
     return patiently(lambda: claim.close(end.outcome, reason=end.reason, **spent))
+
+
+def _give_back(slot: Slot) -> None:
+    """Another job, or a later one, takes the work of a slot that could not begin it."""
+    claim, slot.claim = slot.claim, None
+    if claim is not None:
+        with contextlib.suppress(OSError):
+            claim.close("stopped", reason=Reason.DISK_FULL)
 
 
 def _full(error: OSError | RunFailed) -> str:
