@@ -133,11 +133,13 @@ def _work(job: Job) -> None:
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
+                claim = None
                 try:
                     claim = patiently(functools.partial(job.agenda.take, index, leftovers_first=restarted))
                     begun = claim is not None and _begin(job, free[0], claim)
                 except (OSError, RunFailed) as error:
                     job.full = _full(error)  # the runs that go on may still find room
+                    _give_back(free[0], claim)
                     continue
                 if claim:
                     restarted = False
@@ -241,6 +243,14 @@ def _end(job: Job, slot: Slot) -> None:
         print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
     return patiently(lambda: claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token))
+
+
+def _give_back(slot: Slot, claim: Claim | None) -> None:
+    """Another job, or a later one, does the work that `slot` could not begin."""
+    slot.claim = None
+    if claim is not None:
+        with contextlib.suppress(OSError):
+            claim.close("stopped", reason=Reason.DISK_FULL)
 
 
 def _full(error: OSError | RunFailed) -> str:

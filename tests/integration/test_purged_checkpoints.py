@@ -11,8 +11,8 @@ import torch
 
 from hpctrain.checkpoints import store
 from hpctrain.checkpoints.saver import read
-from hpctrain.config.compose import load
 from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.worker import work
 from tests.integration.test_full_disk import NETWORKS

@@ -144,11 +144,11 @@ def test_an_end_that_could_not_be_written_is_found_in_the_log(
     assert (run.read_state().phase, run.read_state().reason) == (phase, reason)
 
 
-@pytest.mark.parametrize("log", [WORD, "mpirun: lost\n"])
-def test_a_local_run_that_could_not_write_its_end(tmp_path, log):
+@pytest.mark.parametrize(("log", "reason"), [(WORD, "DISK_FULL"), ("mpirun: lost\n", "ERROR"), ("", "LOST")])
+def test_a_local_run_that_could_not_write_its_end(tmp_path, log, reason):
     run = a_run(tmp_path)
     run.submission_file.unlink()
     os.utime(run.state_file, (0, 0))
     (run.path / "launcher.log").write_text(log)
     (found,) = status.rows(tmp_path)
-    assert found.reason == ("DISK_FULL" if log == WORD else "LOST")
+    assert found.reason == reason
