@@ -68,10 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        from hpctrain.storage.run_state import reason_of_oserror
+
+        reason = reason_of_oserror(error)
+        if reason is None and os.environ.get("HPCTRAIN_DEBUG"):
+            raise
+        return _say(f"{reason}: {error}" if reason else _internal(error), 1)
     except Exception as error:
         if os.environ.get("HPCTRAIN_DEBUG"):
             raise
-        return _say(f"internal error: {type(error).__name__}: {error} (HPCTRAIN_DEBUG=1 shows where)", 1)
+        return _say(_internal(error), 1)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -108,6 +115,10 @@ def _complete(argv: list[str]) -> int:
     from hpctrain.config.compose import run_app
 
     return run_app(argv, lambda values: (0, None))
+
+
+def _internal(error: Exception) -> str:
+    return f"internal error: {type(error).__name__}: {error} (HPCTRAIN_DEBUG=1 shows where)"
 
 
 def _say(text: str, code: int) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,14 @@ from hpctrain.storage.files import (
     write_file,
 )
 from hpctrain.storage.lock import Term
+from hpctrain.storage.patience import AGAIN_S, patiently
 from hpctrain.storage.run_state import Reason, storage_failure
 
 FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs
 DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
 WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
 PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
-RETRY_S = 30.0  # a failed save is tried again after this time, whatever the settings say
+RETRY_S = 30.0  # a failed save is tried again after this time at the latest; one that fails then ends the run
 READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries if the storage returns an error
 
 
@@ -77,9 +79,9 @@ class Checkpointer:
         self._job: _Job | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._last_error = OSError()
         self._failures = self._saves = 0
-        self._saved_at = time.monotonic()
+        self._saved_at = self._began = self._failing_since = time.monotonic()
+        self.committed_step: int | None = None  # of the newest checkpoint that rank 0 knows to be on disk
         self.stall_s = 0.0  # how long training waited for the last save
         self.write_s = 0.0  # how long the last write took, beside training
 
@@ -109,7 +111,7 @@ class Checkpointer:
             self._buffer.lay_out(parts[self._rank])
 
     def report(self) -> None:
-        """Call at every step, to report a failed write early. Raises RunFailed at the second failure in a row."""
+        """Call at every step, to report a failed write early. Raises RunFailed as `wait` does."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
@@ -117,10 +119,11 @@ class Checkpointer:
         """Wait for the last write, copy the snapshot, and write it in the background.
 
         Every rank calls it at the same step with the same names and shapes. `metric`: smaller is better, and the best
-        checkpoint is kept. After a failed write training goes on. Raises RunFailed at the second failure in a row.
+        checkpoint is kept. After a failed write training goes on. Raises RunFailed as `wait` does.
         """
         began = time.monotonic()
         self.wait()
+        self._began = time.monotonic()
         self._saves += 1
         parts = self._divide(snapshot.tensors)
         if self._rank < len(parts):
@@ -133,7 +136,7 @@ class Checkpointer:
         self.stall_s = self._saved_at - began
 
     def wait(self) -> None:
-        """Wait until nothing is being written. Raises RunFailed at the second failure in a row."""
+        """Wait until nothing is being written. Raises RunFailed if saves have failed for RETRY_S seconds."""
         if self._thread is None:
             return
         self._thread.join()
@@ -145,22 +148,23 @@ class Checkpointer:
         if not isinstance(error, OSError):
             raise error  # a later attempt has taken over, or a defect: another try would fail as well
         self._failures += 1
+        if self._failures == 1:
+            self._failing_since = self._began
+        elif time.monotonic() - self._failing_since >= RETRY_S:
+            raise storage_failure(error, "checkpoints cannot be written")
         print(f"checkpoint not written ({error}); the run goes on", flush=True)
-        if self._failures >= 2:
-            raise _failed(error)
-        self._last_error = error
 
-    def finish(self) -> None:
-        """Wait until the last save is on disk. Raises RunFailed if that is impossible.
+    def finish(self, gather: Callable[[bool], list[bool]] = lambda failed: [failed]) -> None:
+        """Wait until the last save is on disk. Raises RunFailed if saves have failed for RETRY_S seconds.
 
-        A failed save is tried again from the same buffer if rank 0 writes alone.
+        A failed save is tried again, by all ranks from the same buffers. `gather` returns what all ranks give it.
         """
         self.wait()
-        if self._failures and self._job is not None:
-            if self._job.parts > 1:
-                raise _failed(self._last_error)
-            self._saves += 1  # its name may be taken already
-            self._start(replace(self._job, save=self._saves))
+        while any(gather(self._failures > 0)):
+            time.sleep(AGAIN_S)
+            self._saves += 1  # the name may be taken already
+            if self._job is not None:
+                self._start(replace(self._job, save=self._saves))
             self.wait()
 
     def settle(self, patience_s: float = 30.0) -> None:
@@ -169,22 +173,29 @@ class Checkpointer:
         while self._thread is not None and self._thread.is_alive() and not patience.is_over():
             self._thread.join(0.1)
 
-    def restore(self) -> Snapshot | None:
+    def restore(self, saved_step: int = 0) -> Snapshot | None:
         """Returns the newest checkpoint that verifies, or None if there never was one. Broken ones are put aside.
 
         Raises RunFailed("NO_VALID_CHECKPOINT") if there were some and none is good: a run never starts from the
-        beginning in silence. From here on the saves of this attempt count, and those that an earlier attempt makes
-        after this do not. Rank 0 only.
+        beginning in silence. `saved_step`: other files of the run say that this step was saved. From here on the saves
+        of this attempt count, and those that an earlier attempt makes after this do not. Rank 0 only.
         """
         assert self._term is not None
         refuse_if_shared(self._folder)
         refuse_if_shared(self._folder.parent)
         store.sweep(self._folder, self._files)
         snapshot, wrong = self._newest()
-        if snapshot is None and (wrong or store.had_some(self._folder)):
-            what = "; ".join(wrong) or "all were put aside or removed before"
-            raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"{what}; to begin anew, remove {self._folder}")
-        self._term.begin(snapshot.meta["step"] if snapshot else 0)
+        if snapshot is None and (wrong or saved_step or store.had_some(self._folder)):
+            gone = f"step {saved_step} was saved, but" if saved_step else "some were saved, but"
+            what = (
+                "; ".join(wrong)
+                or f"{gone} no checkpoint is left in {self._folder}: put aside, removed or purged"
+            )
+            anew = f"to begin anew, give another run.name or remove {self._folder.parent}"
+            raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"{what}; {anew}")
+        step = snapshot.meta["step"] if snapshot else 0
+        patiently(functools.partial(self._term.begin, step))
+        self.committed_step = step or None
         return snapshot
 
     def newest(self) -> Snapshot | None:
@@ -226,15 +237,20 @@ class Checkpointer:
                 store.publish(draft, entry, parts, job.meta, self._term)
                 if not self._retention.is_good(entry):
                     raise OSError(errno.EIO, "it does not read back as it was written")
+                self.committed_step = entry.step
                 self._prune()
         except BaseException as error:
             self._error = error
+            # Leave nothing on a full disk.
             with contextlib.suppress(OSError):
-                if job.rank > 0:  # so that rank 0 does not wait for this part
-                    trouble = {"errno": getattr(error, "errno", None) or errno.EIO, "error": str(error)}
-                    replace_file(_receipt(draft, job.rank), seal(trouble), self._files)
-                else:  # leave nothing on a full disk
-                    remove_tree(draft, self._files)
+                remove_tree(draft / _part_name(job.rank, job.parts) if job.rank else draft, self._files)
+            if job.rank > 0:  # so that rank 0 does not wait for this part
+                trouble = {"errno": getattr(error, "errno", None) or errno.EIO, "error": str(error)}
+                receipt = functools.partial(
+                    replace_file, _receipt(draft, job.rank), seal(trouble), self._files
+                )
+                with contextlib.suppress(OSError):
+                    patiently(receipt)
         self.write_s = time.monotonic() - began
 
     def _write_part(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
@@ -334,7 +350,3 @@ def _part_name(rank: int, parts: int) -> str:
 def _receipt(draft: Path, rank: int) -> Path:
     """The file in which a rank describes its part; beside the draft, which holds only files of the checkpoint."""
     return draft.with_name(f"{draft.name}.{rank}.json")
-
-
-def _failed(error: OSError) -> RunFailed:
-    return storage_failure(error, "checkpoints cannot be written")

@@ -141,8 +141,9 @@ def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
 
 
 def had_some(folder: Path) -> bool:
-    """Returns whether a checkpoint was ever committed here."""
-    return (folder / "latest").exists() or any(folder.glob("broken.*"))
+    """Returns whether a checkpoint was ever committed here: its name, or a term that began from one, is left."""
+    begun = any(owner.step for owner in lock.owners(folder).values())
+    return begun or (folder / "latest").exists() or any(folder.glob("broken.*"))
 
 
 def publish(

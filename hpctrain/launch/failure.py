@@ -1,7 +1,7 @@
 """Why an attempt ended, if no rank was left to say so: from what ranks and launcher left behind.
 
-Takes a run directory and the launcher's output (srun's, mpirun's, horovodrun's, the batch shell's; launcher_logs.py);
-returns a reason of storage/run_state.py, and writes it. Only once the launcher has ended.
+Takes a run directory, the launcher's output (srun's, mpirun's, horovodrun's, the batch shell's; launcher_logs.py) and
+its exit code; returns a reason of storage/run_state.py, and writes it. Only once the launcher has ended.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpctrain.launch import kernel_log, launcher_logs
 from hpctrain.scheduler.sbatch import FAILED_MARK
+from hpctrain.storage import last_word
+from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
+from hpctrain.storage.patience import PATIENCE_S, patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import ENDINGS, Reason, RunState
+from hpctrain.storage.run_state import ENDINGS, Phase, Reason, RunState, reason_of_oserror
 
 Cause = tuple[str, str, int | None]  # reason, detail, the rank at fault
 
@@ -84,10 +87,26 @@ _TELLING = re.compile(
 )
 
 
-def settle(run: RunDir, launcher_text: str, attempt: int | None) -> RunState:
-    """Writes into state.json how an attempt ended (None: no rank of the start has come up); returns the state."""
-    reason, detail, rank = explain(run, launcher_text, attempt)
-    return run.state.failed(reason, detail, rank, attempt=attempt)
+def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | None = None) -> RunState:
+    """Writes into state.json how an attempt ended (None: no rank of the start has come up); returns the state.
+
+    The state is the same if the disk does not take it. `code`: the launcher's exit code.
+    """
+    start = _Start(run, launcher_text, attempt, code)
+    known = start.known()
+    reason, detail, rank = known or start.guess()
+    # Whoever ended for a full disk has waited for it already.
+    patience_s = 0.0 if reason == Reason.DISK_FULL else PATIENCE_S
+    try:
+        return patiently(lambda: run.state.failed(reason, detail, rank, attempt=attempt), patience_s)
+    except OSError as error:
+        storage = reason_of_oserror(error)
+        if storage is None:
+            raise
+        if known is None:
+            reason, detail = storage, f"nothing can be written: {error}"
+        phase = ENDINGS[reason].phase or Phase.FAILED
+        return replace(run.read_state(), phase=phase, reason=reason, detail=detail, rank=rank)
 
 
 def cause(run: RunDir, job_id: str | None) -> Cause | None:
@@ -96,17 +115,14 @@ def cause(run: RunDir, job_id: str | None) -> Cause | None:
     From the logs of its newest start alone; None if they do not tell.
     """
     said = launcher_logs.text(run, job_id)
-    return _Start(run, said, launcher_logs.attempt(run, said, job_id)).cause()
+    start = _Start(run, said, launcher_logs.attempt(run, said, job_id))
+    return start.known() or start.launcher_said()
 
 
-def explain(run: RunDir, launcher_text: str, attempt: int | None) -> Cause:
+def explain(run: RunDir, launcher_text: str, attempt: int | None, code: int | None = None) -> Cause:
     """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
-    start = _Start(run, launcher_text, attempt)
-    if (found := start.cause()) is not None:
-        return found
-    if start.silent:
-        return Reason.RANK_KILLED, f"rank {start.silent[0]} ended without a word", start.silent[0]
-    return Reason.LOST, "the process ended without a word, before it had begun", None
+    start = _Start(run, launcher_text, attempt, code)
+    return start.known() or start.guess()
 
 
 @dataclass(frozen=True)
@@ -151,26 +167,51 @@ def _numbers(text: str) -> tuple[int, ...]:
 class _Start:
     """What is left of one start of a run."""
 
-    def __init__(self, run: RunDir, launcher_text: str, attempt: int | None) -> None:
-        self.run, self.attempt = run, attempt
+    def __init__(self, run: RunDir, launcher_text: str, attempt: int | None, code: int | None = None) -> None:
+        self.run, self.attempt, self.code = run, attempt, code
         self.text = launcher_logs.last_start(launcher_text)
         self.ranks = run.rank_files(self.attempt) if self.attempt else []
-        self.failure = run.failure(self.attempt) if self.attempt else None
         self.silent = [who["rank"] for who in self.ranks if who["outcome"] == "running"]
         self.ends = _ends(self.text)
 
-    def cause(self) -> Cause | None:
-        """Returns what is known of the end; None if nobody has said anything of it."""
+    def known(self) -> Cause | None:
+        """Returns what a rank said of the end, or what the launcher said of a rank's; None if they did not."""
         if self.run.cancel_file.exists():
             return Reason.CANCELLED, "cancelled by the user", None
-        first = self._first()
-        own = self.failure and (self.failure["reason"], self.failure["detail"], self.failure["rank"])
+        first, own = self._first(), self._own_word()
         # A rank that got no answer cannot know why: the launcher does, if the other one was killed.
         if own and (own[0] != Reason.COLLECTIVE_TIMEOUT or not (self.silent or first)):
             return own
         return self._before_srun() or self._memory(first) or self._outside(first) or self._signal(first) or (
-            self._exit(first) or own or self._launcher_said()
+            self._exit(first) or own
         )  # fmt: skip
+
+    def guess(self) -> Cause:
+        """Returns what to say of an end of which nothing is known."""
+        if (said := self.launcher_said()) is not None:
+            return said
+        if self.silent:
+            return Reason.RANK_KILLED, f"rank {self.silent[0]} ended without a word", self.silent[0]
+        return Reason.LOST, "the process ended without a word, before it had begun", None
+
+    def _own_word(self) -> LastWord | None:
+        """What a rank said of the end: in failure.json; in a log, if it could not write that; or by its exit code."""
+        failure = self.run.failure(self.attempt) if self.attempt else None
+        told = failure and LastWord(failure["reason"], failure["detail"], failure["rank"])
+        full = EXIT_DISK_FULL in (self.code, *(end.code for end in self.ends))
+        if told and not full and (told.reason != Reason.COLLECTIVE_TIMEOUT or not self.silent):
+            return told
+        logs = self.run.attempt(self.attempt).glob("rank_*.log") if self.attempt else ()
+        texts = (launcher_logs.of_this_start(self.text), *(launcher_logs.tail(log) for log in sorted(logs)))
+        said = last_word.find("\n".join(texts))
+        if full:
+            words = [word for word in (told, said) if word and word.reason == Reason.DISK_FULL]
+            return (
+                words[0]
+                if words
+                else LastWord(Reason.DISK_FULL, "a rank could not even write why it ended", None)
+            )
+        return said if said and said.reason != Reason.COLLECTIVE_TIMEOUT else told or said
 
     def _first(self) -> _End | None:
         """The first tasks that ended without having said why; others only if they crashed."""
@@ -250,8 +291,8 @@ class _Start:
         detail = f"rank {rank}{' ended' if up else ' did not start'}: {first.how[0].lower()}{first.how[1:]}"
         return _reason(said), _cut(f"{detail}: {said}" if said else f"{detail}, and it did not say why"), rank
 
-    def _launcher_said(self) -> Cause | None:
-        """Nobody is named: what the launcher or the shell said."""
+    def launcher_said(self) -> Cause | None:
+        """Returns what the launcher or the shell said if nobody is named; None if they said nothing."""
         said = words(self.text) or ("" if self.ranks else _last(self.text))
         if said and self.silent:
             return (

@@ -19,28 +19,37 @@ from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
+from hpctrain.storage import last_word
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_state import reason_of_oserror
 
 
 def main() -> int:
-    """Prepares the run; returns the exit code, 2 for wrong settings."""
+    """Prepares the run; returns the exit code: 2 for wrong settings, 228 for a full disk."""
     try:
         config = load(sys.argv[1:])
         if config.cluster.kind != "slurm":
             raise UserError("cluster", config.cluster.name, "give cluster=NAME, one that Slurm runs")
         sbatch.check(config)
-        run, job_id = prepare(config), str(job_environment.read().job_id)
+        run, job_id = patiently(lambda: prepare(config)), str(job_environment.read().job_id)
         with hold(run, patience_s=PATIENCE_S):
             other = look(run, besides=job_id)
             if other != Standing():
                 raise UserError("run", run.run_id, f"is under way as job {other.job_id or other.leaving}")
-            _note_job(run, config, job_id)
+            patiently(lambda: _note_job(run, config, job_id))
     except UserError as error:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
     except RunFailed as error:
         print(f"hpctrain: {error}", file=sys.stderr)
-        return 1
+        return last_word.exit_code(error.reason)
+    except OSError as error:
+        reason = reason_of_oserror(error)
+        if reason is None:
+            raise
+        print(f"hpctrain: {reason}: {error}", file=sys.stderr)
+        return last_word.exit_code(reason)
     print(run.path)
     return 0
 

@@ -17,8 +17,9 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.launch import local, start
 from hpctrain.scheduler import submit as scheduler
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Phase, Reason
+from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
 
 
 def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None = None) -> str:
@@ -30,6 +31,7 @@ def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None
 def local_job(path: str) -> str:
     """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
     run, asked = RunDir(Path(path)), False
+    config = from_dict(run.read_config())
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
@@ -37,15 +39,33 @@ def local_job(path: str) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, ask)
+
+    def begin() -> local.Ranks | None:
+        return None if asked or run.cancel_file.exists() else local.start(run, config)
+
     with start.hold(run, patience_s=start.PATIENCE_S):  # the submitter has it until it has noted this job
-        if asked or run.cancel_file.exists():
+        try:
+            ranks = patiently(begin)
+        except OSError as error:
+            return _not_started(run, error)
+        if ranks is None:
             run.state.cancelled("cancelled before its ranks were started")
             return str(Phase.CANCELLED)
-        ranks = local.start(run, from_dict(run.read_config()))
         while ranks.poll() is None:
             ranks.attend(asked)
             time.sleep(0.1)
         return str(ranks.finish(Reason.INTERRUPTED if asked else None).phase)
+
+
+def _not_started(run: RunDir, error: OSError) -> str:
+    """Storage took nothing of a start: says so on stderr, and in state.json if there is room; returns the phase."""
+    if reason_of_oserror(error) is None:
+        raise error
+    failed = storage_failure(error, "the run cannot be started")
+    print(f"hpctrain: {failed}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        run.state.failed(failed.reason, failed.detail)
+    return str(Phase.FAILED)
 
 
 def slurm_rank(path: str) -> int:
@@ -83,7 +103,7 @@ def _after(run: RunDir, job_id: str) -> None:
     if state.reason == Reason.TERMINATED:
         if not client.in_grace(job_id):
             return  # scancel, or Slurm puts it back itself
-        run.state.reason_is(Reason.PREEMPTED)
+        patiently(lambda: run.state.reason_is(Reason.PREEMPTED))
     if config.resources.chain > 1:
         run.state.interrupted("the last job of the chain has ended; resume goes on")
         return

@@ -17,6 +17,7 @@ READ_BYTES = 200_000  # of the end of a log: what a launcher says of an end is s
 _RANK_BYTES = 4_000
 _MOST_RANKS = 64  # whose words are read; of thousands the first say the same
 _OF_RANK = re.compile(r"_(\d+)_log\.(out|err)$")
+_RANK_LINE = re.compile(r"\[\d+\]<stderr>:")
 _START = re.compile(rf"{re.escape(START_MARK)} (\d+) of job (\d+)")
 
 
@@ -59,6 +60,17 @@ def last_start(said: str) -> str:
     """Returns the part of a launcher's log that belongs to its last start."""
     _, mark, part = said.rpartition(START_MARK)
     return mark + part
+
+
+def of_this_start(said: str) -> str:
+    """Returns the lines of a start's text that no earlier start can have written.
+
+    In a job that was started again, the logs of other ranks may be those of an earlier start.
+    """
+    start = _START.match(said)
+    if start is None or start[1] == "0":
+        return said
+    return "\n".join(line for line in said.splitlines() if not _RANK_LINE.match(line))
 
 
 def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:

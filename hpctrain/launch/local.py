@@ -27,7 +27,9 @@ from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.patience import Patience
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.lock import lives
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState, signal_for
 from hpctrain.storage.succession import superseded
@@ -145,20 +147,21 @@ class Ranks:
         or before they could stop in good order, ended for it. If another start has taken the run over, the state is
         that of this start alone, and is not written.
         """
-        self._process.wait()
+        code = self._process.wait()
         run, attempt = self._run, self._run.attempt_of(self.token)
-        state = run.read_state()
-        if state.final and attempt is not None and state.attempt == attempt:
+        state, full = run.read_state(), code == EXIT_DISK_FULL
+        own = state.final and attempt is not None and state.attempt == attempt
+        if own and (not full or state.reason == Reason.DISK_FULL):
             return state
         if superseded(run, attempt, None):
-            reason, detail, rank = explain(run, launcher_logs.text(run, None), attempt)
+            reason, detail, rank = explain(run, launcher_logs.text(run, None), attempt, code)
             return RunState(Phase.FAILED, reason, detail, rank, attempt)
         if state.final and attempt is None and state.phase == Phase.CANCELLED:
             return state
         failed = attempt is not None and run.failure(attempt) is not None and not self._killed
-        if asked and not run.cancel_file.exists() and not failed:
-            return run.state.stopped(asked, in_slurm=False)
-        return settle(run, launcher_logs.text(run, None), attempt)
+        if asked and not run.cancel_file.exists() and not failed and not full:
+            return patiently(lambda: run.state.stopped(asked, in_slurm=False))
+        return settle(run, launcher_logs.text(run, None), attempt, code)
 
 
 def start(run: RunDir, config: Config) -> Ranks:

@@ -1,8 +1,8 @@
-"""`python -m hpctrain.launch.post_mortem RUN`: the batch shell's last line, after srun has ended.
+"""`python -m hpctrain.launch.post_mortem RUN [CODE]`: the batch shell's last line, after srun has ended with CODE.
 
-Takes a run directory. If no rank was left to say how this start of the job ended, finds out from what they left and
-writes state.json; unless another start has taken the run over, which knows better. Exits 0 if this start ended in good
-order, else 1: Slurm shows the job as failed.
+Takes a run directory. If no rank was left to say how this start of the job ended, finds out from what they left, says
+it on stderr and writes state.json; unless another start has taken the run over, which knows better. Exits 0 if this
+start ended in good order, else 1, or 228 if it failed as DISK_FULL: Slurm shows the job as failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from hpctrain import job_environment
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
+from hpctrain.storage import last_word
+from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.storage.succession import superseded
@@ -22,17 +24,23 @@ from hpctrain.storage.succession import superseded
 def main() -> int:
     """Settles the run; returns the exit code."""
     run, place = RunDir(Path(sys.argv[1])), job_environment.read()
+    code = int(sys.argv[2]) if sys.argv[2:] else None
     attempt, state = run.attempt_of(place.start), run.read_state()
     text = launcher_logs.text(run, place.job_id)
     if who := superseded(run, attempt, place.job_id, client.has_ended):
-        reason, detail, _ = explain(run, text, attempt)
+        reason, detail, _ = explain(run, text, attempt, code)
         print(f"hpctrain: {who} has the run now; this start ended with {reason}: {detail}", flush=True)
         return 1
     said = state.final or (state.phase == Phase.REQUEUED and state.attempt == attempt)
     # A rank that got no answer cannot know why: srun does, if the other one was killed.
-    if not said or (state.reason == Reason.COLLECTIVE_TIMEOUT and state.attempt == attempt):
-        state = settle(run, text, attempt)
-    return 1 if state.phase == Phase.FAILED else 0
+    doubtful = state.reason == Reason.COLLECTIVE_TIMEOUT and state.attempt == attempt
+    unwritten = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
+    if not said or doubtful or unwritten:
+        state = settle(run, text, attempt, code)
+        if state.phase == Phase.FAILED:  # state.json may not have taken it
+            word = LastWord(str(state.reason), state.detail or "", state.rank)
+            print(last_word.line(word), file=sys.stderr, flush=True)
+    return last_word.exit_code(str(state.reason)) if state.phase == Phase.FAILED else 0
 
 
 if __name__ == "__main__":

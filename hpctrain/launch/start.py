@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from hpctrain.scheduler import client
 from hpctrain.storage import lock
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 
 PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that
@@ -19,7 +20,14 @@ PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as lon
 
 @contextlib.contextmanager
 def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
-    """Holds the right to start `run` inside the block. Raises RunFailed(RUN_LOCKED), naming who has it."""
+    """Holds the right to start `run` inside the block. Raises RunFailed(RUN_LOCKED), naming who has it, and OSError.
+
+    `patience_s`: with others who have it, and with a full disk.
+    """
     told = client.Snapshot(run.submission.read().slurm_conf)
-    with lock.acquire(run.start_folder, 0, told.has_ended, patience_s, doing="starting it"):
+
+    def take() -> lock.Term:
+        return lock.acquire(run.start_folder, 0, told.has_ended, patience_s, doing="starting it")
+
+    with patiently(take, patience_s):
         yield

@@ -111,6 +111,7 @@ def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
         settled |= _ask_cluster(conf, members)
     for seen in open_runs:
         if settled[seen.run.path].phase in FINAL and seen.row.phase not in FINAL:
+            settled[seen.run.path] = _with_cause(seen.run, settled[seen.run.path])
             _note_end(seen, settled[seen.run.path])
     return settled
 
@@ -131,17 +132,18 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path,
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        row = settle(row, job, queued=bool(own[seen.run.path]))
-        settled[seen.run.path] = _with_cause(seen, row)
+        settled[seen.run.path] = settle(row, job, queued=bool(own[seen.run.path]))
     return settled
 
 
-def _with_cause(seen: _Seen, row: Row) -> Row:
-    """The row of a run that Slurm alone says has failed, with what the logs say of why."""
-    if row.phase != Phase.FAILED or seen.state.final or row.reason not in (Reason.ERROR, Reason.LOST):
+def _with_cause(run: RunDir, row: Row) -> Row:
+    """The row of a run that did not write down its end, with what the logs say of why."""
+    unexplained = row.phase == Phase.FAILED and row.reason in (Reason.ERROR, Reason.LOST)
+    told = failure.cause(run, row.job_id) if unexplained or row.phase == Phase.INTERRUPTED else None
+    # A run that could not even write that it came back ended for a full disk; another word may be an earlier start's.
+    if told is None or not (unexplained or told[0] == Reason.DISK_FULL):
         return row
-    told = failure.cause(seen.run, row.job_id)
-    return replace(row, reason=told[0], detail=told[1]) if told else row
+    return replace(row, phase=Phase.FAILED, reason=told[0], detail=told[1])
 
 
 def _note_end(seen: _Seen, settled: Row) -> None:

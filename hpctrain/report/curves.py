@@ -20,7 +20,10 @@ _STYLES: dict[str, dict[str, Any]] = {
 def draw_curves(
     train: Sequence[TrainRecord], validation: Sequence[ValidationRecord], path: Path, title: str
 ) -> None:
-    """Draw one panel per score, with both kinds of records in each. Nothing is drawn if there is no score yet."""
+    """Draw one panel per score, with both kinds of records in each. Nothing is drawn if there is no score yet.
+
+    Raises OSError.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,5 +45,9 @@ def draw_curves(
         axes.legend()
     figure.suptitle(title, fontsize=10)
     draft = path.with_suffix(".tmp.png")
-    figure.savefig(draft, dpi=120)
-    draft.replace(path)
+    try:
+        figure.savefig(draft, dpi=120)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

@@ -112,7 +112,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         "stderr_to_stdout": True,
         "setup": setup(config, run, post_mortem),
         # If no rank was left to say how the run ended, the batch shell finds out. If Slurm ended it, Slurm knows why.
-        "teardown": ["code=$?", f"{NOT_ENDED} || exit $code", post_mortem],
+        "teardown": ["code=$?", f"{NOT_ENDED} || exit $code", f"{post_mortem} $code"],
         "srun_args": [
             *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
             EXPORT_ALL,

@@ -119,19 +119,22 @@ def acquire(
     patience = Patience(patience_s, ASK_S)
     mine = this_process(attempt)
     draft = folder / "terms" / f".draft.{uuid.uuid4().hex[:8]}"
-    write_file(draft, [memoryview(seal(dataclasses.asdict(mine)))], files)
     try:
+        write_file(draft, [memoryview(seal(dataclasses.asdict(mine)))], files)
         while True:
             last = _newest(folder)
             if last and not has_ended(_read(folder, last), mine, job_ended):
                 if patience.is_over():
                     raise _locked(folder, _read(folder, last), mine, doing)
                 time.sleep(1)
-            elif files.link(draft, _path(folder, last + 1)):
+                continue
+            number = 1 + max(last, _committed(folder))
+            if files.link(draft, _path(folder, number)):
                 files.sync_folder(folder / "terms")
-                return Term(folder, last + 1, mine, files)
+                return Term(folder, number, mine, files)
     finally:
-        files.remove(draft)
+        with contextlib.suppress(FileNotFoundError):  # there was no room for it
+            files.remove(draft)
 
 
 def last_owner(folder: Path) -> Owner | None:
@@ -243,6 +246,12 @@ def _numbers(folder: Path) -> list[int]:
 
 def _newest(folder: Path) -> int:
     return max(_numbers(folder), default=0)
+
+
+def _committed(folder: Path) -> int:
+    """The highest term that has committed a checkpoint: numbers grow even if the terms' own files were removed."""
+    found = [re.fullmatch(r"step_\d+\.t(\d+)-\d+", path.name) for path in folder.iterdir()]
+    return max((int(name[1]) for name in found if name), default=0)
 
 
 def _read(folder: Path, number: int) -> Owner:

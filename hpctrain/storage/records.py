@@ -153,6 +153,12 @@ def validation_records(path: Path) -> list[ValidationRecord]:
     return [record for record in records if isinstance(record, ValidationRecord)]
 
 
+def summary_records(path: Path) -> list[SummaryRecord]:
+    """Returns the records of how attempts ended in good order, the oldest first."""
+    records = map(from_line, _parsed(path, '"summary"'))
+    return [record for record in records if isinstance(record, SummaryRecord)]
+
+
 def _parsed(path: Path, word: str) -> Iterator[dict[str, Any]]:
     """The JSON objects among the lines that have `word`; the others are not even parsed: a study has many."""
     try:

@@ -24,6 +24,7 @@ read runs through this file without importing torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -35,7 +36,8 @@ from typing import Any
 
 from hpctrain.errors import RunFailed, UserError, nearest
 from hpctrain.storage.json_files import read_json, replace_text
-from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile
+from hpctrain.storage.records import summary_records
+from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
 
 
 class RunDir:
@@ -172,9 +174,9 @@ class RunDir:
         """Publishes why this attempt failed, unless another rank was first; returns whether this rank was."""
         path = self.attempt(attempt) / "failure.json"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".failure.")
-        with os.fdopen(handle, "w") as file:
-            json.dump(failure, file)
         try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(failure, file)
             os.link(name, path)  # fails if the file exists: the first one stays
         except FileExistsError:
             return False
@@ -228,6 +230,16 @@ class RunDir:
         """Returns how the run stands now; phase NEW if it was never started."""
         return self.state.read()
 
+    def saved_step(self) -> int:
+        """Returns the newest step of which the run's files, those of the checkpoints aside, say that it was saved."""
+        state = self.read_state()
+        told = [
+            state.checkpoint,
+            *(state.starts or ()),
+            *(end.step for end in summary_records(self.metrics_file)),
+        ]
+        return max((step for step in told if isinstance(step, int)), default=0)
+
     def write_profile(self, values: Mapping[str, Any]) -> None:
         """Writes profile.json: how long each part of a step takes."""
         replace_text(self.path / "profile.json", json.dumps(values))
@@ -250,7 +262,10 @@ class RunDir:
 
 
 def make_private(path: Path) -> None:
-    """Makes a folder and its parents; the folder itself is 0700 under any umask. Raises UserError."""
+    """Makes a folder and its parents; the folder itself is 0700 under any umask.
+
+    Raises UserError, and RunFailed(DISK_FULL).
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -260,6 +275,8 @@ def make_private(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass  # a read-only file system says so only here
     except OSError as error:
+        if reason_of_oserror(error) == Reason.DISK_FULL:
+            raise RunFailed(Reason.DISK_FULL, str(error)) from None
         allowed = f"must be a folder that you can write to ({error.strerror})"
         raise UserError("run.root", path, allowed) from None
 
@@ -268,23 +285,26 @@ def claim_attempt(run: RunDir, token: str) -> int:
     """Returns the number of the attempt that `token` names; the first process of it to come makes its folder.
 
     Ranks of one attempt come in any order and at once, on several nodes: a folder is published with its
-    token by one rename, which fails if another was faster.
+    token by one rename, which fails if another was faster. Numbers grow, even if the folders were removed. Raises
+    OSError.
     """
     folder = run.path / "attempts"
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
+        # Before the look for the token: if another process makes its folder in between, the look finds that.
+        number = 1 + max([*run.attempts(), run.read_state().attempt or 0])
         if (known := run.attempt_of(token)) is not None:
             return known
-        numbers = run.attempts()
         fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new."))
-        (fresh / "token").write_text(token)
-        number = numbers[-1] + 1 if numbers else 1
         try:
+            (fresh / "token").write_text(token)
             fresh.rename(run.attempt(number))
-        except OSError:  # another process has just made it
-            shutil.rmtree(fresh)
-            continue
-        return number
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has just made it
+                raise
+        else:
+            return number
 
 
 def locate(root: str, study: str, run_id: str) -> RunDir:

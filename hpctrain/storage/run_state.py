@@ -173,7 +173,8 @@ class RunState:
     """state.json. Times are seconds since the epoch; what is not known is None.
 
     `starts`: the step that each start in a row began at, as long as none made a step. `figures`: the newest record's
-    figures; `summary`: those of the whole run, at its end. `rank`: the one at fault.
+    figures; `summary`: those of the whole run, at its end. `checkpoint`: the newest step that was saved.
+    `rank`: the one at fault.
     """
 
     phase: Phase = Phase.NEW
@@ -192,6 +193,7 @@ class RunState:
     epoch_steps: int | None = None
     figures: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] | None = None
+    checkpoint: int | None = None
     starts: Sequence[Any] | None = None
     heartbeat: float | None = None
 

@@ -13,6 +13,8 @@ from hpctrain import job_environment
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler import client
+from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.storage.succession import superseded
@@ -35,24 +37,31 @@ class End:
     ended: Ended | None = None
 
 
-def judge(run: RunDir, claim: Claim, metric: str, token: str, told: str | None, asked: bool) -> End:
+def judge(
+    run: RunDir, claim: Claim, metric: str, token: str, told: str | None, asked: bool, code: int | None = None
+) -> End:
     """Returns the end of one start.
 
-    `token` names the start; `told`: why the job stops, if it does; `asked`: whether the run was told so.
+    `token` names the start; `told`: why the job stops, if it does; `asked`: whether the run was told so; `code`: the
+    exit code of its process.
     """
     state, attempt, place = run.read_state(), run.attempt_of(token), job_environment.read()
     failure = run.failure(attempt) if attempt is not None else None
     locked = failure is not None and failure["reason"] == Reason.RUN_LOCKED
     if locked or superseded(run, attempt, place.job_id, client.has_ended):
         return End("locked")  # another process is at it: not ours to judge
-    if not (state.final or state.phase == Phase.REQUEUED):
-        if asked and told and failure is None and not run.cancel_file.exists():
+    full = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
+    if full or not (state.final or state.phase == Phase.REQUEUED):
+        if asked and told and failure is None and not full and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
-            run.state.stopped(told, place.in_job)
+            patiently(lambda: run.state.stopped(told, place.in_job))
             return End("stopped", told)
-        state = settle(run, launcher_logs.text(run, None), attempt)
+        state = settle(run, launcher_logs.text(run, None), attempt, code)
     epochs = claim.work.epochs
-    ended = results.ended(run, metric, epochs)
+    ended: Ended = {
+        **results.ended(run, metric, epochs),
+        "detail": state.detail,
+    }  # the disk may not have taken it
     phase, reason = state.phase, state.reason
     again = reason in passing() or (asked and reason == Reason.ERROR)  # a signal can make anything fail
     if phase == Phase.DONE or reason == Reason.PAUSED:

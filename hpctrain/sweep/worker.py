@@ -29,13 +29,14 @@ from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
 from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage.lock import this_process
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import Phase, Reason, Submission
+from hpctrain.storage.run_state import Phase, Reason, Submission, reason_of_oserror
 from hpctrain.sweep.claims import JUDGED, Claim
 from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.space import from_json
-from hpctrain.sweep.study_dir import JobRecord, StudyDir, Trial
+from hpctrain.sweep.study_dir import Ended, JobRecord, StudyDir, Trial
 from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag
 
@@ -136,10 +137,16 @@ def _work(job: Job) -> None:
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
-                claim = job.agenda.take(index, leftovers_first=restarted)
+                claim = None
+                try:
+                    claim = patiently(functools.partial(job.agenda.take, index, leftovers_first=restarted))
+                    begun = claim is not None and _begin(job, free[0], claim)
+                except (OSError, RunFailed) as error:
+                    job.full = _full(error)  # the runs that go on may still find room
+                    _give_back(free[0], claim)
+                    continue
                 if claim:
                     restarted = False
-                    begun = _begin(job, free[0], claim)
                     patience_s, look_at = WAIT_S[0], 0.0 if begun else time.monotonic() + WAIT_S[1]
                     continue
                 if not job.busy and not job.agenda.waits:
@@ -159,6 +166,22 @@ def _work(job: Job) -> None:
 def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
     """Start the run of a claim, or find that it has nothing left to do. Returns False if somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
+    config = patiently(lambda: _prepare(job, run, trial, claim))
+    if config is None:
+        patiently(lambda: claim.close("locked"))
+        return False
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
+    job.taken += claim.work.rung == 0
+    if run.read_state().phase == Phase.DONE:
+        _end(job, slot)
+        return True
+    slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
+    slot.token = slot.process.token
+    return True
+
+
+def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config | None:
+    """Makes the run's folder as the run needs it for this piece of work; returns None if somebody else is at it."""
     run.create(trial.config)
     with contextlib.ExitStack() as right:
         try:
@@ -170,21 +193,12 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
                 )
         except (UserError, RunFailed) as error:
             print(f"hpctrain: {error}", file=sys.stderr, flush=True)
-            claim.close("locked")
-            return False
-        config = _prepare(job, run, trial, claim)
-    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
-    job.taken += claim.work.rung == 0
-    if run.read_state().phase == Phase.DONE:
-        _end(job, slot)
-        return True
-    slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
-    slot.token = slot.process.token
-    return True
+            return None
+        return _note_start(job, run, trial, claim)
 
 
-def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
-    """The run's folder, as the run needs it for this piece of work."""
+def _note_start(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
+    """Writes what the run needs to know of this start; returns its settings."""
     config = from_dict(trial.config)
     identify.note(run, config)
     run.cancel_file.unlink(missing_ok=True)
@@ -216,21 +230,39 @@ def _end(job: Job, slot: Slot) -> None:
     """Note how a piece of work ended, and free the slot."""
     claim = slot.claim
     assert claim is not None
+    code = slot.process.poll() if slot.process else None
     slot.claim = slot.process = None
     _note(job)
     run = job.study.run(claim.work.run_id)
-    end = judge(run, claim, job.metric, slot.token, job.stop.reason, asked=slot.asked_at > 0)
+    end = judge(run, claim, job.metric, slot.token, job.stop.reason, slot.asked_at > 0, code)
     detail = end.ended and end.ended["detail"]
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(detail)
-        return claim.close("stopped", reason=end.reason)
+        return patiently(lambda: claim.close("stopped", reason=end.reason))
     spent_s = time.monotonic() - slot.began
     if end.outcome in JUDGED and end.ended:
-        job.study.write_ended(claim.work, {**end.ended, "seconds": spent_s, "job": job.token})
+        ended: Ended = {**end.ended, "seconds": spent_s, "job": job.token}
+        patiently(lambda: job.study.write_ended(claim.work, ended))
     if end.outcome == "failed":
         print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
-    return claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token)
+    return patiently(lambda: claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token))
+
+
+def _give_back(slot: Slot, claim: Claim | None) -> None:
+    """Another job, or a later one, does the work that `slot` could not begin."""
+    slot.claim = None
+    if claim is not None:
+        with contextlib.suppress(OSError):
+            claim.close("stopped", reason=Reason.DISK_FULL)
+
+
+def _full(error: OSError | RunFailed) -> str:
+    """Returns what is full. Raises the error if that is not why."""
+    reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
+    if reason != Reason.DISK_FULL:
+        raise error
+    return error.detail if isinstance(error, RunFailed) else str(error)
 
 
 def _come_back(job: Job) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
+from collections import deque
 
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.records import Record, TrainRecord, ValidationRecord, from_line, read_lines, to_line
@@ -19,18 +22,39 @@ class JsonLines:
         file = run.metrics_file
         if file.exists():
             kept = [line for line in read_lines(file) if _stands(from_line(line), start)]
-            replace_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            if text.encode() != file.read_bytes():  # a copy needs room on the disk
+                replace_text(file, text)
         self._attempt = start.attempt
-        self._file = file.open("a", buffering=1)
+        self._file = file.open("ab", buffering=0)
+        self._lines = deque[bytes]()  # what is not written yet, the oldest first
 
     def record(self, record: Record) -> None:
-        """Write one line."""
+        """Write one line. Raises OSError if the disk does not take it; it is written before the next one then."""
         line = to_line(record, self._attempt, round(time.time(), 3))
-        self._file.write(json.dumps(line) + "\n")
+        self._lines.append(f"{json.dumps(line)}\n".encode())
+        self._write()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Write what is left, and close the file. Raises OSError."""
+        try:
+            self._write()
+        finally:
+            self._file.close()
+
+    def _write(self) -> None:
+        """Write whole lines only: one that the disk takes in part is cut off again."""
+        while self._lines:
+            whole = os.fstat(self._file.fileno()).st_size
+            data = memoryview(self._lines[0])
+            try:
+                while data:
+                    data = data[self._file.write(data) or 0 :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(whole)
+                raise
+            self._lines.popleft()
 
 
 def _stands(record: Record | None, start: Start) -> bool:

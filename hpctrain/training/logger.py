@@ -21,7 +21,7 @@ class Logger(Protocol):
     """Made from the run directory and the `Start` of the attempt, on rank 0 alone."""
 
     def record(self, record: Record) -> None:
-        """Take one record."""
+        """Take one record. Raises OSError if it cannot be written now; the next record comes all the same."""
 
     def close(self) -> None:
-        """No record follows."""
+        """No record follows. Raises OSError if what is left cannot be written."""

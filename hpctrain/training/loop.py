@@ -16,6 +16,7 @@ from hpctrain.config.image_sizes import image_size
 from hpctrain.config.settings import Config
 from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
+from hpctrain.storage.patience import patiently
 from hpctrain.storage.records import SummaryRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -56,7 +57,7 @@ def train(
         torch.use_deterministic_algorithms(True, warn_only=True)
     splits = data.load(config.data, read_ahead.feeding(config, device))
     if comm.rank == 0:
-        run.keep(splits.files)
+        patiently(lambda: run.keep(splits.files))
     train_set, validation_set = splits.train.to(device), splits.validation.to(device)
     batch = config.effective_batch
     steps_per_epoch = sampler.steps_per_epoch(len(train_set), batch)
@@ -98,7 +99,7 @@ def train(
 
     # --- Resume: the newest good checkpoint, or the beginning.
     at, ledger = Progress(window=Window(sums=[0.0] * task.width)), Ledger()
-    snapshot = checkpointer.restore() if comm.rank == 0 else None
+    snapshot = checkpointer.restore(run.saved_step()) if comm.rank == 0 else None
     meta, tensors = comm.broadcast_object(
         (snapshot.meta, state.of_ranks(snapshot)) if snapshot else (None, {})
     )
@@ -222,7 +223,12 @@ def train(
             window.record(lr, at.step / steps_per_epoch, total_steps, cut=not record_due)
         if record_due:
             energy.update()
-        report.beat(step=at.step, epoch=at.step / steps_per_epoch, figures=window.figures)
+        report.beat(
+            step=at.step,
+            epoch=at.step / steps_per_epoch,
+            figures=window.figures,
+            checkpoint=checkpointer.committed_step,
+        )
         if stopping:
             reason = stopping
             break
@@ -241,14 +247,20 @@ def train(
         if settings.ceilings:
             measured["ceilings"] = ceilings(comm, device)
         if comm.rank == 0:
-            run.write_profile(measured)
+            patiently(lambda: run.write_profile(measured))
     waits = comm.gather_objects(read_ahead.waited(train_set))
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, window.elapsed_s, waits)
         if joules:  # of this attempt alone
             summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
         report.record(SummaryRecord(at.step, reason, dict(summary)))
-        report.beat(now=True, step=at.step, epoch=at.step / steps_per_epoch, summary=summary)
+        report.beat(
+            now=True,
+            step=at.step,
+            epoch=at.step / steps_per_epoch,
+            summary=summary,
+            checkpoint=checkpointer.committed_step,
+        )
     return reason
 
 

@@ -6,6 +6,7 @@ directory, and the rank's log. Units are in the names.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 
 from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
+from hpctrain.storage.patience import Patience, left_out, patiently
 from hpctrain.storage.records import Record
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
@@ -21,6 +23,7 @@ from hpctrain.training.logger import Logger, Start
 from hpctrain.training.tensorboard import TensorBoard
 
 HEARTBEAT_S = 1.0
+UNTOLD_S = 120.0  # records and heartbeats may fail for so long: without them a run trains just as well
 PATIENT_STARTS = 3
 
 # To add a logger: write its class in a file of its own, and add a line here.
@@ -44,14 +47,17 @@ class Reporter:
         # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
-        self._names, self._loggers = loggers, list[Logger]()
+        self._unsaid: dict[str, Any] = {}  # what no heartbeat on disk has said yet
+        self._beats = Patience("heartbeat", UNTOLD_S)
+        self._names, self._loggers = loggers, list[tuple[Logger, Patience]]()
 
     def begin(self, step: int, validated_at: int) -> None:
         """Make the loggers of an attempt that begins at `step`, with the last validation at `validated_at`."""
         if self._enabled:
             start = Start(self._attempt, step, validated_at)
             for name in self._names:
-                self._loggers.append(LOGGERS[name](self._run, start))
+                logger = patiently(functools.partial(LOGGERS[name], self._run, start))
+                self._loggers.append((logger, Patience(f"record ({name})", UNTOLD_S)))
 
     def check_progress(self, step: int) -> None:
         """Note the step at which this attempt begins. Raises NO_PROGRESS if the three before it began here as well."""
@@ -62,28 +68,48 @@ class Reporter:
             raise RunFailed(
                 Reason.NO_PROGRESS, f"{PATIENT_STARTS} attempts in a row began at step {step} and saved none"
             )
-        self._run.state.started_at(starts)
+        patiently(lambda: self._run.state.started_at(starts))
 
     def record(self, record: Record) -> None:
-        """Pass a record on to every logger."""
-        for logger in self._loggers:
-            logger.record(record)
+        """Pass a record on to every logger. Raises RunFailed if one could write none for UNTOLD_S seconds."""
+        for logger, patience in self._loggers:
+            try:
+                logger.record(record)
+            except OSError as error:
+                patience.failed(error)
+            else:
+                patience.worked()
 
     def beat(self, now: bool = False, **values: Any) -> None:
         """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. Raises OSError if the last one could not be written.
+        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says. Raises RunFailed
+        if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must be.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return
         if self._beating is not None:
             if not (now or self._beating.done()):
                 return
-            self._beating.result()
+            self._see_written(self._beating)
         self._beat_s = time.monotonic()
-        self._beating = self._writer.submit(self._run.state.beat, **values)
+        self._unsaid |= values
         if now:
-            self._beating.result()
+            self._beating = None
+            patiently(lambda: self._run.state.beat(**self._unsaid))
+            self._unsaid = {}
+        else:
+            self._beating = self._writer.submit(self._run.state.beat, **self._unsaid)
+
+    def _see_written(self, beating: Future[Any]) -> None:
+        """Wait for a heartbeat, and note whether it was written."""
+        try:
+            beating.result()
+        except OSError as error:
+            self._beats.failed(error)
+        else:
+            self._beats.worked()
+            self._unsaid = {}
 
     def say(self, text: str) -> None:
         """Print a line for people into the log of rank 0."""
@@ -93,8 +119,9 @@ class Reporter:
     def close(self) -> None:
         """Wait for the last heartbeat, and close the loggers."""
         self._writer.shutdown()
-        for logger in self._loggers:
-            logger.close()
+        for logger, _ in self._loggers:
+            with left_out("the last records"):
+                logger.close()
 
 
 # Figures with units; every other figure is a score of the task.

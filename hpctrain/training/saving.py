@@ -46,7 +46,7 @@ class Saving:
         """Save the last steps unless they are saved already, and wait until everything is on disk."""
         if self._saved_at < self._at.step:
             self.save()
-        self._checkpointer.finish()
+        self._checkpointer.finish(self._comm.gather_objects)
 
     def _capture(self) -> Snapshot:
         self._window.measure()

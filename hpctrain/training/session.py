@@ -17,6 +17,7 @@ from hpctrain.data.identify import refuse_change_here
 from hpctrain.report.curves import draw_curves
 from hpctrain.scheduler.time_limit import TimeLeft, TimeLimit
 from hpctrain.storage import lock
+from hpctrain.storage.patience import left_out, patiently
 from hpctrain.storage.records import train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
@@ -55,7 +56,7 @@ def run_session(
     if comm.rank != 0:
         return _train_locked(config, run, attempt, comm, stop, None)
     patience_s = LOCK_PATIENCE_S if job_environment.read().in_job else 0.0
-    with lock.acquire(run.checkpoints, attempt, job_ended, patience_s) as term:
+    with patiently(lambda: lock.acquire(run.checkpoints, attempt, job_ended, patience_s)) as term:
         stop.watch(run.cancel_file)
         return _train_locked(config, run.held_by(term.stands), attempt, comm, stop, term)
 
@@ -65,10 +66,12 @@ def _train_locked(
 ) -> str:
     """Train; `term` is the right of rank 0 to write to the run directory."""
     if comm.rank == 0:
-        refuse_change_here(run, config)
-        write_provenance(run, comm)
-        run.state.starting(
-            attempt=attempt, ranks=comm.size, started=time.time(), job_id=job_environment.read().job_id
+        patiently(lambda: refuse_change_here(run, config))
+        with left_out(run.provenance_file.name):
+            write_provenance(run, comm)
+        job_id = job_environment.read().job_id
+        patiently(
+            lambda: run.state.starting(attempt=attempt, ranks=comm.size, started=time.time(), job_id=job_id)
         )
     # The job fails when any of its nodes does.
     mtbf_s = 3600 * config.cluster.mtbf_node_hours / config.resources.nodes
@@ -84,13 +87,14 @@ def _train_locked(
     comm.barrier()
     if comm.rank == 0:
         records = run.metrics_file
-        draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
+        with left_out(run.curves_file.name):
+            draw_curves(train_records(records), validation_records(records), run.curves_file, run.run_id)
         if run.cancel_file.exists() and reason not in (Reason.DONE, Reason.PAUSED):
             reason = Reason.CANCELLED
         place = job_environment.read()
         passed = place.job_id is not None and run.submission.read().has_passed(place.job_id)
         if reason == Reason.DONE or not passed:  # the next job of the run may be in the queue already
-            run.state.stopped(reason, place.in_job)
+            patiently(lambda: run.state.stopped(reason, place.in_job))
     comm.shutdown()
     return reason
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hpctrain.errors import RunFailed
@@ -24,10 +25,23 @@ class TensorBoard:
                 Reason.IMPORT_ERROR,
                 "train.tensorboard=true needs the extra: pip install 'hpctrain[tensorboard]'",
             ) from None
-        self._writer: Any = SummaryWriter(str(run.tensorboard))
+        self._open: Callable[[], Any] = lambda: SummaryWriter(str(run.tensorboard))
+        self._writer: Any = None
 
     def record(self, record: Record) -> None:
-        """Add each score and each figure under the record's kind, as in `validation/accuracy`."""
+        """Add each score and each figure under the record's kind, as in `validation/accuracy`.
+
+        Raises OSError if an earlier one could not be written: TensorBoard's writer has ended then, and what it held is
+        lost. The next record begins another file.
+        """
+        try:
+            self._writer = self._writer or self._open()
+            self._add(record)
+        except OSError:
+            self._writer = None
+            raise
+
+    def _add(self, record: Record) -> None:
         line = to_line(record, 0, 0.0)
         step = line.pop("step")
         figures = {key: line[key] for key in line if key not in ("attempt", "time")} | line.get("scores", {})
@@ -36,5 +50,6 @@ class TensorBoard:
                 self._writer.add_scalar(f"{record.kind}/{key}", value, step)
 
     def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
+        """Write what is left. Raises OSError."""
+        if self._writer is not None:
+            self._writer.close()

@@ -2,27 +2,33 @@
 
 Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
 Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
-The exit code is 0 if the run is done or stopped in good order, and 1 if it failed.
+The exit code is 0 if the run is done or stopped in good order, 228 if it failed as DISK_FULL, and 1 if it failed for
+another reason; why is also said on the stderr that the process began with (storage/last_word.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
-import functools
+import io
 import json
 import os
 import socket
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
+from hpctrain.storage import last_word
 from hpctrain.storage.json_files import replace_text
+from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.lock import JobEnded, this_process
+from hpctrain.storage.patience import PATIENCE_S, patiently
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 from hpctrain.storage.run_state import Reason, reason_of_oserror
 from hpctrain.storage.succession import superseded
@@ -38,45 +44,92 @@ def work(
     """
     stop = StopFlag()
     stop.install()  # before the imports that take seconds: a signal is never lost
-    rank = job_environment.read().rank
-    attempt = claim_attempt(run, token)
-    _redirect_output(run.rank_log(attempt, rank))
-    faulthandler.enable()  # where native code crashed, in the rank's log
-    _say_who(run, attempt, rank, "running")
+    number, launcher = job_environment.read().rank, os.dup(2)
     try:
+        attempt = patiently(lambda: claim_attempt(run, token))
+        patiently(lambda: _redirect_output(run.rank_log(attempt, number)))
+    except BaseException as error:
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        _end(launcher, LastWord(*_reason_of(error), number))
+    faulthandler.enable()  # where native code crashed, in the rank's log
+    rank = _Rank(run, attempt, number, launcher, job_ended)
+    try:
+        patiently(lambda: rank.say("running"))
         # Imported here so that an import that fails is a reason like any other.
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
-        stuck = functools.partial(_give_up, run, attempt, rank, job_ended)
-        reason = run_session(from_dict(run.read_config()), run, attempt, stop, stuck, job_ended, time_left)
+        reason = run_session(
+            from_dict(run.read_config()), run, attempt, stop, rank.give_up, job_ended, time_left
+        )
     except BaseException as error:
-        traceback.print_exc()
-        _fail(run, attempt, rank, job_ended, *_reason_of(error))
-    _say_who(run, attempt, rank, reason)
+        reason, detail = _reason_of(error)
+        if reason != Reason.DISK_FULL:
+            traceback.print_exc()
+        rank.fail(reason, detail)
+    with contextlib.suppress(OSError):
+        rank.say(reason)
+    os.close(launcher)
     return 0
 
 
-def _fail(
-    run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, reason: str, detail: str
-) -> NoReturn:
-    """Say why this rank ends, and end it."""
-    print(f"rank {rank}: {reason}: {detail}", file=sys.stderr, flush=True)
-    _say_who(run, attempt, rank, reason, detail)
-    failure = {"rank": rank, "host": socket.gethostname(), "reason": reason, "detail": detail}
-    if run.claim_failure(attempt, failure) and not superseded(
-        run, attempt, job_environment.read().job_id, job_ended
-    ):
-        run.state.failed(reason, detail, rank, socket.gethostname(), attempt)
-    # Leave at once: an orderly exit would wait for ranks that wait for us.
-    sys.stdout.flush()
-    os._exit(1)
+@dataclass(frozen=True)
+class _Rank:
+    """This process. `launcher`: the stderr that it began with; `job_ended` as in storage/lock.py."""
+
+    run: RunDir
+    attempt: int
+    number: int
+    launcher: int
+    job_ended: JobEnded | None
+
+    def say(self, outcome: str, detail: str = "") -> None:
+        """rank_<r>.json: where this rank runs, and how it ended; a reader finds the first that failed."""
+        process = this_process(self.attempt)
+        who = {
+            "rank": self.number, "host": process.host, "pid": process.pid, "boot": process.boot,
+            "started": process.started, "time": time.time(), "outcome": outcome, "detail": detail,
+        }  # fmt: skip
+        replace_text(self.run.rank_file(self.attempt, self.number), json.dumps(who))
+
+    def fail(self, reason: str, detail: str) -> NoReturn:
+        """Say why this rank ends, in the run's files as far as they can be written, and end it."""
+        word = LastWord(reason, detail, self.number)
+        print(last_word.line(word), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            self.say(reason, detail)
+        try:
+            self._publish(word)
+        except OSError as error:
+            print(f"state.json does not say so: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        _end(self.launcher, word)
+
+    def give_up(self, detail: str) -> None:
+        """The other ranks do not answer: show where this one waits for them, and end it."""
+        faulthandler.dump_traceback()
+        self.fail(Reason.COLLECTIVE_TIMEOUT, detail)
+
+    def _publish(self, word: LastWord) -> None:
+        """failure.json, and state.json if the run is still this attempt's; the first rank that fails writes them."""
+        host, job_id = socket.gethostname(), job_environment.read().job_id
+        failure = {"rank": self.number, "host": host, "reason": word.reason, "detail": word.detail}
+        # Whoever ends for a full disk has waited for it already.
+        patience_s = 0.0 if word.reason == Reason.DISK_FULL else PATIENCE_S
+        first = patiently(lambda: self.run.claim_failure(self.attempt, failure), patience_s)
+        if first and not superseded(self.run, self.attempt, job_id, self.job_ended):
+            state = self.run.state
+            patiently(
+                lambda: state.failed(word.reason, word.detail, self.number, host, self.attempt), patience_s
+            )
 
 
-def _give_up(run: RunDir, attempt: int, rank: int, job_ended: JobEnded | None, detail: str) -> None:
-    """The other ranks do not answer: show where this one waits for them, and end it."""
-    faulthandler.dump_traceback()
-    _fail(run, attempt, rank, job_ended, Reason.COLLECTIVE_TIMEOUT, detail)
+def _end(launcher: int, word: LastWord) -> NoReturn:
+    """Tell the launcher why, and leave at once: an orderly exit would wait for ranks that wait for us."""
+    with contextlib.suppress(OSError):
+        os.write(launcher, f"{last_word.line(word)}\n".encode())
+    os._exit(last_word.exit_code(word.reason))
 
 
 def _reason_of(error: BaseException) -> tuple[str, str]:
@@ -98,22 +151,29 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
     return Reason.ERROR, detail
 
 
-def _say_who(run: RunDir, attempt: int, rank: int, outcome: str, detail: str = "") -> None:
-    """rank_<r>.json: where this rank runs, and how it ended; a reader finds the first that failed."""
-    process = this_process(attempt)
-    who = {
-        "rank": rank, "host": process.host, "pid": process.pid, "boot": process.boot, "started": process.started,
-        "time": time.time(), "outcome": outcome, "detail": detail,
-    }  # fmt: skip
-    replace_text(run.rank_file(attempt, rank), json.dumps(who))
-
-
 def _redirect_output(path: Path) -> None:
     """stdout and stderr of this process, C libraries included, into its log."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(_Log(number, "w", closefd=False)), "utf-8", "replace", line_buffering=True
+        )
+        for number in (1, 2)
+    )
+
+
+class _Log(io.FileIO):
+    """A log that loses lines if storage does not take them: a line is not worth a run."""
+
+    def write(self, data: Any) -> int:
+        """Returns how many bytes of `data` are dealt with."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 if __name__ == "__main__":

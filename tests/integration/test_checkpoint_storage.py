@@ -136,7 +136,8 @@ def test_one_failed_call_costs_one_checkpoint_and_no_more(folder, call, number, 
     ("number", "reason"),
     [(errno.EDQUOT, "DISK_FULL"), (errno.EIO, "STORAGE_ERROR"), (errno.ESTALE, "STORAGE_ERROR")],
 )
-def test_failing_for_good_ends_the_run_and_keeps_what_was_saved(folder, call, number, reason):
+def test_failing_for_good_ends_the_run_and_keeps_what_was_saved(folder, call, number, reason, monkeypatch):
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
     files = FailingAt(call, number, times=100)
     saver = open_checkpoints(folder, 2, files)
     saver.restore()
@@ -203,7 +204,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk, capsys):
+def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
     folder = small_disk / "checkpoints"
     saver = open_checkpoints(folder)
     saver.restore()
@@ -226,7 +228,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk,
     assert store.entries(folder)[-1].step == 3
 
 
-def test_a_disk_that_turns_read_only_ends_the_run_and_keeps_everything(small_disk):
+def test_a_disk_that_turns_read_only_ends_the_run_and_keeps_everything(small_disk, monkeypatch):
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
     folder = small_disk / "checkpoints"
     saver = open_checkpoints(folder)
     saver.restore()

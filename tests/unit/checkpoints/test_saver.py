@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import stat
 import threading
 
@@ -164,15 +165,68 @@ def test_no_good_checkpoint_never_means_step_0(folder):
 
 
 def test_checkpoints_that_have_gone_are_missed(folder):
-    import shutil
-
     saver = open_checkpoints(folder)
     saver.restore()
     saver.save(make_snapshot(1))
     saver.finish()
     shutil.rmtree(next(folder.glob("step_*")))
-    with pytest.raises(RunFailed, match="NO_VALID_CHECKPOINT"):
+    with pytest.raises(RunFailed, match=r"NO_VALID_CHECKPOINT.* another run.name or remove"):
         open_checkpoints(folder, 2).restore()
+
+
+def saved(folder, *steps):
+    saver = open_checkpoints(folder, attempt=lock.last_owner(folder).attempt + 1 if folder.exists() else 1)
+    saver.restore()
+    for step in steps:
+        saver.save(make_snapshot(step))
+    saver.finish()
+    return saver
+
+
+def test_a_term_that_began_from_a_checkpoint_is_a_witness(folder):
+    saved(folder, 1)
+    saved(folder, 2)  # began at step 1
+    for path in folder.iterdir():
+        if path.name != "terms":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for attempt in (3, 4):
+        with pytest.raises(
+            RunFailed, match="NO_VALID_CHECKPOINT: some were saved, but no checkpoint is left"
+        ):
+            open_checkpoints(folder, attempt).restore()
+
+
+def test_other_files_of_the_run_are_witnesses(folder):
+    with pytest.raises(RunFailed, match="NO_VALID_CHECKPOINT: step 40 was saved, but no checkpoint is left"):
+        open_checkpoints(folder).restore(40)
+
+
+def test_folders_that_a_purge_has_emptied_are_no_beginning(folder):
+    saved(folder, 1, 2)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(RunFailed, match=r"NO_VALID_CHECKPOINT: step_000000002.*manifest"):
+        open_checkpoints(folder).restore()
+
+
+def test_an_older_checkpoint_that_is_left_is_used_whatever_else_has_gone(folder):
+    saved(folder, 1, 2)
+    shutil.rmtree(max(folder.glob("step_*")))
+    shutil.rmtree(folder / "terms")
+    (folder / "latest").unlink()
+    saver = open_checkpoints(folder, 2)
+    assert_same(saver.restore(2), make_snapshot(1))
+    assert saver.committed_step == 1
+    assert saver._term.number == 2  # not the number of the term that has gone
+    saver.save(make_snapshot(2))
+    saver.finish()
+    assert names(folder) == [1, 2]
+
+
+def test_a_run_that_never_saved_begins_at_its_beginning(folder):
+    for attempt in (1, 2, 3):
+        assert open_checkpoints(folder, attempt).restore(0) is None
 
 
 class Failing(Files):
@@ -208,15 +262,71 @@ def test_a_failed_write_is_reported_and_the_run_goes_on(folder, capsys):
     [(errno.ENOSPC, "DISK_FULL"), (errno.EDQUOT, "DISK_FULL"), (errno.EIO, "STORAGE_ERROR"),
      (errno.ESTALE, "STORAGE_ERROR"), (errno.EROFS, "STORAGE_ERROR")],
 )  # fmt: skip
-def test_the_second_failure_in_a_row_ends_the_run(folder, number, reason):
+def test_failing_for_half_a_minute_ends_the_run(folder, number, reason, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     files = Failing()
     saver = open_checkpoints(folder, files=files)
     saver.restore()
-    files.errors = [number, number]
-    saver.save(make_snapshot(1))
-    saver.save(make_snapshot(2))
+    files.errors = [number] * 7
+    for step in range(1, 7):  # however many fail within it
+        saver.save(make_snapshot(step))
+        now[0] += 5.9 if step < 6 else 0
+    saver.wait()
+    now[0] += 0.6
+    saver.save(make_snapshot(7))
     with pytest.raises(RunFailed, match=reason):
-        saver.save(make_snapshot(3))
+        saver.wait()
+
+
+def test_a_failure_counts_anew_after_a_save_that_worked(folder, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    files = Failing()
+    saver = open_checkpoints(folder, files=files)
+    saver.restore()
+    for step in (1, 3, 5):
+        files.errors = [errno.ENOSPC]
+        saver.save(make_snapshot(step))
+        now[0] += checkpoint.RETRY_S
+        saver.save(make_snapshot(step + 1))
+        saver.wait()
+    assert names(folder) == [2, 4, 6]
+    assert saver.committed_step == 6
+
+
+def test_the_last_save_of_divided_states_is_tried_again_by_all_ranks(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "DIVIDE_BYTES", 1)
+    monkeypatch.setattr(checkpoint, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(checkpoint, "AGAIN_S", 0)
+    files = Failing()
+    first = open_checkpoints(folder)
+    first.restore()
+    first._size = 2
+    second = Checkpointer(folder, CheckpointConfig(), 1, 1e6, None, 1, 2, files)
+    snapshot = make_snapshot(5)
+    snapshot.tensors["model/other"] = torch.arange(300.0)
+    files.errors = [errno.ENOSPC, errno.ENOSPC]  # its part, and the first try to say so
+    meeting = threading.Barrier(2)
+    told = {}
+
+    def finish(rank, saver):
+        def gather(failed):
+            told[rank] = failed
+            meeting.wait(20)
+            all_ranks = [told[0], told[1]]
+            meeting.wait(20)
+            return all_ranks
+
+        saver.save(snapshot)
+        saver.finish(gather)
+
+    other = threading.Thread(target=finish, args=(1, second))
+    other.start()
+    finish(0, first)
+    other.join()
+    assert_same(open_checkpoints(folder, 2).restore(), snapshot)
+    assert not list(folder.glob(".draft.*"))
 
 
 def test_a_defect_in_the_writer_is_not_taken_for_a_bad_disk(folder):

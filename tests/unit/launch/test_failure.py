@@ -4,6 +4,7 @@ tests/golden/launcher_texts holds what real launchers, shells and ranks said: sr
 4.1 and horovodrun 0.28, each of two or more ranks of which rank 1 ended; and logs of ranks whose native code crashed.
 """
 
+import errno
 import json
 from pathlib import Path
 
@@ -26,12 +27,12 @@ def _newest(run, before):
     return max((number for number in run.attempts() if number > before), default=None)
 
 
-def explain(run, text, before=0):
-    return failure.explain(run, text, _newest(run, before))
+def explain(run, text, before=0, code=None):
+    return failure.explain(run, text, _newest(run, before), code)
 
 
-def settle(run, text, before=0):
-    return failure.settle(run, text, _newest(run, before))
+def settle(run, text, before=0, code=None):
+    return failure.settle(run, text, _newest(run, before), code)
 
 
 def told(name):
@@ -455,3 +456,68 @@ def test_the_cause_on_this_machine(tmp_path):
     )
     (tmp_path / "launcher.log").unlink()
     assert cause(run, "77")[1].endswith("FileNotFoundError: No such file or directory: 'mpirun'")
+
+
+FULL = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
+WAITED = "hpctrain: rank 0: COLLECTIVE_TIMEOUT: a rank did not answer\n"
+ABORTED = "process rank 1 with PID 0 on node n exited on signal 6 (Aborted)\n"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failure", "text", "code", "reason", "rank"),
+    [
+        (["running", "running"], None, FULL, 228, "DISK_FULL", 1),
+        (["running", "running"], None, f"{WAITED}{FULL}{ABORTED}", 1, "DISK_FULL", 1),
+        (["COLLECTIVE_TIMEOUT", "running"], "COLLECTIVE_TIMEOUT", "", 228, "DISK_FULL", None),
+        (["running", "running"], None, EXITED.replace("code 1", "code 228"), 137, "DISK_FULL", None),
+        (["running", "running"], None, f"{FULL}{START_MARK} 1 of job 1\n{KILLED}", 1, "RANK_KILLED", 1),
+        ([], None, "", 228, "DISK_FULL", None),
+        (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", "", 228, "DISK_FULL", None),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_known_from_a_line_or_the_exit_code(
+    tmp_path, outcomes, failure, text, code, reason, rank
+):
+    found = explain(attempt(tmp_path, outcomes, failure), text, code=code)
+    assert (found[0], found[2]) == (reason, rank)
+
+
+def test_the_log_of_a_rank_is_a_witness_too(tmp_path):
+    run = attempt(tmp_path, ["running", "running"])
+    run.rank_log(1, 1).write_text(f"step 3\n{FULL}state.json does not say so: [Errno 28]\n")
+    assert explain(run, "") == ("DISK_FULL", "checkpoints cannot be written", 1)
+    assert cause(run, None) == ("DISK_FULL", "checkpoints cannot be written", 1)
+    # The next start: its ranks have said nothing yet.
+    assert explain(run, "", 1)[0] == "LOST"
+    assert explain(run, f"{WAITED}{START_MARK}\n{FULL}", 1)[0] == "DISK_FULL"
+
+
+@pytest.mark.parametrize(("restarts", "reason"), [(0, "DISK_FULL"), (1, "RANK_KILLED")])
+def test_what_another_rank_of_a_job_said_may_be_of_an_earlier_start(tmp_path, restarts, reason):
+    run = attempt(tmp_path, UP, token=f"slurm-12.{restarts}")
+    job(run, "12", rank_0=f"{START_MARK} {restarts} of job 12 on n[1-2]\n{KILLED}", rank_1=FULL)
+    assert cause(run, "12")[0] == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "reason"),
+    [
+        (FULL, 228, "DISK_FULL"),
+        ("", None, "DISK_FULL"),
+        ("a word\n", 1, "DISK_FULL"),
+        (ABORTED, 1, "RANK_KILLED"),
+        (KILLED, 137, "RANK_KILLED"),
+    ],
+)
+def test_an_end_is_told_even_if_it_cannot_be_written(tmp_path, monkeypatch, text, code, reason):
+    run = RunDir(tmp_path)
+    run.state.beat(phase="requeued", reason="PREEMPTED", step=40)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hpctrain.storage.run_state.replace_text", full)
+    monkeypatch.setattr(failure, "PATIENCE_S", 0.0)
+    state = settle(run, text, code=code)
+    assert (state.phase, state.reason, state.step) == ("failed", reason, 40)
+    assert run.read_state().phase == "requeued"

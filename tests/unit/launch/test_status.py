@@ -107,3 +107,48 @@ def test_an_end_that_slurm_alone_knew_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(status.client, "queue", lambda conf: {})
     assert status.rows(tmp_path)[0].reason == "NODE_FAILURE"
     assert run.read_state().phase == "failed"
+
+
+WORD = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "log", "phase", "reason"),
+    [
+        ("running", Job("7", "FAILED"), WORD, "failed", "DISK_FULL"),
+        ("requeued", Job("7", "FAILED"), f"hpctrain: start 1 of job 7 on n\n{WORD}", "failed", "DISK_FULL"),
+        (
+            "requeued",
+            Job("7", "FAILED"),
+            f"{WORD}hpctrain: start 1 of job 7 on n\nsrun: error\n",
+            "interrupted",
+            None,
+        ),
+        ("starting", Job("7", "FAILED"), WORD.replace("DISK_FULL", "IMPORT_ERROR"), "failed", "IMPORT_ERROR"),
+        ("requeued", Job("7", "PREEMPTED"), WORD.replace("DISK_FULL", "ERROR"), "interrupted", "PREEMPTED"),
+        ("running", Job("7", "NODE_FAIL"), WORD, "failed", "NODE_FAILURE"),
+        ("running", Job("7", "FAILED"), None, "failed", "ERROR"),
+    ],
+)
+def test_an_end_that_could_not_be_written_is_found_in_the_log(
+    tmp_path, monkeypatch, own, job, log, phase, reason
+):
+    run = a_run(tmp_path, phase=own)
+    if log is not None:
+        run.submitit.mkdir()
+        (run.submitit / "7_0_log.out").write_text(log)
+    monkeypatch.setattr(status.client, "queue", lambda conf: {"7": job} if job else {})
+    monkeypatch.setattr(status.client, "history", lambda *_: {})
+    (found,) = status.rows(tmp_path)
+    assert (found.phase, found.reason) == (phase, reason)
+    assert (run.read_state().phase, run.read_state().reason) == (phase, reason)
+
+
+@pytest.mark.parametrize(("log", "reason"), [(WORD, "DISK_FULL"), ("mpirun: lost\n", "ERROR"), ("", "LOST")])
+def test_a_local_run_that_could_not_write_its_end(tmp_path, log, reason):
+    run = a_run(tmp_path)
+    run.submission_file.unlink()
+    os.utime(run.state_file, (0, 0))
+    (run.path / "launcher.log").write_text(log)
+    (found,) = status.rows(tmp_path)
+    assert found.reason == reason

@@ -1,12 +1,11 @@
 """When Slurm ends a job, on the process's own clock."""
 
-import threading
+from types import SimpleNamespace
 
 import pytest
 
 from hpctrain.scheduler import time_limit
 from hpctrain.scheduler.time_limit import TimeLimit
-from tests.waiting import until
 
 
 class World:
@@ -122,17 +121,27 @@ def test_the_early_answer_says_whether_a_warning_was_for_the_limit():
     assert not limit.is_near()
 
 
-def test_it_looks_in_a_thread_of_its_own(monkeypatch):
-    monkeypatch.setattr(time_limit, "TICK_S", 0.01)
-    monkeypatch.setattr(time_limit, "RETRY_S", 0.0)
-    asked, over = threading.Semaphore(0), threading.Event()
+class Over(Exception):
+    """Ends the look-out, which otherwise lasts as long as its process."""
 
-    def ask():
-        asked.release()
-        if over.is_set():
-            raise SystemExit  # ends the thread
 
-    TimeLimit(ask).watch()
-    assert all(asked.acquire(timeout=10) for _ in range(3))
-    over.set()
-    until(lambda: all(thread.name != "time limit" for thread in threading.enumerate()))
+def test_it_looks_every_second_in_a_thread_of_its_own(monkeypatch):
+    threads, world = [], World(900.0)
+    monkeypatch.setattr(
+        time_limit.threading,
+        "Thread",
+        lambda **how: threads.append(how) or SimpleNamespace(start=lambda: None),
+    )
+
+    def sleep(seconds):
+        world.now_s += seconds
+        if world.now_s > 5800.0:
+            raise Over
+
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(sleep=sleep))
+    world.limit().watch()
+    (thread,) = threads
+    assert thread["daemon"], "it does not keep the process"
+    with pytest.raises(Over):
+        thread["target"]()
+    assert world.asked == [0, 600, 770]

@@ -1,0 +1,70 @@
+"""Writing to storage that is full, or returns errors, for a moment: what waits, what is left out, and for how long.
+
+What a run needs is written `patiently`; what is only for people is `left_out`; what is written again and again has a
+`Patience`. Takes functions that write, and calls them. Times in seconds. No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason, reason_of_oserror, storage_failure
+
+PATIENCE_S = 30.0  # longer than a full disk that somebody clears at once
+AGAIN_S = 1.0
+
+T = TypeVar("T")
+
+
+def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
+    """Returns what `write` returns. While storage is at fault it is called again, for PATIENCE_S seconds at most.
+
+    Raises OSError and RunFailed, at once if storage is not at fault.
+    """
+    end_s = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    while True:
+        try:
+            return write()
+        except (OSError, RunFailed) as error:
+            reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
+            if reason not in (Reason.DISK_FULL, Reason.STORAGE_ERROR) or time.monotonic() >= end_s:
+                raise
+        time.sleep(AGAIN_S)
+
+
+@contextlib.contextmanager
+def left_out(what: str) -> Iterator[None]:
+    """For what is not worth a run: if storage does not take it, a line says so, and the run goes on."""
+    try:
+        yield
+    except OSError as error:
+        if reason_of_oserror(error) is None:
+            raise
+        print(f"{what} not written ({error}); the run goes on", flush=True)
+
+
+class Patience:
+    """How long one thing may fail to be written before the run ends for it."""
+
+    def __init__(self, what: str, limit_s: float) -> None:
+        self._what, self._limit_s = what, limit_s
+        self._since_s: float | None = None
+
+    def worked(self) -> None:
+        """It was written."""
+        self._since_s = None
+
+    def failed(self, error: OSError) -> None:
+        """It was not. Raises RunFailed if that has been so for the limit, and OSError if storage is not at fault."""
+        if reason_of_oserror(error) is None:
+            raise error
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s = now_s
+            print(f"{self._what} not written ({error}); the run goes on", flush=True)
+        elif now_s - self._since_s >= self._limit_s:
+            raise storage_failure(error, f"{self._what} cannot be written")

@@ -1,0 +1,34 @@
+"""What a rank says on its launcher's stderr is read again from any launcher's output."""
+
+import pytest
+
+from hpctrain.storage import last_word
+from hpctrain.storage.last_word import LastWord
+
+FULL = LastWord("DISK_FULL", "OSError: [Errno 28] No space left on device: 'x: y'", 3)
+WAITED = LastWord("COLLECTIVE_TIMEOUT", "a rank did not answer", 0)
+
+
+@pytest.mark.parametrize("word", [FULL, WAITED, LastWord("DISK_FULL", "d", None), LastWord("ERROR", "", 12)])
+def test_a_line_says_all_of_it(word):
+    assert last_word.find(last_word.line(word)) == word
+
+
+def test_launchers_put_their_own_words_around_it():
+    text = f"mpirun noticed\n[1,3]<stderr>:{last_word.line(FULL)}\nhpctrain: start 0 of job 7\n"
+    assert last_word.find(text) == FULL
+
+
+def test_who_only_waited_for_another_is_not_the_first():
+    lines = [last_word.line(word) for word in (WAITED, FULL, LastWord("ERROR", "d", 1))]
+    assert last_word.find("\n".join(lines)) == FULL
+    assert last_word.find(lines[0]) == WAITED
+
+
+@pytest.mark.parametrize("text", ["", "hpctrain: start 0 of job 7 on n1", "hpctrain: rank 0: OTHER: d"])
+def test_other_lines_say_nothing(text):
+    assert last_word.find(text) is None
+
+
+def test_exit_codes():
+    assert (last_word.exit_code("DISK_FULL"), last_word.exit_code("ERROR")) == (228, 1)

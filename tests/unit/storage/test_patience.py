@@ -1,0 +1,77 @@
+"""Writes that fail for a while: tried again, left out, or the end of the run."""
+
+import errno
+
+import pytest
+
+from hpctrain.errors import RunFailed
+from hpctrain.storage import patience
+from hpctrain.storage.patience import PATIENCE_S, Patience, left_out, patiently
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    return now
+
+
+def failing(*errors):
+    left = list(errors)
+
+    def write():
+        if left:
+            raise left.pop(0)
+        return "written"
+
+    return write
+
+
+FULL, QUOTA, READ_ONLY = (OSError(n, "as the test wishes") for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
+def test_a_write_waits_for_room(clock):
+    disk_full = RunFailed("DISK_FULL", "the study cannot be written")
+    assert patiently(failing(FULL, QUOTA, READ_ONLY, disk_full)) == "written"
+    assert clock[0] == 1004.0
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), RunFailed("RUN_LOCKED", "no"), ValueError()])
+def test_other_errors_are_raised_at_once(clock, error):
+    with pytest.raises(type(error)):
+        patiently(failing(error))
+    assert clock[0] == 1000.0
+
+
+def test_patience_has_an_end(clock):
+    with pytest.raises(OSError, match="as the test wishes"):
+        patiently(failing(*[FULL] * 1000))
+    assert clock[0] - 1000 == PATIENCE_S
+    with pytest.raises(OSError, match="as the test wishes"):
+        patiently(failing(FULL), 0.0)
+    assert clock[0] - 1000 == PATIENCE_S
+
+
+def test_what_is_left_out_is_said(capsys):
+    with left_out("curves.png"):
+        raise FULL
+    assert (
+        capsys.readouterr().out == "curves.png not written ([Errno 28] as the test wishes); the run goes on\n"
+    )
+    with pytest.raises(FileNotFoundError), left_out("curves.png"):
+        raise FileNotFoundError(2, "a defect")
+
+
+def test_what_fails_for_too_long_ends_the_run(clock, capsys):
+    beats = Patience("heartbeat", 120.0)
+    for _ in range(120):
+        beats.failed(QUOTA)
+        clock[0] += 1
+    assert capsys.readouterr().out.count("heartbeat not written") == 1
+    with pytest.raises(RunFailed, match="DISK_FULL: heartbeat cannot be written"):
+        beats.failed(QUOTA)
+    beats.worked()
+    beats.failed(FULL)
+    with pytest.raises(FileNotFoundError):
+        beats.failed(FileNotFoundError(2, "a defect"))
