@@ -26,8 +26,8 @@ class JobEnvironment:
 
     `job_id` is the name that Slurm's commands take, JOB_TASK for a task of an array: the raw SLURM_JOB_ID of an array's
     last task is the name of the whole array. `restarts`: how often Slurm has started the job again. `rank`: 0 if no
-    launcher says one. `cpus_per_task`: what Slurm gave each rank. `end_s`: when the job is killed, in seconds since the
-    epoch (Slurm 23.02 and newer say so). `slurm_conf`: None for a node's own copy, which other hosts do not have.
+    launcher says one. `cpus_per_task`: what Slurm gave each rank. `slurm_conf`: None for a node's own copy, which other
+    hosts do not have.
     """
 
     job_id: str | None = None
@@ -35,7 +35,6 @@ class JobEnvironment:
     restarts: int = 0
     rank: int = 0
     cpus_per_task: int | None = None
-    end_s: float | None = None
     slurm_conf: str | None = None
 
     @property
@@ -54,7 +53,6 @@ def read(environment: Mapping[str, str] | None = None) -> JobEnvironment:
     given = os.environ if environment is None else environment
     ranks = [int(given[name]) for name in _RANKS if given.get(name, "").isdigit()]
     array, task = given.get("SLURM_ARRAY_JOB_ID"), given.get("SLURM_ARRAY_TASK_ID")
-    end = given.get("SLURM_JOB_END_TIME", "")
     cpus = given.get("SLURM_CPUS_PER_TASK", "")
     conf = given.get("SLURM_CONF", "")
     restarts = given.get("SLURM_RESTART_COUNT", "")
@@ -64,19 +62,19 @@ def read(environment: Mapping[str, str] | None = None) -> JobEnvironment:
         restarts=int(restarts) if restarts.isdigit() else 0,
         rank=ranks[0] if ranks else 0,
         cpus_per_task=int(cpus) if cpus.isdigit() else None,
-        end_s=float(end) if end.isdigit() else None,
         slurm_conf=None if "/conf-cache/" in conf else conf or None,
     )
 
 
 def for_slurm(slurm_conf: str | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns the environment of a Slurm command: plain words and times, and the cluster of `slurm_conf` if given.
+    """Returns the environment of a Slurm command: plain words, and the cluster of `slurm_conf` if given.
 
-    Nothing that the user or a job set in `environment` (None: that of this process) narrows what the command answers.
+    Times are seconds since the epoch, which no time zone changes. Nothing that the user or a job set in `environment`
+    (None: that of this process) narrows what the command answers.
     """
     given = os.environ if environment is None else environment
     kept = {key: value for key, value in given.items() if not _changes_slurm(key)}
-    plain = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    plain = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
     return kept | plain | ({"SLURM_CONF": slurm_conf} if slurm_conf else {})
 
 

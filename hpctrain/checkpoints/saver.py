@@ -26,6 +26,7 @@ from hpctrain.checkpoints.store import CorruptCheckpoint, Entry, FileRecord, Unr
 from hpctrain.checkpoints.tensor_file import HostBuffer, unpack
 from hpctrain.config.settings import CheckpointConfig
 from hpctrain.errors import RunFailed
+from hpctrain.patience import Patience
 from hpctrain.storage.files import (
     FILES,
     Files,
@@ -168,8 +169,9 @@ class Checkpointer:
 
     def settle(self, patience_s: float = 30.0) -> None:
         """Wait for a running write, at most `patience_s`, while the run fails for another reason."""
-        if self._thread is not None:
-            self._thread.join(patience_s)
+        patience = Patience(patience_s)
+        while self._thread is not None and self._thread.is_alive() and not patience.is_over():
+            self._thread.join(0.1)
 
     def restore(self, saved_step: int = 0) -> Snapshot | None:
         """Returns the newest checkpoint that verifies, or None if there never was one. Broken ones are put aside.
@@ -263,11 +265,11 @@ class Checkpointer:
     def _other_parts(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
         """Wait for the receipts of the other ranks. Raises OSError naming the rank that has failed."""
         parts: dict[str, FileRecord] = {}
-        end_s = time.monotonic() + PARTS_PATIENCE_S
+        patience = Patience(PARTS_PATIENCE_S)
         for rank in range(1, job.parts):
             receipt = _receipt(draft, rank)
             while not receipt.exists():
-                if time.monotonic() > end_s:
+                if patience.is_over():
                     raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} did not write its part")
                 time.sleep(0.02)
             said = unseal(receipt.read_bytes())

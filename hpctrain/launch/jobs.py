@@ -6,6 +6,7 @@ submitit pickles a reference to them and the path of the run directory, nothing 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import time
@@ -30,7 +31,6 @@ def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None
 def local_job(path: str) -> str:
     """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
     run, asked = RunDir(Path(path)), False
-    config = from_dict(run.read_config())
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
@@ -38,6 +38,8 @@ def local_job(path: str) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, ask)
+
+    config = from_dict(run.read_config())
 
     def begin() -> local.Ranks | None:
         return None if asked or run.cancel_file.exists() else local.start(run, config)
@@ -77,8 +79,9 @@ def slurm_rank(path: str) -> int:
         return 0  # a later job of a chain: nothing is left to do
     place = job_environment.read()
     job_id, first = str(place.job_id), place.rank == 0
-    end_s = client.end_s(job_id) if first else None  # what one rank knows, all agree on
-    code = work(run, place.start, client.has_ended, end_s)
+    # What one rank knows, all agree on.
+    time_left = functools.partial(client.time_left, job_id) if first else None
+    code = work(run, place.start, client.has_ended, time_left)
     if first:
         _after(run, job_id)
     return code

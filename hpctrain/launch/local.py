@@ -25,6 +25,7 @@ from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16, gpu_count
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
+from hpctrain.patience import Patience
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.lock import lives
@@ -96,7 +97,7 @@ class Ranks:
 
     def __init__(self, run: RunDir, process: subprocess.Popen[bytes], token: str) -> None:
         self._run, self._process, self.token = run, process, token
-        self._asked_s: float | None = None
+        self._patience: Patience | None = None  # once the ranks were asked to stop
         self._looked_s = 0.0
         self._killed = False
 
@@ -128,14 +129,14 @@ class Ranks:
         were asked by this very call.
         """
         now_s = time.monotonic()
-        if self._asked_s is None and not asked and now_s - self._looked_s >= LOOK_S:
+        if self._patience is None and not asked and now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             asked = self._run.cancel_file.exists()
-        if asked and self._asked_s is None:
-            self._asked_s = now_s
+        if asked and self._patience is None:
+            self._patience = Patience(STOP_PATIENCE_S)
             self.ask_to_stop()
             return True
-        if self._asked_s is not None and (at_once or now_s - self._asked_s > STOP_PATIENCE_S):
+        if self._patience is not None and (at_once or self._patience.is_over()):
             self.kill()
         return False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 # `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
 SQUEUE_FORMAT = "%i|%T|%r|%j|%k"
@@ -27,6 +26,8 @@ ENDED = frozenset(
 # sbatch's words if the controller may have accepted the job, and only its answer is missing.
 NO_JOB_ID = "sbatch did not answer with the number of a job"
 _NO_ANSWER = re.compile(r"(?i)timed out|unable to contact|zero bytes|connection|communication|did not answer")
+_DURATION = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")
+_NOW = re.compile(r"^sdiag output at .*\((\d+)\)$", re.MULTILINE)
 _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
 
 
@@ -67,12 +68,27 @@ def parse_squeue(text: str) -> list[Job]:
     return jobs
 
 
-def parse_time(text: str) -> float | None:
-    """A time as squeue writes it, on this machine's clock, in seconds since the epoch; None: unknown."""
-    try:
-        return datetime.fromisoformat(text.strip()).timestamp()
-    except ValueError:
-        return None  # N/A, NONE, no such job
+def parse_end(text: str) -> tuple[float | None, float | None]:
+    """From `squeue --noheader --jobs=ID --format=%e|%L`: when a job ends, in seconds since the epoch, and how many are
+    left by the clock of the machine that asks. None: unknown, or no such job.
+    """
+    end, _, left = next(iter(text.split()), "").partition("|")
+    return float(end) if end.isdigit() else None, parse_duration(left)
+
+
+def parse_duration(text: str) -> float | None:
+    """A duration as Slurm writes it, days-hours:minutes:seconds, in seconds; None: none, such as UNLIMITED."""
+    said = _DURATION.fullmatch(text.strip())
+    if said is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in said.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def parse_now(text: str) -> float | None:
+    """From `sdiag`: the time on the controller's clock, in seconds since the epoch; None: unknown."""
+    said = _NOW.search(text)
+    return float(said[1]) if said else None
 
 
 def in_grace(text: str) -> bool:

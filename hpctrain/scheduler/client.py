@@ -17,6 +17,7 @@ from hpctrain.scheduler import answers
 from hpctrain.scheduler.answers import Job
 
 TIMEOUT_S = 15.0
+SHORT_S = 5.0  # for what a training run asks beside its steps
 SBATCH_TIMEOUT_S = 60.0  # a site's own checks of jobs may take long
 SACCT_JOBS = 5000  # an argument may have 128 KiB
 
@@ -142,15 +143,22 @@ def has_ended(job_id: str) -> bool | None:
     return Snapshot().has_ended(job_id)
 
 
-def end_s(job_id: str) -> float | None:
-    """When this very job is killed for its time limit, in seconds since the epoch; None: Slurm does not say."""
-    said = job_environment.read().end_s
-    if said is not None:
-        return said
+def time_left(job_id: str) -> float | None:
+    """Returns the seconds until Slurm ends a job for its time limit; None: Slurm does not say.
+
+    The controller says both the end and the time that it is now, because the clock of this node, by which squeue and a
+    job's own environment count, may be wrong. A site that does not let users ask for the time has only that clock.
+    """
+    command = ["squeue", "--all", "--noheader", f"--jobs={job_id}", "--format=%e|%L"]
     try:
-        return answers.parse_time(run(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]))
-    except Unreachable:
+        try:
+            now_s = answers.parse_now(run(["sdiag"], timeout_s=SHORT_S))
+        except Unreachable:
+            now_s = None
+        end_s, left_s = answers.parse_end(run(command, timeout_s=SHORT_S))
+    except (Unreachable, OSError):
         return None  # the warning alone tells the job to stop
+    return left_s if now_s is None or end_s is None else end_s - now_s
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:

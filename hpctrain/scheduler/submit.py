@@ -67,17 +67,11 @@ def submit(
     Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, leaving nothing behind.
     """
     make_private(run.submitit)
+    if lost := complete(run):
+        return lost[0]
     submission = run.submission.read()
     if original(run, submission):  # a copy: those jobs are another's
         submission = Submission()
-    lost = _lost_submission(run, submission)
-    if lost:
-        comment = comment_of(run.run_id, submission.token)
-        run.submission.write(submission.with_jobs(lost, comment, run.run_id))
-        state = run.read_state()
-        if state.final or state.phase == Phase.NEW:
-            run.state.submitted()
-        return lost[0]
     token = uuid.uuid4().hex
     conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
     if goes_on:  # on a node, that may know the cluster by another file than the login nodes
@@ -110,6 +104,21 @@ def submit(
         raise
     run.submission.write(submission.with_jobs(job_ids, *(() if local_job else (comment, run.run_id))))
     return job_ids[0]
+
+
+def complete(run: RunDir) -> list[str]:
+    """Notes the jobs of a submission whose submitter died before it could; returns their ids, none if there are none.
+
+    The caller has the right to start the run. Raises RunFailed(SUBMIT_FAILED) if Slurm does not say.
+    """
+    submission = run.submission.read()
+    if original(run, submission) is not None or not (lost := _lost_submission(run, submission)):
+        return []
+    run.submission.write(submission.with_jobs(lost, comment_of(run.run_id, submission.token), run.run_id))
+    state = run.read_state()
+    if state.final or state.phase == Phase.NEW:
+        run.state.submitted()
+    return lost
 
 
 def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> str:

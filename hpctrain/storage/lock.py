@@ -26,11 +26,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hpctrain import job_environment
 from hpctrain.errors import RunFailed
+from hpctrain.patience import Patience
 from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
 from hpctrain.storage.run_state import Reason
 
 # Takes a Slurm job id; returns whether that job has ended, None if Slurm does not say.
 JobEnded = Callable[[str], bool | None]
+
+ASK_S = 5.0  # about what one look at the last owner takes, with a question to Slurm
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def acquire(
     for made in (folder, folder / "terms"):
         files.make_folder(made)
         files.sync_folder(made.parent)
-    end_s = time.monotonic() + patience_s
+    patience = Patience(patience_s, ASK_S)
     mine = this_process(attempt)
     draft = folder / "terms" / f".draft.{uuid.uuid4().hex[:8]}"
     try:
@@ -121,7 +124,7 @@ def acquire(
         while True:
             last = _newest(folder)
             if last and not has_ended(_read(folder, last), mine, job_ended):
-                if time.monotonic() >= end_s:
+                if patience.is_over():
                     raise _locked(folder, _read(folder, last), mine, doing)
                 time.sleep(1)
                 continue

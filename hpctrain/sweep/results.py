@@ -147,7 +147,7 @@ def seconds(study: StudyDir) -> dict[str, float]:
             if until is None:
                 heartbeat = study.run(run_id).read_state().heartbeat or began
                 until = max(began, min(now, heartbeat))
-            spent[run_id] = spent.get(run_id, 0.0) + until - began
+            spent[run_id] = spent.get(run_id, 0.0) + max(0.0, until - began)  # a clock may be set back
     return spent
 
 

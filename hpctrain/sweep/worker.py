@@ -27,6 +27,7 @@ from hpctrain.launch.processes import Process, preload, start
 from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
+from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage.lock import this_process
 from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
@@ -104,8 +105,9 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     settings = sweep_config(part["sweep"])
     metric, more = objective(settings, part["task"])
     space: list[Swept] = from_json(part["space"])
-    job_id = job_environment.read().job_id
-    stop = StopFlag(client.end_s(job_id) if job_id else None, float(part["signal_s"]))
+    job_id, stop = job_environment.read().job_id, StopFlag()
+    if job_id:
+        stop.limit = TimeLimit(functools.partial(client.time_left, job_id), float(part["signal_s"]))
     stop.install()
     suggest = None
     if settings.adaptive:
@@ -129,6 +131,8 @@ def _work(job: Job) -> None:
         while True:
             for slot in job.busy:
                 _attend(job, slot)
+            if job.stop.limit is not None:  # not in a thread: this process forks
+                job.stop.limit.look()
             stopping = job.stop.poll() is not None
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
@@ -166,7 +170,7 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
     if config is None:
         patiently(lambda: claim.close("locked"))
         return False
-    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.time(), 0.0
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     job.taken += claim.work.rung == 0
     if run.read_state().phase == Phase.DONE:
         _end(job, slot)
@@ -235,7 +239,7 @@ def _end(job: Job, slot: Slot) -> None:
     if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
         job.full = str(detail)
         return patiently(lambda: claim.close("stopped", reason=end.reason))
-    spent_s = time.time() - slot.began
+    spent_s = time.monotonic() - slot.began
     if end.outcome in JUDGED and end.ended:
         ended: Ended = {**end.ended, "seconds": spent_s, "job": job.token}
         patiently(lambda: job.study.write_ended(claim.work, ended))

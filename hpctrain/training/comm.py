@@ -8,7 +8,6 @@ environment variables that Horovod reads at its start, and its background thread
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from hpctrain.config.settings import PIECE_BYTES, CommConfig
 from hpctrain.errors import RunFailed
+from hpctrain.patience import Patience
 from hpctrain.storage.run_state import Reason
 
 # If a collective fails because a rank has died, the launcher ends the other ranks within this time, and can say which.
@@ -28,6 +28,9 @@ LAUNCHER_S = 3.0
 
 # Longer than most steps: Horovod's thread sleeps between two exchanges.
 IDLE_MS = 20.0
+
+# Gloo's own limit for one message (its default is 30 s) must never come before comm.timeout_s.
+GLOO_TIMEOUT_S = 10_000_000
 
 Stuck = Callable[[str], None]
 
@@ -212,24 +215,25 @@ class Watchdog:
     """`with watchdog:` around a collective that waits for other ranks; calls `stuck` if it takes too long.
 
     Horovod's own stall check runs on rank 0 and itself waits for every rank: a rank that is stopped, or whose node
-    hangs, would keep all others waiting for ever. `stuck` is called in a thread of its own and must end the process,
-    because the main thread cannot be woken.
+    hangs, would keep all others waiting for ever. It also counts the time for which the scheduler suspends all ranks,
+    which this one leaves out. `stuck` is called in a thread of its own and must end the process, because the main
+    thread cannot be woken.
     """
 
     def __init__(self, timeout_s: float, stuck: Stuck) -> None:
-        self._timeout_s, self._stuck = timeout_s, stuck
-        self._deadline_s = math.inf
+        self._timeout_s, self._tick_s, self._stuck = timeout_s, min(1.0, timeout_s / 10), stuck
+        self._patience: Patience | None = None
         threading.Thread(target=self._look, name="watchdog", daemon=True).start()
 
     def __enter__(self) -> None:
-        self._deadline_s = time.monotonic() + self._timeout_s
+        self._patience = Patience(self._timeout_s, self._tick_s)
 
     def __exit__(self, *_: object) -> None:
-        self._deadline_s = math.inf
+        self._patience = None
 
     def _look(self) -> None:
-        while time.monotonic() < self._deadline_s:
-            time.sleep(min(1.0, self._timeout_s / 10))
+        while (patience := self._patience) is None or not patience.is_over():
+            time.sleep(self._tick_s)
         self._stuck(f"no answer from the other ranks in {self._timeout_s:g} s (comm.timeout_s)")
 
 
@@ -264,8 +268,11 @@ def _set_environment(settings: CommConfig) -> None:
     knobs = {
         "HOROVOD_CYCLE_TIME": str(cycle),
         "HOROVOD_FUSION_THRESHOLD": str(round(settings.fusion_bytes)),
+        # Horovod says which rank is late, but only the watchdog ends a run: Horovod and Gloo count by the clock alone,
+        # and would end one that was suspended as soon as it is resumed.
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, round(settings.timeout_s / 2))),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(max(2, round(settings.timeout_s))),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "0",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(GLOO_TIMEOUT_S),
         # An idle MPI progress loop leaves its core to the computing instead of spinning on it.
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }

@@ -15,6 +15,7 @@ from hpctrain.checkpoints.saver import Checkpointer
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import refuse_change_here
 from hpctrain.report.curves import draw_curves
+from hpctrain.scheduler.time_limit import TimeLeft, TimeLimit
 from hpctrain.storage import lock
 from hpctrain.storage.patience import left_out, patiently
 from hpctrain.storage.records import train_records, validation_records
@@ -36,16 +37,17 @@ def run_session(
     stop: StopFlag,
     stuck: Stuck,
     job_ended: lock.JobEnded | None = None,
-    end_s: float | None = None,
+    time_left: TimeLeft | None = None,
 ) -> str:
     """Join the other ranks and train. Returns the reason of the end. Exceptions pass through. Collective.
 
-    `stuck` ends this process if the other ranks no longer answer (training/comm.py). `end_s`: when the job is killed
-    for its time limit, in seconds since the epoch.
+    `stuck` ends this process if the other ranks no longer answer (training/comm.py). `time_left` asks Slurm how long
+    it lets the job go on; one rank that has it is enough.
     """
     stop.install()  # again: libraries may have taken signals over
-    if end_s is not None:
-        stop.end_at(end_s, config.cluster.signal_s)
+    if time_left is not None:
+        stop.limit = TimeLimit(time_left, config.cluster.signal_s)
+        stop.limit.watch()
     comm = connect(
         config.comm, config.ranks, stuck, run.timeline_file(attempt) if config.comm.timeline else None
     )

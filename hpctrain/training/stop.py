@@ -1,6 +1,6 @@
 """Why a run should stop early: signals, the time limit, a cancel request. Handlers set a flag only.
 
-Takes signals and the clock; returns the name of a reason. Ranks agree at a step boundary (training/loop.py).
+Takes signals and the time limit; returns the name of a reason. Ranks agree at a step boundary (training/loop.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage.run_state import Reason, reasons_of_signals
 
 # In order of weight: if ranks see different ones, the first counts.
@@ -20,22 +21,18 @@ _SIGNALS = reasons_of_signals()
 
 
 class StopFlag:
-    """Set from signal handlers and the clock; read once a step."""
+    """Set from signal handlers and the time limit; read once per step."""
 
-    def __init__(self, end_s: float | None = None, margin_s: float = 0.0) -> None:
-        """`end_s`: when (seconds since the epoch) the job is killed; it stops `margin_s` before that."""
+    def __init__(self, limit: TimeLimit | None = None) -> None:
+        """`limit`: the job's, if this process is to keep it; it may also be set later."""
         self.reason: str | None = None
-        self._deadline_s = None if end_s is None else end_s - margin_s
+        self.limit = limit
         self._request: Path | None = None
         self._looked_s = 0.0
 
     def watch(self, request: Path) -> None:
         """A file whose existence asks to stop, from whatever machine: looked for once in LOOK_S."""
         self._request = request
-
-    def end_at(self, end_s: float, margin_s: float) -> None:
-        """The job is killed at `end_s` (seconds since the epoch): stop `margin_s` before that."""
-        self._deadline_s = end_s - margin_s
 
     def install(self) -> None:
         """Take over the signals of this process, submitit's handlers included."""
@@ -48,11 +45,10 @@ class StopFlag:
             self._looked_s = time.monotonic()
             if self._request.exists():
                 self.reason = Reason.INTERRUPTED
-        if self._deadline_s is not None and self.reason in (None, Reason.PREEMPTED):
-            # The warning and the clock come at the same time; a minute's grace for Slurm's own rounding.
-            early_s = 0.0 if self.reason is None else 60.0
-            if time.time() >= self._deadline_s - early_s:
-                self.reason = Reason.TIME_LIMIT
+        # The warning and the limit come at the same time; a minute's grace for Slurm's own rounding.
+        early_s = 60.0 if self.reason else 0.0
+        if self.limit and self.reason in (None, Reason.PREEMPTED) and self.limit.is_near(early_s):
+            self.reason = Reason.TIME_LIMIT
         return self.reason
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.storage import last_word
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.last_word import LastWord
@@ -34,11 +35,12 @@ from hpctrain.storage.succession import superseded
 from hpctrain.training.stop import StopFlag
 
 
-def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: float | None = None) -> int:
+def work(
+    run: RunDir, token: str, job_ended: JobEnded | None = None, time_left: TimeLeft | None = None
+) -> int:
     """Run this process's rank to its end. Returns the exit code. Never raises: the reason is in the run directory.
 
-    `job_ended` asks Slurm whether a job has ended (storage/lock.py). `end_s`: when Slurm kills this job, in seconds
-    since the epoch.
+    `job_ended` asks Slurm whether a job has ended (storage/lock.py); `time_left` how many seconds this one has left.
     """
     stop = StopFlag()
     stop.install()  # before the imports that take seconds: a signal is never lost
@@ -58,7 +60,8 @@ def work(run: RunDir, token: str, job_ended: JobEnded | None = None, end_s: floa
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
-        reason = run_session(from_dict(run.read_config()), run, attempt, stop, rank.give_up, job_ended, end_s)
+        config = from_dict(run.read_config())
+        reason = run_session(config, run, attempt, stop, rank.give_up, job_ended, time_left)
     except BaseException as error:
         reason, detail = _reason_of(error)
         if reason != Reason.DISK_FULL:

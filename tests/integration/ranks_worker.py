@@ -26,7 +26,7 @@ def main():
     for run, config in zip(runs, configs, strict=True):
         owner = lock.acquire(run.checkpoints, 1, None, 0.0) if comm.rank == 0 else contextlib.nullcontext()
         with owner as term:
-            reason = session._train_locked(config, run, 1, comm, StopFlag(None, 0), term)
+            reason = session._train_locked(config, run, 1, comm, StopFlag(), term)
         print(run.run_id, reason, flush=True)
     shutdown()
 

@@ -20,9 +20,9 @@ def test_outside_of_a_job():
 def test_a_task_of_an_array():
     place = read({
         "SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2",
-        "SLURM_PROCID": "1", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_END_TIME": "1700000000", "SLURM_CONF": "/c.conf",
+        "SLURM_PROCID": "1", "SLURM_CPUS_PER_TASK": "8", "SLURM_CONF": "/c.conf",
     })  # fmt: skip
-    assert place == JobEnvironment("12_3", "3", 2, 1, 8, 1.7e9, "/c.conf")
+    assert place == JobEnvironment("12_3", "3", 2, 1, 8, "/c.conf")
     assert (place.in_job, place.start) == (True, "slurm-12_3.2")
 
 
@@ -34,13 +34,10 @@ def test_a_plain_job():
 def test_what_is_empty_or_malformed_is_not_said():
     names = (
         "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK",
-        "SLURM_JOB_END_TIME", "SLURM_CONF", "SLURM_PROCID",
+        "SLURM_CONF", "SLURM_PROCID",
     )  # fmt: skip
     assert read(dict.fromkeys(names, "")) == JobEnvironment()
-    assert (
-        read({"SLURM_JOB_END_TIME": "NONE", "SLURM_CPUS_PER_TASK": "2(x3)", "SLURM_PROCID": "-1"})
-        == JobEnvironment()
-    )
+    assert read({"SLURM_CPUS_PER_TASK": "2(x3)", "SLURM_PROCID": "-1"}) == JobEnvironment()
 
 
 @pytest.mark.parametrize(("said", "rank"), [
@@ -79,7 +76,7 @@ KEPT = {
 
 def test_a_slurm_command_answers_in_plain_words_and_wholly():
     given = for_slurm(None, HABITS | KEPT | {"LC_ALL": "de_DE.UTF-8"})
-    assert given == KEPT | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    assert given == KEPT | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
     assert for_slurm("/c.conf", KEPT)["SLURM_CONF"] == "/c.conf"
 
 

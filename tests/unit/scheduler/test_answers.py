@@ -1,7 +1,5 @@
 """Slurm's answers: known texts to values."""
 
-from datetime import datetime
-
 import pytest
 
 from hpctrain.scheduler import answers
@@ -48,9 +46,36 @@ def test_limits_and_sizes():
     assert answers.parse_max_array_size("") == 1001
 
 
-def test_the_end_of_a_job_as_squeue_says_it():
-    assert answers.parse_time("2026-11-24T05:35:03\n") == datetime(2026, 11, 24, 5, 35, 3).timestamp()
-    assert [answers.parse_time(text) for text in ("N/A\n", "", "slurm_load_jobs error\n")] == [None] * 3
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1795498503|1-02:03:04\n", (1795498503.0, 93784.0)),
+        ("1795498503|5:00\n1795498504|6:00\n", (1795498503.0, 300.0)),
+        ("N/A|UNLIMITED\n", (None, None)),
+        ("\n", (None, None)),
+        ("slurm_load_jobs error\n", (None, None)),
+    ],
+)
+def test_the_end_of_a_job_as_squeue_says_it(text, said):
+    assert answers.parse_end(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0:00", 0), ("0:59\n", 59), ("59:59", 3599), ("1:00:00", 3600), ("01:02:03", 3723), ("2-00:00:01", 172801),
+        ("365-23:59:59", 31622399),
+        *((text, None) for text in ("", "INVALID", "UNLIMITED", "NOT_SET", "N/A", "59", "-1:00", "1-5:00", "1:2:3:4")),
+    ],
+)  # fmt: skip
+def test_durations(text, seconds):
+    assert answers.parse_duration(text) == seconds
+
+
+def test_the_controllers_time():
+    text = "****\nsdiag output at Tue Nov 24 05:35:03 2026 (1795498503)\nData since      Tue Nov 24 (1795478400)\n"
+    assert answers.parse_now(text) == 1795498503.0
+    assert answers.parse_now("sdiag: error: no answer\n") is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from hpctrain.config import sweep_grammar
+from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage import patience
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir, claim_attempt
@@ -118,7 +119,7 @@ def play(study, monkeypatch):
     monkeypatch.setattr(worker, "POLL_S", 0.0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
-    def run(*acts, settings=ASHA, quota=None):
+    def run(*acts, settings=ASHA, quota=None, limit=None):
         script = Script(*acts)
         monkeypatch.setattr(worker, "start", script)
         queue = WorkQueue(study, settings, higher_is_better=True)
@@ -129,7 +130,7 @@ def play(study, monkeypatch):
             queue,
             [worker.Slot(0)],
             None,
-            StopFlag(),
+            StopFlag(limit),
             quota,
             token=str(id(script)),
         )
@@ -138,6 +139,18 @@ def play(study, monkeypatch):
         return script
 
     return run
+
+
+def test_a_job_at_its_time_limit_begins_no_run(study, play):
+    script = play(limit=TimeLimit(lambda: 100.0, margin_s=120.0))
+    assert (script.job.stop.reason, script.names) == ("TIME_LIMIT", [])
+
+
+def test_a_job_asks_slurm_beside_its_runs(study, play):
+    asked = []
+    script = play(trains, limit=TimeLimit(lambda: asked.append(1) or 3600.0, margin_s=120.0))
+    assert (script.job.stop.reason, asked) == (None, [1])
+    assert len(script.names) == 3
 
 
 def ended(study, run_id=None):
