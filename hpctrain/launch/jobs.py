@@ -31,7 +31,6 @@ def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None
 def local_job(path: str) -> str:
     """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
     run, asked = RunDir(Path(path)), False
-    config = from_dict(run.read_config())
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
@@ -39,6 +38,8 @@ def local_job(path: str) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, ask)
+
+    config = from_dict(run.read_config())
 
     def begin() -> local.Ranks | None:
         return None if asked or run.cancel_file.exists() else local.start(run, config)

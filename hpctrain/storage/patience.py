@@ -1,7 +1,7 @@
 """Writing to storage that is full, or returns errors, for a moment: what waits, what is left out, and for how long.
 
 What a run needs is written `patiently`; what is only for people is `left_out`; what is written again and again has a
-`Patience`. Takes functions that write, and calls them. Times in seconds. No torch.
+`Tolerance`. Takes functions that write, and calls them. Times in seconds. No torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hpctrain.errors import RunFailed
+from hpctrain.patience import Patience
 from hpctrain.storage.run_state import Reason, reason_of_oserror, storage_failure
 
 PATIENCE_S = 30.0  # longer than a full disk that somebody clears at once
@@ -25,13 +26,13 @@ def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
 
     Raises OSError and RunFailed, at once if storage is not at fault.
     """
-    end_s = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    patience = Patience(PATIENCE_S if patience_s is None else patience_s, AGAIN_S)
     while True:
         try:
             return write()
         except (OSError, RunFailed) as error:
             reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
-            if reason not in (Reason.DISK_FULL, Reason.STORAGE_ERROR) or time.monotonic() >= end_s:
+            if reason not in (Reason.DISK_FULL, Reason.STORAGE_ERROR) or patience.is_over():
                 raise
         time.sleep(AGAIN_S)
 
@@ -47,7 +48,7 @@ def left_out(what: str) -> Iterator[None]:
         print(f"{what} not written ({error}); the run goes on", flush=True)
 
 
-class Patience:
+class Tolerance:
     """How long one thing may fail to be written before the run ends for it."""
 
     def __init__(self, what: str, limit_s: float) -> None:

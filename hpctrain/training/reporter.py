@@ -14,7 +14,7 @@ from typing import Any
 
 from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
-from hpctrain.storage.patience import Patience, left_out, patiently
+from hpctrain.storage.patience import Tolerance, left_out, patiently
 from hpctrain.storage.records import Record
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
@@ -48,8 +48,8 @@ class Reporter:
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
         self._unsaid: dict[str, Any] = {}  # what no heartbeat on disk has said yet
-        self._beats = Patience("heartbeat", UNTOLD_S)
-        self._names, self._loggers = loggers, list[tuple[Logger, Patience]]()
+        self._beats = Tolerance("heartbeat", UNTOLD_S)
+        self._names, self._loggers = loggers, list[tuple[Logger, Tolerance]]()
 
     def begin(self, step: int, validated_at: int) -> None:
         """Make the loggers of an attempt that begins at `step`, with the last validation at `validated_at`."""
@@ -57,7 +57,7 @@ class Reporter:
             start = Start(self._attempt, step, validated_at)
             for name in self._names:
                 logger = patiently(functools.partial(LOGGERS[name], self._run, start))
-                self._loggers.append((logger, Patience(f"record ({name})", UNTOLD_S)))
+                self._loggers.append((logger, Tolerance(f"record ({name})", UNTOLD_S)))
 
     def check_progress(self, step: int) -> None:
         """Note the step at which this attempt begins. Raises NO_PROGRESS if the three before it began here as well."""

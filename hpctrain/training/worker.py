@@ -60,9 +60,8 @@ def work(
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
-        reason = run_session(
-            from_dict(run.read_config()), run, attempt, stop, rank.give_up, job_ended, time_left
-        )
+        config = from_dict(run.read_config())
+        reason = run_session(config, run, attempt, stop, rank.give_up, job_ended, time_left)
     except BaseException as error:
         reason, detail = _reason_of(error)
         if reason != Reason.DISK_FULL:

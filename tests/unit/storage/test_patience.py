@@ -6,7 +6,7 @@ import pytest
 
 from hpctrain.errors import RunFailed
 from hpctrain.storage import patience
-from hpctrain.storage.patience import PATIENCE_S, Patience, left_out, patiently
+from hpctrain.storage.patience import PATIENCE_S, Tolerance, left_out, patiently
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_is_left_out_is_said(capsys):
 
 
 def test_what_fails_for_too_long_ends_the_run(clock, capsys):
-    beats = Patience("heartbeat", 120.0)
+    beats = Tolerance("heartbeat", 120.0)
     for _ in range(120):
         beats.failed(QUOTA)
         clock[0] += 1

@@ -99,6 +99,17 @@ def test_mishaps_in_a_row(tmp_path, earlier, mishaps, goes_on):
     assert claim.goes_on is goes_on
 
 
+CLAIM_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from hpctrain.sweep import claims
+from hpctrain.sweep.study_dir import Work
+assert claims.take(Path(sys.argv[1]), Work("r"))
+print("claimed", flush=True)
+time.sleep(60)
+"""
+
+
 def test_a_dead_owner_s_claim_is_taken_and_a_living_one_s_is_not(study):
     command = [sys.executable, "-c", CLAIM_AND_WAIT, str(study.claims)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
