@@ -1,13 +1,17 @@
 """A job of a study, with runs that end in every way and at every moment: what is noted, and what is tried again."""
 
 import dataclasses
+import errno
 import functools
 import json
 
 import pytest
 
 from hpctrain.config import sweep_grammar
-from hpctrain.storage.run_dir import claim_attempt
+from hpctrain.storage import patience
+from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.run_dir import RunDir, claim_attempt
+from hpctrain.storage.run_state import StateFile
 from hpctrain.sweep import claims, space, worker
 from hpctrain.sweep.outcome import TRIES
 from hpctrain.sweep.settings import SweepConfig
@@ -27,11 +31,11 @@ def trials():
 class Ended:
     """A run's process that has ended."""
 
-    def __init__(self, token):
-        self.token = token
+    def __init__(self, token, code):
+        self.token, self.code = token, code
 
     def poll(self):
-        return 0
+        return self.code
 
 
 class Script:
@@ -44,8 +48,7 @@ class Script:
         self.names.append(name)
         act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         token = f"{name}.{len(self.names)}"
-        act(run, token, self.job)
-        return Ended(token)
+        return Ended(token, act(run, token, self.job) or 0)
 
 
 def trains(run, token, job):
@@ -297,6 +300,62 @@ def test_a_full_disk_ends_the_job_and_fails_no_run(study, play, monkeypatch, cap
     monkeypatch.undo()
     play(trains)
     assert {facts["phase"] for facts in study.ended().values()} == {"paused"}
+
+
+@pytest.mark.parametrize("act", [never_begins, never_says_who, dies])
+def test_a_run_that_could_not_even_write_that_the_disk_is_full(study, play, act):
+    def full(*where):
+        act(*where)
+        return EXIT_DISK_FULL
+
+    script = play(full, trains)
+    assert script.job.full
+    assert len(script.names) == 1
+    assert study.ended() == {}
+    assert study.run(trials()[0].run_id).read_state().reason == "DISK_FULL"
+
+
+class FullAt:
+    """The named function fails the `times` next times that it is called, as on a full disk."""
+
+    def __init__(self, monkeypatch, owner, name, times):
+        self.left, real = times, getattr(owner, name)
+
+        def failing(*args, **kwargs):
+            if self.left:
+                self.left -= 1
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, failing)
+
+
+MOMENTS = [
+    (WorkQueue, "take"), (RunDir, "create"), (StateFile, "starting"), (StudyDir, "write_ended"), (claims.Claim, "close")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("owner", "name"), MOMENTS)
+def test_a_disk_that_is_full_for_a_moment_costs_nothing(study, play, monkeypatch, owner, name):
+    monkeypatch.setattr(patience, "AGAIN_S", 0.0)
+    full = FullAt(monkeypatch, owner, name, 3)
+    script = play(trains)
+    assert (full.left, script.job.full) == (0, None)
+    assert len(study.ended()) >= 2
+    assert not any(facts["phase"] == "failed" for facts in study.ended().values())
+
+
+@pytest.mark.parametrize(("owner", "name"), MOMENTS[:3])
+def test_a_disk_that_stays_full_ends_the_job_but_not_its_other_runs(study, play, monkeypatch, owner, name):
+    monkeypatch.setattr(patience, "AGAIN_S", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    FullAt(monkeypatch, owner, name, 1)
+    script = play(trains)
+    assert "No space left" in script.job.full
+    assert study.ended() == {}
+    monkeypatch.undo()
+    play(trains)
+    assert all(facts["phase"] != "failed" for facts in study.ended().values())
 
 
 def test_a_run_that_another_process_owns_is_left_to_it(study, play):
