@@ -1,5 +1,6 @@
 """The command line without torch: help, wrong commands, wrong settings, Hydra's own flags."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -88,3 +89,20 @@ def test_an_unexpected_error_is_no_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "models", ("hpctrain.cli:nothing_here", ""))
     assert cli.main(["models"]) == 1
     assert "internal error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "DISK_FULL"), (errno.EDQUOT, "DISK_FULL"), (errno.EIO, "STORAGE_ERROR")],
+)
+def test_a_command_that_finds_the_disk_full_says_so_in_one_line(monkeypatch, capsys, number, said):
+    from hpctrain import cli
+
+    def full(argv):
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setenv("HPCTRAIN_DEBUG", "1")
+    monkeypatch.setattr("hpctrain.commands.status.main", full)
+    assert cli.main(["status"]) == 1
+    err = capsys.readouterr().err
+    assert err == f"hpctrain: {said}: [Errno {number}] {os.strerror(number)}: 'runs/x'\n"
