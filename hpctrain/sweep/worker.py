@@ -143,7 +143,7 @@ def _work(job: Job) -> None:
                     begun = claim is not None and _begin(job, free[0], claim)
                 except (OSError, RunFailed) as error:
                     job.full = _full(error)  # the runs that go on may still find room
-                    _give_back(free[0], claim)
+                    _give_back(free[0])
                     continue
                 if claim:
                     restarted = False
@@ -166,11 +166,12 @@ def _work(job: Job) -> None:
 def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
     """Start the run of a claim, or find that it has nothing left to do. Returns False if somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.time(), 0.0
     config = patiently(lambda: _prepare(job, run, trial, claim))
     if config is None:
         patiently(lambda: claim.close("locked"))
+        slot.claim = None
         return False
-    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     job.taken += claim.work.rung == 0
     if run.read_state().phase == Phase.DONE:
         _end(job, slot)
@@ -249,9 +250,9 @@ def _end(job: Job, slot: Slot) -> None:
     return patiently(lambda: claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token))
 
 
-def _give_back(slot: Slot, claim: Claim | None) -> None:
-    """Another job, or a later one, does the work that `slot` could not begin."""
-    slot.claim = None
+def _give_back(slot: Slot) -> None:
+    """Another job, or a later one, takes the work of a slot that could not begin it."""
+    claim, slot.claim = slot.claim, None
     if claim is not None:
         with contextlib.suppress(OSError):
             claim.close("stopped", reason=Reason.DISK_FULL)
