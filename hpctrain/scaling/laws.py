@@ -284,7 +284,7 @@ def _why(table: Sequence[Row], mode: Mode) -> str:
     base, last = table[0], table[-1]
     shrink = base.gpus / last.gpus if mode == "strong" else 1.0
     lost = {
-        name: last.parts_s.get(name, 0.0) - shrink * base.parts_s.get(name, 0.0)
+        name: last.parts_s[name] - shrink * base.parts_s.get(name, 0.0)
         for name in PARTS
         if name in last.parts_s
     }

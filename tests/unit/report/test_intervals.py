@@ -32,6 +32,9 @@ def test_holm_s_steps():
     near = [v - close for v in best]
     assert like_the_best([best, near]) == [None, False]
     assert like_the_best([best, near, best]) == [None, True, True]
+    # Beside one that is surely different it is one again: each step down leaves fewer comparisons.
+    far = [v - 1 for v in best]
+    assert like_the_best([best, near, far]) == [None, False, False]
 
 
 def test_equal_settings_are_told_apart_in_one_study_of_twenty():
