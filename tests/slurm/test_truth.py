@@ -127,7 +127,7 @@ class TestWhoseWord:
         job.await_step(10)
         python, path = sys.executable, job.path
         script = (
-            f"srun --mpi=pmix {python} -m hpctrain.launch.jobs {path} "
+            f"srun --mpi=pmix --kill-on-bad-exit=1 {python} -m hpctrain.launch.jobs {path} "
             f">{path}/submitit/${{SLURM_JOB_ID}}_0_log.out 2>&1;"
             f"{python} -m hpctrain.launch.post_mortem {path}"
         )
@@ -178,7 +178,7 @@ class TestWhoseWord:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            until(lambda: list(job.root.glob("*/*/config.yaml")), "the run's folder")
+            until(lambda: list(job.root.glob("*/*/state.json")), "the run's state")
             job.await_step(10)
             pids = job.hosts(1)
             os.kill(launcher.pid, signal.SIGSTOP)
@@ -281,10 +281,10 @@ class TestNumbersAndTokens:
     def test_a_number_is_a_job_before_it_is_a_part_of_a_name(self, cluster, run, tmp_path):
         job = run(*LONG, "+cluster.sbatch.begin=now+1hour")
         job_id = job.submit()["job_id"]
-        decoy = job.path.parent / f"lenet-digits-0{job_id}99"
+        name, decoy = job.path.name, job.path.parent / f"lenet-digits-0{job_id}99"
         shutil.copytree(job.path, decoy)
         (decoy / "submission.json").unlink()
-        assert cluster.hpctrain("cancel", job_id, "--root", job.root).startswith(job.path.name)
+        assert cluster.hpctrain("cancel", job_id, "--root", job.root).startswith(name)
 
     def test_the_token_cannot_be_replaced(self, cluster, run):
         said = run("+cluster.sbatch.comment=mine").submit(code=2)
