@@ -7,7 +7,6 @@ names. Units are in the names. No I/O, no submitit, no torch.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -108,18 +107,14 @@ def array_parameters(
     if config.ranks == 1:  # a single task holds the resources of all runs of the job
         cpus *= job.ranks_per_node
         given |= {"ntasks_per_node": 1, "cpus_per_task": cpus}
-    task = (
-        "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # SLURM_JOB_ID of the last task names the whole array
-    )
     requeue = (
         # Only a killed job is requeued, not one that failed or was cancelled.
         f"[ $code -gt 128 ] && {sbatch.NOT_ENDED} && [ ${{SLURM_RESTART_COUNT:-0}} -lt {RESTARTS} ]"
-        f" && scontrol requeue {task}"
+        f" && scontrol requeue {sbatch.JOB}"
     )
-    link = f"ln -sf {pickle} {shlex.quote(str(study / 'submitit'))}/{task}_submitted.pkl"
     return given | {
         "job_name": f"sweep-{study.parent.name}",
-        "setup": [*sbatch.setup(config, study), link],
+        "setup": sbatch.setup(config, study, pickle=pickle),
         "teardown": ["code=$?", *([requeue] if config.cluster.requeue else []), "exit $code"],
         "srun_args": [
             "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}", "--overlap", "--mpi=none", sbatch.EXPORT_ALL,

@@ -99,20 +99,6 @@ def test_mishaps_in_a_row(tmp_path, earlier, mishaps, goes_on):
     assert claim.goes_on is goes_on
 
 
-def test_slurm_is_asked_once_and_only_if_somebody_wants_to_know():
-    questions = []
-
-    def ask():
-        questions.append("?")
-        return {"7"}
-
-    ended = claims.asking_once(ask)
-    assert questions == []
-    assert [ended(job_id) for job_id in ("7", "8", "7")] == [False, True, False]
-    assert questions == ["?"]
-    assert claims.asking_once(lambda: None)("7") is None
-
-
 CLAIM_AND_WAIT = """
 import sys, time
 from pathlib import Path
