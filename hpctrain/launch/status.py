@@ -17,7 +17,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import answers, client
-from hpctrain.scheduler.recognition import jobs_of, original
+from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, original
 from hpctrain.storage import lock
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.run_dir import RunDir, runs
@@ -126,12 +126,16 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path,
         seen.submission.job_ids[-1] for seen in members if not own[seen.run.path] and seen.submission.job_ids
     ]
     history = client.history(gone, slurm_conf)
+    arrays = answers.one_of_each_array(queue.values())
     settled = {}
     for seen in members:
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        row = settle(row, job, queued=bool(own[seen.run.path]))
+        if job is None and has_left_its_array(seen.run, seen.submission, arrays):
+            row = _settle_forgotten(row)
+        else:
+            row = settle(row, job, queued=bool(own[seen.run.path]))
         settled[seen.run.path] = _with_cause(seen, row)
     return settled
 
@@ -221,6 +225,22 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True) -> Row:
     return replace(
         row, phase=Phase.FAILED, reason=Reason.LOST if reason == Reason.DONE else reason, detail=detail
     )
+
+
+def _settle_forgotten(row: Row) -> Row:
+    """The row of a run whose job has ended, and of which Slurm does not say how."""
+    if row.phase in FINAL:
+        return row
+    if row.phase == Phase.SUBMITTED:
+        return replace(
+            row, phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail="cancelled while it waited"
+        )
+    if row.phase == Phase.REQUEUED:
+        return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
+    if row.age_s is not None and row.age_s <= SILENCE_S:
+        return row  # its last word is on the way
+    detail = row.detail or f"job {row.job_id} has left its array; the ranks said nothing of an end"
+    return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
 def _settle_local(seen: _Seen) -> Row:

@@ -6,7 +6,7 @@ Takes text, returns jobs and numbers. No I/O. Times are seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
@@ -56,6 +56,11 @@ def current(jobs: Sequence[Job]) -> Job | None:
             if job.state in states:
                 return job
     return jobs[-1] if jobs else None
+
+
+def one_of_each_array(jobs: Iterable[Job]) -> dict[str, Job]:
+    """Returns one task of each job array among `jobs`, by the array's id."""
+    return {array: job for job in jobs for array, is_task, _ in [job.job_id.partition("_")] if is_task}
 
 
 def parse_squeue(text: str) -> list[Job]:

@@ -109,6 +109,7 @@ class Snapshot:
     def __init__(self, slurm_conf: str | None = None) -> None:
         self._conf = slurm_conf
         self._queue: dict[str, Job] | None = None
+        self._arrays: dict[str, Job] | None = None
         self._history: dict[str, dict[str, Job]] = {}
 
     def job(self, job_id: str) -> Job | None:
@@ -131,11 +132,20 @@ class Snapshot:
             job = self.job(job_id)
         except Unreachable:
             return None
-        if job is None or job.writes is None:
+        if job is None:
+            return self._has_left_its_array(job_id) or None
+        if job.writes is None:
             return None
         # Accounting alone may not have heard of the end yet, or of the next start.
         held = self._queue is not None and job_id in self._queue
         return not job.writes if held else (job.state in answers.ENDED or None)
+
+    def _has_left_its_array(self, job_id: str) -> bool:
+        """Whether the queue shows other tasks of an array, but not this one: so Slurm forgets tasks that have ended."""
+        array, is_task, _ = job_id.partition("_")
+        if self._arrays is None:
+            self._arrays = answers.one_of_each_array((self._queue or {}).values())
+        return bool(is_task) and array in self._arrays
 
 
 def has_ended(job_id: str) -> bool | None:

@@ -3,6 +3,7 @@
 import pytest
 
 from hpctrain.scheduler import client
+from hpctrain.scheduler.answers import Job
 
 SDIAG = (
     "*******************************************************\n"
@@ -52,3 +53,15 @@ def test_a_command_that_cannot_be_started_is_no_answer(monkeypatch):
 
     monkeypatch.setattr(client, "run", run)
     assert client.time_left("12") is None
+
+
+@pytest.mark.parametrize(
+    ("job_id", "ended"),
+    [("12_3", True), ("12_2", False), ("13_0", None), ("14_1", None), ("12", None), ("9", True)],
+)
+def test_an_end_needs_evidence(monkeypatch, job_id, ended):
+    """The queue shows the others of an array, or the job itself; that it shows nothing of a job is no end."""
+    queue = [Job("12_2", "RUNNING"), Job("12_4", "PENDING"), Job("9", "COMPLETED"), Job("14", "RUNNING")]
+    monkeypatch.setattr(client, "queue", lambda conf: {job.job_id: job for job in queue})
+    monkeypatch.setattr(client, "history", lambda ids, conf: {})
+    assert client.Snapshot().has_ended(job_id) is ended
