@@ -65,15 +65,20 @@ class _Seen:
 
 
 def rows(
-    root: Path, study: str | None = None, phase: str | None = None, name: str | None = None
+    root: Path,
+    study: str | None = None,
+    phase: str | None = None,
+    name: str | None = None,
+    queues: client.Queues | None = None,
 ) -> list[Row]:
     """Returns one row for each run that fits the filters.
 
-    Makes one squeue and at most one sacct call per cluster. An end that Slurm alone knew of is written down.
+    Makes one squeue call per cluster that is not in `queues` yet, and at most one sacct call. An end that Slurm alone
+    knew of is written down.
     """
     now_s = clock_of(root)
     known = [_see(run, now_s) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask([seen for seen in known if seen.row.phase not in FINAL])
+    told = _ask([seen for seen in known if seen.row.phase not in FINAL], queues or client.Queues())
     settled = [told.get(seen.run.path, seen.row) for seen in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
@@ -81,7 +86,9 @@ def rows(
 def row_of(run: RunDir, even_if_final: bool = False) -> Row:
     """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
     seen = _see(run, clock_of(run.path), even_if_final)
-    return seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen])[run.path]
+    return (
+        seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen], client.Queues())[run.path]
+    )
 
 
 def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
@@ -98,7 +105,7 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
     return _Seen(run, state, submission, row)
 
 
-def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
+def _ask(open_runs: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
     """The rows of runs, settled with the word of Slurm or of this machine; an end is written into the run."""
     settled = {}
     clusters: dict[str | None, list[_Seen]] = {}
@@ -108,18 +115,17 @@ def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
         else:
             clusters.setdefault(seen.submission.slurm_conf, []).append(seen)
     for conf, members in clusters.items():
-        settled |= _ask_cluster(conf, members)
+        settled |= _ask_cluster(conf, members, queues)
     for seen in open_runs:
         if settled[seen.run.path].phase in FINAL and seen.row.phase not in FINAL:
             _note_end(seen, settled[seen.run.path])
     return settled
 
 
-def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path, Row]:
+def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
     """The rows of one cluster's runs, settled."""
-    try:
-        queue = client.queue(slurm_conf)
-    except client.Unreachable:
+    queue = queues.of(slurm_conf)
+    if queue is None:
         return {seen.run.path: replace(seen.row, scheduler=UNREACHABLE) for seen in members}
     own = {seen.run.path: jobs_of(seen.run, seen.submission, queue) for seen in members}
     gone = [

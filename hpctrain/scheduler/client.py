@@ -70,6 +70,22 @@ def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     return {job.job_id: job for job in answers.parse_squeue(run(command, slurm_conf))}
 
 
+class Queues:
+    """The queue of each cluster, asked for once."""
+
+    def __init__(self) -> None:
+        self._told: dict[str | None, dict[str, Job] | None] = {}
+
+    def of(self, slurm_conf: str | None) -> dict[str, Job] | None:
+        """Returns what `queue` does; None if Slurm does not answer."""
+        if slurm_conf not in self._told:
+            try:
+                self._told[slurm_conf] = queue(slurm_conf)
+            except Unreachable:
+                self._told[slurm_conf] = None
+        return self._told[slurm_conf]
+
+
 def max_array_size(slurm_conf: str | None = None) -> int:
     """One more than the tasks that a job array may have. Raises Unreachable."""
     return answers.parse_max_array_size(run(["scontrol", "show", "config"], slurm_conf))

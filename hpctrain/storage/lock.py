@@ -157,14 +157,19 @@ def owners(folder: Path) -> dict[int, Owner]:
 
 def this_process(attempt: int) -> Owner:
     """Returns the owner that this process would be."""
+    return process(os.getpid(), attempt)
+
+
+def process(pid: int, attempt: int = 0) -> Owner:
+    """Returns the owner that a process of this machine, started by this one, would be."""
     place = job_environment.read()
     return Owner(
         attempt=attempt,
         host=socket.gethostname(),
         machine=_text("/etc/machine-id"),
         boot=_boot(),
-        pid=os.getpid(),
-        started=_start_time(os.getpid()) or "",
+        pid=pid,
+        started=_start_time(pid) or "",
         job_id=place.job_id,
         restarts=place.restarts,
         since=time.time(),

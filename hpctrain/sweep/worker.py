@@ -180,6 +180,7 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
         return True
     slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
     slot.token = slot.process.token
+    _note(job)
     return True
 
 
@@ -249,6 +250,7 @@ def _note(job: Job, until: float | None = None) -> None:
         record: JobRecord = {
             "job_id": job.job_id, "lanes": len(job.slots), "began": job.began, "until": until,
             "owner": asdict(this_process(0)), "seen": time.time(),
+            "quota": job.quota, "taken": job.taken, "busy": len(job.busy),
         }  # fmt: skip
         job.study.write_job(job.token, record)
 

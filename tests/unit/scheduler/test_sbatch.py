@@ -8,8 +8,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from hpctrain import job_environment
-from hpctrain import hardware
+from hpctrain import hardware, job_environment
 from hpctrain.config import compose
 from hpctrain.data import derive
 from hpctrain.errors import UserError
