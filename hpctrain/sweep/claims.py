@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from hpctrain.scheduler.client import Snapshot
 from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
 from hpctrain.sweep.study_dir import Work, publish
@@ -100,6 +101,18 @@ def is_over(record: ClaimRecord, mine: Owner, job_ended: JobEnded | None = None)
     if record.get("outcome") is not None:
         return True
     return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
+
+
+def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
+    """Returns whether somebody works on this claim; None if nobody can tell: Slurm does not know the job, or another
+    machine has the process. Raises Unreachable if Slurm does not answer.
+    """
+    if is_over(record, mine, slurm.has_ended):
+        return False
+    owner = Owner(**record["owner"])
+    if has_ended(owner, mine, None) is False:
+        return True
+    return (owner.job_id is not None and slurm.job(owner.job_id) is not None) or None
 
 
 def read(folder: Path, key: str, number: int) -> ClaimRecord:

@@ -41,6 +41,7 @@ from hpctrain.training.stop import StopFlag
 
 POLL_S = 0.1
 WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
+REFUSALS = 6  # of a run that somebody else is at, or may be; over some minutes
 RELAY_S = 2.0  # a run that was asked to stop is asked again this often
 
 
@@ -57,6 +58,14 @@ class Slot:
 
 
 @dataclass
+class Refused:
+    """A piece of work that this job could not have, because another is at it, or may be: how often, until when."""
+
+    times: int = 0
+    until_s: float = 0.0
+
+
+@dataclass
 class Job:
     """What a job knows of its study."""
 
@@ -69,6 +78,7 @@ class Job:
     stop: StopFlag
     quota: int | None
     taken: int = 0
+    refused: dict[str, Refused] = field(default_factory=dict)
     full: str | None = None  # which part of the disk is full: nothing more is begun
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     began: float = field(default_factory=lambda: began_at())
@@ -136,13 +146,12 @@ def _work(job: Job) -> None:
             free = [slot for slot in job.slots if slot.process is None]
             over = bool(job.full) or (job.quota is not None and job.taken >= job.quota)
             if free and not stopping and not over and time.monotonic() >= look_at:
-                claim = job.agenda.take(index, leftovers_first=restarted)
+                claim = job.agenda.take(index, restarted, _left_alone(job))
                 if claim:
-                    restarted = False
-                    begun = _begin(job, free[0], claim)
-                    patience_s, look_at = WAIT_S[0], 0.0 if begun else time.monotonic() + WAIT_S[1]
+                    restarted, patience_s, look_at = False, WAIT_S[0], 0.0
+                    _begin(job, free[0], claim)
                     continue
-                if not job.busy and not job.agenda.waits:
+                if not job.busy and not job.agenda.waits and not _tries_again(job):
                     return
                 look_at = time.monotonic() + patience_s * random.uniform(0.7, 1.3)
                 patience_s = min(patience_s * 1.5, WAIT_S[1])
@@ -156,8 +165,27 @@ def _work(job: Job) -> None:
         _note(job, until=time.time())
 
 
-def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
-    """Start the run of a claim, or find that it has nothing left to do. Returns False if somebody else is at it."""
+def _left_alone(job: Job) -> set[str]:
+    """The keys of work that this job does not try now, or not any more."""
+    now_s = time.monotonic()
+    return {key for key, it in job.refused.items() if it.times >= REFUSALS or now_s < it.until_s}
+
+
+def _tries_again(job: Job) -> bool:
+    """Whether this job will try work once more that it could not have."""
+    now_s = time.monotonic()
+    return any(it.times < REFUSALS and now_s < it.until_s for it in job.refused.values())
+
+
+def _refuse(job: Job, claim: Claim) -> None:
+    """Leaves a run alone that somebody else is at, or may be: each time for longer, in the end for good."""
+    refused = job.refused.setdefault(claim.work.key, Refused())
+    refused.until_s = time.monotonic() + WAIT_S[1] * 2**refused.times
+    refused.times += 1
+
+
+def _begin(job: Job, slot: Slot, claim: Claim) -> None:
+    """Start the run of a claim, or find that it has nothing left to do, or that somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
     run.create(trial.config)
     with contextlib.ExitStack() as right:
@@ -171,17 +199,15 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
         except (UserError, RunFailed) as error:
             print(f"hpctrain: {error}", file=sys.stderr, flush=True)
             claim.close("locked")
-            return False
+            return _refuse(job, claim)
         config = _prepare(job, run, trial, claim)
     slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     job.taken += claim.work.rung == 0
     if run.read_state().phase == Phase.DONE:
-        _end(job, slot)
-        return True
+        return _end(job, slot)
     slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
     slot.token = slot.process.token
-    _note(job)
-    return True
+    return _note(job)
 
 
 def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
@@ -228,6 +254,10 @@ def _end(job: Job, slot: Slot) -> None:
     spent_s = time.monotonic() - slot.began
     if end.outcome in JUDGED and end.ended:
         job.study.write_ended(claim.work, {**end.ended, "seconds": spent_s, "job": job.token})
+    if end.outcome == "locked":
+        _refuse(job, claim)
+    else:
+        job.refused.pop(claim.work.key, None)
     if end.outcome == "failed":
         print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
