@@ -141,7 +141,7 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
         if job is None and has_left_its_array(seen.run, seen.submission, arrays):
             row = _settle_forgotten(row)
         else:
-            row = settle(row, job, queued=bool(own[seen.run.path]))
+            row = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
         settled[seen.run.path] = _with_cause(seen, row)
     return settled
 
@@ -188,17 +188,19 @@ class Watch:
         return row.phase in FINAL
 
 
-def settle(row: Row, job: answers.Job | None, queued: bool = True) -> Row:
+def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: bool = False) -> Row:
     """Returns a run's row with Slurm's word on it.
 
-    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone. Only a state
-    that is an end ends a run: what Slurm does not say may be hidden, or another cluster's to say.
+    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone; `of_study`:
+    it is a study's. Only a state that is an end ends a run: what Slurm does not say may be hidden, or another cluster's
+    to say.
     """
     silent = row.age_s is None or row.age_s > SILENCE_S
     if job is None:
         if row.phase in FINAL:
             return row
-        unlock = f"if you know that it has ended: hpctrain checkpoints {row.run} --unlock"
+        command = f"sweep --unlock {row.study}" if of_study else f"checkpoints {row.run} --unlock"
+        unlock = f"if you know that it has ended: hpctrain {command}"
         return replace(row, scheduler=UNKNOWN, detail=f"Slurm knows nothing of job {row.job_id}; {unlock}")
     row = replace(row, scheduler=job.state)
     if row.phase in FINAL:  # who asks all the same sees whether the job lives

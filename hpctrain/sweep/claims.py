@@ -52,8 +52,7 @@ class Claim:
 
     def close(self, outcome: str, **facts: Any) -> None:
         """Records that the work is over, or given back. Raises OSError."""
-        record = (read_json(self.path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
-        replace_text(self.path, json.dumps(record))
+        _close(self.path, outcome, **facts)
 
     @property
     def goes_on(self) -> bool:
@@ -115,9 +114,19 @@ def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
     return (owner.job_id is not None and slurm.job(owner.job_id) is not None) or None
 
 
+def unlock(folder: Path, key: str, number: int) -> None:
+    """Records, on the word of a person, that nobody works on a claim any more. Raises OSError."""
+    _close(_path(folder, key, number), "unlocked")
+
+
 def read(folder: Path, key: str, number: int) -> ClaimRecord:
     """Returns the record of a claim; empty if there is no such claim or it is damaged."""
     return cast("ClaimRecord", read_json(_path(folder, key, number)) or {})
+
+
+def _close(path: Path, outcome: str, **facts: Any) -> None:
+    record = (read_json(path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
+    replace_text(path, json.dumps(record))
 
 
 def _path(folder: Path, key: str, number: int) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import sys
 import time
 import uuid
@@ -93,7 +94,12 @@ def start(request: Request, retry: str | None) -> Started:
     study = _study(request)
     check_here(request.config)
     study.create()
-    with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
+    conf = slurm_conf(request.config)
+    unlock = f"hpctrain sweep --unlock {shlex.quote(str(study.path))}"
+    with lock.acquire(
+        study.folder, 0, lambda job_id: client.Snapshot(conf).has_ended(job_id), PATIENCE_S,
+        doing="extending the study", unlock=unlock,
+    ):  # fmt: skip
         _agree(study, request.settings)  # somebody else may have begun it meanwhile
         _publish(study, request, retry)
         left = _left(study, request)
