@@ -268,10 +268,16 @@ def _come_back(job: Job) -> None:
     """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
     if job.job_id is None or job.study.cancel_file.exists():
         return
-    if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id):
+    if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id, _say):
         return  # scancel, or Slurm puts it back itself
-    with contextlib.suppress(client.Unreachable):
-        client.requeue(job.job_id)
+    try:
+        client.requeue(job.job_id, job_environment.read().restarts, _say)
+    except client.Unreachable as error:
+        _say(f"not requeued ({error}); hpctrain sweep submits a new job")
+
+
+def _say(words: str) -> None:
+    print(f"hpctrain: {words}", file=sys.stderr, flush=True)
 
 
 def _note(job: Job, until: float | None = None) -> None:
