@@ -10,6 +10,7 @@ from pathlib import Path
 from hpctrain.commands.flags import Parser
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
+from hpctrain.scheduler import client
 from hpctrain.storage.run_dir import locate
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
@@ -21,14 +22,15 @@ def main(argv: list[str]) -> int:
     args = _parser().take(argv, most_words=1)
     name = next(iter(args.words), None)
     while True:
-        found = status.rows(Path(args.root), args.study, args.phase, name)
+        queues = client.Queues()
+        found = status.rows(Path(args.root), args.study, args.phase, name, queues)
         if args.phase in (None, Phase.SUBMITTED):
-            found += overview.waiting(Path(args.root), args.study, name)
+            found += overview.waiting(Path(args.root), args.study, name, queues)
         if args.json:
             print(json.dumps(status.as_json(found)))
         else:
             _show(found, args)
-        if not args.watch or all(r.phase in FINAL for r in found):
+        if not args.watch or all(r.phase in FINAL or overview.needs_sweep(r) for r in found):
             return 0
         time.sleep(1)
 
@@ -70,6 +72,6 @@ def _parser() -> Parser:
         help=f"only runs in this phase: {', '.join(PHASES)}",
     )  # fmt: skip
     parser.add_json()
-    parser.add_argument("--watch", action="store_true", help="go on until every run has ended")
+    parser.add_argument("--watch", action="store_true", help="go on until nothing changes any more by itself")
     parser.add_run_place(as_settings=False)
     return parser

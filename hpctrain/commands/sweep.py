@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.errors import UserError
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.start import Started, foresee, start
+from hpctrain.sweep.study_dir import StudyDir
+from hpctrain.sweep.unlock import unlock
 
 ABOUT = """Every setting may take several values: optimizer.lr=0.01,0.1 seed=range(3) model=lenet,alexnet
 schedule=glob(*), or an interval for random and adaptive search: optimizer.lr=tag(log,interval(1e-4,1)).
@@ -19,12 +23,27 @@ The study is run.study; the same command again completes it, more values extend 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv)
+    if args.unlock:
+        return _unlock(StudyDir(Path(args.root or "runs") / args.unlock), args.json)
     request = understand(args.words)
     started = foresee(request) if args.dry_run else start(request, args.retry)
     if args.json:
         print(json.dumps(started.facts()))
     else:
         _show(started, args.dry_run)
+    return 0
+
+
+def _unlock(study: StudyDir, as_json: bool) -> int:
+    if not study.folder.is_dir():
+        raise UserError("--unlock", study.path, "must be the name or the folder of a study")
+    ended = unlock(StudyDir(study.path.resolve()))
+    if as_json:
+        print(json.dumps({"study": study.name, "ended": ended}))
+    elif ended:
+        print(f"taken to have ended: {', '.join(ended)}")
+    else:
+        print("nothing to unlock: nobody holds the study, or who does is known to live")
     return 0
 
 
@@ -64,6 +83,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--retry", choices=(Phase.FAILED, Phase.CANCELLED), metavar="PHASE",
         help="do runs again that ended as `failed` or `cancelled`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unlock", metavar="STUDY",
+        help="you know that a `sweep` of STUDY on another host, or jobs that Slurm has forgotten, have ended: say so; "
+        "STUDY is a name or a folder, and nothing is started",
     )  # fmt: skip
     parser.add_json()
     parser.add_run_place(as_settings=True)

@@ -102,7 +102,7 @@ def _after(run: RunDir, job_id: str) -> None:
     if state.phase != Phase.REQUEUED or later:
         return
     if state.reason == Reason.TERMINATED:
-        if not client.in_grace(job_id):
+        if not client.in_grace(job_id, _say):
             return  # scancel, or Slurm puts it back itself
         patiently(lambda: run.state.reason_is(Reason.PREEMPTED))
     if config.resources.chain > 1:
@@ -111,12 +111,16 @@ def _after(run: RunDir, job_id: str) -> None:
     try:
         if not config.cluster.requeue:
             raise client.Unreachable("requeue is off for this cluster")
-        client.requeue(job_id)
+        client.requeue(job_id, job_environment.read().restarts, _say)
     except client.Unreachable as error:
-        print(f"not requeued ({error}); submitting a new job", flush=True)
+        _say(f"not requeued ({error}); submitting a new job")
         with start.hold(run, patience_s=start.PATIENCE_S):
             if not run.submission.read().has_passed(job_id):
                 submit(run, config, goes_on=True)
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)
 
 
 if __name__ == "__main__":  # a rank of slurm/train.sbatch

@@ -18,7 +18,7 @@ _RANK_BYTES = 4_000
 _MOST_RANKS = 64  # whose words are read; of thousands the first say the same
 _OF_RANK = re.compile(r"_(\d+)_log\.(out|err)$")
 _RANK_LINE = re.compile(r"\[\d+\]<stderr>:")
-_START = re.compile(rf"{re.escape(START_MARK)} (\d+) of job (\d+)")
+_START = re.compile(rf"{re.escape(START_MARK)} (\d+) of job (\d+(?:_\d+)?)")
 
 
 def newest(run: RunDir) -> tuple[Path, str] | None:

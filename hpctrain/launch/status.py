@@ -17,7 +17,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import answers, client
-from hpctrain.scheduler.recognition import jobs_of, original
+from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, original
 from hpctrain.storage import lock
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.run_dir import RunDir, runs
@@ -65,15 +65,20 @@ class _Seen:
 
 
 def rows(
-    root: Path, study: str | None = None, phase: str | None = None, name: str | None = None
+    root: Path,
+    study: str | None = None,
+    phase: str | None = None,
+    name: str | None = None,
+    queues: client.Queues | None = None,
 ) -> list[Row]:
     """Returns one row for each run that fits the filters.
 
-    Makes one squeue and at most one sacct call per cluster. An end that Slurm alone knew of is written down.
+    Makes one squeue call per cluster that is not in `queues` yet, and at most one sacct call. An end that Slurm alone
+    knew of is written down.
     """
     now_s = clock_of(root)
     known = [_see(run, now_s) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask([seen for seen in known if seen.row.phase not in FINAL])
+    told = _ask([seen for seen in known if seen.row.phase not in FINAL], queues or client.Queues())
     settled = [told.get(seen.run.path, seen.row) for seen in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
@@ -81,7 +86,9 @@ def rows(
 def row_of(run: RunDir, even_if_final: bool = False) -> Row:
     """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
     seen = _see(run, clock_of(run.path), even_if_final)
-    return seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen])[run.path]
+    return (
+        seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen], client.Queues())[run.path]
+    )
 
 
 def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
@@ -98,7 +105,7 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
     return _Seen(run, state, submission, row)
 
 
-def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
+def _ask(open_runs: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
     """The rows of runs, settled with the word of Slurm or of this machine; an end is written into the run."""
     settled = {}
     clusters: dict[str | None, list[_Seen]] = {}
@@ -108,7 +115,7 @@ def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
         else:
             clusters.setdefault(seen.submission.slurm_conf, []).append(seen)
     for conf, members in clusters.items():
-        settled |= _ask_cluster(conf, members)
+        settled |= _ask_cluster(conf, members, queues)
     for seen in open_runs:
         if settled[seen.run.path].phase in FINAL and seen.row.phase not in FINAL:
             settled[seen.run.path] = _with_cause(seen.run, settled[seen.run.path])
@@ -116,23 +123,26 @@ def _ask(open_runs: Sequence[_Seen]) -> dict[Path, Row]:
     return settled
 
 
-def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen]) -> dict[Path, Row]:
+def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
     """The rows of one cluster's runs, settled."""
-    try:
-        queue = client.queue(slurm_conf)
-    except client.Unreachable:
+    queue = queues.of(slurm_conf)
+    if queue is None:
         return {seen.run.path: replace(seen.row, scheduler=UNREACHABLE) for seen in members}
     own = {seen.run.path: jobs_of(seen.run, seen.submission, queue) for seen in members}
     gone = [
         seen.submission.job_ids[-1] for seen in members if not own[seen.run.path] and seen.submission.job_ids
     ]
     history = client.history(gone, slurm_conf)
+    arrays = answers.one_of_each_array(queue.values())
     settled = {}
     for seen in members:
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        settled[seen.run.path] = settle(row, job, queued=bool(own[seen.run.path]))
+        if job is None and has_left_its_array(seen.run, seen.submission, arrays):
+            settled[seen.run.path] = _settle_forgotten(row)
+        else:
+            settled[seen.run.path] = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
     return settled
 
 
@@ -180,17 +190,19 @@ class Watch:
         return row.phase in FINAL
 
 
-def settle(row: Row, job: answers.Job | None, queued: bool = True) -> Row:
+def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: bool = False) -> Row:
     """Returns a run's row with Slurm's word on it.
 
-    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone. Only a state
-    that is an end ends a run: what Slurm does not say may be hidden, or another cluster's to say.
+    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone; `of_study`:
+    it is a study's. Only a state that is an end ends a run: what Slurm does not say may be hidden, or another cluster's
+    to say.
     """
     silent = row.age_s is None or row.age_s > SILENCE_S
     if job is None:
         if row.phase in FINAL:
             return row
-        unlock = f"if you know that it has ended: hpctrain checkpoints {row.run} --unlock"
+        command = f"sweep --unlock {row.study}" if of_study else f"checkpoints {row.run} --unlock"
+        unlock = f"if you know that it has ended: hpctrain {command}"
         return replace(row, scheduler=UNKNOWN, detail=f"Slurm knows nothing of job {row.job_id}; {unlock}")
     row = replace(row, scheduler=job.state)
     if row.phase in FINAL:  # who asks all the same sees whether the job lives
@@ -223,6 +235,22 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True) -> Row:
     return replace(
         row, phase=Phase.FAILED, reason=Reason.LOST if reason == Reason.DONE else reason, detail=detail
     )
+
+
+def _settle_forgotten(row: Row) -> Row:
+    """The row of a run whose job has ended, and of which Slurm does not say how."""
+    if row.phase in FINAL:
+        return row
+    if row.phase == Phase.SUBMITTED:
+        return replace(
+            row, phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail="cancelled while it waited"
+        )
+    if row.phase == Phase.REQUEUED:
+        return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
+    if row.age_s is not None and row.age_s <= SILENCE_S:
+        return row  # its last word is on the way
+    detail = row.detail or f"job {row.job_id} has left its array; the ranks said nothing of an end"
+    return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
 def _settle_local(seen: _Seen) -> Row:

@@ -6,7 +6,7 @@ Takes text, returns jobs and numbers. No I/O. Times are seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
@@ -25,7 +25,9 @@ ENDED = frozenset(
 
 # sbatch's words if the controller may have accepted the job, and only its answer is missing.
 NO_JOB_ID = "sbatch did not answer with the number of a job"
-_NO_ANSWER = re.compile(r"(?i)timed out|unable to contact|zero bytes|connection|communication|did not answer")
+_NO_ANSWER = re.compile(
+    r"(?i)timed out|unable to contact|zero bytes|connect|communication|did not answer|standby"
+)
 _DURATION = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")
 _NOW = re.compile(r"^sdiag output at .*\((\d+)\)$", re.MULTILINE)
 _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
@@ -56,6 +58,11 @@ def current(jobs: Sequence[Job]) -> Job | None:
             if job.state in states:
                 return job
     return jobs[-1] if jobs else None
+
+
+def one_of_each_array(jobs: Iterable[Job]) -> dict[str, Job]:
+    """Returns one task of each job array among `jobs`, by the array's id."""
+    return {array: job for job in jobs for array, is_task, _ in [job.job_id.partition("_")] if is_task}
 
 
 def parse_squeue(text: str) -> list[Job]:
@@ -97,6 +104,12 @@ def in_grace(text: str) -> bool:
     Slurm counts a job that does so as completed and does not requeue it.
     """
     return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
+
+
+def parse_start(text: str) -> tuple[str, int] | None:
+    """From `scontrol show job ID`: the job's state, and how often it was started again; None: no such job."""
+    state, restarts = re.search(r"\bJobState=(\w+)", text), re.search(r"\bRestarts=(\d+)", text)
+    return (state[1], int(restarts[1])) if state and restarts else None
 
 
 def parse_energy(text: str) -> dict[str, float]:

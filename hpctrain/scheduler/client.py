@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hpctrain import job_environment
@@ -19,6 +20,7 @@ from hpctrain.scheduler.answers import Job
 TIMEOUT_S = 15.0
 SHORT_S = 5.0  # for what a training run asks beside its steps
 SBATCH_TIMEOUT_S = 60.0  # a site's own checks of jobs may take long
+RETRY_S = 2.0  # between questions of a job that cannot end before Slurm answers
 SACCT_JOBS = 5000  # an argument may have 128 KiB
 
 
@@ -70,6 +72,22 @@ def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     return {job.job_id: job for job in answers.parse_squeue(run(command, slurm_conf))}
 
 
+class Queues:
+    """The queue of each cluster, asked for once."""
+
+    def __init__(self) -> None:
+        self._told: dict[str | None, dict[str, Job] | None] = {}
+
+    def of(self, slurm_conf: str | None) -> dict[str, Job] | None:
+        """Returns what `queue` does; None if Slurm does not answer."""
+        if slurm_conf not in self._told:
+            try:
+                self._told[slurm_conf] = queue(slurm_conf)
+            except Unreachable:
+                self._told[slurm_conf] = None
+        return self._told[slurm_conf]
+
+
 def max_array_size(slurm_conf: str | None = None) -> int:
     """One more than the tasks that a job array may have. Raises Unreachable."""
     return answers.parse_max_array_size(run(["scontrol", "show", "config"], slurm_conf))
@@ -109,6 +127,7 @@ class Snapshot:
     def __init__(self, slurm_conf: str | None = None) -> None:
         self._conf = slurm_conf
         self._queue: dict[str, Job] | None = None
+        self._arrays: dict[str, Job] | None = None
         self._history: dict[str, dict[str, Job]] = {}
 
     def job(self, job_id: str) -> Job | None:
@@ -131,11 +150,20 @@ class Snapshot:
             job = self.job(job_id)
         except Unreachable:
             return None
-        if job is None or job.writes is None:
+        if job is None:
+            return self._has_left_its_array(job_id) or None
+        if job.writes is None:
             return None
-        # Accounting alone may not have heard of the end yet, or of the next start.
+        # Accounting alone may not know of the end yet, or of the next start.
         held = self._queue is not None and job_id in self._queue
         return not job.writes if held else (job.state in answers.ENDED or None)
+
+    def _has_left_its_array(self, job_id: str) -> bool:
+        """Whether the queue shows other tasks of an array, but not this one: so Slurm forgets tasks that have ended."""
+        array, is_task, _ = job_id.partition("_")
+        if self._arrays is None:
+            self._arrays = answers.one_of_each_array((self._queue or {}).values())
+        return bool(is_task) and array in self._arrays
 
 
 def has_ended(job_id: str) -> bool | None:
@@ -176,14 +204,44 @@ def set_comment(job_id: str, comment: str) -> bool:
     return True
 
 
-def in_grace(job_id: str) -> bool:
-    """Whether a job of ours that got a SIGTERM is being preempted, with time to end by itself."""
+def in_grace(job_id: str, say: Callable[[str], None] = print) -> bool:
+    """Returns whether a job of ours that got a SIGTERM is being preempted, with time to end by itself.
+
+    Asks until Slurm answers; `say` hears if it does not at once.
+    """
     try:
-        return answers.in_grace(run(["scontrol", "show", "job", job_id]))
+        return answers.in_grace(_until_answered(["scontrol", "show", "job", job_id], say))
     except Unreachable:
         return False
 
 
-def requeue(job_id: str) -> None:
-    """Put a running job back into the queue, from inside it. Raises Unreachable where that is refused."""
-    run(["scontrol", "requeue", job_id])
+def requeue(job_id: str, restarts: int, say: Callable[[str], None] = print) -> None:
+    """Puts this job back into the queue, from inside its start number `restarts`; tries until Slurm answers.
+
+    Slurm may be away when a job's time is up; while it is, it does not end the job either. `say` hears of that. Does
+    nothing if the job waits or was started again already. Raises Unreachable if Slurm refuses.
+    """
+    while True:
+        started = answers.parse_start(_until_answered(["scontrol", "show", "job", job_id], say))
+        if started is not None and started != ("RUNNING", restarts):
+            return
+        try:
+            run(["scontrol", "requeue", job_id])
+            return
+        except Unreachable as error:
+            if answers.refused(str(error)):
+                raise
+        time.sleep(RETRY_S)
+
+
+def _until_answered(command: Sequence[str], say: Callable[[str], None]) -> str:
+    said = ""
+    while True:
+        try:
+            return run(command)
+        except Unreachable as error:
+            if answers.refused(str(error)):
+                raise
+            if not said:
+                say(said := f"Slurm does not answer ({error}); asked again until it does")
+        time.sleep(RETRY_S)

@@ -6,6 +6,7 @@ Pure functions over a run's submission (storage/run_state.py) and jobs (schedule
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hpctrain.scheduler.answers import Job
@@ -42,6 +43,17 @@ def jobs_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> lis
         fresh = [job for job in jobs.values() if job.comment == comment and job not in own]
         own += sorted(fresh, key=lambda job: int(job.job_id.partition("_")[0]))
     return own
+
+
+def has_left_its_array(run: RunDir, submission: Submission, arrays: Mapping[str, Job]) -> bool:
+    """Returns whether the newest job was a task of an array that Slurm shows without it: the task has ended.
+
+    Slurm forgets a task that is cancelled while it waits at once. `arrays`: one task of each array in the queue, and
+    none of them is known to be the run's.
+    """
+    task = submission.job_ids[-1] if submission.job_ids else ""
+    other = arrays.get(task.partition("_")[0])
+    return "_" in task and other is not None and is_of(run, submission, replace(other, job_id=task))
 
 
 def original(run: RunDir, submission: Submission) -> Path | None:

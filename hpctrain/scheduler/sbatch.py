@@ -18,6 +18,9 @@ PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 FAILED_MARK = "hpctrain: failed before srun:"  # opens the batch shell's line about a command of its own
 
+# This job in a script, by the name that Slurm's commands take: the raw SLURM_JOB_ID of an array's last task names the
+# whole array.
+JOB = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 EXPORT_ALL = "--export=ALL"  # whatever SLURM_EXPORT_ENV of the submitter's environment says
 
 # Warnings are for the ranks: the shell waits until srun has ended. Unlike '' (ignore), a handler is not inherited by
@@ -157,18 +160,19 @@ def _memory(config: Config) -> str | None:
     return None
 
 
-def setup(config: Config, folder: PurePath, if_not: str = "") -> list[str]:
+def setup(config: Config, folder: PurePath, if_not: str = "", pickle: str = PICKLE) -> list[str]:
     """Returns the shell lines before srun: traps, modules, the site's own lines, variables.
 
-    `folder` holds submitit/. A `module load` that fails ends the job, after the command `if_not`.
+    `folder` holds submitit/, and there `pickle`, which says what the job calls. A `module load` that fails ends the
+    job, after the command `if_not`.
     """
     cluster, files = config.cluster, shlex.quote(str(folder / "submitit"))
     loads = [f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []
     return [
         *TRAPS,
-        f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"',
+        f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job {JOB} on $SLURM_JOB_NODELIST"',
         # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
-        f"ln -s {PICKLE} {files}/${{SLURM_JOB_ID}}_submitted.pkl 2>/dev/null || true",
+        f"ln -sf {pickle} {files}/{JOB}_submitted.pkl 2>/dev/null || true",
         *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
         *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
     ]

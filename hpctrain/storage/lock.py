@@ -107,11 +107,13 @@ def acquire(
     patience_s: float = 0.0,
     files: Files = FILES,
     doing: str = "writing",
+    unlock: str | None = None,
 ) -> Term:
     """Takes and returns the next term below `folder`, which is made if it is missing.
 
-    `attempt`: 0 for a process that is none. `doing`: what owners of this folder do, in words. Raises
-    RunFailed("RUN_LOCKED"), naming the last owner, if that is not known to have ended within `patience_s` seconds.
+    `attempt`: 0 for a process that is none. `doing`: what owners of this folder do, in words; `unlock`: the
+    command by which a person says that one has ended, if it is not that of a run. Raises RunFailed("RUN_LOCKED"),
+    naming the last owner, if that is not known to have ended within `patience_s` seconds.
     """
     for made in (folder, folder / "terms"):
         files.make_folder(made)
@@ -125,7 +127,8 @@ def acquire(
             last = _newest(folder)
             if last and not has_ended(_read(folder, last), mine, job_ended):
                 if patience.is_over():
-                    raise _locked(folder, _read(folder, last), mine, doing)
+                    unlock = unlock or f"hpctrain checkpoints {folder.parent.name} --unlock"
+                    raise _locked(_read(folder, last), mine, doing, unlock)
                 time.sleep(1)
                 continue
             number = 1 + max(last, _committed(folder))
@@ -160,14 +163,19 @@ def owners(folder: Path) -> dict[int, Owner]:
 
 def this_process(attempt: int) -> Owner:
     """Returns the owner that this process would be."""
+    return process(os.getpid(), attempt)
+
+
+def process(pid: int, attempt: int = 0) -> Owner:
+    """Returns the owner that a process of this machine, started by this one, would be."""
     place = job_environment.read()
     return Owner(
         attempt=attempt,
         host=socket.gethostname(),
         machine=_text("/etc/machine-id"),
         boot=_boot(),
-        pid=os.getpid(),
-        started=_start_time(os.getpid()) or "",
+        pid=pid,
+        started=_start_time(pid) or "",
         job_id=place.job_id,
         restarts=place.restarts,
         since=time.time(),
@@ -198,13 +206,12 @@ def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | N
     return None  # another machine's processes, or another container's
 
 
-def _locked(folder: Path, owner: Owner, mine: Owner, doing: str) -> RunFailed:
+def _locked(owner: Owner, mine: Owner, doing: str, unlock: str) -> RunFailed:
     job = f", Slurm job {owner.job_id}" if owner.job_id else ""
     process = f"process {owner.pid} on {owner.host}{job}"
     who = f"attempt {owner.attempt} ({process})" if owner.attempt else process
     if owner.boot == mine.boot:
         return RunFailed(Reason.RUN_LOCKED, f"{who} is {doing}")
-    unlock = f"hpctrain checkpoints {folder.parent.name} --unlock"
     return RunFailed(
         Reason.RUN_LOCKED, f"{who} may still be {doing}; if you know that it has ended: {unlock}"
     )

@@ -7,7 +7,6 @@ names. Units are in the names. No I/O, no submitit, no torch.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -36,33 +35,50 @@ class Plan:
         return sum(self.arrays)
 
 
-def plan(settings: SweepConfig, runs: int, max_array: int, room: int | None = None, live: int = 0) -> Plan:
+def quota_of(settings: SweepConfig) -> int | None:
+    """Returns how many runs each job does at most, if there is room for all jobs; None: until nothing is left."""
+    return settings.runs_per_job or (None if settings.searches else settings.runs_at_once)
+
+
+def plan(
+    settings: SweepConfig,
+    runs: int,
+    max_array: int,
+    room: int | None = None,
+    live: Sequence[int | None] = (),
+) -> Plan:
     """Returns the jobs for `runs` runs that are still to do.
 
     `max_array` is the number of tasks that an array may have (MaxArraySize - 1), `room` the number of jobs that
-    the user may still submit, `live` the number of the study's jobs in the queue. If `room` is too small, each
-    job does more runs.
+    the user may still submit, `live` how many of the runs each of the study's jobs in the queue will do (None: no
+    limit). If `room` is too small, each job does more runs.
     """
-    slots = settings.runs_at_once
-    quota = settings.runs_per_job or (None if settings.searches else slots)
-    wanted = math.ceil(runs / (quota or slots))
+    quota = quota_of(settings)
     if quota is None:  # each job works until the study is done
-        wanted = min(settings.jobs or SEARCH_JOBS, wanted)
-    tasks = max(0, wanted - live)
+        wanted = min(settings.jobs or SEARCH_JOBS, math.ceil(runs / settings.runs_at_once))
+        tasks = max(0, wanted - len(live))
+    else:
+        runs = max(0, runs - sum(quota if left is None else left for left in live))
+        tasks = math.ceil(runs / quota)
     if room is not None and tasks > room:
         tasks = room
-        quota = None if quota is None else math.ceil(runs / max(1, tasks + live))
+        quota = None if quota is None else math.ceil(runs / max(1, tasks))
     whole, rest = divmod(tasks, max_array)
     arrays = (max_array,) * whole + ((rest,) if rest else ())
     return Plan(arrays, settings.jobs or tasks, quota)
 
 
 def plan_for(
-    settings: SweepConfig, config: Config, left: int, largest: int, room: int | None, live: int
+    settings: SweepConfig,
+    config: Config,
+    left: int,
+    largest: int,
+    room: int | None,
+    live: Sequence[int | None],
 ) -> Plan:
     """Returns the plan as `plan` makes it; on this machine without Slurm, one process unless more are asked for."""
     if config.cluster.kind == "local":
-        return Plan((1,) * max(0, min(settings.jobs or 1, left) - live), settings.jobs or 1, None)
+        return Plan((1,) * max(0, min(settings.jobs or 1, left) - len(live)), settings.jobs or 1, None)
     return plan(settings, left, largest, room, live)
 
 
@@ -108,18 +124,14 @@ def array_parameters(
     if config.ranks == 1:  # a single task holds the resources of all runs of the job
         cpus *= job.ranks_per_node
         given |= {"ntasks_per_node": 1, "cpus_per_task": cpus}
-    task = (
-        "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # SLURM_JOB_ID of the last task names the whole array
-    )
     requeue = (
         # Only a killed job is requeued, not one that failed or was cancelled.
         f"[ $code -gt 128 ] && {sbatch.NOT_ENDED} && [ ${{SLURM_RESTART_COUNT:-0}} -lt {RESTARTS} ]"
-        f" && scontrol requeue {task}"
+        f" && scontrol requeue {sbatch.JOB}"
     )
-    link = f"ln -sf {pickle} {shlex.quote(str(study / 'submitit'))}/{task}_submitted.pkl"
     return given | {
         "job_name": f"sweep-{study.parent.name}",
-        "setup": [*sbatch.setup(config, study), link],
+        "setup": sbatch.setup(config, study, pickle=pickle),
         "teardown": ["code=$?", *([requeue] if config.cluster.requeue else []), "exit $code"],
         "srun_args": [
             "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}", "--overlap", "--mpi=none", sbatch.EXPORT_ALL,

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from hpctrain.scheduler.client import Snapshot
 from hpctrain.storage.json_files import read_json, replace_text
 from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
 from hpctrain.sweep.study_dir import Work, publish
@@ -51,8 +52,7 @@ class Claim:
 
     def close(self, outcome: str, **facts: Any) -> None:
         """Records that the work is over, or given back. Raises OSError."""
-        record = (read_json(self.path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
-        replace_text(self.path, json.dumps(record))
+        _close(self.path, outcome, **facts)
 
     @property
     def goes_on(self) -> bool:
@@ -102,9 +102,31 @@ def is_over(record: ClaimRecord, mine: Owner, job_ended: JobEnded | None = None)
     return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
 
 
+def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
+    """Returns whether somebody works on this claim; None if nobody can tell: Slurm does not know the job, or another
+    machine has the process. Raises Unreachable if Slurm does not answer.
+    """
+    if is_over(record, mine, slurm.has_ended):
+        return False
+    owner = Owner(**record["owner"])
+    if has_ended(owner, mine, None) is False:
+        return True
+    return (owner.job_id is not None and slurm.job(owner.job_id) is not None) or None
+
+
+def unlock(folder: Path, key: str, number: int) -> None:
+    """Records, on the word of a person, that nobody works on a claim any more. Raises OSError."""
+    _close(_path(folder, key, number), "unlocked")
+
+
 def read(folder: Path, key: str, number: int) -> ClaimRecord:
     """Returns the record of a claim; empty if there is no such claim or it is damaged."""
     return cast("ClaimRecord", read_json(_path(folder, key, number)) or {})
+
+
+def _close(path: Path, outcome: str, **facts: Any) -> None:
+    record = (read_json(path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
+    replace_text(path, json.dumps(record))
 
 
 def _path(folder: Path, key: str, number: int) -> Path:

@@ -1,35 +1,87 @@
-"""A study as `status` and `cancel` see it: runs that wait for a slot, a summary line, and cancelling all of it.
+"""A study as `status` and `cancel` see it: runs that nobody has begun, a summary line, and cancelling all of it.
 
 Takes a study's folder; returns rows and text. Side effects: those of `cancel`, and at most one squeue call.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.launch.cancel import Answer
-from hpctrain.launch.status import Row
+from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import answers, client
 from hpctrain.storage.lock import Owner, has_ended, this_process
 from hpctrain.storage.run_state import Phase, Reason
+from hpctrain.sweep import living
 from hpctrain.sweep.study_dir import StudyDir
 
+_IN_LINE = "waits for a slot of its study"
+_FULL = "waits for hpctrain sweep: the jobs of the study have others to do"
+_NO_JOB = "waits for hpctrain sweep: no job of the study is left"
+_CANCELLED = "waits for hpctrain sweep: the study is cancelled"
 
-def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]:
-    """Returns the runs of a study (None: of all studies) that no job has begun yet."""
-    rows = []
+
+@dataclass(frozen=True)
+class _Prospects:
+    """What becomes of the runs that no job has begun: `first` of them, in any order, are in line, and `rest` is said of
+    the others. `scheduler` is as in a Row."""
+
+    first: float
+    rest: str = ""
+    scheduler: str | None = None
+
+
+def waiting(
+    root: Path, study: str | None, name: str | None = None, queues: client.Queues | None = None
+) -> list[Row]:
+    """Returns the runs of a study (None: of all studies) that no job has begun yet.
+
+    Makes one squeue call per cluster that is not in `queues` yet.
+    """
+    rows, queues = [], queues or client.Queues()
     for folder in sorted(root.glob(f"{study or '*'}/")):
         place = StudyDir(folder)
-        for run_id in place.trials() if place.exists() else ():
-            if (name is None or name in run_id) and not place.run(run_id).config_file.exists():
+        run_ids = place.trials() if place.exists() else ()
+        unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
+        prospects = _prospects(place, queues) if unbegun else _Prospects(0)
+        for number, run_id in enumerate(unbegun):
+            detail = _IN_LINE if number < prospects.first else prospects.rest
+            if name is None or name in run_id:
                 rows.append(
-                    Row(place.name, run_id, Phase.SUBMITTED, None, "waits for a slot of its study", None, None, None,
-                        {}, None, None, None)
+                    Row(place.name, run_id, Phase.SUBMITTED, None, detail, None, None, None, {}, None,
+                        prospects.scheduler, None)
                 )  # fmt: skip
     return rows
+
+
+def needs_sweep(row: Row) -> bool:
+    """Returns whether nothing becomes of a run before the next `hpctrain sweep`."""
+    return row.detail in (_NO_JOB, _CANCELLED)
+
+
+def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
+    if study.cancel_file.exists():
+        return _Prospects(0, _CANCELLED)
+    parts, jobs = study.parts(), 0
+    begins = 0.0
+    for conf in {part["slurm_conf"] for part in parts if part["on_slurm"]}:
+        if (queue := queues.of(conf)) is None:
+            return _Prospects(math.inf, scheduler=UNREACHABLE)
+        for job in living.in_slurm(study, queue):
+            begins += math.inf if job.begins is None else job.begins
+            jobs += 1
+    if not all(part["on_slurm"] for part in parts):
+        live, elsewhere = living.here(study)
+        if live:
+            begins = math.inf
+        elif elsewhere:
+            return _Prospects(math.inf, scheduler=UNKNOWN)
+    return _Prospects(begins, _FULL if jobs else _NO_JOB)
 
 
 def summary(study: StudyDir, rows: list[Row]) -> str:

@@ -69,7 +69,7 @@ def understand(words: Sequence[str]) -> Request:
     )
     trials = {trial.run_id: trial for trial, _ in reversed(made)}
     costs = _costs([c for _, c in made] or [config] * count_runs(settings, space))
-    jobs = plan_for(settings, config, len(trials) or count_runs(settings, space), 10**9, None, 0)
+    jobs = plan_for(settings, config, len(trials) or count_runs(settings, space), 10**9, None, ())
     hours = node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
     limit = settings.max_node_hours
     if hours is not None and limit is not None and hours > limit:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -21,9 +23,9 @@ from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
 from hpctrain.storage import lock
 from hpctrain.storage.run_state import Reason
+from hpctrain.sweep import living
 from hpctrain.sweep import space as spaces
 from hpctrain.sweep.arrays import Plan, array_parameters, plan_for, wall_bound_s
-from hpctrain.sweep.claims import is_over
 from hpctrain.sweep.request import Request
 from hpctrain.sweep.settings import OF_THE_STUDY, SweepConfig, objective, sweep_config
 from hpctrain.sweep.settings import count as count_runs
@@ -81,7 +83,7 @@ def foresee(request: Request) -> Started:
     """Returns what `start` would submit; writes nothing. Raises UserError."""
     study = _study(request)
     left = _left(study, request)
-    return Started(study, request, _plan(request, left, None, 0), left, [])
+    return Started(study, request, _plan(request, left, None, ()), left, [])
 
 
 def start(request: Request, retry: str | None) -> Started:
@@ -92,11 +94,16 @@ def start(request: Request, retry: str | None) -> Started:
     study = _study(request)
     check_here(request.config)
     study.create()
-    with lock.acquire(study.folder, 0, patience_s=PATIENCE_S):
+    conf = slurm_conf(request.config)
+    unlock = f"hpctrain sweep --unlock {shlex.quote(str(study.path))}"
+    with lock.acquire(
+        study.folder, 0, lambda job_id: client.Snapshot(conf).has_ended(job_id), PATIENCE_S,
+        doing="extending the study", unlock=unlock,
+    ):  # fmt: skip
         _agree(study, request.settings)  # somebody else may have begun it meanwhile
         _publish(study, request, retry)
         left = _left(study, request)
-        jobs, job_ids = (_plan(request, 0, None, 0), []) if left == 0 else _submit(study, request, left)
+        jobs, job_ids = (_plan(request, 0, None, ()), []) if left == 0 else _submit(study, request, left)
     return Started(study, request, jobs, left, job_ids)
 
 
@@ -147,7 +154,7 @@ def _left(study: StudyDir, request: Request) -> int:
     return work_queue.left() + new + (max(0, suggestions) if request.settings.adaptive else 0)
 
 
-def _plan(request: Request, left: int, room: int | None, live: int) -> Plan:
+def _plan(request: Request, left: int, room: int | None, live: Sequence[int | None]) -> Plan:
     largest = 1000
     if request.config.cluster.kind == "slurm":
         with contextlib.suppress(client.Unreachable):  # a plan can be made without the cluster
@@ -159,15 +166,14 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
     """Jobs for what is left, less those that are at it already. Raises RunFailed."""
     settings, config = request.settings, request.config
     if config.cluster.kind == "local":
-        jobs = _plan(request, left, None, _live_here(study))
+        jobs = _plan(request, left, None, [None] * sum(living.here(study)))
         return jobs, [_submit_one(study, request, 1, jobs) for _ in jobs.arrays]
-    comment = study.comment
     try:
         conf = slurm_conf(config)
-        queue = [j for j in client.queue(conf).values() if j.state in answers.WAITING | answers.ACTIVE]
+        queue = {n: j for n, j in client.queue(conf).items() if j.state not in answers.ENDED}
     except client.Unreachable as error:
         raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
-    live = sum(job.comment == comment for job in queue)
+    live = [job.ends for job in living.in_slurm(study, queue)]
     room = None if settings.max_submitted is None else max(0, settings.max_submitted - len(queue))
     while True:
         jobs, job_ids = _plan(request, left, room, live), []
@@ -178,7 +184,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
         except RunFailed as error:
             done = sum(jobs.arrays[: len(job_ids)])
             if not answers.over_limit(error.detail) or jobs.arrays[len(job_ids)] == 1:
-                if done + live == 0:
+                if done + len(live) == 0:
                     raise
                 return Plan(jobs.arrays[: len(job_ids)], jobs.at_once, jobs.quota), job_ids
             # The user's submit limit: fewer jobs, each with more to do.
@@ -209,11 +215,6 @@ def _submit_one(study: StudyDir, request: Request, tasks: int, jobs: Plan) -> st
         job_id = submit.submit_array(
             study.submitit, request.config, parameters, pickle, work_on, str(study.path), jobs.quota
         )
-    study.note_job(job_id)
+    process = asdict(lock.process(int(job_id))) if request.config.cluster.kind == "local" else None
+    study.note_job(job_id, jobs.quota, process)
     return job_id
-
-
-def _live_here(study: StudyDir) -> int:
-    """This machine's processes at work on the study."""
-    mine = lock.this_process(0)
-    return sum(not is_over({"owner": job["owner"]}, mine) for job in study.jobs() if job["until"] is None)

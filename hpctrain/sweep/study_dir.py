@@ -5,7 +5,7 @@
     claims/<run>.<rung>.<n>.json the n-th time that a job took this piece of work                               that job
     ended/<run>.<rung>.json      how this piece of work ended, with the metric's value                          that job
     jobs/<token>.json            from when to when a job of the study was at work                               that job
-    submissions.json             the ids of the arrays                                                          sweep
+    submissions.json             the ids of the arrays and their quotas; of local jobs, their processes         sweep
     journal.log                  Optuna's                                                                       the jobs
     submitit/                    submitit's own files
     cancel                       there while the study is cancelled
@@ -98,7 +98,8 @@ class Ended(TypedDict):
 class JobRecord(TypedDict):
     """jobs/<token>.json: a job of the study, its slots (`lanes`), and from when to when it was at work.
 
-    `owner` is lock.Owner's fields; `until` is None while the job goes on, `seen` its last sign of life.
+    `owner` is lock.Owner's fields; `until` is None while the job goes on, `seen` its last sign of life. The job has
+    begun `taken` runs, of `quota` at most (None: no limit), and is at `busy` of them now.
     """
 
     job_id: str | None
@@ -107,6 +108,9 @@ class JobRecord(TypedDict):
     until: float | None
     owner: dict[str, Any]
     seen: float
+    quota: NotRequired[int | None]
+    taken: NotRequired[int]
+    busy: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -248,12 +252,27 @@ class StudyDir:
 
     def job_ids(self) -> list[str]:
         """Returns the ids of the study's job arrays."""
-        return list((read_json(self.folder / "submissions.json") or {}).get("job_ids", []))
+        return list(self._submissions().get("job_ids", []))
 
-    def note_job(self, job_id: str) -> None:
-        """Adds the id of a job array."""
-        ids = [*self.job_ids(), job_id]
-        replace_text(self.folder / "submissions.json", json.dumps({"job_ids": ids}))
+    def quotas(self) -> dict[str, int | None]:
+        """Returns the most runs per job of each array by its id; None: no limit."""
+        return dict(self._submissions().get("quotas", {}))
+
+    def processes(self) -> list[dict[str, Any]]:
+        """Returns lock.Owner's fields of the processes that wait for local jobs, or waited."""
+        return list(self._submissions().get("processes", []))
+
+    def note_job(self, job_id: str, quota: int | None, process: Mapping[str, Any] | None = None) -> None:
+        """Adds a job array of at most `quota` runs per job, or a local job: lock.Owner's fields of its `process`."""
+        values = {
+            "job_ids": [*self.job_ids(), job_id],
+            "quotas": self.quotas() | {job_id: quota},
+            "processes": [*self.processes(), *([dict(process)] if process else [])],
+        }
+        replace_text(self.folder / "submissions.json", json.dumps(values))
+
+    def _submissions(self) -> dict[str, Any]:
+        return read_json(self.folder / "submissions.json") or {}
 
     def _once(self, folder: str, number: int) -> object:
         path = self.folder / folder / f"{number}.json"

@@ -6,7 +6,7 @@ of the sampler, a promotion of asha, and work that a job left when it ended for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import this_process
@@ -34,6 +34,7 @@ class WorkQueue:
         self._suggest = suggest
         self._ended: dict[str, Ended] = {}
         self._last: dict[str, int] = {}
+        self._left_alone: Collection[str] = ()
         self.trials: dict[str, Trial] = {}
         self.waits = False  # whether the work of other jobs may lead to more work
 
@@ -48,11 +49,14 @@ class WorkQueue:
                 self._ended[key] = facts
         self._last = claims.newest(self._study.claims)
 
-    def take(self, begin_at: int = 0, leftovers_first: bool = False) -> Claim | None:
+    def take(
+        self, begin_at: int = 0, leftovers_first: bool = False, but: Collection[str] = ()
+    ) -> Claim | None:
         """Claims the next piece of work and returns it; None if there is none now (see `waits`). Raises OSError.
 
-        `begin_at` spreads jobs that start together over the list.
+        `begin_at` spreads jobs that start together over the list; `but`: the keys of work that is left alone.
         """
+        self._left_alone = but
         self.refresh()
         if self._study.cancel_file.exists():
             self.waits = False
@@ -87,7 +91,7 @@ class WorkQueue:
         """Claims the first piece of work that nobody holds."""
         ended = client.Snapshot().has_ended
         for work in works:
-            if work.key in self._ended:
+            if work.key in self._ended or work.key in self._left_alone:
                 continue
             claim = claims.take(self._study.claims, work, self._last.get(work.key, 0), ended)
             if claim is None:
@@ -146,14 +150,14 @@ class WorkQueue:
         return open_works
 
     def _below_the_top(self) -> bool:
-        """Returns whether somebody works on a rung whose result may promote a run."""
-        open_works = self._open()
-        mine = this_process(0)
-        ended = client.Snapshot().has_ended
-        return any(
-            work.epochs is not None
-            and not claims.is_over(
-                claims.read(self._study.claims, work.key, self._last[work.key]), mine, ended
-            )
-            for work in open_works
-        )
+        """Returns whether somebody works on a rung whose result may promote a run.
+
+        For one of whom nobody can tell whether he lives nothing waits: that could be for ever.
+        """
+        mine, slurm = this_process(0), client.Snapshot()
+        rungs = [work for work in self._open() if work.epochs is not None]
+        records = [claims.read(self._study.claims, work.key, self._last[work.key]) for work in rungs]
+        try:
+            return any(claims.lives(record, mine, slurm) for record in records)
+        except client.Unreachable:  # it will answer some day
+            return True

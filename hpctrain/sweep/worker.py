@@ -42,6 +42,7 @@ from hpctrain.training.stop import StopFlag
 
 POLL_S = 0.1
 WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
+REFUSALS = 6  # of a run that somebody else is at, or may be; over some minutes
 RELAY_S = 2.0  # a run that was asked to stop is asked again this often
 
 
@@ -58,6 +59,14 @@ class Slot:
 
 
 @dataclass
+class Refused:
+    """A piece of work that this job could not have, because another is at it, or may be: how often, until when."""
+
+    times: int = 0
+    until_s: float = 0.0
+
+
+@dataclass
 class Job:
     """What a job knows of its study."""
 
@@ -70,6 +79,7 @@ class Job:
     stop: StopFlag
     quota: int | None
     taken: int = 0
+    refused: dict[str, Refused] = field(default_factory=dict)
     full: str | None = None  # which part of the disk is full: nothing more is begun
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     began: float = field(default_factory=lambda: began_at())
@@ -139,17 +149,18 @@ def _work(job: Job) -> None:
             if free and not stopping and not over and time.monotonic() >= look_at:
                 claim = None
                 try:
-                    claim = patiently(functools.partial(job.agenda.take, index, leftovers_first=restarted))
-                    begun = claim is not None and _begin(job, free[0], claim)
+                    take = functools.partial(job.agenda.take, index, restarted, _left_alone(job))
+                    claim = patiently(take)
+                    if claim:
+                        restarted, patience_s, look_at = False, WAIT_S[0], 0.0
+                        _begin(job, free[0], claim)
                 except (OSError, RunFailed) as error:
                     job.full = _full(error)  # the runs that go on may still find room
                     _give_back(free[0])
                     continue
                 if claim:
-                    restarted = False
-                    patience_s, look_at = WAIT_S[0], 0.0 if begun else time.monotonic() + WAIT_S[1]
                     continue
-                if not job.busy and not job.agenda.waits:
+                if not job.busy and not job.agenda.waits and not _tries_again(job):
                     return
                 look_at = time.monotonic() + patience_s * random.uniform(0.7, 1.3)
                 patience_s = min(patience_s * 1.5, WAIT_S[1])
@@ -163,22 +174,40 @@ def _work(job: Job) -> None:
         _note(job, until=time.time())
 
 
-def _begin(job: Job, slot: Slot, claim: Claim) -> bool:
-    """Start the run of a claim, or find that it has nothing left to do. Returns False if somebody else is at it."""
+def _left_alone(job: Job) -> set[str]:
+    """The keys of work that this job does not try now, or not any more."""
+    now_s = time.monotonic()
+    return {key for key, it in job.refused.items() if it.times >= REFUSALS or now_s < it.until_s}
+
+
+def _tries_again(job: Job) -> bool:
+    """Whether this job will try work once more that it could not have."""
+    now_s = time.monotonic()
+    return any(it.times < REFUSALS and now_s < it.until_s for it in job.refused.values())
+
+
+def _refuse(job: Job, claim: Claim) -> None:
+    """Leaves a run alone that somebody else is at, or may be: each time for longer, in the end for good."""
+    refused = job.refused.setdefault(claim.work.key, Refused())
+    refused.until_s = time.monotonic() + WAIT_S[1] * 2**refused.times
+    refused.times += 1
+
+
+def _begin(job: Job, slot: Slot, claim: Claim) -> None:
+    """Start the run of a claim, or find that it has nothing left to do, or that somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
-    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.time(), 0.0
+    slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     config = patiently(lambda: _prepare(job, run, trial, claim))
     if config is None:
         patiently(lambda: claim.close("locked"))
         slot.claim = None
-        return False
+        return _refuse(job, claim)
     job.taken += claim.work.rung == 0
     if run.read_state().phase == Phase.DONE:
-        _end(job, slot)
-        return True
+        return _end(job, slot)
     slot.process = start(run, config, f"{claim.work.rung}.{claim.number}", slot.number, len(job.slots))
     slot.token = slot.process.token
-    return True
+    return _note(job)
 
 
 def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config | None:
@@ -244,6 +273,10 @@ def _end(job: Job, slot: Slot) -> None:
     if end.outcome in JUDGED and end.ended:
         ended: Ended = {**end.ended, "seconds": spent_s, "job": job.token}
         patiently(lambda: job.study.write_ended(claim.work, ended))
+    if end.outcome == "locked":
+        _refuse(job, claim)
+    else:
+        job.refused.pop(claim.work.key, None)
     if end.outcome == "failed":
         print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
     # What goes on later does so here, in this job when it comes back, or in another.
@@ -270,10 +303,16 @@ def _come_back(job: Job) -> None:
     """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
     if job.job_id is None or job.study.cancel_file.exists():
         return
-    if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id):
+    if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id, _say):
         return  # scancel, or Slurm puts it back itself
-    with contextlib.suppress(client.Unreachable):
-        client.requeue(job.job_id)
+    try:
+        client.requeue(job.job_id, job_environment.read().restarts, _say)
+    except client.Unreachable as error:
+        _say(f"not requeued ({error}); hpctrain sweep submits a new job")
+
+
+def _say(words: str) -> None:
+    print(f"hpctrain: {words}", file=sys.stderr, flush=True)
 
 
 def _note(job: Job, until: float | None = None) -> None:
@@ -282,6 +321,7 @@ def _note(job: Job, until: float | None = None) -> None:
         record: JobRecord = {
             "job_id": job.job_id, "lanes": len(job.slots), "began": job.began, "until": until,
             "owner": asdict(this_process(0)), "seen": time.time(),
+            "quota": job.quota, "taken": job.taken, "busy": len(job.busy),
         }  # fmt: skip
         job.study.write_job(job.token, record)
 

@@ -1,5 +1,6 @@
 """The real cluster of these tests: brought up once a session, under a name of its own, and taken down after it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "devcluster"
+STUDY_PATIENCE_S = 150
 PATIENCE_S = 240  # far more than anything takes: a test that waits so long has found a fault
 
 
@@ -128,6 +130,64 @@ class Run:
         return load_file(last / "tensors.safetensors")
 
 
+class Study:
+    """A study of tiny runs: perceptrons on 64 digits, one rank each, on one fake GPU each."""
+
+    def __init__(self, cluster, root, name="s", *settings):
+        self.cluster, self.root, self.name = cluster, root, name
+        self.path = root / name
+        self.settings = (
+            "experiment=lenet_digits", "model=perceptron", "data.train_limit=64", "data.validation_limit=32",
+            "train.batch_size=16", "cluster=devcluster", "resources.gpus_per_node=1", "resources.threads_per_rank=1",
+            f"run.root={root}", f"run.study={name}", *settings,
+        )  # fmt: skip
+
+    def sweep(self, *words, code=0, **environment):
+        out = self.cluster.hpctrain("sweep", *self.settings, *words, "--json", code=code, **environment)
+        return json.loads(out) if code == 0 else out
+
+    def report(self, *args):
+        out = self.cluster.hpctrain("report", self.name, "--root", self.root, "--json", *args)
+        return json.loads(out[out.index("{") :])
+
+    def status(self):
+        out = self.cluster.hpctrain("status", "--root", self.root, "--study", self.name, "--json")
+        return {row["run"]: row for row in json.loads(out)}
+
+    def ended(self):
+        files = (self.path / ".study" / "ended").glob("*.json")
+        return {file.stem: json.loads(file.read_text()) for file in files}
+
+    def queue(self):
+        return self.cluster.call("squeue", "--noheader", "--array", "--format=%i %T").split("\n")
+
+    def wait(self, ready, what):
+        return until(ready, lambda: f"{what}: {self.queue()}\n{self.logs()}", STUDY_PATIENCE_S, pause_s=0.3)
+
+    def wait_for_end(self):
+        self.wait(lambda: self.queue() == [""], "an empty queue")
+
+    def logs(self):
+        files = [
+            *(self.path / ".study" / "submitit").glob("*.out"),
+            *self.path.glob("*/attempts/*/rank_0.log"),
+        ]
+        return "\n".join(f"== {file}\n{file.read_text()[-1500:]}" for file in files[:12])
+
+    def workers(self):
+        """The processes of the study's jobs, on whatever node: all nodes share this machine's process table."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                line = file.read_bytes()
+                if (
+                    str(self.path / ".study" / "submitit").encode() in line
+                    and b"python" in line.split(b"\0")[0]
+                ):
+                    found.append(int(file.parent.name))
+        return found
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     if os.geteuid() != 0:
@@ -152,6 +212,23 @@ def run(cluster, tmp_path):
     for how in (["--full", "--signal=KILL"], []):
         subprocess.run(["scancel", "--user=root", *how], env=cluster.environment, check=False)
     until(lambda: not cluster.call("squeue", "--noheader"), "the queue to empty")
+
+
+@pytest.fixture
+def study(cluster, tmp_path):
+    made = []
+
+    def make(*settings, name="s"):
+        made.append(Study(cluster, tmp_path / "runs", name, *settings))
+        return made[-1]
+
+    yield make
+    subprocess.run(
+        ["scancel", "--user=root", "--full", "--signal=KILL"], env=cluster.environment, check=False
+    )
+    subprocess.run(["scancel", "--user=root"], env=cluster.environment, check=False)
+    for one in made:
+        one.wait_for_end()
 
 
 @pytest.fixture(scope="session")

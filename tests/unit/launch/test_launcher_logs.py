@@ -67,10 +67,13 @@ def test_the_attempt_of_a_start(run):
     assert launcher_logs.attempt(run, "", "12") == 2
     assert launcher_logs.attempt(run, "", "14") is None
     assert launcher_logs.attempt(run, "", "20_3") == 3
+    claim_attempt(run, "slurm-12_3.1")
+    assert launcher_logs.attempt(run, NEW.replace("job 12", "job 12_3")) == 4
+    assert launcher_logs.attempt(run, NEW.replace("job 12", "job 12_4")) is None
     claim_attempt(run, "local-here-1-ab")
-    assert launcher_logs.attempt(run, f"{START_MARK}\n") == 4
+    assert launcher_logs.attempt(run, f"{START_MARK}\n") == 5
     assert launcher_logs.attempt(run, NEW) == 2
-    (run.attempt(4) / "token").unlink()
+    (run.attempt(5) / "token").unlink()
     assert launcher_logs.attempt(run, NEW) == 2
 
 

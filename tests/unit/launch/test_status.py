@@ -50,6 +50,22 @@ def test_a_run_s_word_and_slurm_s_are_joined(own, job, phase, reason):
     assert (settled.phase, settled.reason) == (phase, reason)
 
 
+@pytest.mark.parametrize(
+    ("phase", "age_s", "ended", "reason"),
+    [
+        ("submitted", 99, "cancelled", "CANCELLED"),
+        ("requeued", 99, "interrupted", None),
+        ("running", 99, "failed", "LOST"),
+        ("running", None, "failed", "LOST"),
+        ("running", 2, "running", None),
+        ("done", 99, "done", None),
+    ],
+)
+def test_a_task_that_has_left_its_array_has_ended(phase, age_s, ended, reason):
+    settled = status._settle_forgotten(row(phase, age_s))
+    assert (settled.phase, settled.reason) == (ended, reason)
+
+
 def test_what_accounting_alone_shows_as_running_is_lost_after_a_day():
     job = Job("7", "RUNNING")
     early, late = (status.settle(row("running", age_s), job, queued=False) for age_s in (3600.0, 90000.0))

@@ -3,6 +3,7 @@
 import pytest
 
 from hpctrain.scheduler import client
+from hpctrain.scheduler.answers import Job
 
 SDIAG = (
     "*******************************************************\n"
@@ -52,3 +53,77 @@ def test_a_command_that_cannot_be_started_is_no_answer(monkeypatch):
 
     monkeypatch.setattr(client, "run", run)
     assert client.time_left("12") is None
+
+
+@pytest.mark.parametrize(
+    ("job_id", "ended"),
+    [("12_3", True), ("12_2", False), ("13_0", None), ("14_1", None), ("12", None), ("9", True)],
+)
+def test_an_end_needs_evidence(monkeypatch, job_id, ended):
+    """The queue shows the others of an array, or the job itself; that it shows nothing of a job is no end."""
+    queue = [Job("12_2", "RUNNING"), Job("12_4", "PENDING"), Job("9", "COMPLETED"), Job("14", "RUNNING")]
+    monkeypatch.setattr(client, "queue", lambda conf: {job.job_id: job for job in queue})
+    monkeypatch.setattr(client, "history", lambda ids, conf: {})
+    assert client.Snapshot().has_ended(job_id) is ended
+
+
+AWAY = client.Unreachable("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+RUNNING = "JobId=15 ArrayJobId=12 ArrayTaskId=3\n   JobState=RUNNING Reason=None\n   Requeue=1 Restarts=1 BatchFlag=1\n"
+REFUSED = client.Unreachable("Requested operation is presently disabled for job 12_3")
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "said"),
+    [
+        ([RUNNING, ""], "show requeue", 0),
+        ([AWAY, AWAY, RUNNING, ""], "show show show requeue", 1),
+        # The answer to the request was lost: it may have been taken.
+        ([RUNNING, AWAY, RUNNING, ""], "show requeue show requeue", 0),
+        ([RUNNING, AWAY, RUNNING.replace("RUNNING", "COMPLETING")], "show requeue show", 0),
+        # Its node was cut off meanwhile: what runs now is another start, which is not ours to end.
+        ([AWAY, RUNNING.replace("Restarts=1", "Restarts=2")], "show show", 1),
+        ([AWAY, RUNNING.replace("RUNNING", "PENDING")], "show show", 1),
+        (["of another form", ""], "show requeue", 0),
+    ],
+)
+def test_a_job_asks_to_be_requeued_until_slurm_answers(monkeypatch, told, asked, said):
+    commands, heard = [], []
+
+    def run(command, *_):
+        commands.append(command[1])
+        answer = told[len(commands) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(client, "run", run)
+    monkeypatch.setattr(client, "RETRY_S", 0.0)
+    client.requeue("12_3", 1, heard.append)
+    assert " ".join(commands) == asked
+    assert len(heard) == said
+
+
+def test_a_refusal_to_requeue_is_final(monkeypatch):
+    def run(command, *_):
+        if command[1] == "requeue":
+            raise REFUSED
+        return RUNNING
+
+    monkeypatch.setattr(client, "run", run)
+    with pytest.raises(client.Unreachable, match="presently disabled"):
+        client.requeue("12_3", 1)
+
+
+def test_whether_a_job_is_in_grace_is_asked_until_slurm_answers(monkeypatch):
+    told = [AWAY, RUNNING + "   PreemptTime=1795498503\n"]
+
+    def run(command, *_):
+        if isinstance(answer := told.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(client, "run", run)
+    monkeypatch.setattr(client, "RETRY_S", 0.0)
+    heard = []
+    assert client.in_grace("12_3", heard.append)
+    assert len(heard) == 1

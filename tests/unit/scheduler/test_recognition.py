@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from hpctrain.scheduler.answers import Job
-from hpctrain.scheduler.recognition import comment_of, is_of, jobs_of, original
+from hpctrain.scheduler.answers import Job, one_of_each_array
+from hpctrain.scheduler.recognition import comment_of, has_left_its_array, is_of, jobs_of, original
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Submission
 
@@ -77,3 +77,24 @@ def test_a_folder_that_was_moved_or_is_seen_by_another_path_is_the_original(run,
     run.path.rename(moved.path)
     assert original(moved, submission) is None
     assert original(moved, Submission("c", job_ids=("27",))) is None, "not said"
+
+
+STUDY = "hpctrain:study:12ab"
+TASK = Submission("c", study=True).with_jobs(["12_3"], STUDY, "sweep-s")
+
+
+@pytest.mark.parametrize(
+    ("submission", "jobs", "left"),
+    [
+        (TASK, [Job("12_2", "RUNNING", "", STUDY, "sweep-s")], True),
+        (TASK, [Job("12_2", "COMPLETED", "", "", "sweep-s")], True),
+        (TASK, [Job("12_2", "RUNNING", "", "hpctrain:study:34cd", "sweep-s")], False),
+        (TASK, [Job("12", "RUNNING", "", STUDY), Job("121_2", "RUNNING", "", STUDY)], False),
+        (TASK, [], False),
+        (Submission("c", job_ids=("12_3",)), [Job("12_0", "RUNNING", "", "(null)", "wrap")], True),
+        (KNOWN, [Job("27_0", "RUNNING", "", MINE, "lenet-1")], False),
+        (Submission("c", open=True), [Job("12_0", "RUNNING")], False),
+    ],
+)
+def test_slurm_shows_the_others_of_an_array_and_not_the_task(run, submission, jobs, left):
+    assert has_left_its_array(run, submission, one_of_each_array(jobs)) is left

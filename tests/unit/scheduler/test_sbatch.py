@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from hpctrain import hardware
+from hpctrain import hardware, job_environment
 from hpctrain.config import compose
 from hpctrain.data import derive
 from hpctrain.errors import UserError
@@ -68,6 +68,23 @@ def test_modules_that_do_not_load_end_the_job():
     # A study's job has no run to speak of.
     alone = sbatch.setup(load("cluster.modules=[X]"), PurePath("/s"))
     assert alone[4] == "module load X || { echo 'hpctrain: failed before srun: module load X'; exit 1; }"
+
+
+@pytest.mark.parametrize(
+    ("array", "name"),
+    [
+        ({}, "15"),
+        ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3"),
+        # The array's last task, whose own number is the array's.
+        ({"SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "9"}, "15_9"),
+    ],
+)
+def test_a_task_of_an_array_is_named_as_slurm_s_commands_take_it(array, name):
+    said = subprocess.run(
+        ["bash", "-uc", f"echo {sbatch.JOB}"], capture_output=True, text=True, env={"SLURM_JOB_ID": "15"} | array
+    )  # fmt: skip
+    assert said.stdout == f"{name}\n"
+    assert job_environment.read({"SLURM_JOB_ID": "15"} | array).job_id == name
 
 
 @pytest.fixture

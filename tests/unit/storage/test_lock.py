@@ -152,6 +152,8 @@ def test_who_may_still_write_is_named_with_what_to_do(folder):
         lock.acquire(folder, 2)
     assert caught.value.reason == "RUN_LOCKED"
     assert caught.value.detail.endswith(f"hpctrain checkpoints {folder.parent.name} --unlock")
+    with pytest.raises(RunFailed, match=r"may still be sweeping; .*: hpctrain sweep --unlock s$"):
+        lock.acquire(folder, 2, doing="sweeping", unlock="hpctrain sweep --unlock s")
 
 
 def test_other_files_among_the_terms_are_no_terms(folder):

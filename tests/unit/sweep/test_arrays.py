@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from hpctrain.data.derive import load
+from hpctrain.scheduler import sbatch
 from hpctrain.sweep.arrays import (
     Plan,
     array_parameters,
@@ -34,8 +35,8 @@ def test_a_search_has_a_few_jobs_that_go_on():
 def test_at_the_submit_limit_each_job_does_more():
     assert plan(SweepConfig(), 1000, 1000, room=90) == Plan((90,), 90, 12)
     assert plan(SweepConfig(), 1000, 1000, room=0) == Plan((), 0, 1000)
-    # Ten runs for one new job and the one in the queue: five each.
-    assert plan(SweepConfig(), 10, 1000, room=1, live=1) == Plan((1,), 1, 5)
+    # Ten runs: one for the job in the queue, nine for the new one.
+    assert plan(SweepConfig(), 10, 1000, room=1, live=[1]) == Plan((1,), 1, 9)
     # A search's jobs go on until all is done, however few there are.
     assert plan(SweepConfig(sampler="tpe", trials=50), 50, 1000, room=3) == Plan((3,), 3, None)
 
@@ -46,8 +47,20 @@ def test_as_much_room_as_is_needed_changes_nothing():
 
 
 def test_jobs_in_the_queue_are_not_submitted_again():
-    assert plan(SweepConfig(), 12, 1000, live=12).jobs == 0
-    assert plan(SweepConfig(), 12, 1000, live=5).jobs == 7
+    assert plan(SweepConfig(), 12, 1000, live=[1] * 12).jobs == 0
+    assert plan(SweepConfig(), 12, 1000, live=[1] * 5).jobs == 7
+    assert plan(SweepConfig(), 1, 1000, live=[1] * 5).jobs == 0
+
+
+def test_a_job_in_the_queue_counts_with_what_it_has_left_to_do():
+    settings = SweepConfig(runs_per_job=4)
+    assert plan(settings, 12, 1000, live=[4, 1, 0]) == Plan((2,), 2, 4)
+    assert plan(settings, 12, 1000, live=[4, 4, 4]).jobs == 0
+    assert plan(settings, 12, 1000, live=[0, 0, 0]).jobs == 3
+    # One without a limit does its share.
+    assert plan(settings, 12, 1000, live=[None]) == Plan((2,), 2, 4)
+    search = SweepConfig(pruner="asha", jobs=4)
+    assert plan(search, 10, 1000, live=[None, None]) == Plan((2,), 4, None)
 
 
 def config(*words):
@@ -92,9 +105,8 @@ def test_the_script_of_an_array():
     )
     assert given["additional_parameters"]["array"] == "0-199%16"
     assert (given["ntasks_per_node"], given["cpus_per_task"], given["gpus_per_node"]) == (1, 2, 2)
-    assert given["setup"][-1] == (
-        "ln -sf run-1.pkl /r/s/.study/submitit/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
-    )
+    link = f"ln -sf run-1.pkl /r/s/.study/submitit/{sbatch.JOB}_submitted.pkl 2>/dev/null || true"
+    assert link in given["setup"]
     assert given["srun_args"][:6] == [
         "--nodes=1", "--ntasks=1", "--cpus-per-task=2", "--overlap", "--mpi=none", "--export=ALL",
     ]  # fmt: skip
@@ -104,7 +116,7 @@ def test_the_script_of_an_array():
     assert (first, last) == ("code=$?", "exit $code")
     assert middle == [
         '[ $code -gt 128 ] && [ -z "$hpctrain_ended" ] && [ ${SLURM_RESTART_COUNT:-0} -lt 5 ]'
-        " && scontrol requeue ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+        f" && scontrol requeue {sbatch.JOB}"
     ]
     alone = dataclasses.replace(config().cluster, requeue=False)
     given = array_parameters(

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from hpctrain.config import sweep_grammar
+from hpctrain.scheduler import client
+from hpctrain.scheduler.answers import Job
 from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage import patience
 from hpctrain.storage.last_word import EXIT_DISK_FULL
@@ -117,6 +119,7 @@ def study(tmp_path):
 def play(study, monkeypatch):
     """One job of the study: its runs play the acts; returns how each piece of work ended."""
     monkeypatch.setattr(worker, "POLL_S", 0.0)
+    monkeypatch.setattr(worker, "WAIT_S", (0.0, 0.0))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
     def run(*acts, settings=ASHA, quota=None, limit=None):
@@ -378,3 +381,58 @@ def test_a_run_that_another_process_owns_is_left_to_it(study, play):
 
     play(locked, trains)
     assert outcomes(study, f"{trials()[0].run_id}.0") == ["locked", "paused"]
+
+
+def locked(run, token, job):
+    run.claim_failure(claim_attempt(run, token), {"rank": 0, "reason": "RUN_LOCKED", "detail": "d"})
+
+
+def test_a_job_does_not_try_for_ever_what_another_owns(study, play):
+    script = play(first_run(locked))
+    assert outcomes(study, f"{trials()[0].run_id}.0") == ["locked"] * worker.REFUSALS
+    assert ended(study, trials()[1].run_id)["0"]["phase"] == "paused"
+    assert not script.job.busy
+
+
+def of_a_job(path, job_id="77"):
+    """As if a job on another machine had made the claim."""
+    record = json.loads(path.read_text())
+    record["owner"] |= {"boot": "another x", "machine": "another", "host": "another", "job_id": job_id}
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("told", "outcome", "waits"),
+    [
+        ([Job("77", "RUNNING")], None, True),
+        ([Job("77", "A_NEW_WORD")], None, True),
+        ([Job("77", "COMPLETED")], None, False),  # taken over at once
+        ([], None, False),  # nobody can tell, perhaps for ever
+        ([], "unlocked", False),
+        (None, None, True),  # Slurm will answer some day
+    ],
+)
+def test_a_job_with_nothing_to_do_waits_for_those_who_are_known_to_live(
+    study, play, monkeypatch, told, outcome, waits
+):
+    def queue(conf):
+        if told is None:
+            raise client.Unreachable("away")
+        return {job.job_id: job for job in told}
+
+    monkeypatch.setattr(client, "queue", queue)
+    monkeypatch.setattr(client, "history", lambda ids, conf: {})
+    work = Work(trials()[0].run_id)
+    claim = claims.take(study.claims, work)
+    of_a_job(claim.path)
+    if outcome:
+        claim.close(outcome)
+    settings, more = ASHA, True
+    queue = WorkQueue(study, settings, more)
+    taken = [claim.work.run_id for claim in iter(queue.take, None)]
+    free = outcome == "unlocked" or (told and told[0].state == "COMPLETED")
+    assert sorted(taken) == sorted(t.run_id for t in (trials() if free else trials()[1:]))
+    of_others = WorkQueue(study, settings, more)
+    of_others.refresh()
+    monkeypatch.setattr(of_others, "_open", lambda: [of_others.work(work.run_id, 0)])
+    assert of_others._below_the_top() is (waits or bool(free))

@@ -1,0 +1,59 @@
+"""A person's word that who held a study has ended: a `sweep` on another host, jobs that Slurm has forgotten.
+
+Takes a study's folder; asks squeue. Side effects: the study's lock, claims and runs of those of whom nobody can tell
+whether they live. Whoever is known to live keeps what he has. No torch.
+"""
+
+from __future__ import annotations
+
+from hpctrain.checkpoints import upkeep
+from hpctrain.errors import RunFailed
+from hpctrain.scheduler import client
+from hpctrain.storage import lock
+from hpctrain.storage.lock import Owner
+from hpctrain.storage.run_state import Reason
+from hpctrain.sweep import claims
+from hpctrain.sweep.study_dir import StudyDir
+
+
+def unlock(study: StudyDir) -> list[str]:
+    """Takes for ended who may still hold the study or its runs; returns in words who that was.
+
+    Raises RunFailed if a `sweep` of the study is known to live, or if Slurm does not answer.
+    """
+    slurm = client.Snapshot(study.parts()[-1]["slurm_conf"]) if study.exists() else client.Snapshot()
+    ended = _sweep(study, slurm)
+    try:
+        ended += _jobs(study, slurm)
+    except client.Unreachable as error:
+        detail = f"Slurm does not say which jobs of the study live: {error}; try again"
+        raise RunFailed(Reason.RUN_LOCKED, detail) from None
+    return ended
+
+
+def _sweep(study: StudyDir, slurm: client.Snapshot) -> list[str]:
+    owner = lock.last_owner(study.folder)
+    if owner is None or owner.ended:
+        return []
+    if lock.has_ended(owner, lock.this_process(0), slurm.has_ended) is False:
+        raise RunFailed(Reason.RUN_LOCKED, f"process {owner.pid} on {owner.host} is alive: end it there")
+    lock.unlock(study.folder)
+    return [f"process {owner.pid} on {owner.host}"]
+
+
+def _jobs(study: StudyDir, slurm: client.Snapshot) -> list[str]:
+    """The claims of those of whom nobody can tell, and the locks of these runs, are free afterwards."""
+    mine, ended = lock.this_process(0), set()
+    for key, number in claims.newest(study.claims).items():
+        record = claims.read(study.claims, key, number)
+        if claims.lives(record, mine, slurm) is not None:
+            continue
+        run = study.run(key.rpartition(".")[0])
+        try:
+            upkeep.unlock(run, slurm.has_ended)
+        except RunFailed:  # its rank lives, whoever claimed it
+            continue
+        claims.unlock(study.claims, key, number)
+        owner = Owner(**record["owner"])
+        ended.add(f"job {owner.job_id}" if owner.job_id else f"process {owner.pid} on {owner.host}")
+    return sorted(ended)

@@ -1,0 +1,124 @@
+"""A person's word on a study: it frees what nobody can tell of, and nothing of those who are known to live."""
+
+import json
+import shlex
+
+import pytest
+
+from hpctrain import cli
+from hpctrain.errors import RunFailed
+from hpctrain.scheduler import client
+from hpctrain.scheduler.answers import Job
+from hpctrain.storage import lock
+from hpctrain.sweep import claims, start
+from hpctrain.sweep.request import understand
+from hpctrain.sweep.study_dir import StudyDir, Work
+
+ELSEWHERE = {"boot": "another x", "machine": "another", "host": "login2", "pid": 7}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets the jobs that squeue shows; None: it does not answer."""
+
+    def show(*jobs):
+        def queue(conf):
+            if jobs == (None,):
+                raise client.Unreachable("away")
+            return {job.job_id: job for job in jobs}
+
+        monkeypatch.setattr(client, "queue", queue)
+        monkeypatch.setattr(client, "history", lambda ids, conf: {})
+
+    show()
+    return show
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, slurm):
+    monkeypatch.chdir(tmp_path)
+    made = StudyDir(tmp_path / "runs" / "s")
+    made.create()
+    made.add_part({"slurm_conf": None, "trials": [], "sweep": {}})
+    return made
+
+
+def elsewhere(path, **owner):
+    """As if another machine had made the claim."""
+    record = json.loads(path.read_text())
+    record["owner"] |= ELSEWHERE | owner
+    path.write_text(json.dumps(record))
+
+
+def claim(study, run_id, **owner):
+    claims.take(study.claims, Work(run_id))
+    elsewhere(study.claims / f"{run_id}.0.1.json", **owner)
+
+
+def outcomes(study):
+    numbers = claims.newest(study.claims)
+    return {key[0]: claims.read(study.claims, key, n).get("outcome") for key, n in numbers.items()}
+
+
+def unlock(capsys, *words):
+    code = cli.main(["sweep", "--unlock", *words])
+    said = capsys.readouterr()
+    return code, (said.out + said.err).strip()
+
+
+def test_the_command_that_the_message_names_frees_the_study(study, slurm, monkeypatch, capsys):
+    """A `sweep` was killed on another login node."""
+    term = lock.acquire(study.folder, 0)
+    term._write(**ELSEWHERE)
+    monkeypatch.setattr(start, "PATIENCE_S", 0.0)
+    request = understand(["lenet_digits", "run.study=s", f"run.root={study.path.parent}", "seed=1,2"])
+    with pytest.raises(RunFailed, match="process 7 on login2 may still be extending the study") as caught:
+        start.start(request, None)
+    command = shlex.split(caught.value.detail.partition(": hpctrain ")[2])
+    assert command[:2] == ["sweep", "--unlock"]
+    monkeypatch.chdir("/")  # wherever it is typed
+    assert unlock(capsys, *command[2:]) == (0, "taken to have ended: process 7 on login2")
+    assert lock.acquire(study.folder, 0).number == 2
+
+
+def test_claims_of_forgotten_jobs_are_freed_and_others_stay(study, slurm, capsys):
+    for run_id, job_id in (("f", "77_0"), ("r", "12_1"), ("e", "12_9"), ("u", "12_4")):
+        claim(study, run_id, job_id=job_id)
+    claims.take(study.claims, Work("m"))  # this process's own
+    slurm(Job("12_1", "RUNNING"), Job("12_9", "FAILED"), Job("12_4", "A_NEW_WORD"))
+    assert unlock(capsys, "s") == (0, "taken to have ended: job 77_0")
+    assert outcomes(study) == {"f": "unlocked", "r": None, "e": None, "u": None, "m": None}
+    again = claims.take(study.claims, Work("f"), 1)
+    assert (again.number, again.goes_on, again.mishaps()) == (2, True, 0)
+    assert unlock(capsys, "s")[1].startswith("nothing to unlock")
+
+
+def test_the_run_of_a_freed_claim_may_be_started_again(study, capsys):
+    run = study.run("f")
+    run.create({})
+    term = lock.acquire(run.checkpoints, 1)
+    term._write(**ELSEWHERE, job_id="77_0")
+    claim(study, "f", job_id="77_0")
+    assert unlock(capsys, str(study.path))[0] == 0
+    assert lock.acquire(run.checkpoints, 2).number == 2
+
+
+def test_without_slurm_s_answer_claims_stay(study, slurm, capsys):
+    claim(study, "f", job_id="77_0")
+    slurm(None)
+    code, said = unlock(capsys, "s")
+    assert (code, outcomes(study)) == (1, {"f": None})
+    assert "Slurm does not say which jobs of the study live: away" in said
+
+
+def test_a_sweep_that_lives_keeps_the_study(study, capsys):
+    with lock.acquire(study.folder, 0):
+        code, said = unlock(capsys, "s")
+    assert code == 1
+    assert "is alive" in said
+
+
+def test_a_study_that_does_not_exist(study, capsys):
+    code, said = unlock(capsys, "t")
+    assert code == 2
+    assert "must be the name or the folder of a study" in said
