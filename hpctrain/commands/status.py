@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import say
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.storage.run_dir import locate
@@ -20,10 +22,14 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _parser().take(argv, most_words=1)
     name = next(iter(args.words), None)
+    told: set[str] = set()
     while True:
         found = status.rows(Path(args.root), args.study, args.phase, name)
         if args.phase in (None, Phase.SUBMITTED):
-            found += overview.waiting(Path(args.root), args.study, name)
+            found += overview.waiting(Path(args.root), args.study, name, functools.partial(_say_once, told))
+        for row in found:
+            for damage in row.damage:
+                _say_once(told, f"{row.study}/{row.run}: {damage}")
         if args.json:
             print(json.dumps(status.as_json(found)))
         else:
@@ -31,6 +37,12 @@ def main(argv: list[str]) -> int:
         if not args.watch or all(r.phase in FINAL for r in found):
             return 0
         time.sleep(1)
+
+
+def _say_once(told: set[str], words: str) -> None:
+    if words not in told:
+        told.add(words)
+        say(words)
 
 
 def _show(found: list[Row], args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import answers, client, sbatch
-from hpctrain.scheduler.recognition import comment_of, jobs_of, original
+from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, original
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
@@ -72,7 +72,7 @@ def submit(
         submission = Submission()
     lost = _lost_submission(run, submission)
     if lost:
-        comment = comment_of(run.run_id, submission.token)
+        comment = "" if submission.damage else comment_of(run.run_id, submission.token)
         run.submission.write(submission.with_jobs(lost, comment, run.run_id))
         state = run.read_state()
         if state.final or state.phase == Phase.NEW:
@@ -84,7 +84,7 @@ def submit(
         conf = submission.slurm_conf or conf
     submission = replace(
         submission, cluster=config.cluster.name, token=token, open=True, study=False, over=False,
-        slurm_conf=conf, path=str(run.path),
+        slurm_conf=conf, path=str(run.path), damage=None,
     )  # fmt: skip
     run.submission.write(submission)
     run.cancel_file.unlink(missing_ok=True)
@@ -232,8 +232,11 @@ def _lost_submission(run: RunDir, submission: Submission) -> list[str]:
     except client.Unreachable as error:
         detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
         raise RunFailed(Reason.SUBMIT_FAILED, detail) from None
-    comment = comment_of(run.run_id, submission.token)
-    return [job.job_id for job in jobs_of(run, submission, queue) if job.comment == comment]
+    return [
+        job.job_id
+        for job in jobs_of(run, submission, queue)
+        if is_newest(run, submission, job) and (job.state not in answers.ENDED or not submission.damage)
+    ]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+from hpctrain.errors import Damaged
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import answers, client
@@ -18,12 +20,19 @@ from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep.study_dir import StudyDir
 
 
-def waiting(root: Path, study: str | None, name: str | None = None) -> list[Row]:
-    """Returns the runs of a study (None: of all studies) that no job has begun yet."""
+def waiting(
+    root: Path, study: str | None, name: str | None = None, say: Callable[[str], None] = lambda words: None
+) -> list[Row]:
+    """Returns the runs of a study (None: of all studies) that no job has begun yet; says which files are damaged."""
     rows = []
     for folder in sorted(root.glob(f"{study or '*'}/")):
         place = StudyDir(folder)
-        for run_id in place.trials() if place.exists() else ():
+        try:
+            trials = place.trials() if place.exists() else {}
+        except Damaged as error:
+            say(str(error))
+            continue
+        for run_id in trials:
             if (name is None or name in run_id) and not place.run(run_id).config_file.exists():
                 rows.append(
                     Row(place.name, run_id, Phase.SUBMITTED, None, "waits for a slot of its study", None, None, None,

@@ -23,13 +23,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypeVar, cast
+
+from typing_extensions import TypedDict
 
 from hpctrain.storage.files import FILES, write_file
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import Number, load, replace_text
 from hpctrain.storage.run_dir import RunDir, make_private
 
 NAME = ".study"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class StoredTrial(TypedDict):
     overrides: list[str]
     params: dict[str, Any]
     config: dict[str, Any]
-    fixed: list[str]
+    fixed: NotRequired[list[str]]
 
 
 class Suggestion(StoredTrial):
@@ -65,10 +69,10 @@ class Suggestion(StoredTrial):
 class Part(TypedDict):
     """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain."""
 
-    time: float
+    time: Number
     user: str
     command: str
-    fixed: list[str]
+    fixed: NotRequired[list[str]]
     space: list[dict[str, Any]]
     sweep: dict[str, Any]
     task: str
@@ -103,10 +107,14 @@ class JobRecord(TypedDict):
 
     job_id: str | None
     lanes: int
-    began: float
-    until: float | None
+    began: Number
+    until: Number | None
     owner: dict[str, Any]
-    seen: float
+    seen: Number
+
+
+class _Submissions(TypedDict):
+    job_ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,10 @@ class Work:
 
 
 class StudyDir:
-    """Paths and small files of one study. Constructing it does no I/O. Reading and writing raise OSError."""
+    """Paths and small files of one study. Constructing it does no I/O.
+
+    Reading and writing raise OSError: Damaged for a file that does not hold what belongs into it.
+    """
 
     def __init__(self, path: Path) -> None:
         """`path` is runs/<study>."""
@@ -183,7 +194,7 @@ class StudyDir:
 
     def parts(self) -> list[Part]:
         """Returns what each `sweep` asked for, in order."""
-        return [cast("Part", part) for n in self._numbers("parts") if (part := self._once("parts", n))]
+        return [part for n in self._numbers("parts") if (part := self._once("parts", n, Part))]
 
     def add_part(self, part: Part) -> None:
         """Publishes what a `sweep` asks for as the next part."""
@@ -197,8 +208,8 @@ class StudyDir:
     def suggestions(self) -> Iterator[tuple[int, Suggestion]]:
         """Yields the number and content of each suggestion."""
         for n in self._numbers("suggested"):
-            if suggestion := self._once("suggested", n):
-                yield n, cast("Suggestion", suggestion)
+            if suggestion := self._once("suggested", n, Suggestion):
+                yield n, suggestion
 
     def trials(self) -> dict[str, Trial]:
         """Returns all runs of the study so far by run id, in the order in which they were added."""
@@ -224,8 +235,8 @@ class StudyDir:
         return (self.folder / "ended" / f"{work.key}.json").exists()
 
     def read_ended(self, key: str) -> Ended | None:
-        """Returns how a piece of work ended; None if it has not."""
-        return cast("Ended | None", read_json(self.folder / "ended" / f"{key}.json"))
+        """Returns how a piece of work ended; None if it has not. Raises Damaged."""
+        return load(self.folder / "ended" / f"{key}.json", Ended)
 
     def write_ended(self, work: Work, ended: Ended) -> None:
         """Records how a piece of work ended."""
@@ -243,23 +254,24 @@ class StudyDir:
 
     def jobs(self) -> list[JobRecord]:
         """Returns the records of the study's jobs."""
-        records = [read_json(self.folder / "jobs" / name) for name in _names(self.folder / "jobs")]
-        return [cast("JobRecord", record) for record in records if record]
+        records = [load(self.folder / "jobs" / name, JobRecord) for name in _names(self.folder / "jobs")]
+        return [record for record in records if record]
 
     def job_ids(self) -> list[str]:
         """Returns the ids of the study's job arrays."""
-        return list((read_json(self.folder / "submissions.json") or {}).get("job_ids", []))
+        noted = load(self.folder / "submissions.json", _Submissions)
+        return list(noted["job_ids"]) if noted else []
 
     def note_job(self, job_id: str) -> None:
         """Adds the id of a job array."""
         ids = [*self.job_ids(), job_id]
         replace_text(self.folder / "submissions.json", json.dumps({"job_ids": ids}))
 
-    def _once(self, folder: str, number: int) -> object:
+    def _once(self, folder: str, number: int, kind: type[T]) -> T | None:
         path = self.folder / folder / f"{number}.json"
-        if path not in self._read and (content := read_json(path)):
+        if path not in self._read and (content := load(path, kind)) is not None:
             self._read[path] = content
-        return self._read.get(path)
+        return cast("T | None", self._read.get(path))
 
     def _numbers(self, folder: str) -> list[int]:
         stems = [name.removesuffix(".json") for name in _names(self.folder / folder)]
