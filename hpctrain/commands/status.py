@@ -12,7 +12,7 @@ from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import say
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_dir import absolute, locate
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
@@ -47,7 +47,7 @@ def _say_once(told: set[str], words: str) -> None:
 
 def _show(found: list[Row], args: argparse.Namespace) -> None:
     """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
-    study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+    study = StudyDir(absolute(args.root) / (args.study or ""))
     if args.study and study.exists() and not args.watch:
         print(overview.summary(study, found))
     _print_table(status.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)

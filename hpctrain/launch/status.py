@@ -94,8 +94,8 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
     ended = state.final and not even_if_final and not state.damage
     submission = Submission() if ended else run.submission.read()
     scores = (state.summary or {}).get("validation") or state.figures or {}
-    files = (("state.json", state.damage), ("submission.json", submission.damage))
-    damage = tuple(f"{name} is {_damaged(why)}" for name, why in files if why)
+    files = ((run.state_file, state.damage), (run.submission_file, submission.damage))
+    damage = tuple(f"{file.name} is {_damaged(why)}" for file, why in files if why)
     job_ids = (submission.job_ids if submission.newest else ()) or (state.job_id,)
     row = Row(
         run.study, run.run_id, state.phase, state.reason, state.detail, state.attempt, step,
@@ -155,7 +155,8 @@ def _with_damage(row: Row) -> Row:
 def _where(seen: _Seen, row: Row) -> Row:
     """The row of a run whose jobs look for it in a folder that it has no longer, with what to do."""
     moved = moved_from(seen.run, seen.submission)
-    if moved is None or seen.state.final:
+    speaks = row.age_s is not None and row.age_s <= SILENCE_S
+    if moved is None or seen.state.final or speaks:
         return row
     advice = _RESUMES if row.phase in FINAL else f"hpctrain cancel {row.run}, then hpctrain resume {row.run}"
     return replace(row, detail=f"its folder was moved from {moved}, where its job looks for it: {advice}")

@@ -124,7 +124,7 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
         del parameters["teardown"]
     command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
     text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
-    return text
+    return sbatch.with_percent(text, run.submitit)
 
 
 def _submit_slurm(
@@ -179,7 +179,9 @@ def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) ->
         def _submit_command(self, command: str) -> Any:
             name = uuid.uuid4().hex
             script = JobPaths.get_first_id_independent_folder(self.folder) / f"submission_file_{name}.sh"
-            script.write_text(self._make_submission_file_text(command, name))
+            script.write_text(
+                sbatch.with_percent(self._make_submission_file_text(command, name), self.folder)
+            )
             job_id = client.submit(script, slurm_conf(config))
             job: Any = self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
             job.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)

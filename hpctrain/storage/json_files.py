@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -95,8 +94,7 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
     if not content:
         raise Damaged(path, "empty")
     try:
-        value: T = _adapter(kind).validate_json(content, strict=True)
-        return value
+        return _adapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -105,9 +103,13 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
         raise Damaged(path, f"{place}: {first['msg'].lower()}" if place else first["msg"]) from None
 
 
-@functools.cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -291,9 +291,32 @@ def claim_attempt(run: RunDir, token: str) -> int:
         return number
 
 
+def absolute(path: str | Path) -> Path:
+    """Returns the absolute path as the user means it: links stay, as nodes may have others than a login node.
+
+    A relative path is one below the folder in which the shell says that it is.
+    """
+    shell = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if shell.startswith("/") and Path(shell).samefile("."):
+            return Path(os.path.normpath(Path(shell) / path))
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def check_root(root: str) -> None:
+    """Raises UserError for a folder of runs whose name Slurm's files cannot hold."""
+    place = str(absolute(root))
+    if any(ord(letter) < 32 for letter in place):
+        raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
+    if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
+        raise UserError(
+            "run.root", root, f"must not hold {tag[0]}, for which the number of a job would be put"
+        )
+
+
 def locate(root: str, study: str, run_id: str) -> RunDir:
     """Returns the directory of a run, which need not exist."""
-    return RunDir(Path(root).resolve() / study / run_id)
+    return RunDir(absolute(root) / study / run_id)
 
 
 def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
@@ -315,8 +338,8 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     A number is a job before it is a part of a run id. Raises UserError if none fits, or more than one.
     """
     if text and (Path(text) / "config.yaml").is_file():
-        return RunDir(Path(text).absolute())
-    known = list(runs(Path(root).absolute(), study))
+        return RunDir(absolute(text))
+    known = list(runs(absolute(root), study))
     if not known:
         raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
     if text is None:

@@ -336,11 +336,8 @@ class StateFile:
         return self.read()
 
 
-def _job_ids(given: Any) -> Any:
-    """The numbers of jobs as text: version 0.1.0 wrote numbers, or null."""
-    return (
-        [str(job) if type(job) is int else job for job in given] if isinstance(given, list) else given or []
-    )
+# Version 0.1.0 wrote numbers.
+JobId = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 
 
 @dataclass(frozen=True)
@@ -356,7 +353,7 @@ class Submission:
 
     cluster: str = "local"
     token: str = ""
-    job_ids: Annotated[tuple[str, ...], BeforeValidator(_job_ids)] = ()
+    job_ids: tuple[JobId, ...] = ()
     newest: Count = 1
     open: bool = False
     slurm_conf: str | None = None

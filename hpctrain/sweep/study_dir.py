@@ -67,8 +67,13 @@ class Suggestion(StoredTrial):
 
 
 class Part(TypedDict):
-    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain."""
+    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain.
 
+    `path` is the study's folder as this `sweep` knew it, `comment` that of its jobs.
+    """
+
+    path: NotRequired[str]
+    comment: NotRequired[str]
     time: Number
     user: str
     command: str
@@ -150,7 +155,15 @@ class StudyDir:
     @property
     def comment(self) -> str:
         """The comment by which Slurm knows the study's jobs, also those whose submitter died."""
-        return f"hpctrain:study:{hashlib.sha256(str(self.path).encode()).hexdigest()[:16]}"
+        for part in reversed(self.parts()):
+            if "path" in part and _is_same(part["path"], self.path):
+                return part["comment"]
+        return f"hpctrain:study:{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
+
+    def moved_from(self) -> dict[str, str]:
+        """Returns the folders that the study had for an earlier `sweep` and no longer has, with its jobs' comments."""
+        noted = {part["path"]: part["comment"] for part in self.parts() if "path" in part}
+        return {path: comment for path, comment in noted.items() if not os.path.lexists(path)}
 
     @property
     def job_name(self) -> str:
@@ -314,6 +327,13 @@ def _publish_next(
             return True
         number += 1
     return False
+
+
+def _is_same(noted: str, path: Path) -> bool:
+    try:
+        return noted == str(path) or path.samefile(noted)
+    except OSError:
+        return False
 
 
 def _names(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ LOGS = {  # they write the log of a rank or of a job
     "checkpoints/saver.py",
     "launch/jobs.py",
     "sweep/worker.py",
+    "training/json_lines.py",
     "training/reporter.py",
 }
 SHOWN = {
