@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.errors import Damaged, RunFailed, UserError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hpctrain.commands.train:main", "run here, in the foreground, on resources.ranks ranks"),
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(argv)
     except UserError as error:
         return _say(str(error), 2)
-    except RunFailed as error:
+    except (RunFailed, Damaged) as error:
         return _say(str(error), 1)
     except KeyboardInterrupt:
         return _say("interrupted", 130)

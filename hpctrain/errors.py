@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly, as exceptions.
+"""The ways in which a command ends badly, as exceptions.
 
 Takes names and values, returns one-line messages. No side effects, standard library only.
 """
@@ -6,6 +6,7 @@ Takes names and values, returns one-line messages. No side effects, standard lib
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,20 @@ class RunFailed(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.detail)
+
+
+class Damaged(OSError):
+    """A small file is there, but does not hold what belongs into it. Shown as one line; exit code 1."""
+
+    def __init__(self, path: Any, why: str) -> None:
+        super().__init__(errno.EIO, f"is damaged ({why})", str(path))
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.filename, self.why)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

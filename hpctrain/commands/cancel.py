@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpctrain.commands.flags import Parser
 from hpctrain.launch import cancel
-from hpctrain.storage.run_dir import find, runs
+from hpctrain.storage.run_dir import absolute, find, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     parser.add_run_place(as_settings=False)
     args = parser.take(argv, most_words=1)
     name = next(iter(args.words), None)
-    study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+    study = StudyDir(absolute(args.root) / (args.study or ""))
     if name is None and args.study and study.exists():
         answer = overview.cancel(study)
         print(f"study {study.name}: {answer.words}")

@@ -7,6 +7,7 @@ from hpctrain.commands.say import show_done
 from hpctrain.errors import UserError
 from hpctrain.launch.resume import configuration, renew
 from hpctrain.launch.standing import right_to_start
+from hpctrain.scheduler.recognition import moved_from
 from hpctrain.storage.run_dir import find
 from hpctrain.storage.run_state import Phase
 
@@ -30,6 +31,13 @@ def main(argv: list[str]) -> int:
         known = standing.job_id
         if known and settings:
             raise UserError("settings", " ".join(settings), f"the run is under way as job {known}")
+        if known and (old := moved_from(run, run.submission.read())):
+            advice = f"hpctrain cancel {run.run_id}, then resume it, or move the folder back"
+            raise UserError(
+                "run",
+                run.run_id,
+                f"its folder was moved from {old}, where job {known} looks for it: {advice}",
+            )
         if known is None:
             if run.read_state().phase == Phase.DONE and not settings:  # it has ended meanwhile
                 return show_done(run)

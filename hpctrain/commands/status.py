@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import say
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_dir import absolute, locate
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
@@ -21,11 +23,16 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _parser().take(argv, most_words=1)
     name = next(iter(args.words), None)
+    told: set[str] = set()
     while True:
         queues = client.Queues()
         found = status.rows(Path(args.root), args.study, args.phase, name, queues)
         if args.phase in (None, Phase.SUBMITTED):
-            found += overview.waiting(Path(args.root), args.study, name, queues)
+            once = functools.partial(_say_once, told)
+            found += overview.waiting(Path(args.root), args.study, name, queues, once)
+        for row in found:
+            for damage in row.damage:
+                _say_once(told, f"{row.study}/{row.run}: {damage}")
         if args.json:
             print(json.dumps(status.as_json(found)))
         else:
@@ -35,9 +42,15 @@ def main(argv: list[str]) -> int:
         time.sleep(1)
 
 
+def _say_once(told: set[str], words: str) -> None:
+    if words not in told:
+        told.add(words)
+        say(words)
+
+
 def _show(found: list[Row], args: argparse.Namespace) -> None:
     """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
-    study = StudyDir(Path(args.root).resolve() / (args.study or ""))
+    study = StudyDir(absolute(args.root) / (args.study or ""))
     if args.study and study.exists() and not args.watch:
         print(overview.summary(study, found))
     _print_table(status.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)

@@ -1,6 +1,6 @@
 """A configuration as plain containers (from compose.py, or from a run's config.yaml) to a checked `Config`, and back.
 
-Neither Hydra nor torch; no side effects.
+Neither Hydra nor torch; no side effects but on sys.path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hpctrain.config.checks import check_whole
 from hpctrain.config.settings import Config, ModelConfig
 from hpctrain.config.validate import validate
 from hpctrain.errors import choose
-from hpctrain.models.settings import NETWORKS
+from hpctrain.models.settings import NETWORKS, search
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
@@ -22,19 +22,24 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     rest = dict(values)
     name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
     if target is not None:
-        return ModelConfig(name, rest, weights, target)
+        return ModelConfig(name, rest, weights, target, rest.pop("target_folder", None))
     if name not in NETWORKS:
         raise choose("model.name", name, NETWORKS)
     return ModelConfig(name, validate(NETWORKS[name].settings, rest, "model."), weights)
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Takes a resolved configuration, as plain containers; returns a checked `Config`. Raises UserError."""
+    """Takes a resolved configuration, as plain containers; returns a checked `Config`. Raises UserError.
+
+    From then on this process finds a user's `model.target` in the folder where the run's maker found it.
+    """
     rest = dict(values)
     model = model_config(rest.pop("model", {}))
     rest.pop("sweep", None), rest.pop("scaling", None)
     config: Config = validate(Config, rest | {"model": model}, "")
     check_whole(config)
+    if config.model.target_folder is not None:
+        search(config.model.target_folder)
     return config
 
 
@@ -43,6 +48,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     model = config.model
     settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
     flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
+    if model.target_folder is not None:
+        flat["target_folder"] = model.target_folder
     # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
     plain: dict[str, Any] = json.loads(
         json.dumps(

@@ -45,6 +45,7 @@ class ModelConfig:
     settings: Any
     weights: str | None = dataclasses.field(default=None, metadata=PLACE)
     target: str | None = None
+    target_folder: str | None = dataclasses.field(default=None, metadata=PLACE)  # in which `target` was found
 
     @property
     def network(self) -> Network:

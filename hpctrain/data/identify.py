@@ -18,12 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from hpctrain.config import identity
 from hpctrain.config.settings import Config
 from hpctrain.data import contents
 from hpctrain.data.contents import Contents
-from hpctrain.errors import RunFailed, UserError
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.errors import Damaged, RunFailed, UserError
+from hpctrain.storage.json_files import load, read_json, replace_text
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
@@ -85,30 +87,33 @@ def note(run: RunDir, config: Config) -> None:
 
 def refuse_change(run: RunDir, config: Config) -> None:
     """Raises UserError, naming the setting or file that is not as when the run began, so far as can be seen here."""
-    _refuse(run, config, {part: _look(config, part) for part in _brought(config)})
+    stored = _stored(run, config)
+    refuse_settings(stored["settings"], config)
+    _refuse_contents(stored["contents"], config, {part: _look(config, part) for part in _brought(config)})
 
 
 def refuse_change_here(run: RunDir, config: Config) -> None:
     """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
     found = {part: _look(config, part) for part in ("data", "target", "weights")}
     try:
-        _refuse(run, config, found)
+        stored = _stored(run, config)
+        refuse_settings(stored["settings"], config)
+    except UserError as error:
+        raise RunFailed(Reason.CONFIG_CHANGED, str(error)) from None
+    try:
+        _refuse_contents(stored["contents"], config, found)
     except UserError as error:
         reason = Reason.DATA_ERROR if error.key.startswith("data.") else Reason.CONFIG_CHANGED
         raise RunFailed(reason, str(error)) from None
-    stored = _stored(run)
     missing = {part: _facts(c) for part, c in found.items() if c and part not in stored["contents"]}
     if missing:
         settings = stored["settings"] or identity.science(config)
         _write(run, settings, stored["contents"] | missing)
 
 
-def _refuse(run: RunDir, config: Config, found: Mapping[str, Contents | None]) -> None:
-    stored = _stored(run)
-    if stored["settings"] is not None:
-        refuse_settings(stored["settings"], config)
+def _refuse_contents(stored: Mapping[str, Any], config: Config, found: Mapping[str, Contents | None]) -> None:
     for part, now in found.items():
-        before = stored["contents"].get(part)
+        before = stored.get(part)
         if now is None or before is None or before["digest"] == now.digest:
             continue
         if part != "data" and config.checkpoint.allow_change:
@@ -116,8 +121,10 @@ def _refuse(run: RunDir, config: Config, found: Mapping[str, Contents | None]) -
         raise UserError(now.key, now.place, f"{_difference(before, now)}; {_advice(part)}")
 
 
-def refuse_settings(saved: Mapping[str, Any], config: Config) -> None:
-    """config/identity.py's `refuse_change` in a user's words. Raises UserError."""
+def refuse_settings(saved: Mapping[str, Any] | None, config: Config) -> None:
+    """config/identity.py's `refuse_change` in a user's words; None: nothing is known. Raises UserError."""
+    if saved is None:
+        return
     try:
         identity.refuse_change(saved, config)
     except RunFailed as error:
@@ -154,9 +161,47 @@ def _facts(found: Contents) -> dict[str, Any]:
     return {"digest": found.digest, "count": len(found.files), "files": files}
 
 
-def _stored(run: RunDir) -> dict[str, Any]:
-    """identity.json; settings None and no contents if a run of version 0.1.0 has none."""
-    return {"settings": None, "contents": {}} | (read_json(run.identity_file) or {})
+class _Part(TypedDict):
+    digest: str
+    count: int
+    files: dict[str, str] | None
+
+
+class _Stored(TypedDict):
+    """identity.json."""
+
+    settings: dict[str, Any] | None
+    contents: dict[str, _Part]
+
+
+def _stored(run: RunDir, config: Config) -> _Stored:
+    """identity.json; settings None and no contents if a run of version 0.1.0 has none.
+
+    Raises UserError if it is damaged and the settings do not make the run's id, which then is all that is left.
+    """
+    nothing: _Stored = {"settings": None, "contents": {}}
+    try:
+        return load(run.identity_file, _Stored) or nothing
+    except Damaged as error:
+        why = error.why
+    if config.checkpoint.allow_change or _makes(run.run_id, config):
+        return nothing
+    raise UserError(
+        "config.yaml", run.config_file, f"does not make the run's id, and {run.identity_file.name} is damaged ({why}): "
+        "the settings or the user's files have changed; if that is meant: checkpoint.allow_change=true"
+    )  # fmt: skip
+
+
+def _makes(name: str, config: Config) -> bool:
+    """Returns whether the run of `config` has this id, also if its maker did not see what the user brings."""
+    brought = _brought(config)
+    seen = {part: found.digest for part in brought if (found := _look(config, part)) and found.files}
+    unseen = {part: {"place": place} for part, (_, place) in brought.items()}
+    return name in (
+        identity.run_id(config, seen),
+        identity.run_id(config, unseen | seen),
+        identity.run_id(config, unseen),
+    )
 
 
 def _write(run: RunDir, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -160,8 +160,8 @@ def _newest_start(run: RunDir, state: RunState) -> tuple[int | None, tuple[Path,
 
 def _by_rank(run: RunDir, state: RunState, number: int) -> bool:
     """Returns whether a rank of the attempt has itself said that the run ended so."""
-    failure = run.failure(number) or {}
-    return (failure.get("reason"), failure.get("detail")) == (state.reason, state.detail)
+    failure = run.failure(number)
+    return failure is not None and (failure["reason"], failure["detail"]) == (state.reason, state.detail)
 
 
 def _last_lines(text: str, count: int = 8) -> list[str]:

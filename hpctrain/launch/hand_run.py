@@ -66,7 +66,7 @@ def _note_job(run: RunDir, config: Config, job_id: str) -> None:
     comment = comment_of(run.run_id, token)
     known = client.set_comment(job_id, comment)
     mine = replace(
-        before, cluster=config.cluster.name, token=token, study=False, over=False, path=str(run.path),
+        before, cluster=config.cluster.name, token=token, study=False, over=False, path=str(run.path), damage=None,
         slurm_conf=job_environment.read().slurm_conf,
     )  # fmt: skip
     run.submission.write(mine.with_jobs([job_id], comment if known else ""))

@@ -195,9 +195,9 @@ def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:
 
 def is_rank(who: Mapping[str, Any]) -> bool:
     """Returns whether the process that wrote this rank file runs on this host, and is not another with its number."""
-    if who.get("host") != socket.gethostname():
+    if who.get("host") != socket.gethostname() or "pid" not in who:
         return False
-    if "started" in who:
+    if "started" in who and "boot" in who:
         return lives(who["boot"], who["pid"], who["started"]) is True
     try:  # of version 0.1.0
         command_line = Path(f"/proc/{who['pid']}/cmdline").read_bytes()

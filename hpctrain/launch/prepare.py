@@ -6,6 +6,9 @@ Everything that can be found wrong before a rank starts is found here, without i
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from hpctrain import hardware
 from hpctrain.config.load import to_dict
@@ -16,7 +19,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
 from hpctrain.storage.files import refuse_if_shared
-from hpctrain.storage.run_dir import RunDir, locate
+from hpctrain.storage.run_dir import RunDir, absolute, check_root, locate
 from hpctrain.storage.secrets import refuse_secrets
 
 
@@ -28,14 +31,31 @@ def prepare(config: Config) -> RunDir:
     if run.path.exists():
         refuse_if_shared(run.path)
     os.umask(0o077)
-    run.create(to_dict(config))
+    run.create(with_places(to_dict(config)))
     identify.note(run, config)
     return run
+
+
+def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a plain configuration whose relative paths, if they are there, are absolute.
+
+    So the run finds them again from any folder and node; they are not part of its identity.
+    """
+    data, model = dict(values["data"]), dict(values["model"])
+    for group, key in ((data, "path"), (data, "source"), (model, "weights")):
+        given = group.get(key)
+        if given and not Path(given).is_absolute() and Path(given).exists():
+            group[key] = str(absolute(given))
+    top = str(model.get("target") or "").partition(":")[0].partition(".")[0]
+    if top and not model.get("target_folder") and (Path(top).is_dir() or Path(f"{top}.py").is_file()):
+        model["target_folder"] = str(absolute("."))
+    return {**values, "data": data, "model": model}
 
 
 def check(config: Config) -> None:
     """Raises UserError for anything that can be found wrong with a run before a file is written."""
     refuse_secrets(config.cluster.environment, config.cluster.setup)
+    check_root(config.run.root)
     if config.cluster.kind == "local":
         local.check(config)
         check_data(config.data)

@@ -68,12 +68,13 @@ def renew(run: RunDir, config: Config) -> str | None:
     Returns a line for the user if the number of ranks or the science has changed.
     """
     before = from_dict(run.read_config())
-    if to_dict(before) == to_dict(config):
+    values = prepare.with_places(to_dict(config))
+    if prepare.with_places(to_dict(before)) == values:
         return None
     identify.refuse_settings(science(before), config)
     import yaml
 
-    replace_text(run.config_file, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    replace_text(run.config_file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     if (before.ranks, science(before)) == (config.ranks, science(config)):
         return None
     note = {"ranks": config.ranks, "batch_size": config.train.batch_size}

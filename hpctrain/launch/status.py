@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import answers, client
-from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, original
+from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original
 from hpctrain.storage import lock
 from hpctrain.storage.json_files import clock_of
+from hpctrain.storage.rebuild import MISSING
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase, Reason, RunState, Submission, reason_of_slurm
 
@@ -37,7 +38,7 @@ class Row:
     """One run, as status shows it. `progress` is 0 to 1; `age_s` is since the last heartbeat, None if no clock tells.
 
     `scheduler` is Slurm's word on the newest job: its state, UNREACHABLE, UNKNOWN if Slurm knows nothing of it, or
-    None if it was not asked.
+    None if it was not asked. `damage` names its small files that are damaged, and says why; `detail` says it as well.
     """
 
     study: str
@@ -52,6 +53,7 @@ class Row:
     job_id: str | None
     scheduler: str | None
     age_s: float | None
+    damage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,29 +80,33 @@ def rows(
     """
     now_s = clock_of(root)
     known = [_see(run, now_s) for run in runs(root, study) if name is None or name in run.run_id]
-    told = _ask([seen for seen in known if seen.row.phase not in FINAL], queues or client.Queues())
-    settled = [told.get(seen.run.path, seen.row) for seen in known]
+    asked = [seen for seen in known if seen.row.phase not in FINAL or seen.state.damage]
+    told = _ask(asked, queues or client.Queues())
+    settled = [_with_damage(told.get(seen.run.path, seen.row)) for seen in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
 
 def row_of(run: RunDir, even_if_final: bool = False) -> Row:
     """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
     seen = _see(run, clock_of(run.path), even_if_final)
-    return (
-        seen.row if seen.row.phase in FINAL and not even_if_final else _ask([seen], client.Queues())[run.path]
-    )
+    ask = seen.row.phase not in FINAL or even_if_final or seen.state.damage
+    return _with_damage(_ask([seen], client.Queues())[run.path] if ask else seen.row)
 
 
 def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
     """What the run's own files say; its submission if it has not ended, or `even_if_final`."""
     state, age_s = run.state.read_with_age(now_s)
     steps, step = state.total_steps, state.step
+    ended = state.final and not even_if_final and not state.damage
+    submission = Submission() if ended else run.submission.read()
     scores = (state.summary or {}).get("validation") or state.figures or {}
-    submission = Submission() if state.final and not even_if_final else run.submission.read()
+    files = ((run.state_file, state.damage), (run.submission_file, submission.damage))
+    damage = tuple(f"{file.name} is {_damaged(why)}" for file, why in files if why)
     job_ids = (submission.job_ids if submission.newest else ()) or (state.job_id,)
     row = Row(
         run.study, run.run_id, state.phase, state.reason, state.detail, state.attempt, step,
-        step / steps if steps and step is not None else None, dict(scores), job_ids[-1], None, age_s,
+        step / steps if steps and step is not None else None, dict(scores) if isinstance(scores, Mapping) else {},
+        job_ids[-1], None, age_s, damage,
     )  # fmt: skip
     return _Seen(run, state, submission, row)
 
@@ -117,8 +123,9 @@ def _ask(open_runs: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
     for conf, members in clusters.items():
         settled |= _ask_cluster(conf, members, queues)
     for seen in open_runs:
-        if settled[seen.run.path].phase in FINAL and seen.row.phase not in FINAL:
-            settled[seen.run.path] = _with_cause(seen.run, settled[seen.run.path])
+        if settled[seen.run.path].phase in FINAL and (seen.row.phase not in FINAL or seen.state.damage):
+            if not seen.state.final:
+                settled[seen.run.path] = _with_cause(seen.run, settled[seen.run.path])
             _note_end(seen, settled[seen.run.path])
     return settled
 
@@ -140,10 +147,30 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
         if job is None and has_left_its_array(seen.run, seen.submission, arrays):
-            settled[seen.run.path] = _settle_forgotten(row)
+            row = _settle_forgotten(row)
         else:
-            settled[seen.run.path] = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
+            row = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
+        settled[seen.run.path] = _where(seen, row)
     return settled
+
+
+def _damaged(why: str) -> str:
+    return why if why == MISSING else f"damaged ({why})"
+
+
+def _with_damage(row: Row) -> Row:
+    """The row with what is damaged in its detail."""
+    return replace(row, detail="; ".join(filter(None, (row.detail, *row.damage)))) if row.damage else row
+
+
+def _where(seen: _Seen, row: Row) -> Row:
+    """The row of a run whose jobs look for it in a folder that it has no longer, with what to do."""
+    moved = moved_from(seen.run, seen.submission)
+    speaks = row.age_s is not None and row.age_s <= SILENCE_S
+    if moved is None or seen.state.final or speaks:
+        return row
+    advice = _RESUMES if row.phase in FINAL else f"hpctrain cancel {row.run}, then hpctrain resume {row.run}"
+    return replace(row, detail=f"its folder was moved from {moved}, where its job looks for it: {advice}")
 
 
 def _with_cause(run: RunDir, row: Row) -> Row:
@@ -201,6 +228,8 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: boo
     if job is None:
         if row.phase in FINAL:
             return row
+        if row.job_id is None:
+            return replace(row, scheduler=UNKNOWN, detail="Slurm knows no job of it")
         command = f"sweep --unlock {row.study}" if of_study else f"checkpoints {row.run} --unlock"
         unlock = f"if you know that it has ended: hpctrain {command}"
         return replace(row, scheduler=UNKNOWN, detail=f"Slurm knows nothing of job {row.job_id}; {unlock}")
@@ -288,6 +317,7 @@ def _settle_local(seen: _Seen) -> Row:
 
 def table(runs_shown: list[Row]) -> Any:
     """Returns the rows as a rich table."""
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -296,17 +326,18 @@ def table(runs_shown: list[Row]) -> Any:
         shown.add_column(column, overflow="fold")
     colours = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNNING: "cyan"}
     for r in runs_shown:
-        reason = f" ({r.reason})" if r.reason and r.reason != Reason.DONE else ""
+        reason = f" ({escape(r.reason)})" if r.reason and r.reason != Reason.DONE else ""
         heartbeat = ""
         if r.phase not in FINAL and r.age_s is not None:
             heartbeat = f", last heartbeat {r.age_s:.0f} s ago"
         slurm_word = f" [{r.scheduler}]" if r.scheduler in (UNREACHABLE, UNKNOWN) else ""
-        keys = [k for k in ("loss", "accuracy", "perplexity", "samples_per_s") if k in r.scores]
+        keys = ("loss", "accuracy", "perplexity", "samples_per_s")
+        keys_known = [k for k in keys if isinstance(r.scores.get(k), int | float)]
         shown.add_row(
             f"{r.study}/{r.run}",
             f"[{colours.get(r.phase, 'yellow')}]{r.phase}[/]{reason}{heartbeat}{slurm_word}",
             "" if r.progress is None else f"{100 * r.progress:.0f} %",
-            " ".join(f"{k} {r.scores[k]:,.4g}" for k in keys),
+            " ".join(f"{k} {r.scores[k]:,.4g}" for k in keys_known),
             r.job_id or "",
         )
     return shown
@@ -314,4 +345,4 @@ def table(runs_shown: list[Row]) -> Any:
 
 def as_json(runs_shown: list[Row]) -> list[dict[str, Any]]:
     """Returns the rows as JSON objects."""
-    return [dict(vars(r)) for r in runs_shown]
+    return [{key: value for key, value in vars(r).items() if key != "damage"} for r in runs_shown]

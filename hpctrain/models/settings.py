@@ -23,10 +23,15 @@ def check_target(target: str) -> None:
     module, _, kind = target.partition(":")
     if not module or not kind:
         raise UserError("model.target", target, "must be package.module:Class")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    search(str(Path.cwd()))
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise UserError("model.target", target, f"there is no module {module.partition('.')[0]} here")
+
+
+def search(folder: str) -> None:
+    """Makes Python look for modules in `folder` as well, after all others."""
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def check_weights(weights: str) -> None:

@@ -27,7 +27,7 @@ from hpctrain.scaling.laws import Mode
 from hpctrain.scaling.measured import StudyFacts
 from hpctrain.scaling.plan import Planned, ScalingConfig
 from hpctrain.scheduler import sbatch
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.run_dir import absolute, locate
 from hpctrain.storage.run_state import FINAL, Phase
 from hpctrain.storage.secrets import refuse_secrets
 
@@ -75,7 +75,7 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStar
     planned = scale_plan.plan(config, settings)
     configs = {one.run_id: one.config for one in planned}
     _check_each(list(configs.values()))
-    study = Path(config.run.root).resolve() / config.run.study
+    study = absolute(config.run.root) / config.run.study
     facts: StudyStart = {
         "jobs": len(configs), "node_hours_max": _node_hours(settings, list(configs.values())),
         "study": config.run.study, "mode": settings.mode, "gpus": list(settings.gpus), "batch": _batches(planned),

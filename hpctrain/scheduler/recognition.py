@@ -5,6 +5,7 @@ Pure functions over a run's submission (storage/run_state.py) and jobs (schedule
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,12 @@ def is_of(run: RunDir, submission: Submission, job: Job) -> bool:
     return True
 
 
+def is_newest(run: RunDir, submission: Submission, job: Job) -> bool:
+    """Returns whether `job` is of the newest submission, or of any if nobody knows which that is, by its comment."""
+    comment = comment_of(run.run_id, submission.token)
+    return job.comment.startswith(comment_of(run.run_id, "")) if submission.damage else job.comment == comment
+
+
 def jobs_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> list[Job]:
     """Returns the jobs of a run among `jobs` (by id), oldest first; also one whose number is not noted yet."""
     if original(run, submission) is not None:
@@ -39,8 +46,7 @@ def jobs_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> lis
     own = [jobs[job_id] for job_id in submission.job_ids if job_id in jobs]
     own = [job for job in own if is_of(run, submission, job)]
     if submission.open:  # its submitter has died, or is at it
-        comment = comment_of(run.run_id, submission.token)
-        fresh = [job for job in jobs.values() if job.comment == comment and job not in own]
+        fresh = [job for job in jobs.values() if is_newest(run, submission, job) and job not in own]
         own += sorted(fresh, key=lambda job: int(job.job_id.partition("_")[0]))
     return own
 
@@ -54,6 +60,14 @@ def has_left_its_array(run: RunDir, submission: Submission, arrays: Mapping[str,
     task = submission.job_ids[-1] if submission.job_ids else ""
     other = arrays.get(task.partition("_")[0])
     return "_" in task and other is not None and is_of(run, submission, replace(other, job_id=task))
+
+
+def moved_from(run: RunDir, submission: Submission) -> str | None:
+    """Returns the folder that the run had when its jobs were submitted; None if it has that still."""
+    noted = submission.path
+    if noted is None or noted == str(run.path) or os.path.lexists(noted):
+        return None
+    return noted
 
 
 def original(run: RunDir, submission: Submission) -> Path | None:

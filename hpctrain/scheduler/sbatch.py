@@ -139,6 +139,12 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
     return given | {"wckey": None}  # submitit's own default is refused where wckeys are enforced
 
 
+def with_percent(text: str, folder: PurePath) -> str:
+    """Returns a job's script in which a % in the folder of its logs stands for itself: Slurm reads %j there."""
+    quoted = str(folder).replace("'", """'"'"'""")  # as in shlex.quote
+    return text.replace(f"{quoted}/%", f"{quoted.replace('%', '%%')}/%")
+
+
 def python_command(config: Config, executable: str) -> str:
     """How a job starts Python: this environment's, the preset's, or inside the container."""
     python = config.cluster.python or executable

@@ -27,7 +27,7 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import answers, client, sbatch
-from hpctrain.scheduler.recognition import comment_of, jobs_of, original
+from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, original
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
@@ -78,7 +78,7 @@ def submit(
         conf = submission.slurm_conf or conf
     submission = replace(
         submission, cluster=config.cluster.name, token=token, open=True, study=False, over=False,
-        slurm_conf=conf, path=str(run.path),
+        slurm_conf=conf, path=str(run.path), damage=None,
     )  # fmt: skip
     run.submission.write(submission)
     run.cancel_file.unlink(missing_ok=True)
@@ -114,7 +114,8 @@ def complete(run: RunDir) -> list[str]:
     submission = run.submission.read()
     if original(run, submission) is not None or not (lost := _lost_submission(run, submission)):
         return []
-    run.submission.write(submission.with_jobs(lost, comment_of(run.run_id, submission.token), run.run_id))
+    comment = "" if submission.damage else comment_of(run.run_id, submission.token)
+    run.submission.write(submission.with_jobs(lost, comment, run.run_id))
     state = run.read_state()
     if state.final or state.phase == Phase.NEW:
         run.state.submitted()
@@ -133,7 +134,7 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
         del parameters["teardown"]
     command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
     text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
-    return text
+    return sbatch.with_percent(text, run.submitit)
 
 
 def _submit_slurm(
@@ -188,7 +189,9 @@ def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) ->
         def _submit_command(self, command: str) -> Any:
             name = uuid.uuid4().hex
             script = JobPaths.get_first_id_independent_folder(self.folder) / f"submission_file_{name}.sh"
-            script.write_text(self._make_submission_file_text(command, name))
+            script.write_text(
+                sbatch.with_percent(self._make_submission_file_text(command, name), self.folder)
+            )
             job_id = client.submit(script, slurm_conf(config))
             job: Any = self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
             job.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
@@ -241,8 +244,11 @@ def _lost_submission(run: RunDir, submission: Submission) -> list[str]:
     except client.Unreachable as error:
         detail = f"a submission of this run may be under way, and Slurm does not say so: {error}; try again"
         raise RunFailed(Reason.SUBMIT_FAILED, detail) from None
-    comment = comment_of(run.run_id, submission.token)
-    return [job.job_id for job in jobs_of(run, submission, queue) if job.comment == comment]
+    return [
+        job.job_id
+        for job in jobs_of(run, submission, queue)
+        if is_newest(run, submission, job) and (job.state not in answers.ENDED or not submission.damage)
+    ]
 
 
 @contextlib.contextmanager

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Le
+from pydantic import Field, TypeAdapter, ValidationError
+
+from hpctrain.errors import Damaged
+from hpctrain.storage.files import open_regular
+
+MOST_BYTES = 16 * 2**20  # of a small file
+# What a number in a file may be: no text, no NaN, nothing that overflows.
+Count = Annotated[int, Ge(0), Le(2**53)]
+ProcessId = Annotated[int, Ge(1), Le(2**31 - 1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+T = TypeVar("T")
+_NOT_A_FILE = "not a regular file"  # but a link, a pipe, a folder, a socket, a device
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -20,26 +36,89 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        _move(Path(name), path)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the JSON object in a file; None if the file is missing or does not hold one."""
-    return read_json_and_time(path)[0]
-
-
-def read_json_and_time(path: Path) -> tuple[dict[str, Any] | None, float | None]:
-    """Returns the JSON object in a file and when it was written, on the clock of `clock_of`; else (None, None)."""
+def _move(draft: Path, path: Path) -> None:
+    """Renames a draft; a folder that is in the way is kept beside it."""
     try:
-        with path.open("rb", buffering=0) as file:  # quicker than text: status reads thousands
-            value, written_s = json.loads(file.readall()), os.fstat(file.fileno()).st_mtime
-    except (OSError, ValueError):
-        return None, None
-    return (value, written_s) if isinstance(value, dict) else (None, None)
+        draft.replace(path)
+    except IsADirectoryError:
+        path.rename(draft.with_name(f"{draft.name.removeprefix('.')}.damaged"))
+        draft.replace(path)
+
+
+def read_small(path: Path) -> tuple[bytes, float]:
+    """Returns the content of a small file, and when it was written, on the clock of `clock_of`.
+
+    Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is anything but a regular
+    file of at most MOST_BYTES that can be read.
+    """
+    try:
+        handle = open_regular(path)
+        try:
+            facts = os.fstat(handle)
+            size = facts.st_size
+            content = os.read(handle, size + 1) if size <= MOST_BYTES else b""
+            while len(content) < size <= MOST_BYTES and (more := os.read(handle, size)):
+                content += more
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = _NOT_A_FILE if error.errno in (None, errno.ELOOP, errno.ENXIO) else str(error.strerror)
+        raise Damaged(path, why) from None
+    if size > MOST_BYTES:
+        raise Damaged(path, f"larger than {MOST_BYTES // 2**20} MiB")
+    return content, facts.st_mtime
+
+
+def load(path: Path, kind: type[T]) -> T | None:
+    """Returns what a JSON file holds, as the dataclass or TypedDict `kind`; None if there is no such file.
+
+    Keys that `kind` does not have are left out. Raises Damaged.
+    """
+    try:
+        return parse(path, read_small(path)[0], kind)
+    except FileNotFoundError:
+        return None
+
+
+def parse(path: Path, content: bytes, kind: type[T]) -> T:
+    """Returns the JSON in `content`, which is that of `path`, as the dataclass or TypedDict `kind`. Raises Damaged."""
+    if not content:
+        raise Damaged(path, "empty")
+    try:
+        return _adapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise Damaged(path, f"not JSON: {first['ctx']['error']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise Damaged(path, f"{place}: {first['msg'].lower()}" if place else first["msg"]) from None
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the JSON object in a file; None if the file is missing or damaged. For what can be made again."""
+    try:
+        value = json.loads(read_small(path)[0])
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def clock_of(folder: Path) -> float:

@@ -25,9 +25,10 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hpctrain import job_environment
-from hpctrain.errors import RunFailed
+from hpctrain.errors import Damaged, RunFailed
 from hpctrain.patience import Patience
 from hpctrain.storage.files import FILES, Files, replace_file, seal, unseal, write_file
+from hpctrain.storage.json_files import read_small
 from hpctrain.storage.run_state import Reason
 
 # Takes a Slurm job id; returns whether that job has ended, None if Slurm does not say.
@@ -264,9 +265,9 @@ def _committed(folder: Path) -> int:
 def _read(folder: Path, number: int) -> Owner:
     path = _path(folder, number)
     try:
-        return _OWNER.validate_python(unseal(path.read_bytes()))
-    except (ValueError, ValidationError) as error:
-        why = str(error).splitlines()[0]
+        return _OWNER.validate_python(unseal(read_small(path)[0]))
+    except (ValueError, ValidationError, Damaged) as error:
+        why = error.why if isinstance(error, Damaged) else str(error).splitlines()[0]
         raise RunFailed(
             Reason.STORAGE_ERROR, f"{path} is damaged ({why}); once no attempt of the run lives, remove it"
         ) from None

@@ -20,12 +20,16 @@ Until version 0.1.0 each score was a key of the record itself. The reader takes 
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
+
+from hpctrain.storage.files import open_regular
+
+LAST_BYTES = 2**20
 
 Scores = dict[str, float]
 
@@ -109,7 +113,9 @@ def to_line(record: Record, attempt: int, time_s: float) -> dict[str, Any]:
 
 
 def from_line(line: Mapping[str, Any]) -> Record | None:
-    """Returns the record of a JSON object, in the present form or the old one; None if its kind is unknown."""
+    """Returns the record of a JSON object, in the present form or the old one; None if it is not one."""
+    if not _is_sound(line):
+        return None
 
     def known(kind: type) -> dict[str, Any]:
         return {f.name: line[f.name] for f in fields(kind) if f.name in line}
@@ -127,27 +133,65 @@ def from_line(line: Mapping[str, Any]) -> Record | None:
     return None
 
 
+def _is_sound(line: Mapping[str, Any]) -> bool:
+    """Whether each value is of its kind: a line may be damaged and still be JSON."""
+    whole = all(type(line.get(key, 0)) is int for key in ("step", "samples", "window_steps", "attempt"))
+    numbers = all(
+        isinstance(line.get(key) or 0.0, int | float) for key in ("epoch", "lr", "window_s", *_RATES)
+    )
+    tables = (line.get("scores", {}), line.get("step_ms", {}))
+    return whole and numbers and all(
+        isinstance(table, Mapping) and all(isinstance(v, int | float) for v in table.values()) for table in tables
+    )  # fmt: skip
+
+
 def _scores(line: Mapping[str, Any]) -> Scores:
     if "scores" in line:
         return dict(line["scores"])
     return {key: value for key, value in line.items() if key not in _OWN_KEYS}
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the complete lines of metrics.jsonl; none if the file is missing. A torn line is left out."""
-    return _parsed(path, "")
+@dataclass
+class Damage:
+    """How much of a file is not records."""
+
+    lines: int = 0
+    size: int = 0
+
+
+def read_lines(path: Path, damage: Damage | None = None) -> Iterator[dict[str, Any]]:
+    """Yields the complete lines of metrics.jsonl; none if the file is missing. Raises OSError if it is not a file.
+
+    Torn and damaged lines are left out, and counted in `damage`.
+    """
+    for line in filter(None, _lines(path)):
+        if (value := _object(line)) is not None and _is_sound(value):
+            yield value
+        elif damage is not None:
+            damage.lines, damage.size = damage.lines + 1, damage.size + len(line)
+
+
+def last_record(path: Path) -> Record | None:
+    """Returns the last record that can be read in the last megabyte of metrics.jsonl; None if there is none."""
+    try:
+        for line in reversed(_lines(path, LAST_BYTES)):
+            if (value := _object(line)) and (record := from_line(value)):
+                return record
+    except OSError:
+        pass
+    return None
 
 
 def train_records(path: Path) -> list[TrainRecord]:
     """Returns the training records of metrics.jsonl, the oldest first."""
-    records = map(from_line, _parsed(path, '"train"'))
+    records = map(from_line, _parsed(path, b'"train"'))
     return [record for record in records if isinstance(record, TrainRecord)]
 
 
 def validation_records(path: Path) -> list[ValidationRecord]:
     """Returns the validation records of metrics.jsonl, the oldest first; none if the file cannot be read."""
     try:
-        records = [from_line(line) for line in _parsed(path, '"validation"')]
+        records = [from_line(line) for line in _parsed(path, b'"validation"')]
     except OSError:
         return []
     return [record for record in records if isinstance(record, ValidationRecord)]
@@ -155,19 +199,31 @@ def validation_records(path: Path) -> list[ValidationRecord]:
 
 def summary_records(path: Path) -> list[SummaryRecord]:
     """Returns the records of how attempts ended in good order, the oldest first."""
-    records = map(from_line, _parsed(path, '"summary"'))
+    records = map(from_line, _parsed(path, b'"summary"'))
     return [record for record in records if isinstance(record, SummaryRecord)]
 
 
-def _parsed(path: Path, word: str) -> Iterator[dict[str, Any]]:
+def _parsed(path: Path, word: bytes) -> Iterator[dict[str, Any]]:
     """The JSON objects among the lines that have `word`; the others are not even parsed: a study has many."""
+    for line in _lines(path):
+        if word in line and (value := _object(line)) is not None:
+            yield value
+
+
+def _lines(path: Path, last_bytes: int | None = None) -> list[bytes]:
+    """The lines of a regular file; none if it is missing. Raises OSError."""
     try:
-        lines = path.read_text().splitlines()
+        with os.fdopen(open_regular(path), "rb") as file:
+            if last_bytes is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes))
+            return file.read().split(b"\n")
     except FileNotFoundError:
-        return
-    for line in lines:
-        if word in line:
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    yield value
+        return []
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

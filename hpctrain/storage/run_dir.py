@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -32,12 +33,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from typing_extensions import TypedDict
 
 from hpctrain.errors import RunFailed, UserError, nearest
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage import attempts, rebuild
+from hpctrain.storage.attempts import Failure, RankFile
+from hpctrain.storage.config_file import read_config
+from hpctrain.storage.json_files import load, read_json, replace_text
 from hpctrain.storage.records import summary_records
 from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
+
+
+class _Pause(TypedDict):
+    epochs: Annotated[int, Ge(1)]
 
 
 class RunDir:
@@ -45,12 +56,12 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = StateFile(self.state_file)  # with its transitions
+        self.state = StateFile(self.state_file, rebuild=self._rebuilt_state)  # with its transitions
 
     def held_by(self, stands: Callable[[], bool]) -> RunDir:
         """Returns this directory for the process that has the right to write its state as long as `stands()`."""
         held = RunDir(self.path)
-        held.state = StateFile(held.state_file, stands)
+        held.state = held.state.held_by(stands)
         return held
 
     @property
@@ -136,8 +147,7 @@ class RunDir:
 
     def attempts(self) -> list[int]:
         """Returns the numbers of all attempts, the oldest first."""
-        folder = self.path / "attempts"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+        return attempts.numbers(self.path)
 
     @property
     def cancel_file(self) -> Path:
@@ -157,18 +167,14 @@ class RunDir:
             replace_text(self.pause_file, json.dumps({"epochs": epochs}))
 
     def read_pause(self) -> int | None:
-        """Returns the epoch at which to stop; None if the run goes on to its end."""
-        return (read_json(self.pause_file) or {}).get("epochs")
+        """Returns the epoch at which to stop; None if the run goes on to its end. Raises Damaged."""
+        pause = load(self.pause_file, _Pause)
+        return pause["epochs"] if pause else None
 
     def attempt_of(self, token: str) -> int | None:
         """Returns the attempt that `token` names (see claim_attempt); None if no process of it has come yet."""
-        for number in reversed(self.attempts()):
-            try:
-                if (self.attempt(number) / "token").read_text() == token:
-                    return number
-            except OSError:
-                continue
-        return None
+        numbers = reversed(self.attempts())
+        return next((number for number in numbers if attempts.token(self.path, number) == token), None)
 
     def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
         """Publishes why this attempt failed, unless another rank was first; returns whether this rank was."""
@@ -184,14 +190,13 @@ class RunDir:
             Path(name).unlink()
         return True
 
-    def failure(self, attempt: int) -> dict[str, Any] | None:
-        """Returns why an attempt failed (reason, detail, rank, ...); None if no rank has said so."""
-        return read_json(self.attempt(attempt) / "failure.json")
+    def failure(self, attempt: int) -> Failure | None:
+        """Returns why an attempt failed; None if no rank has said so."""
+        return attempts.failure(self.path, attempt)
 
-    def rank_files(self, attempt: int) -> list[dict[str, Any]]:
+    def rank_files(self, attempt: int) -> list[RankFile]:
         """Returns what each rank of an attempt said of itself, in order of rank."""
-        ranks = [read_json(path) for path in self.attempt(attempt).glob("rank_*.json")]
-        return sorted((who for who in ranks if who), key=lambda who: int(who["rank"]))
+        return attempts.ranks(self.path, attempt)
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Makes the folder and writes config.yaml, unless it exists. Raises UserError if the folder cannot be made."""
@@ -219,12 +224,8 @@ class RunDir:
                 )
 
     def read_config(self) -> dict[str, Any]:
-        """Returns config.yaml as plain containers. Raises OSError and yaml.YAMLError."""
-        import yaml
-
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values: dict[str, Any] = yaml.load(self.config_file.read_text(), Loader=loader)
-        return values
+        """Returns config.yaml as plain containers. Raises FileNotFoundError; UserError if it is damaged."""
+        return read_config(self.config_file)
 
     def read_state(self) -> RunState:
         """Returns how the run stands now; phase NEW if it was never started."""
@@ -251,7 +252,10 @@ class RunDir:
     @property
     def submission(self) -> SubmissionFile:
         """submission.json: the jobs of the run."""
-        return SubmissionFile(self.submission_file)
+        return SubmissionFile(self.submission_file, functools.partial(rebuild.submission, self.path))
+
+    def _rebuilt_state(self, why: str | None) -> RunState:
+        return rebuild.state(self.path, self.submission.read(), why)
 
     def discard(self) -> None:
         """Removes a run that never began, and the folders that were made for it alone."""
@@ -307,9 +311,32 @@ def claim_attempt(run: RunDir, token: str) -> int:
             return number
 
 
+def absolute(path: str | Path) -> Path:
+    """Returns the absolute path as the user means it: links stay, as nodes may have others than a login node.
+
+    A relative path is one below the folder in which the shell says that it is.
+    """
+    shell = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if shell.startswith("/") and Path(shell).samefile("."):
+            return Path(os.path.normpath(Path(shell) / path))
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def check_root(root: str) -> None:
+    """Raises UserError for a folder of runs whose name Slurm's files cannot hold."""
+    place = str(absolute(root))
+    if any(ord(letter) < 32 for letter in place):
+        raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
+    if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
+        raise UserError(
+            "run.root", root, f"must not hold {tag[0]}, for which the number of a job would be put"
+        )
+
+
 def locate(root: str, study: str, run_id: str) -> RunDir:
     """Returns the directory of a run, which need not exist."""
-    return RunDir(Path(root).resolve() / study / run_id)
+    return RunDir(absolute(root) / study / run_id)
 
 
 def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
@@ -331,8 +358,8 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     A number is a job before it is a part of a run id. Raises UserError if none fits, or more than one.
     """
     if text and (Path(text) / "config.yaml").is_file():
-        return RunDir(Path(text).absolute())
-    known = list(runs(Path(root).absolute(), study))
+        return RunDir(absolute(text))
+    known = list(runs(absolute(root), study))
     if not known:
         raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
     if text is None:

@@ -11,13 +11,15 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hpctrain.errors import RunFailed
-from hpctrain.storage.json_files import read_json, read_json_and_time, replace_text
+from pydantic import BeforeValidator
+
+from hpctrain.errors import Damaged, RunFailed
+from hpctrain.storage.json_files import Count, Number, ProcessId, parse, read_small, replace_text
 
 
 class Phase(StrEnum):
@@ -174,28 +176,30 @@ class RunState:
 
     `starts`: the step that each start in a row began at, as long as none made a step. `figures`: the newest record's
     figures; `summary`: those of the whole run, at its end. `checkpoint`: the newest step that was saved.
-    `rank`: the one at fault.
+    `rank`: the one at fault. `damage`: why the file could not be read, if this is what the run's other files say
+    (storage/rebuild.py); it is never in the file.
     """
 
     phase: Phase = Phase.NEW
     reason: str | None = None
     detail: str | None = None
-    rank: int | None = None
-    attempt: int | None = None
-    ranks: int | None = None
+    rank: Count | None = None
+    attempt: Count | None = None
+    ranks: Count | None = None
     host: str | None = None
-    pid: int | None = None
+    pid: ProcessId | None = None
     job_id: str | None = None
-    started: float | None = None
-    step: int | None = None
-    total_steps: int | None = None
-    epoch: float | None = None
-    epoch_steps: int | None = None
+    started: Number | None = None
+    step: Count | None = None
+    total_steps: Count | None = None
+    epoch: Number | None = None
+    epoch_steps: Count | None = None
     figures: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] | None = None
     checkpoint: int | None = None
     starts: Sequence[Any] | None = None
-    heartbeat: float | None = None
+    heartbeat: Number | None = None
+    damage: str | None = None
 
     @property
     def final(self) -> bool:
@@ -204,7 +208,6 @@ class RunState:
 
 
 CLOCK_ERROR_S = 5.0  # of clocks that are kept in step
-_STATE_KEYS = frozenset(f.name for f in fields(RunState))
 
 
 class StateFile:
@@ -212,25 +215,34 @@ class StateFile:
 
     `stands` tells whether this process's right to write is still the newest (storage/lock.py): an attempt that others
     have taken over must not end a run that goes on elsewhere. Such a writer keeps what it has said, so that a word of
-    an attempt before it, which came between, does not stay.
+    an attempt before it, which came between, does not stay. `rebuild` returns what the run's other files say of its
+    state if this one is missing (None) or damaged (why); the next one who writes a state writes that as well.
     """
 
-    def __init__(self, path: Path, stands: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stands: Callable[[], bool] | None = None,
+        rebuild: Callable[[str | None], RunState] = lambda why: RunState(damage=why),
+    ) -> None:
         self.path = path
-        self._stands = stands
+        self._stands, self._rebuild = stands, rebuild
         self._said: dict[str, Any] | None = None
 
+    def held_by(self, stands: Callable[[], bool]) -> StateFile:
+        """Returns this file for the process that has the right to write as long as `stands()`."""
+        return StateFile(self.path, stands, self._rebuild)
+
     def read(self) -> RunState:
-        """Returns the state; of a run that was never started, or whose file is damaged, one in phase NEW."""
-        return _parsed(self._values())
+        """Returns the state; of a run that was never started, one in phase NEW."""
+        return self._look()[0]
 
     def read_with_age(self, now_s: float) -> tuple[RunState, float | None]:
         """Returns the state, and the seconds since it was written; `now_s` is on the files' clock (`clock_of`).
 
         The age is None if there was no heartbeat, or if it lies ahead of the clock: then no clock tells.
         """
-        values, written_s = read_json_and_time(self.path)
-        state = _parsed(values or {})
+        state, written_s, _ = self._look()
         if state.heartbeat is None or written_s is None or written_s - now_s > CLOCK_ERROR_S:
             return state, None
         return state, max(0.0, now_s - written_s)
@@ -298,11 +310,21 @@ class StateFile:
         """An end that the scheduler alone knew of."""
         self._write(phase=phase, reason=reason, detail=detail)
 
-    def _values(self) -> dict[str, Any]:
-        return read_json(self.path) or {}
+    def _look(self) -> tuple[RunState, float | None, dict[str, Any]]:
+        """The state, when it was written, and everything in the file."""
+        try:
+            content, written_s = read_small(self.path)
+            state = replace(parse(self.path, content, RunState), damage=None)
+            return state, written_s, json.loads(content)
+        except FileNotFoundError:
+            state = self._rebuild(None)
+        except Damaged as error:
+            state = self._rebuild(error.why)
+        known = {key: value for key, value in asdict(state).items() if value is not None and key != "damage"}
+        return state, state.heartbeat, known if state.damage else {}
 
     def _write(self, **changes: Any) -> RunState:
-        before = self._values() if self._said is None else self._said
+        before = self._look()[2] if self._said is None else self._said
         values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])
@@ -316,13 +338,8 @@ class StateFile:
         return self.read()
 
 
-def _parsed(values: Mapping[str, Any]) -> RunState:
-    known = {key: value for key, value in values.items() if key in _STATE_KEYS}
-    try:
-        known["phase"] = Phase(known.get("phase", Phase.NEW))
-    except ValueError:  # of a newer version
-        known["phase"] = Phase.NEW
-    return RunState(**known)
+# Version 0.1.0 wrote numbers.
+JobId = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 
 
 @dataclass(frozen=True)
@@ -332,20 +349,22 @@ class Submission:
     `token` is in the comment of the newest submission's jobs, which are the last `newest` of `job_ids`; `open`: sbatch
     may have a job whose id is not noted yet. `known_as`: the comment and name that Slurm has for each job; a job that
     has others merely has the same number. `path`: the run's folder, as its jobs know it. `study`: the jobs are a
-    study's and have other runs to do as well. `over`: a person says that none of the jobs lives.
+    study's and have other runs to do as well. `over`: a person says that none of the jobs lives. `damage`: why the file
+    could not be read, if this is what the run's other files say: there may be more jobs. It is never in the file.
     """
 
     cluster: str = "local"
     token: str = ""
-    job_ids: tuple[str, ...] = ()
-    newest: int = 1
+    job_ids: tuple[JobId, ...] = ()
+    newest: Count = 1
     open: bool = False
     slurm_conf: str | None = None
     study: bool = False
-    time: float = 0.0
-    known_as: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    time: Number = 0.0
+    known_as: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     path: str | None = None
     over: bool = False
+    damage: str | None = None
 
     @property
     def in_slurm(self) -> bool:
@@ -367,22 +386,29 @@ class Submission:
     def has_passed(self, job_id: str) -> bool:
         """Returns whether a later submission of the run than that of job `job_id` was made, or is being made."""
         newest = self.job_ids[len(self.job_ids) - self.newest :]
-        return job_id in self.job_ids and (self.open or job_id not in newest)
+        return job_id in self.job_ids and ((self.open and not self.damage) or job_id not in newest)
 
 
 class SubmissionFile:
     """submission.json of one run. Its writer is whoever has the right to start the run (launch/start.py)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, rebuild: Callable[[str | None], Submission] = lambda why: Submission(damage=why)
+    ) -> None:
+        """`rebuild` returns what the run's other files say if this one is missing (None) or damaged (why)."""
+        self.path, self._rebuild = path, rebuild
 
     def read(self) -> Submission:
         """Returns the submission; of a run that was never a job, one without jobs."""
-        values = read_json(self.path) or {}
-        known = {f.name: values[f.name] for f in fields(Submission) if f.name in values}
-        return Submission(**known | {"job_ids": tuple(map(str, known.get("job_ids") or ()))})
+        try:
+            return replace(parse(self.path, read_small(self.path)[0], Submission), damage=None)
+        except FileNotFoundError:
+            return self._rebuild(None)
+        except Damaged as error:
+            return self._rebuild(error.why)
 
     def write(self, submission: Submission) -> None:
         """Replaces the file."""
         values = asdict(replace(submission, time=time.time()))
+        del values["damage"]
         replace_text(self.path, json.dumps(values | {"job_ids": list(submission.job_ids)}))

@@ -9,9 +9,11 @@ import math
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpctrain.errors import Damaged
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import answers, client
@@ -37,18 +39,26 @@ class _Prospects:
 
 
 def waiting(
-    root: Path, study: str | None, name: str | None = None, queues: client.Queues | None = None
+    root: Path,
+    study: str | None,
+    name: str | None = None,
+    queues: client.Queues | None = None,
+    say: Callable[[str], None] = lambda words: None,
 ) -> list[Row]:
-    """Returns the runs of a study (None: of all studies) that no job has begun yet.
+    """Returns the runs of a study (None: of all studies) that no job has begun yet; says which files are damaged.
 
     Makes one squeue call per cluster that is not in `queues` yet.
     """
     rows, queues = [], queues or client.Queues()
     for folder in sorted(root.glob(f"{study or '*'}/")):
         place = StudyDir(folder)
-        run_ids = place.trials() if place.exists() else ()
-        unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
-        prospects = _prospects(place, queues) if unbegun else _Prospects(0)
+        try:
+            run_ids = place.trials() if place.exists() else ()
+            unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
+            prospects = _prospects(place, queues) if unbegun else _Prospects(0)
+        except Damaged as error:
+            say(str(error))
+            continue
         for number, run_id in enumerate(unbegun):
             detail = _IN_LINE if number < prospects.first else prospects.rest
             if name is None or name in run_id:

@@ -14,14 +14,15 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.launch.prepare import with_places
 from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
 from hpctrain.storage import lock
+from hpctrain.storage.run_dir import absolute, check_root
 from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import living
 from hpctrain.sweep import space as spaces
@@ -91,6 +92,7 @@ def start(request: Request, retry: str | None) -> Started:
 
     Raises UserError, and RunFailed if Slurm refuses.
     """
+    check_root(request.config.run.root)
     study = _study(request)
     check_here(request.config)
     study.create()
@@ -108,7 +110,7 @@ def start(request: Request, retry: str | None) -> Started:
 
 
 def _study(request: Request) -> StudyDir:
-    study = StudyDir(Path(request.config.run.root).resolve() / request.config.run.study)
+    study = StudyDir(absolute(request.config.run.root) / request.config.run.study)
     _agree(study, request.settings)
     os.umask(0o077)
     return study
@@ -131,11 +133,14 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     """Add the runs that the study does not have yet; open again what should be done again."""
     known, config = study.trials(), request.config
     part: Part = {
+        "path": str(study.path), "comment": study.comment,
         "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
         "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
         "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),
-        "trials": [stored(t) for t in request.trials if t.run_id not in known],
+        "trials": [
+            stored(replace(t, config=with_places(t.config))) for t in request.trials if t.run_id not in known
+        ],
     }  # fmt: skip
     study.add_part(part)
     study.cancel_file.unlink(missing_ok=True)
@@ -173,6 +178,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
         queue = {n: j for n, j in client.queue(conf).items() if j.state not in answers.ENDED}
     except client.Unreachable as error:
         raise RunFailed(Reason.SUBMIT_FAILED, str(error)) from None
+    _refuse_moved(study, list(queue.values()))
     live = [job.ends for job in living.in_slurm(study, queue)]
     room = None if settings.max_submitted is None else max(0, settings.max_submitted - len(queue))
     while True:
@@ -191,6 +197,17 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
             with_more = jobs.arrays[len(job_ids)] // 2
             client.cancel(job_ids, conf)
             room = done + with_more
+
+
+def _refuse_moved(study: StudyDir, queue: Sequence[answers.Job]) -> None:
+    """Raises UserError if jobs look for the study in a folder that it has no longer."""
+    for old, comment in study.moved_from().items():
+        ids = [job.job_id for job in queue if job.comment == comment]
+        if ids:
+            raise UserError(
+                "run.study", study.name, f"its folder was moved from {old}, where its jobs look for it: move it back, "
+                f"or scancel {' '.join(ids)} and give the command again"
+            )  # fmt: skip
 
 
 def _submit_one(study: StudyDir, request: Request, tasks: int, jobs: Plan) -> str:

@@ -23,13 +23,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, Required, TypeVar, cast
+
+from typing_extensions import TypedDict
 
 from hpctrain.storage.files import FILES, write_file
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import Number, load, replace_text
 from hpctrain.storage.run_dir import RunDir, make_private
 
 NAME = ".study"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class StoredTrial(TypedDict):
     overrides: list[str]
     params: dict[str, Any]
     config: dict[str, Any]
-    fixed: list[str]
+    fixed: NotRequired[list[str]]
 
 
 class Suggestion(StoredTrial):
@@ -62,10 +66,15 @@ class Suggestion(StoredTrial):
     optuna: int
 
 
-class Part(TypedDict):
-    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain."""
+class Part(TypedDict, total=False):
+    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain.
 
-    time: float
+    `path` is the study's folder as this `sweep` knew it, `comment` that of its jobs.
+    """
+
+    path: str
+    comment: str
+    time: Number
     user: str
     command: str
     fixed: list[str]
@@ -76,7 +85,7 @@ class Part(TypedDict):
     on_slurm: bool
     signal_s: int
     slurm_conf: str | None
-    trials: list[StoredTrial]
+    trials: Required[list[StoredTrial]]
 
 
 class Ended(TypedDict):
@@ -104,13 +113,19 @@ class JobRecord(TypedDict):
 
     job_id: str | None
     lanes: int
-    began: float
-    until: float | None
+    began: Number
+    until: Number | None
     owner: dict[str, Any]
-    seen: float
+    seen: Number
     quota: NotRequired[int | None]
     taken: NotRequired[int]
     busy: NotRequired[int]
+
+
+class _Submissions(TypedDict):
+    job_ids: list[str]
+    quotas: NotRequired[dict[str, int | None]]
+    processes: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,10 @@ class Work:
 
 
 class StudyDir:
-    """Paths and small files of one study. Constructing it does no I/O. Reading and writing raise OSError."""
+    """Paths and small files of one study. Constructing it does no I/O.
+
+    Reading and writing raise OSError: Damaged for a file that does not hold what belongs into it.
+    """
 
     def __init__(self, path: Path) -> None:
         """`path` is runs/<study>."""
@@ -143,7 +161,15 @@ class StudyDir:
     @property
     def comment(self) -> str:
         """The comment by which Slurm knows the study's jobs, also those whose submitter died."""
-        return f"hpctrain:study:{hashlib.sha256(str(self.path).encode()).hexdigest()[:16]}"
+        for part in reversed(self.parts()):
+            if "path" in part and _is_same(part["path"], self.path):
+                return str(part["comment"])
+        return f"hpctrain:study:{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
+
+    def moved_from(self) -> dict[str, str]:
+        """Returns the folders that the study had for an earlier `sweep` and no longer has, with its jobs' comments."""
+        noted = {part["path"]: part["comment"] for part in self.parts() if "path" in part}
+        return {path: comment for path, comment in noted.items() if not os.path.lexists(path)}
 
     @property
     def job_name(self) -> str:
@@ -187,7 +213,7 @@ class StudyDir:
 
     def parts(self) -> list[Part]:
         """Returns what each `sweep` asked for, in order."""
-        return [cast("Part", part) for n in self._numbers("parts") if (part := self._once("parts", n))]
+        return [part for n in self._numbers("parts") if (part := self._once("parts", n, Part))]
 
     def add_part(self, part: Part) -> None:
         """Publishes what a `sweep` asks for as the next part."""
@@ -201,8 +227,8 @@ class StudyDir:
     def suggestions(self) -> Iterator[tuple[int, Suggestion]]:
         """Yields the number and content of each suggestion."""
         for n in self._numbers("suggested"):
-            if suggestion := self._once("suggested", n):
-                yield n, cast("Suggestion", suggestion)
+            if suggestion := self._once("suggested", n, Suggestion):
+                yield n, suggestion
 
     def trials(self) -> dict[str, Trial]:
         """Returns all runs of the study so far by run id, in the order in which they were added."""
@@ -228,8 +254,8 @@ class StudyDir:
         return (self.folder / "ended" / f"{work.key}.json").exists()
 
     def read_ended(self, key: str) -> Ended | None:
-        """Returns how a piece of work ended; None if it has not."""
-        return cast("Ended | None", read_json(self.folder / "ended" / f"{key}.json"))
+        """Returns how a piece of work ended; None if it has not. Raises Damaged."""
+        return load(self.folder / "ended" / f"{key}.json", Ended)
 
     def write_ended(self, work: Work, ended: Ended) -> None:
         """Records how a piece of work ended."""
@@ -247,20 +273,23 @@ class StudyDir:
 
     def jobs(self) -> list[JobRecord]:
         """Returns the records of the study's jobs."""
-        records = [read_json(self.folder / "jobs" / name) for name in _names(self.folder / "jobs")]
-        return [cast("JobRecord", record) for record in records if record]
+        records = [load(self.folder / "jobs" / name, JobRecord) for name in _names(self.folder / "jobs")]
+        return [record for record in records if record]
 
     def job_ids(self) -> list[str]:
         """Returns the ids of the study's job arrays."""
-        return list(self._submissions().get("job_ids", []))
+        noted = self._submissions()
+        return list(noted["job_ids"]) if noted else []
 
     def quotas(self) -> dict[str, int | None]:
         """Returns the most runs per job of each array by its id; None: no limit."""
-        return dict(self._submissions().get("quotas", {}))
+        noted = self._submissions()
+        return dict(noted.get("quotas", {})) if noted else {}
 
     def processes(self) -> list[dict[str, Any]]:
         """Returns lock.Owner's fields of the processes that wait for local jobs, or waited."""
-        return list(self._submissions().get("processes", []))
+        noted = self._submissions()
+        return list(noted.get("processes", [])) if noted else []
 
     def note_job(self, job_id: str, quota: int | None, process: Mapping[str, Any] | None = None) -> None:
         """Adds a job array of at most `quota` runs per job, or a local job: lock.Owner's fields of its `process`."""
@@ -271,14 +300,14 @@ class StudyDir:
         }
         replace_text(self.folder / "submissions.json", json.dumps(values))
 
-    def _submissions(self) -> dict[str, Any]:
-        return read_json(self.folder / "submissions.json") or {}
+    def _submissions(self) -> _Submissions | None:
+        return load(self.folder / "submissions.json", _Submissions)
 
-    def _once(self, folder: str, number: int) -> object:
+    def _once(self, folder: str, number: int, kind: type[T]) -> T | None:
         path = self.folder / folder / f"{number}.json"
-        if path not in self._read and (content := read_json(path)):
+        if path not in self._read and (content := load(path, kind)) is not None:
             self._read[path] = content
-        return self._read.get(path)
+        return cast("T | None", self._read.get(path))
 
     def _numbers(self, folder: str) -> list[int]:
         stems = [name.removesuffix(".json") for name in _names(self.folder / folder)]
@@ -321,6 +350,13 @@ def _publish_next(
             return True
         number += 1
     return False
+
+
+def _is_same(noted: str, path: Path) -> bool:
+    try:
+        return noted == str(path) or path.samefile(noted)
+    except OSError:
+        return False
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,9 +7,20 @@ import json
 import os
 import time
 from collections import deque
+from pathlib import Path
+from typing import Any
 
+from hpctrain.storage.files import open_regular
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.records import Record, TrainRecord, ValidationRecord, from_line, read_lines, to_line
+from hpctrain.storage.records import (
+    Damage,
+    Record,
+    TrainRecord,
+    ValidationRecord,
+    from_line,
+    read_lines,
+    to_line,
+)
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.logger import Start
 
@@ -18,12 +29,12 @@ class JsonLines:
     """The logger that every run has; other commands read what it writes."""
 
     def __init__(self, run: RunDir, start: Start) -> None:
-        """Open the file, and drop the records of work that this attempt does again."""
+        """Open the file, and drop what is damaged and the records of work that this attempt does again."""
         file = run.metrics_file
-        if file.exists():
-            kept = [line for line in read_lines(file) if _stands(from_line(line), start)]
+        if os.path.lexists(file):
+            kept = [line for line in _readable(file) if _stands(from_line(line), start)]
             text = "".join(json.dumps(line) + "\n" for line in kept)
-            if text.encode() != file.read_bytes():  # a copy needs room on the disk
+            if not _holds(file, text):  # a copy needs room on the disk
                 replace_text(file, text)
         self._attempt = start.attempt
         self._file = file.open("ab", buffering=0)
@@ -55,6 +66,28 @@ class JsonLines:
                     self._file.truncate(whole)
                 raise
             self._lines.popleft()
+
+
+def _readable(file: Path) -> list[dict[str, Any]]:
+    """The records of the file; says in the log what is lost of a damaged one."""
+    damage = Damage()
+    try:
+        lines = list(read_lines(file, damage))
+    except OSError as error:
+        print(f"{file.name} cannot be read and begins anew: {error}", flush=True)
+        return []
+    if damage.lines:
+        print(f"{file.name}: {damage.lines} damaged lines are dropped, {damage.size} bytes", flush=True)
+    return lines
+
+
+def _holds(file: Path, text: str) -> bool:
+    """Whether the file is a regular one with this text."""
+    try:
+        with os.fdopen(open_regular(file), "rb") as open_file:
+            return open_file.read() == text.encode()
+    except OSError:
+        return False
 
 
 def _stands(record: Record | None, start: Start) -> bool:

@@ -25,6 +25,7 @@ from hpctrain import job_environment
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.storage import last_word
+from hpctrain.storage.config_file import KEY as CONFIG_FILE
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.lock import JobEnded, this_process
@@ -137,6 +138,8 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
     match error:
         case RunFailed():
             return error.reason, error.detail
+        case UserError() if error.key == CONFIG_FILE:
+            return Reason.CONFIG_CHANGED, str(error)
         case UserError():
             return Reason.DATA_ERROR if error.key.startswith("data") else Reason.ERROR, str(error)
         case ImportError():

@@ -26,14 +26,14 @@ from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, pre
 from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage.json_files import read_json
-from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_dir import RunDir, absolute, make_private
 
 JOB_PATIENCE_S = 300.0  # in the queue and running
 
 
 def examine(config: Config, with_job: bool, write_to: Path | None = None) -> Iterator[Finding]:
     """Yields all findings, each as soon as it is known; writes the preset that they make to `write_to`."""
-    root = Path(config.run.root).resolve()
+    root = absolute(config.run.root)
     if config.cluster.kind == "local":
         yield from _local(config)
         return
@@ -105,8 +105,8 @@ def preset_path(name: str) -> Path:
 def _local(config: Config) -> Iterator[Finding]:
     """This machine, without Slurm."""
     try:
-        make_private(Path(config.run.root).resolve())
-        yield Finding("run folder", f"{Path(config.run.root).resolve()} can be written to")
+        make_private(absolute(config.run.root))
+        yield Finding("run folder", f"{absolute(config.run.root)} can be written to")
     except UserError as error:
         yield Finding("run folder", str(error), "give run.root=FOLDER that you can write to")
     built = importlib.util.find_spec("horovod") is not None

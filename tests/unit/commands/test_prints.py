@@ -14,6 +14,7 @@ LOGS = {  # they write the log of a rank or of a job
     "launch/jobs.py",
     "storage/patience.py",
     "sweep/worker.py",
+    "training/json_lines.py",
     "training/reporter.py",
 }
 SHOWN = {

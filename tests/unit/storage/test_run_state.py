@@ -200,7 +200,7 @@ class TestState:
 
     def test_a_damaged_file_is_no_state(self, state):
         state.path.write_text("{")
-        assert state.read() == RunState()
+        assert state.read() == RunState(damage="not JSON: EOF while parsing an object at line 1 column 1")
 
     def test_ages_are_those_of_the_file_whatever_clock_the_writer_has(self, state):
         state.beat(phase=Phase.RUNNING)

@@ -66,7 +66,9 @@ def study(tmp_path):
 
 
 def end(study, trial, value):
-    study.write_ended(Work(trial.run_id), {"phase": "done", "value": value})
+    study.write_ended(
+        Work(trial.run_id), {"phase": "done", "value": value, "epochs": 1.0, "reason": "DONE", "detail": None}
+    )
 
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "qmc", "nsga2"])

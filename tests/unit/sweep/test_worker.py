@@ -241,7 +241,9 @@ def test_work_that_ended_since_we_looked_is_not_done_twice(study, monkeypatch):
     def look_and_be_slow():
         refresh()
         if other.path.exists() and not study.has_ended(work):
-            study.write_ended(work, {"phase": "paused", "value": 0.5, "epochs": 1.0})
+            study.write_ended(
+                work, {"phase": "paused", "value": 0.5, "epochs": 1.0, "reason": "PAUSED", "detail": None}
+            )
             other.close("paused")
 
     monkeypatch.setattr(queue, "refresh", look_and_be_slow)
