@@ -24,10 +24,13 @@ def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
 
     `patience_s`: with others who have it, and with a full disk.
     """
-    told = client.Snapshot(run.submission.read().slurm_conf)
+    conf = run.submission.read().slurm_conf
+
+    def ended(job_id: str) -> bool | None:  # asked anew at each look: the owner may end meanwhile
+        return client.has_ended(job_id, conf)
 
     def take() -> lock.Term:
-        return lock.acquire(run.start_folder, 0, told.has_ended, patience_s, doing="starting it")
+        return lock.acquire(run.start_folder, 0, ended, patience_s, doing="starting it")
 
     with patiently(take, patience_s):
         yield

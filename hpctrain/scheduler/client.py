@@ -166,9 +166,9 @@ class Snapshot:
         return bool(is_task) and array in self._arrays
 
 
-def has_ended(job_id: str) -> bool | None:
+def has_ended(job_id: str, slurm_conf: str | None = None) -> bool | None:
     """Returns what a new `Snapshot` says of one job."""
-    return Snapshot().has_ended(job_id)
+    return Snapshot(slurm_conf).has_ended(job_id)
 
 
 def time_left(job_id: str) -> float | None:

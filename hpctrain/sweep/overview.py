@@ -16,7 +16,7 @@ from pathlib import Path
 from hpctrain.errors import Damaged
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
-from hpctrain.scheduler import answers, client
+from hpctrain.scheduler import client
 from hpctrain.storage.lock import Owner, has_ended, this_process
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep import living
@@ -79,7 +79,7 @@ def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
         return _Prospects(0, _CANCELLED)
     parts, jobs = study.parts(), 0
     begins = 0.0
-    for conf in {part["slurm_conf"] for part in parts if part["on_slurm"]}:
+    for conf in _clusters(study):
         if (queue := queues.of(conf)) is None:
             return _Prospects(math.inf, scheduler=UNREACHABLE)
         for job in living.in_slurm(study, queue):
@@ -115,21 +115,20 @@ def cancel(study: StudyDir) -> Answer:
         if run.config_file.exists() and not run.read_state().final:
             run.cancel_file.touch()
             stopped += 1
-    part = study.parts()[-1]
-    if part["on_slurm"]:
-        try:
-            queue = client.queue(part["slurm_conf"])
-            living = [
-                j.job_id for j in queue.values() if j.comment == study.comment and j.state in answers.LIVING
-            ]
-            client.cancel(living, part["slurm_conf"])
-        except client.Unreachable as error:
-            return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
-    else:
-        for job in study.jobs():
-            if job["until"] is None and _is_here(owner := Owner(**job["owner"])):
-                os.kill(owner.pid, signal.SIGTERM)
+    for job in study.jobs():
+        if job["job_id"] is None and job["until"] is None and _is_here(owner := Owner(**job["owner"])):
+            os.kill(owner.pid, signal.SIGTERM)
+    try:
+        for conf in _clusters(study):
+            client.cancel([job.job_id for job in living.in_slurm(study, client.queue(conf))], conf)
+    except client.Unreachable as error:
+        return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
     return Answer(f"no further run begins; {stopped} under way were asked to save and stop")
+
+
+def _clusters(study: StudyDir) -> set[str | None]:
+    """The clusters to which the study's calls of `sweep` have submitted, by slurm.conf."""
+    return {part["slurm_conf"] for part in study.parts() if part["on_slurm"]}
 
 
 def _is_here(owner: Owner) -> bool:

@@ -99,7 +99,7 @@ def start(request: Request, retry: str | None) -> Started:
     conf = slurm_conf(request.config)
     unlock = f"hpctrain sweep --unlock {shlex.quote(str(study.path))}"
     with lock.acquire(
-        study.folder, 0, lambda job_id: client.Snapshot(conf).has_ended(job_id), PATIENCE_S,
+        study.folder, 0, lambda job_id: client.has_ended(job_id, conf), PATIENCE_S,
         doing="extending the study", unlock=unlock,
     ):  # fmt: skip
         _agree(study, request.settings)  # somebody else may have begun it meanwhile

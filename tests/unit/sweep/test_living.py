@@ -179,3 +179,18 @@ def test_watching_ends_when_nothing_changes_by_itself(study, queued, monkeypatch
     queued()
     assert cli.main(["status", "--watch", "--json"]) == 0
     assert NO_JOB in capsys.readouterr().out
+
+
+def test_cancelling_reaches_every_live_job_of_the_study(study, queued, monkeypatch):
+    study.add_part(part(["a"]))
+    study.add_part(part(["b"], on_slurm=False))
+    queued(
+        ("12_0", "RUNNING", study.comment), ("12_1", "A_NEW_WORD", study.comment),
+        ("12_2", "COMPLETED", study.comment), ("13", "RUNNING", "another's"),
+    )  # fmt: skip
+    asked = []
+    monkeypatch.setattr(client, "cancel", lambda ids, conf: asked.extend(ids))
+    assert overview.cancel(study).taken
+    assert asked == ["12_0", "12_1"]
+    queued(None)
+    assert not overview.cancel(study).taken
