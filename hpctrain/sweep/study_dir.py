@@ -157,7 +157,7 @@ class StudyDir:
         """The comment by which Slurm knows the study's jobs, also those whose submitter died."""
         for part in reversed(self.parts()):
             if "path" in part and _is_same(part["path"], self.path):
-                return part["comment"]
+                return str(part["comment"])
         return f"hpctrain:study:{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
 
     def moved_from(self) -> dict[str, str]:
