@@ -310,21 +310,23 @@ class StateFile:
         """An end that the scheduler alone knew of."""
         self._write(phase=phase, reason=reason, detail=detail)
 
-    def _look(self) -> tuple[RunState, float | None, dict[str, Any]]:
-        """The state, when it was written, and everything in the file."""
+    def _look(self) -> tuple[RunState, float | None, bytes]:
+        """The state, when it was written, and the content of the file, or what it should be."""
         try:
             content, written_s = read_small(self.path)
-            state = replace(parse(self.path, content, RunState), damage=None)
-            return state, written_s, json.loads(content)
+            state = parse(self.path, content, RunState)
+            if state.damage is not None:  # nobody writes that
+                state = replace(state, damage=None)
+            return state, written_s, content
         except FileNotFoundError:
             state = self._rebuild(None)
         except Damaged as error:
             state = self._rebuild(error.why)
         known = {key: value for key, value in asdict(state).items() if value is not None and key != "damage"}
-        return state, state.heartbeat, known if state.damage else {}
+        return state, state.heartbeat, json.dumps(known if state.damage else {}).encode()
 
     def _write(self, **changes: Any) -> RunState:
-        before = self._look()[2] if self._said is None else self._said
+        before = json.loads(self._look()[2]) if self._said is None else self._said
         values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])

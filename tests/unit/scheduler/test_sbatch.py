@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path, PurePath
@@ -268,3 +269,13 @@ def test_what_is_always_said():
     assert p["wckey"] is None
     assert "exclusive" not in p
     assert parameters("cluster.exclusive=true")["exclusive"] is True
+
+
+@pytest.mark.parametrize("folder", ["/s/50%/runs", "/s/a b/%x", "/s/it's 5%u", "/s/plain"])
+def test_a_percent_in_a_folder_stands_for_itself(folder):
+    log = shlex.quote(f"{folder}/%j_0_log.out")
+    text = f"#SBATCH --output={log}\nsrun --output {log} python -m x {shlex.quote(folder)}\n"
+    escaped = sbatch.with_percent(text, PurePath(folder))
+    outputs = [shlex.split(line.replace("=", " "))[2] for line in escaped.splitlines()]
+    assert outputs == [f"{folder.replace('%', '%%')}/%j_0_log.out"] * 2
+    assert shlex.split(escaped.splitlines()[1])[-1] == folder
