@@ -131,9 +131,9 @@ def test_a_job_gives_up_if_it_only_finds_runs_that_are_known(study):
 def test_a_suggestion_that_another_job_was_faster_with_is_dropped(study, monkeypatch):
     one, publish = search(study, trials=1), study.add_suggestion
 
-    def slow(trial, facts, limit):
-        assert publish(Trial("other", (), {}, {}), {"optuna": 99}, limit)
-        return publish(trial, facts, limit)
+    def slow(trial, number, limit):
+        assert publish(Trial("other", (), {}, {}), 99, limit)
+        return publish(trial, number, limit)
 
     monkeypatch.setattr(study, "add_suggestion", slow)
     assert one.suggest() is None
