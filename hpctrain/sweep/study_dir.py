@@ -23,7 +23,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypeVar, cast
+from typing import Any, NotRequired, Required, TypeVar, cast
 
 from typing_extensions import TypedDict
 
@@ -66,18 +66,18 @@ class Suggestion(StoredTrial):
     optuna: int
 
 
-class Part(TypedDict):
+class Part(TypedDict, total=False):
     """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain.
 
     `path` is the study's folder as this `sweep` knew it, `comment` that of its jobs.
     """
 
-    path: NotRequired[str]
-    comment: NotRequired[str]
+    path: str
+    comment: str
     time: Number
     user: str
     command: str
-    fixed: NotRequired[list[str]]
+    fixed: list[str]
     space: list[dict[str, Any]]
     sweep: dict[str, Any]
     task: str
@@ -85,7 +85,7 @@ class Part(TypedDict):
     on_slurm: bool
     signal_s: int
     slurm_conf: str | None
-    trials: list[StoredTrial]
+    trials: Required[list[StoredTrial]]
 
 
 class Ended(TypedDict):
