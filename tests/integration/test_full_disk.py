@@ -138,7 +138,7 @@ def row(cli):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_five_seconds_cost_a_checkpoint_and_a_heartbeat(disk, small, undisturbed, ranks):
-    process = small.start("train", *SLOW, f"resources.ranks={ranks}")
+    process = small.start("train", *SLOW, f"resources.ranks={ranks}", "train.tensorboard=true")
     until(lambda: step(small) >= 20, "step 20")
     disk.fill()
     time.sleep(5)

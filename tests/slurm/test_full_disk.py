@@ -1,0 +1,85 @@
+"""Jobs of a real Slurm whose runs are on a disk that is really full: for a moment, and when they come back.
+
+The disk is an image that the host and each node mount: the nodes have mounts of their own.
+"""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_full_disk import Disk
+from tests.waiting import until
+
+pytestmark = pytest.mark.slurm
+
+
+def nodes(cluster):
+    """One process of each node of the cluster."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if Path(words[0]).name == "slurmd" and "-N" in words and str(cluster.folder) in " ".join(words):
+            found[words[words.index("-N") + 1]] = path.name
+    return list(found.values())
+
+
+@pytest.fixture
+def disk(cluster, tmp_path):
+    """32 MiB in the place of the runs."""
+    image, place = tmp_path / "image", tmp_path / "runs"
+    place.mkdir(mode=0o700)
+    with image.open("wb") as file:
+        file.truncate(32 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", image], capture_output=True, text=True, check=True
+    )
+    device = device.stdout.strip()
+    sides = [[], *(["nsenter", f"--target={pid}", "--mount", "--"] for pid in nodes(cluster))]
+    assert len(sides) > 2
+    for side in sides:
+        subprocess.run([*side, "mount", device, place], check=True)
+    place.chmod(0o700)
+    disk = Disk(place)
+    yield disk
+    disk._full.clear()
+    for side in sides:
+        subprocess.run([*side, "umount", "-l", place], check=True)
+    subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_five_seconds_cost_a_job_nothing_but_a_checkpoint(cluster, disk, run, same_weights):
+    job = run("+model.pause_s=0.15")
+    job.submit()
+    job.await_step(20)
+    disk.fill()
+    time.sleep(5)
+    disk.free()
+    job.await_end("done", "DONE")
+    assert job.state["attempt"] == 1
+    assert "checkpoint not written" in job.logs()
+    same_weights(job)
+
+
+@pytest.mark.long
+def test_a_job_that_comes_back_onto_a_full_disk(cluster, disk, run, same_weights):
+    job = run()
+    job_id = job.submit()["job_id"]
+    job.await_step(20)
+    cluster.call("scontrol", "requeue", job_id)
+    until(lambda: job.state["phase"] == "requeued", "the first start to end")
+    disk.fill()
+    row = job.await_end("failed", "DISK_FULL")
+    assert "Traceback" not in job.logs(), row
+    codes = until(lambda: cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode"), "accounting")
+    assert "FAILED|228:0" in codes
+    disk.free()
+    job.await_end("failed", "DISK_FULL")
+    cluster.hpctrain("resume", "--root", job.root)
+    job.await_end("done", "DONE")
+    same_weights(job)
