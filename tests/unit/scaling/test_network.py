@@ -190,6 +190,16 @@ class TestOverlap:
         found = overlap([Gradient(1, 5), Gradient(2, 1), Gradient(3, 1)], 3, fusing, float)
         assert found.transfers == ((1, 6, 5), (6, 8, 2))
 
+    def test_no_more_is_fused_than_allowed(self):
+        fusing = Exchange(bucket_bytes=1, cycle_s=0, fusion_bytes=5)
+        found = overlap([Gradient(1, size) for size in (2, 3, 1, 7, 1)], 1, fusing, float)
+        assert [size for _, _, size in found.transfers] == [5, 1, 7, 1]
+
+    def test_compressed_bytes_take_less_time(self):
+        halved = Exchange(bucket_bytes=1, cycle_s=0, fusion_bytes=1, compression=0.5)
+        found = overlap([Gradient(2, 8)], 2, halved, float)
+        assert found.transfers == ((2, 6, 8),)
+
     def test_a_gradient_waits_for_the_next_look(self):
         found = overlap([Gradient(2.5, 1)], 3, Exchange(1, cycle_s=1, fusion_bytes=1), float, phase=0)
         assert found.transfers[0][:2] == (3, 4)
