@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from hpctrain import job_environment
 from hpctrain.launch import kernel_log, launcher_logs
 from hpctrain.scheduler.sbatch import FAILED_MARK
 from hpctrain.storage import last_word
@@ -97,8 +98,14 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | Non
     reason, detail, rank = known or start.guess()
     # Whoever ended for a full disk has waited for it already.
     patience_s = 0.0 if reason == Reason.DISK_FULL else PATIENCE_S
+
+    def write() -> RunState:
+        if ENDINGS[reason].phase is None:  # Slurm ended the job, and may put it back
+            return run.state.stopped(reason, job_environment.read().in_job, detail)
+        return run.state.failed(reason, detail, rank, attempt=attempt)
+
     try:
-        return patiently(lambda: run.state.failed(reason, detail, rank, attempt=attempt), patience_s)
+        return patiently(write, patience_s)
     except OSError as error:
         storage = reason_of_oserror(error)
         if storage is None:

@@ -413,6 +413,14 @@ def test_the_end_is_written_into_the_state(tmp_path):
     assert settle(RunDir(tmp_path), KILLED, 1).detail == f"rank 1: {NAMES['KILL']}"
 
 
+@pytest.mark.parametrize("name", ["srun_preempted", "srun_requeued", "srun_TERM_full"])
+def test_a_job_that_slurm_ended_may_come_back(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    reason, _, detail = OTHERS[name]
+    state = settle(attempt(tmp_path, UP), told(name))
+    assert (state.phase, state.reason, state.detail) == ("requeued", reason, detail)
+
+
 def job(run, job_id, **logs):
     """Writes a job's logs: `rank_0` is also the batch shell's."""
     run.submitit.mkdir(exist_ok=True)
