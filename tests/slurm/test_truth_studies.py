@@ -59,7 +59,8 @@ def test_a_job_in_the_queue_counts_with_what_it_has_left(study):
     s = study("optimizer.lr=0.01", "sweep.runs_per_job=2")
     s.sweep("train.epochs=1,100000")
     s.wait(lambda: s.ended() and any(step > 20 for step in steps(s).values()), "the second run")
-    assert s.sweep("train.epochs=100000", "seed=7")["jobs"] == 1, "the job in the queue begins no more"
+    more = s.sweep("train.epochs=100000", "seed=1,7")  # the run that is under way, and a new one
+    assert (more["left"], more["jobs"]) == (2, 1), "the job in the queue begins no more"
 
 
 def test_a_task_that_dies_or_is_cancelled_leaves_the_others_alone(study):
