@@ -110,7 +110,7 @@ def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, 
 
 
 def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, float]:
-    """Joules of whole jobs, where the cluster measures them (AcctGatherEnergyType); {} if it does not."""
+    """Joules of whole jobs, if the cluster measures them (AcctGatherEnergyType); {} if it does not."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", "--format=JobIDRaw,ConsumedEnergyRaw"]

@@ -136,7 +136,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         else:
             parameters["gpus_per_node"] = ranks
     given = {key: value for key, value in parameters.items() if value is not None}
-    return given | {"wckey": None}  # submitit's own default is refused where wckeys are enforced
+    return given | {"wckey": None}  # submitit's own default is refused if wckeys are enforced
 
 
 def with_percent(text: str, folder: PurePath) -> str:

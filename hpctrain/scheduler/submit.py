@@ -52,7 +52,7 @@ def check_here(config: Config) -> None:
 
 
 def slurm_conf(config: Config) -> str | None:
-    """The slurm.conf that names the cluster's controller, where Slurm's own default is not meant."""
+    """The slurm.conf that names the cluster's controller, if Slurm's own default is not meant."""
     given = job_environment.read().slurm_conf or config.cluster.slurm_conf
     return str(Path(given).expanduser()) if given else None
 

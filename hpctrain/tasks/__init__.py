@@ -21,7 +21,7 @@ Batch = tuple[Tensor, ...]
 class Task(Protocol):
     """The loop knows models only through this.
 
-    It is made from its settings and the training data. `loss` gives the sum over the samples of the batch
+    It is made from its settings and the training data. `loss` returns the sum over the samples of the batch
     of each sample's loss, and `sums`, a float32 vector of length `width` that adds up over batches and ranks;
     `summarise` makes named figures of it. The last `targets` tensors of a batch are not the model's inputs.
     """
