@@ -27,6 +27,7 @@ MODULES = (
     "training.step_timer",
     "training.window",
     "storage.files",
+    "storage.succession",
     "storage.lock",
     "checkpoints.policy",
     "checkpoints.tensor_file",
@@ -56,6 +57,8 @@ MODULES = (
     "flops.roofline",
     "launch.failure",
     "launch.doctor.findings",
+    "scheduler.answers",
+    "scheduler.recognition",
     "scheduler.site",
     "scheduler.sbatch",
 )

@@ -105,3 +105,21 @@ def test_sacct_s_answer_without_steps():
     assert answers.parse_sacct(text) == [
         Job("7", "CANCELLED", "", "c|d", "name"), Job("8", "COMPLETED", "", "", "n")
     ]  # fmt: skip
+
+
+def test_slurms_words_for_not_known():
+    text = "7|500\n7.batch|10\n8|\n8.0|30\n8.extern|2\n9|0\n9.0|4294967294\n10|18446744073709551614\n"
+    assert answers.parse_energy(text) == {"7": 500.0, "8": 30.0}
+    assert answers.parse_energy("") == {}
+
+
+def test_the_start_of_a_job_as_scontrol_tells_it():
+    text = "JobId=7 JobName=x\n   JobState=REQUEUED Reason=None\n   Requeue=1 Restarts=3 BatchFlag=1\n"
+    assert answers.parse_start(text) == ("REQUEUED", 3)
+    assert answers.parse_start("slurm_load_jobs error: Invalid job id specified\n") is None
+    assert answers.parse_start("JobState=RUNNING") is None
+
+
+def test_one_task_stands_for_its_array():
+    jobs = [Job("7", "RUNNING"), Job("12_0", "PENDING"), Job("12_3", "RUNNING"), Job("9_1", "PENDING")]
+    assert answers.one_of_each_array(jobs) == {"12": jobs[2], "9": jobs[3]}

@@ -5,7 +5,15 @@ import shutil
 import pytest
 
 from hpctrain.scheduler.answers import Job, one_of_each_array
-from hpctrain.scheduler.recognition import comment_of, has_left_its_array, is_of, jobs_of, original
+from hpctrain.scheduler.recognition import (
+    comment_of,
+    has_left_its_array,
+    is_newest,
+    is_of,
+    jobs_of,
+    moved_from,
+    original,
+)
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Submission
 
@@ -98,3 +106,36 @@ TASK = Submission("c", study=True).with_jobs(["12_3"], STUDY, "sweep-s")
 )
 def test_slurm_shows_the_others_of_an_array_and_not_the_task(run, submission, jobs, left):
     assert has_left_its_array(run, submission, one_of_each_array(jobs)) is left
+
+
+def test_where_a_run_was_when_it_was_submitted(run, tmp_path):
+    noted = Submission("c", "t1", path=str(run.path))
+    assert moved_from(run, noted) is None
+    assert moved_from(run, Submission("c", "t1")) is None, "not said"
+    moved = RunDir(tmp_path / "elsewhere")
+    run.path.rename(moved.path)
+    assert moved_from(moved, noted) == str(run.path)
+    (tmp_path / "s" / "lenet-1").symlink_to(moved.path)
+    assert moved_from(moved, noted) is None, "a link leads there"
+
+
+def test_a_task_that_its_array_is_shown_without_has_ended(run):
+    comment = "hpctrain:study:12ab"
+    task = Submission("c", study=True).with_jobs(["12_3"], comment, "sweep-s")
+    other = {"12": Job("12_0", "RUNNING", "", comment, "sweep-s")}
+    assert has_left_its_array(run, task, other)
+    assert not has_left_its_array(run, task, {"13": other["12"]})
+    assert not has_left_its_array(run, task, {"12": Job("12_0", "RUNNING", "", "another's", "x")})
+    assert not has_left_its_array(run, Submission("c", study=True), other)
+    plain = Submission("c", "t").with_jobs(["12"], MINE, "lenet-1")
+    assert not has_left_its_array(run, plain, {"12": Job("12_0", "RUNNING", "", MINE, "lenet-1")})
+
+
+def test_the_newest_submission_is_known_by_its_token_or_by_the_run_if_the_file_is_damaged(run):
+    mine, older = Job("1", "PENDING", "", MINE), Job("2", "PENDING", "", comment_of("lenet-1", "t0"))
+    theirs = Job("3", "PENDING", "", comment_of("lenet-12", "t1"))
+    known, damaged = Submission("c", "t1"), Submission("c", open=True, damage="empty")
+    assert [is_newest(run, known, job) for job in (mine, older, theirs)] == [True, False, False]
+    assert [is_newest(run, damaged, job) for job in (mine, older, theirs)] == [True, True, False]
+    jobs = {job.job_id: job for job in (theirs, older, mine)}
+    assert [job.job_id for job in jobs_of(run, damaged, jobs)] == ["1", "2"]

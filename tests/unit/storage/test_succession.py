@@ -78,3 +78,30 @@ def test_a_damaged_term_is_nobody_s_word(run):
     lock.acquire(run.checkpoints, attempt)
     (run.checkpoints / "terms" / "1.json").write_text("{}")
     assert "1.json is damaged" in superseded(run, attempt, None)
+
+
+def test_a_process_of_this_machine_that_has_ended_leaves_the_run_to_the_next(run, monkeypatch):
+    first, second = claim_attempt(run, "a"), claim_attempt(run, "b")
+    term = lock.acquire(run.checkpoints, first)
+    assert superseded(run, second, None) == f"attempt 1 on {term.owner.host}", "it lives: this very process"
+    assert superseded(run, None, None) == f"attempt 1 on {term.owner.host}"
+    term._write(started="1")
+    assert superseded(run, second, None) is None
+    assert superseded(run, None, None) is None
+
+
+def test_a_job_s_own_earlier_start_is_over(run, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    term = lock.acquire(run.checkpoints, claim_attempt(run, "a"))
+    elsewhere(term, job_id="7", restarts=0)
+    assert superseded(run, claim_attempt(run, "b"), "7") is None
+
+
+def test_who_asks_is_known_by_its_attempt(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lock, "has_ended", lambda owner, mine, job_ended: asked.append(mine.attempt))
+    elsewhere(lock.acquire(run.checkpoints, claim_attempt(run, "a")))
+    for attempt in (claim_attempt(run, "b"), None):
+        superseded(run, attempt, None)
+    assert asked == [2, 0]

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hpctrain.scaling.measured import sample_j
-from hpctrain.scheduler.answers import parse_energy
 from hpctrain.storage.run_state import RunState
 from hpctrain.training.energy import Energy, total
 
@@ -58,12 +57,6 @@ def test_a_sum_needs_every_node_and_every_gpu():
     ranks = [{"packages": 1.0, "gpu": 2.0}, {"gpu": 2.0}, {"packages": 3.0, "gpu": 2.0}, {"gpu": 2.0}]
     assert total(ranks, nodes=2, ranks=4) == {"packages": 4.0, "gpu": 8.0}
     assert total([{"packages": 1.0}, {}, {}, {}], nodes=2, ranks=4) == {}
-
-
-def test_slurms_words_for_not_known():
-    text = "7|500\n7.batch|10\n8|\n8.0|30\n8.extern|2\n9|0\n9.0|4294967294\n10|18446744073709551614\n"
-    assert parse_energy(text) == {"7": 500.0, "8": 30.0}
-    assert parse_energy("") == {}
 
 
 def test_joules_a_sample_come_from_the_run_before_slurm():
