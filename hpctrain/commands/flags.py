@@ -6,6 +6,7 @@ Takes a command line, returns its flags as attributes and everything else as `wo
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
@@ -67,7 +68,7 @@ class Parser(argparse.ArgumentParser):
             return words
         if self._place_is_settings:
             given = (("run.root", taken.root), ("run.study", taken.study))
-            return words + [f"{key}={value}" for key, value in given if value is not None]
+            return words + [f"{key}={_quoted(value)}" for key, value in given if value is not None]
         left = []
         for word in words:
             key, _, value = word.partition("=")
@@ -135,6 +136,14 @@ def number(text: str) -> float:
 def text(given: str) -> str:
     """Returns what was given, which may be empty: the type of a flag whose value is any text."""
     return given
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra's grammar reads it back: quoted if it holds more than plain letters."""
+    if re.fullmatch(r"[\w./@+:-]*", value, re.ASCII):
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def _name(action: argparse.Action) -> str:

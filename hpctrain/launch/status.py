@@ -166,7 +166,8 @@ def _with_damage(row: Row) -> Row:
 def _where(seen: _Seen, row: Row) -> Row:
     """The row of a run whose jobs look for it in a folder that it has no longer, with what to do."""
     moved = moved_from(seen.run, seen.submission)
-    speaks = row.age_s is not None and row.age_s <= SILENCE_S
+    at_work = seen.state.phase in (Phase.RUNNING, Phase.STARTING)
+    speaks = at_work and row.age_s is not None and row.age_s <= SILENCE_S
     if moved is None or seen.state.final or speaks:
         return row
     advice = _RESUMES if row.phase in FINAL else f"hpctrain cancel {row.run}, then hpctrain resume {row.run}"

@@ -384,7 +384,11 @@ def _is_named(run: RunDir, text: str) -> bool:
 
 
 def _has_job(run: RunDir, text: str) -> bool:
-    return re.fullmatch(r"\d+(_\d+)?", text) is not None and text in run.submission.read().job_ids
+    if not re.fullmatch(r"\d+(_\d+)?", text):
+        return False
+    submission = run.submission.read()
+    noted = Path(submission.path or run.path)  # a copy of the folder has the numbers of the original's jobs
+    return text in submission.job_ids and (not noted.exists() or noted.samefile(run.path))
 
 
 def _begins(run: RunDir, text: str) -> bool:

@@ -284,6 +284,7 @@ class TestNumbersAndTokens:
         name, decoy = job.path.name, job.path.parent / f"lenet-digits-0{job_id}99"
         shutil.copytree(job.path, decoy)
         (decoy / "submission.json").unlink()
+        shutil.rmtree(decoy / "submitit")
         assert cluster.hpctrain("cancel", job_id, "--root", job.root).startswith(name)
 
     def test_the_token_cannot_be_replaced(self, cluster, run):

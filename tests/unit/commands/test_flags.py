@@ -6,6 +6,7 @@ import pytest
 
 from hpctrain import cli
 from hpctrain.commands.flags import Parser, number, whole
+from hpctrain.config import compose
 from hpctrain.errors import UserError
 
 HYDRAS_OWN = {"train"}  # its --help is Hydra's
@@ -126,3 +127,13 @@ def test_train_knows_every_flag_of_hydras():
 
     theirs = {flag for action in get_args_parser()._actions for flag in action.option_strings}
     assert set(HYDRAS) == theirs
+
+
+@pytest.mark.parametrize(
+    "name", ["plain-1.2", "ü 'quoted' $HOME %x", "a\\'b", "back\\", "a=b, c", "[x]", "~/runs"]
+)
+def test_any_folder_is_what_hydra_reads(name):
+    parser = Parser("submit", "about")
+    parser.add_run_place(as_settings=True)
+    words = parser.take(["--root", f"/r/{name}"]).words
+    assert compose.compose(["lenet_digits", *words])["run"]["root"] == f"/r/{name}"
