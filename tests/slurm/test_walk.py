@@ -23,7 +23,7 @@ def play(seed, steps):
 
 
 def test_a_short_walk(cluster):
-    assert "0 false ends" in play(7, 12)
+    assert "0 false ends" in play(7, 6)
 
 
 @pytest.mark.long
