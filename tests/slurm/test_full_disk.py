@@ -12,7 +12,7 @@ import pytest
 from tests.integration.test_full_disk import Disk
 from tests.waiting import until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def nodes(cluster):

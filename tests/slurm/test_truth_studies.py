@@ -55,6 +55,7 @@ def test_runs_that_no_living_job_will_do_wait_for_a_sweep(study):
     assert s.sweep("seed=1,2,3")["jobs"] == 3
 
 
+@pytest.mark.long
 def test_a_job_in_the_queue_counts_with_what_it_has_left(study):
     s = study("optimizer.lr=0.01", "sweep.runs_per_job=2")
     s.sweep("train.epochs=1,100000")
@@ -63,6 +64,7 @@ def test_a_job_in_the_queue_counts_with_what_it_has_left(study):
     assert (more["left"], more["jobs"]) == (2, 1), "the job in the queue begins no more"
 
 
+@pytest.mark.long
 def test_a_task_that_dies_or_is_cancelled_leaves_the_others_alone(study):
     """The last task of an array, whose raw number is that of the whole array."""
     s = study(*LONG)
@@ -88,6 +90,7 @@ def test_a_task_that_dies_or_is_cancelled_leaves_the_others_alone(study):
     assert [restarts(s, f"{array}_{n}") for n in range(2)] == [0, 0]
 
 
+@pytest.mark.long
 def test_a_time_limit_met_while_slurmctld_is_away(study):
     s = study(*LONG, "resources.timeout_min=2", "cluster.signal_s=80")
     (array,) = s.sweep("seed=1,2")["job_ids"]
