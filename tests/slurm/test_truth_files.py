@@ -93,4 +93,5 @@ def test_a_folder_that_is_moved_while_its_job_waits(cluster, run):
     assert "moved from" in cluster.hpctrain("resume", job.path.name, "--root", job.root, code=2)
     cluster.hpctrain("cancel", job.path.name, "--root", job.root)
     cluster.hpctrain("resume", job.path.name, "--root", job.root)
+    cluster.call("scontrol", "update", f"JobId={job.job_ids[-1]}", "StartTime=now")
     job.await_end("done", "DONE")
