@@ -159,7 +159,7 @@ def test_another_text_under_a_run_is_noticed(lm):
     lm.run("train", *lm.args())
     run = lm.the_run()
     (run / "vocabulary.json").write_text('{"kind": "character", "tokens": ["a"]}')
-    (run / "state.json").unlink()
+    (run / "state.json").write_text('{"phase": "interrupted", "reason": "INTERRUPTED"}')
     _, err = lm.run("train", *lm.args(), code=1)
     assert "DATA_ERROR: vocabulary.json is not what it was" in err
 
