@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from hpctrain.errors import RunFailed
 from hpctrain.launch import local, status
-from hpctrain.launch.start import hold
+from hpctrain.launch.start import hold, starter
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import jobs_of, original
-from hpctrain.storage import lock
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import FINAL, Phase, Submission
 
@@ -72,7 +71,7 @@ def _living(run: RunDir, submission: Submission) -> list[answers.Job]:
 
 def _cancel_study_s(run: RunDir) -> Answer:
     """A run of a study: its job has others to do as well, and passes the request on."""
-    row = status.row_of(run, even_if_final=False)
+    row = status.row_of(run)
     if row.phase in FINAL:
         return Answer(f"has ended already ({row.phase})")
     run.cancel_file.touch()
@@ -81,21 +80,15 @@ def _cancel_study_s(run: RunDir) -> Answer:
 
 def _cancel_here(run: RunDir) -> Answer:
     """A run outside of Slurm: its ranks here get a signal; launchers and ranks elsewhere look for the request."""
-    attempts = run.attempts()
-    ranks = run.rank_files(attempts[-1]) if attempts else []
-    if any(who["outcome"] == "running" and local.is_rank(who) for who in ranks):
+    if local.living(run):
         run.cancel_file.touch()
-        local.signal_ranks(run, attempts[-1], signal.SIGINT)
+        local.signal_ranks(run, run.attempts()[-1], signal.SIGINT)
         return Answer("asked to save and stop")
     row = status.row_of(run)
     if row.phase in FINAL:
         return Answer(f"has ended already ({row.phase})")
     run.cancel_file.touch()
-    try:
-        owner = lock.last_owner(run.start_folder)
-    except RunFailed:
-        owner = None
-    ended = owner is None or lock.has_ended(owner, lock.this_process(0), None)
+    owner, ended = starter(run)
     if owner is not None and ended is False:
         return Answer("asked to stop before its ranks are up")
     if owner is not None and ended is None:

@@ -27,6 +27,7 @@ from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.patience import Patience
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.attempts import RUNNING, RankFile
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.lock import lives
 from hpctrain.storage.patience import patiently
@@ -182,11 +183,16 @@ def start(run: RunDir, config: Config) -> Ranks:
     return Ranks(run, process, token)
 
 
+def living(run: RunDir) -> list[RankFile]:
+    """Returns the ranks of the newest attempt that run on this host."""
+    return [who for who in run.newest_ranks() if who["outcome"] == RUNNING and is_rank(who)]
+
+
 def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:
     """Sends a signal to each rank of an attempt that runs on this host; returns their number."""
     sent = 0
     for who in run.rank_files(attempt):
-        if who["outcome"] == "running" and is_rank(who):
+        if who["outcome"] == RUNNING and is_rank(who):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(who["pid"], number)
                 sent += 1

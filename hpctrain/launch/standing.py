@@ -81,9 +81,7 @@ def look(run: RunDir, besides: str | None = None) -> Standing:
 
 def refuse_if_running(run: RunDir) -> None:
     """Raises UserError, naming the owner, if a process of this machine trains the run: two would spoil its folder."""
-    attempts = run.attempts()
-    ranks = run.rank_files(attempts[-1]) if attempts else []
-    alive = [who for who in ranks if who["outcome"] == "running" and local.is_rank(who)]
+    alive = local.living(run)
     follow = f"follow it with hpctrain logs -f {run.run_id}"
     if alive:
         who = f"process {alive[0]['pid']} on {alive[0]['host']}"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client
 from hpctrain.storage import lock
+from hpctrain.storage.lock import Owner
 from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 
@@ -34,3 +36,15 @@ def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
 
     with patiently(take, patience_s):
         yield
+
+
+def starter(run: RunDir) -> tuple[Owner | None, bool | None]:
+    """Returns who had the right to start `run` last, and whether that process has ended; None if nobody can tell.
+
+    (None, True) if nobody ever had it, or if the record is damaged.
+    """
+    try:
+        owner = lock.last_owner(run.start_folder)
+    except RunFailed:
+        owner = None
+    return owner, owner is None or lock.has_ended(owner, lock.this_process(0), None)

@@ -7,6 +7,7 @@ knows better (preempted, lost a node, cancelled); a scheduler that does not answ
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from typing import Any
 
 from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
-from hpctrain.launch.start import hold
+from hpctrain.launch.start import hold, starter
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original
-from hpctrain.storage import lock
+from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
 from hpctrain.storage.run_dir import RunDir, runs
@@ -292,20 +293,14 @@ def _settle_local(seen: _Seen) -> Row:
         )
     if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED):
         return row
-    try:
-        owner = lock.last_owner(run.start_folder)
-    except RunFailed:  # damaged: the processes tell
-        owner = None
-    mine = lock.this_process(0)
-    ended = owner is None or lock.has_ended(owner, mine, None)
+    owner, ended = starter(run)
     if ended is False:
         return row
-    attempts = run.attempts()
-    ranks = run.rank_files(attempts[-1]) if attempts else []
+    ranks = run.newest_ranks()
     if any(local.is_rank(who) for who in ranks):
         return row
-    running = [str(who["host"]) for who in ranks if who["outcome"] == "running" and "host" in who]
-    elsewhere = [host for host in running if host != mine.host]
+    running = [str(who["host"]) for who in ranks if who["outcome"] == RUNNING and "host" in who]
+    elsewhere = [host for host in running if host != socket.gethostname()]
     if owner is not None and ended is None:
         elsewhere.insert(0, owner.host)
     if elsewhere:

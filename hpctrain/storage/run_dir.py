@@ -159,6 +159,11 @@ class RunDir:
         """The epoch at which to stop in good order."""
         return self.path / "pause.json"
 
+    def newest_ranks(self) -> list[RankFile]:
+        """Returns what each rank of the newest attempt said of itself; none if there was no attempt."""
+        numbers = self.attempts()
+        return self.rank_files(numbers[-1]) if numbers else []
+
     def pause_at(self, epochs: int | None) -> None:
         """Makes the run stop after so many epochs, from its next start on; None: only at its end."""
         if epochs is None:

@@ -163,7 +163,7 @@ def _await(job_id: str, conf: str | None) -> answers.Job | None:
             job = client.queue(conf).get(job_id)
         except client.Unreachable:
             job = answers.Job(job_id, "PENDING", "Slurm does not answer")
-        if job is None or job.state not in answers.WAITING | answers.ACTIVE or time.monotonic() > end_s:
+        if job is None or job.state not in answers.LIVING or time.monotonic() > end_s:
             return job
         time.sleep(0.5)
 
