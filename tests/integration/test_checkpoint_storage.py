@@ -20,6 +20,7 @@ from hpctrain.config.settings import CheckpointConfig
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage import lock
 from hpctrain.storage.files import Files, seal
+from tests.small_disk import small_disk
 
 
 def make_snapshot(step, count=64):
@@ -185,34 +186,22 @@ def test_another_ranks_failed_part_is_known_at_once(folder, monkeypatch, capsys)
     assert restored(folder) == 4
 
 
-def mount(path, *options):
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", ",".join(("mode=0700", *options)), "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"these tests mount a tmpfs, as root: {done.stderr}"
-
-
 @pytest.fixture
-def small_disk(tmp_path):
+def place(tmp_path):
     """1 MiB of a real file system."""
-    place = tmp_path / "small"
-    place.mkdir(mode=0o700)
-    mount(place, "size=1m")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "small") as disk:
+        yield disk.place
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk, capsys, monkeypatch):
+def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(place, capsys, monkeypatch):
     monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
-    folder = small_disk / "checkpoints"
+    folder = place / "checkpoints"
     saver = open_checkpoints(folder)
     saver.restore()
     saver.save(make_snapshot(1, 50_000))  # 200 kB
     saver.save(make_snapshot(2, 50_000))
     saver.wait()
-    (small_disk / "filler").write_bytes(b"\0" * 500_000)
+    (place / "filler").write_bytes(b"\0" * 500_000)
     saver.save(make_snapshot(3, 50_000))
     saver.wait()
     assert "No space left" in capsys.readouterr().out
@@ -220,7 +209,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk,
     with pytest.raises(RunFailed, match="DISK_FULL"):
         saver.wait()
     assert [entry.step for entry in store.entries(folder)] == [1, 2]
-    (small_disk / "filler").unlink()
+    (place / "filler").unlink()
     after = open_checkpoints(folder, 2)
     assert after.restore().meta["step"] == 2
     after.save(make_snapshot(3, 50_000))
@@ -228,14 +217,14 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(small_disk,
     assert store.entries(folder)[-1].step == 3
 
 
-def test_a_disk_that_turns_read_only_ends_the_run_and_keeps_everything(small_disk, monkeypatch):
+def test_a_disk_that_turns_read_only_ends_the_run_and_keeps_everything(place, monkeypatch):
     monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
-    folder = small_disk / "checkpoints"
+    folder = place / "checkpoints"
     saver = open_checkpoints(folder)
     saver.restore()
     saver.save(make_snapshot(1))
     saver.wait()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     saver.save(make_snapshot(2))
     saver.wait()
     saver.save(make_snapshot(3))
@@ -243,7 +232,7 @@ def test_a_disk_that_turns_read_only_ends_the_run_and_keeps_everything(small_dis
         saver.wait()
     with pytest.raises(OSError, match="Read-only"):
         lock.acquire(folder, 2)
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
     assert restored(folder) == 1
 
 

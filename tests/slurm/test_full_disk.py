@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_full_disk import Disk
+from tests.small_disk import Disk
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
@@ -47,7 +47,7 @@ def disk(cluster, tmp_path):
     place.chmod(0o700)
     disk = Disk(place)
     yield disk
-    disk._full.clear()
+    disk.rest()
     for side in sides:
         subprocess.run([*side, "umount", "-l", place], check=True)
     subprocess.run(["losetup", "-d", device], check=True)
@@ -66,7 +66,6 @@ def test_five_seconds_cost_a_job_nothing_but_a_checkpoint(cluster, disk, run, sa
     same_weights(job)
 
 
-@pytest.mark.long
 def test_a_job_that_comes_back_onto_a_full_disk(cluster, disk, run, same_weights):
     job = run()
     job_id = job.submit()["job_id"]

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from tests.slurm.conftest import PATIENCE_S, Cluster
+from tests.small_disk import Disk, small_disk
 from tests.waiting import until
 
 FINAL = frozenset({"done", "failed", "cancelled", "interrupted"})
@@ -158,12 +159,10 @@ class Walk:
 
     def disk(self, number):
         """Full for two seconds."""
-        filler = self.root / ".filler"
-        with contextlib.suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(bytes(2**20))
+        disk = Disk(self.root.parent)
+        disk.fill()
         time.sleep(2)
-        filler.unlink(missing_ok=True)
+        disk.free()
 
     def damage(self, number):
         """A small file of a run that nobody is at work on, but for its queue, is cut short or overwritten."""
@@ -229,7 +228,6 @@ class Walk:
         for name in sorted(self.stopped):
             self.cluster.script("start", "node", name)
         self.stopped.clear()
-        (self.root / ".filler").unlink(missing_ok=True)
         idle = lambda: len(self.slurm("sinfo", "-h", "-Nh", "-plow", "-tidle,alloc,mix", "-o%N").split()) == 4  # noqa: E731
         until(idle, "all nodes to be back")
 
@@ -350,16 +348,14 @@ def minimal(steps, fails, tries=12):
 def cluster_with_small_disk(name, size="600m"):
     """A cluster whose nodes see a small file system for the runs: yields it and the folder."""
     cluster = Cluster(name, Path("/var/tmp") / f"hpctrain-{name}")
-    disk = Path("/var/tmp") / f"hpctrain-{name}.disk"
-    disk.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "walk", disk], check=True)
-    try:
-        cluster.script("up", "--slurmd-timeout-s", "5", "--kill-wait-s", "10")
-        yield cluster, disk
-    finally:
-        cluster.script("down")
-        subprocess.run(["umount", "-l", disk], check=False)
-        disk.rmdir()
+    place = Path("/var/tmp") / f"hpctrain-{name}.disk"
+    with small_disk(place, size):
+        try:
+            cluster.script("up", "--slurmd-timeout-s", "5", "--kill-wait-s", "10")
+            yield cluster, place
+        finally:
+            cluster.script("down")
+    place.rmdir()
 
 
 def main(seed, count):
@@ -391,14 +387,8 @@ def main(seed, count):
         except AssertionError as error:
             print(f"seed {seed}: {error}\nminimal: {minimal(steps, fails)}", flush=True)
             return 1
-        calm, _ = (
-            None,
-            print(
-                f"seed {seed}: {count} steps, {walk.polls} polls, {walk.false_ends} false ends", flush=True
-            ),
-        )
-        calm_steps = [("submit", n) for n in range(3)]
-        _, calm = play(calm_steps)
+        print(f"seed {seed}: {count} steps, {walk.polls} polls, {walk.false_ends} false ends", flush=True)
+        _, calm = play([("submit", n) for n in range(3)])
         import torch
 
         for name, tensors in weights.items():
