@@ -34,6 +34,10 @@ SLOW = (
 QUICK = (*SLOW, "model.pause_s=0")
 
 
+def networks_path():
+    return os.pathsep.join((NETWORKS, os.environ.get("PYTHONPATH", "")))
+
+
 @pytest.fixture
 def disk(tmp_path):
     """Eight MiB of a real file system; runs take less than one."""
@@ -44,7 +48,7 @@ def disk(tmp_path):
 @pytest.fixture
 def small(disk, monkeypatch):
     """The command line, with its runs on the small disk."""
-    monkeypatch.setenv("PYTHONPATH", f"{NETWORKS}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", networks_path())
     monkeypatch.setenv("HPCTRAIN_DEBUG", "")
     return Cli(disk.place)
 
@@ -57,12 +61,7 @@ def undisturbed(tmp_path_factory):
     def of(ranks):
         if ranks not in found:
             cli = Cli(tmp_path_factory.mktemp("whole"))
-            cli.run(
-                "train",
-                *QUICK,
-                f"resources.ranks={ranks}",
-                PYTHONPATH=f"{NETWORKS}:{os.environ['PYTHONPATH']}",
-            )
+            cli.run("train", *QUICK, f"resources.ranks={ranks}", PYTHONPATH=networks_path())
             found[ranks] = outcome(cli.the_run())
         return found[ranks]
 
