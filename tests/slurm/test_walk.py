@@ -27,6 +27,7 @@ def test_a_short_walk(cluster):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_long_walk(cluster, seed):
     assert "0 false ends" in play(seed, 500)

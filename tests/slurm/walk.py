@@ -1,14 +1,16 @@
 """A random walk of users and faults over three runs and a study on a real cluster, and what must hold after each step.
 
 A walk is a list of steps, made from a seed; each step is the name of an action and a number that the action chooses
-by. `Walk.play` does the steps and asserts after each; `minimal` drops steps from a walk that failed for as long as the
-rest still fails. `python -m tests.slurm.walk SEED STEPS` plays one on a cluster of its own.
+by. `Walk.play` does the steps and asserts after each; a run that is done is compared with one that nobody disturbed,
+removed, and may be submitted again, so that there is always something at work. `minimal` drops steps from a walk that
+failed for as long as the rest still fails. `python -m tests.slurm.walk SEED STEPS` plays one on a cluster of its own.
 """
 
 import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +37,11 @@ DAMAGES = (b"", b"{", b"[1, 2]", b'{"phase": 5, "job_ids": "x"}', b"\xff\xfe\x00
 
 
 class Wrong(AssertionError):
-    """What must hold did not."""
+    """What must hold did not, after so many steps."""
+
+    def __init__(self, steps, what):
+        super().__init__(f"after {len(steps)} steps, {steps[-1]}: {what}")
+        self.steps = steps
 
 
 def steps_of(seed, count):
@@ -48,13 +54,13 @@ def steps_of(seed, count):
 class Walk:
     """One walk: the cluster, the runs' root, and what has been seen so far."""
 
-    def __init__(self, cluster, root):
-        self.cluster, self.root = cluster, root
+    def __init__(self, cluster, root, undisturbed=None):
+        self.cluster, self.root, self.undisturbed = cluster, root, undisturbed
         self.steps_saved, self.cut, self.stopped, self.away = {}, set(), set(), False
-        self.polls = self.false_ends = 0
+        self.polls = self.false_ends = self.equal = 0
 
     def play(self, steps):
-        """Does the steps, then heals everything and finishes the runs; returns their weights. Raises Wrong."""
+        """Does the steps, then heals everything and finishes the runs. Raises Wrong."""
         done = []
         for name, number in steps:
             done.append((name, number))
@@ -63,9 +69,9 @@ class Walk:
                 self.look()
             except AssertionError as error:
                 self.heal()
-                raise Wrong(f"after {len(done)} steps, {done[-1]}: {error}") from error
+                raise Wrong(done, error) from error
         self.heal()
-        return self.finish()
+        self.finish()
 
     # --- What users do.
 
@@ -101,6 +107,16 @@ class Walk:
     def cancel_study(self, number):
         """All of the study."""
         self.hpctrain("cancel", "--study", STUDY)
+
+    def clear_up(self, number):
+        """What is done is compared and removed, so that it may begin anew."""
+        rows = self.status()
+        for run in self.runs():
+            done = rows.get(run.name) == "done" and not self.away and not self.living(run.name)
+            if done and run.parent.name != STUDY:
+                self.compare(run)
+                shutil.rmtree(run)
+                self.steps_saved.pop(run.name, None)
 
     # --- What happens to them.
 
@@ -232,21 +248,48 @@ class Walk:
         until(idle, "all nodes to be back")
 
     def finish(self):
-        """Resumes what is not done until all is; returns the weights of each run that there is."""
-        from safetensors.torch import load_file
-
-        weights = {}
+        """Resumes what is not done until all is, and compares it."""
         for run in self.runs():
             if run.parent.name == STUDY:
+                if self.status()[run.name] == "done":
+                    self.compare(run)
                 continue
             for _ in range(8):
-                if until(lambda run=run: self.settled(run), f"{run.name} to end: {self.jobs()}") == "done":
+                if (
+                    until(
+                        lambda run=run: self.settled(run), lambda run=run: f"{run.name} to end: {self.jobs()}"
+                    )
+                    == "done"
+                ):
                     break
                 assert self.hpctrain("resume", run.name, "--study", run.parent.name) == 0
             assert self.status()[run.name] == "done", f"{run.name} is {self.status()[run.name]}"
-            (last,) = run.glob("checkpoints/step_*0060.*")
-            weights[run.name] = load_file(last / "tensors.safetensors")
-        return weights
+            self.compare(run)
+
+    def weights(self, run):
+        """Returns the tensors of a run's newest checkpoint by name."""
+        from safetensors.torch import load_file
+
+        return load_file(max(run.glob("checkpoints/step_*")) / "tensors.safetensors")
+
+    def compare(self, run):
+        """Asserts that a run that is done has the weights of the same run undisturbed, to the bit."""
+        if self.undisturbed is None:
+            return
+        import torch
+
+        expected, actual = self.undisturbed[run.name], self.weights(run)
+        assert expected.keys() == actual.keys(), run.name
+        differ = [name for name, tensor in expected.items() if not torch.equal(tensor, actual[name])]
+        assert not differ, f"{run.name} is done, and differs from the undisturbed run in {differ}"
+        self.equal += 1
+
+    def complete(self, number):
+        """Waits until all runs, the study's as well, are done."""
+        until(
+            lambda: set(self.status().values()) == {"done"} and not self.jobs(),
+            lambda: f"all to end: {self.jobs()}",
+        )
 
     def settled(self, run):
         """Returns the phase of a run that has ended and has no job any more; else None."""
@@ -319,9 +362,9 @@ class Walk:
 
 _LINK = "for link in $(ls /sys/class/net | grep -v lo); do ip link set $link {}; done"
 WEIGHTS = {
-    "submit": 8, "submit_twice": 2, "resume": 8, "cancel": 4, "sweep": 3, "cancel_study": 1, "kill_rank": 4,
-    "kill_job": 3, "requeue_job": 3, "scancel_job": 2, "node": 2, "link": 1, "slurmctld": 3, "disk": 1, "damage": 3,
-    "garbage": 1, "wait": 12,
+    "submit": 8, "submit_twice": 2, "resume": 8, "cancel": 4, "sweep": 3, "cancel_study": 1, "clear_up": 4,
+    "kill_rank": 4, "kill_job": 3, "requeue_job": 3, "scancel_job": 2, "node": 2, "link": 1, "slurmctld": 3, "disk": 1,
+    "damage": 3, "garbage": 1, "wait": 12,
 }  # fmt: skip
 
 
@@ -360,43 +403,40 @@ def cluster_with_small_disk(name, size="600m"):
 
 def main(seed, count):
     """Plays one walk; prints the seed, a minimal sequence if it fails, and how often status was asked."""
-    steps = steps_of(seed, count)
     with cluster_with_small_disk(f"walk{os.getpid()}") as (cluster, disk):
         turn = iter(range(10**6))
 
-        def play(steps):
+        def play(steps, undisturbed=None):
             root = disk / f"runs{next(turn)}"
             root.mkdir()
-            walk = Walk(cluster, root)
+            walk = Walk(cluster, root, undisturbed)
             try:
-                weights = walk.play(steps)
+                walk.play(steps)
+                return walk, {run.name: walk.weights(run) for run in walk.runs()}
             finally:
                 cluster.call("scancel", "--user=root")
                 until(lambda: not cluster.call("squeue", "--noheader"), "the queue to empty")
-            return walk, weights
+                shutil.rmtree(root)
 
         def fails(steps):
             try:
-                play(steps)
+                play(steps, undisturbed)
             except AssertionError:
                 return True
             return False
 
+        _, undisturbed = play([*(("submit", n) for n in range(3)), ("sweep", 0), ("complete", 0)])
         try:
-            walk, weights = play(steps)
-        except AssertionError as error:
-            print(f"seed {seed}: {error}\nminimal: {minimal(steps, fails)}", flush=True)
+            walk, _ = play(steps_of(seed, count), undisturbed)
+        except Wrong as wrong:
+            print(f"seed {seed}: {wrong}", flush=True)
+            print(f"minimal: {minimal(wrong.steps, fails)}", flush=True)
             return 1
-        print(f"seed {seed}: {count} steps, {walk.polls} polls, {walk.false_ends} false ends", flush=True)
-        _, calm = play([("submit", n) for n in range(3)])
-        import torch
-
-        for name, tensors in weights.items():
-            for key, value in tensors.items():
-                assert torch.equal(calm[name][key], value), (
-                    f"{name}: {key} differs from the undisturbed run's"
-                )
-        print(f"seed {seed}: {len(weights)} of {len(weights)} runs bitwise equal", flush=True)
+        print(
+            f"seed {seed}: {count} steps, {walk.polls} polls, {walk.false_ends} false ends, "
+            f"{walk.equal} comparisons bitwise equal",
+            flush=True,
+        )
     return 0
 
 
