@@ -229,6 +229,24 @@ class TestCancel:
         cluster.hpctrain("resume", "--root", job.root)
         assert living(cluster) == job.job_ids[-1:] != [first]
 
+    def test_a_run_in_a_terminal_of_another_host(self, cluster, run):
+        """As on a second login node: its process ids mean nothing here."""
+        job = run("cluster=local", "resources.nodes=1", "train.steps=2000", "+model.pause_s=0.1")
+        words = [sys.executable, "-m", "hpctrain.cli", "train", *job.settings]
+        with subprocess.Popen(
+            [sys.executable, SCRIPT, "exec", "--name", cluster.name, "--dir", cluster.folder, "--node", "node1", "--", *words],
+            env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ) as terminal:  # fmt: skip
+            until(lambda: job.root.exists() and list(job.root.glob("*/*/state.json")), "the run to start")
+            job.await_step(10)
+            assert set(job.hosts(1)) == {"node1"}
+            assert job.status()["phase"] == "running"
+            said = cluster.hpctrain("cancel", "--root", job.root)
+            assert "node1" in said
+            assert terminal.wait(120) != 0
+        job.await_end("cancelled", "CANCELLED")
+        assert job.state["checkpoint"] >= 10
+
     def test_a_request_that_slurm_did_not_take_is_said_by_the_exit_code(self, cluster, run):
         job = run(*LONG, "+model.pause_s=0.2")
         job.submit()
