@@ -17,7 +17,7 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.launch import local, start
 from hpctrain.scheduler import submit as scheduler
-from hpctrain.storage.patience import patiently
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
 

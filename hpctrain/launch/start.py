@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client
 from hpctrain.storage import lock
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.lock import Owner
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 
 PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that

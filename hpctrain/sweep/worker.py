@@ -28,8 +28,8 @@ from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
 from hpctrain.scheduler.time_limit import TimeLimit
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.lock import this_process
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, Submission, reason_of_oserror
 from hpctrain.sweep.claims import JUDGED, Claim

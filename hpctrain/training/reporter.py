@@ -14,7 +14,7 @@ from typing import Any
 
 from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
-from hpctrain.storage.patience import Tolerance, left_out, patiently
+from hpctrain.storage.full_disk import Tolerance, left_out, patiently
 from hpctrain.storage.records import Record
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
