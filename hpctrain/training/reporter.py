@@ -41,13 +41,12 @@ class Reporter:
     def __init__(
         self, run: RunDir, attempt: int, enabled: bool, loggers: Sequence[str] = ("json_lines",)
     ) -> None:
-        """`enabled`: this is rank 0. `loggers`: names of LOGGERS; `begin` makes them."""
+        """`run` is held by rank 0, which is `enabled`. `loggers`: names of LOGGERS; `begin` makes them."""
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
         # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
-        self._unsaid: dict[str, Any] = {}  # what no heartbeat on disk has said yet
         self._beats = Tolerance("heartbeat", UNTOLD_S)
         self._names, self._loggers = loggers, list[tuple[Logger, Tolerance]]()
 
@@ -83,8 +82,9 @@ class Reporter:
     def beat(self, now: bool = False, **values: Any) -> None:
         """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says. Raises RunFailed
-        if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must be.
+        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says (run_state.py).
+        Raises RunFailed if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must
+        be.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return
@@ -93,13 +93,11 @@ class Reporter:
                 return
             self._see_written(self._beating)
         self._beat_s = time.monotonic()
-        self._unsaid |= values
         if now:
             self._beating = None
-            patiently(lambda: self._run.state.beat(**self._unsaid))
-            self._unsaid = {}
+            patiently(lambda: self._run.state.beat(**values))
         else:
-            self._beating = self._writer.submit(self._run.state.beat, **self._unsaid)
+            self._beating = self._writer.submit(self._run.state.beat, **values)
 
     def _see_written(self, beating: Future[Any]) -> None:
         """Wait for a heartbeat, and note whether it was written."""
@@ -109,7 +107,6 @@ class Reporter:
             self._beats.failed(error)
         else:
             self._beats.worked()
-            self._unsaid = {}
 
     def say(self, text: str) -> None:
         """Print a line for people into the log of rank 0."""

@@ -19,7 +19,7 @@ SCORES = {"loss": 0.5}
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDir(tmp_path)
+    return RunDir(tmp_path).held_by(lambda: True)
 
 
 def lines(run):
