@@ -197,6 +197,9 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> None:
     """Start the run of a claim, or find that it has nothing left to do, or that somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
     slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
+    for record in claim.earlier:
+        if "damage" in record:
+            _say(record["damage"])
     config = patiently(lambda: _prepare(job, run, trial, claim))
     if config is None:
         patiently(lambda: claim.close("locked"))
