@@ -18,7 +18,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold, starter
 from hpctrain.scheduler import answers, client
-from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original
+from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original, perhaps_of
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
@@ -147,7 +147,9 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        if job is None and has_left_its_array(seen.run, seen.submission, arrays):
+        if job is None and (others := perhaps_of(seen.run, seen.submission, queue)):
+            row = _doubtful(row, others[-1])
+        elif job is None and has_left_its_array(seen.run, seen.submission, arrays):
             row = _settle_forgotten(row)
         else:
             row = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
@@ -266,6 +268,15 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: boo
     return replace(
         row, phase=Phase.FAILED, reason=Reason.LOST if reason == Reason.DONE else reason, detail=detail
     )
+
+
+def _doubtful(row: Row, job: answers.Job) -> Row:
+    """The row of a run whose submission is damaged, and of which `job` may be, or of another folder's run."""
+    detail = (
+        f"job {job.job_id} is of a run of this id, and Slurm does not say in which folder; "
+        f"if it is another's: hpctrain checkpoints {row.run} --unlock"
+    )
+    return replace(row, job_id=job.job_id, scheduler=UNKNOWN, detail=detail)
 
 
 def _settle_forgotten(row: Row) -> Row:
