@@ -32,6 +32,7 @@ LOST_S = 86400.0  # accounting may show a job as running for ever that nobody ha
 UNREACHABLE = "unreachable"
 UNKNOWN = "unknown"
 _RESUMES = "hpctrain resume goes on from its last checkpoint"
+_WAITS = "was never started, and nobody is known to start it: hpctrain resume {}"
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,8 @@ def _settle_local(seen: _Seen) -> Row:
         return replace(
             row, detail=f"this folder is a copy of {copied}, whose jobs are not its own", job_id=None
         )
+    if row.phase == Phase.NEW:
+        return row if _may_begin(run) else replace(row, detail=_WAITS.format(run.run_id))
     if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED):
         return row
     owner, ended = starter(run)
@@ -320,6 +323,22 @@ def _settle_local(seen: _Seen) -> Row:
         return row
     detail = "no heartbeat, and no process of it is left on this host"
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
+
+
+def _may_begin(run: RunDir) -> bool:
+    """Whether somebody may be about to start a run that was never started: it was just made, or one is known to."""
+    with contextlib.suppress(OSError):
+        if clock_of(run.path) - run.config_file.stat().st_mtime <= SILENCE_S:
+            return True
+    owner, ended = starter(run)
+    if owner is not None and ended is None and owner.job_id is not None:
+        ended = client.has_ended(owner.job_id, run.submission.read().slurm_conf)
+    return ended is False
+
+
+def needs_resume(row: Row) -> bool:
+    """Returns whether nothing becomes of a run before somebody starts it: it has a folder, and was never started."""
+    return row.phase == Phase.NEW and row.detail is not None and row.detail.startswith(_WAITS.format(row.run))
 
 
 def table(runs_shown: list[Row]) -> Any:
