@@ -44,6 +44,7 @@ class Reporter:
         """`run` is held by rank 0, which is `enabled`. `loggers`: names of LOGGERS; `begin` makes them."""
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
+        self._has_saved = False  # and the attempt's folder says so
         # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
@@ -93,6 +94,10 @@ class Reporter:
                 return
             self._see_written(self._beating)
         self._beat_s = time.monotonic()
+        if not self._has_saved and (step := values.get("checkpoint")):
+            self._has_saved = True
+            with left_out("the note of a saved step"):
+                self._run.note_saved(self._attempt, step)
         if now:
             self._beating = None
             patiently(lambda: self._run.state.beat(**values))
