@@ -6,6 +6,7 @@ directory, and the rank's log. Units are in the names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -95,9 +96,9 @@ class Reporter:
             self._see_written(self._beating)
         self._beat_s = time.monotonic()
         if not self._has_saved and (step := values.get("checkpoint")):
-            self._has_saved = True
-            with left_out("the note of a saved step"):
+            with contextlib.suppress(OSError):  # the next heartbeat tries again
                 self._run.note_saved(self._attempt, step)
+                self._has_saved = True
         if now:
             self._beating = None
             patiently(lambda: self._run.state.beat(**values))

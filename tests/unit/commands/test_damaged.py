@@ -1,7 +1,6 @@
 """Commands that look at runs of which a small file is damaged: they name it, and show the others."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,7 @@ from hpctrain.storage.run_state import Submission
 from hpctrain.sweep.study_dir import StudyDir
 from tests.damages import DAMAGES
 
-
-@pytest.fixture(autouse=True)
-def at_once():
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """scaling.json, as `hpctrain scale` leaves it and as anything may have happened to it."""
 
 import json
-import signal
 
 import pytest
 
@@ -11,19 +10,13 @@ from hpctrain.scaling import measured
 from hpctrain.scaling.comm_settings import CommSetting
 from tests.damages import DAMAGES
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 FACTS = {
     "mode": "strong", "warmup_windows": 2, "cluster": "c", "epochs": 1, "train_samples": None, "command": "",
     "config": {"a": [1, None]}, "settings": {"gpus": [1, 2]}, "experiment": "lenet on digits",
 }  # fmt: skip
 RUN = {"run": "lenet-1", "gpus": 2, "nodes": 1, "repeat": 0, "data": "own", "batch": 64, "knob": None}
-
-
-@pytest.fixture(autouse=True)
-def at_once():
-    """A reader that waits for a pipe's writer would wait for ever."""
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import multiprocessing
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -19,14 +18,6 @@ from tests.damages import DAMAGES
 PART = {"slurm_conf": None, "on_slurm": False, "sweep": {}, "task": "classification", "fixed": []}
 
 
-@pytest.fixture(autouse=True)
-def at_once():
-    """A reader that waits for a pipe's writer would wait for ever."""
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-
-
 @pytest.fixture
 def study(tmp_path):
     found = StudyDir(tmp_path / "runs" / "s")
@@ -34,19 +25,21 @@ def study(tmp_path):
     return found
 
 
-def test_a_claim_says_whose_it_is_and_then_how_it_ended(study):
-    before_s = time.time()
+def test_a_claim_says_whose_it_is_and_then_how_it_ended(study, monkeypatch):
+    now_s = [1000.0]
+    monkeypatch.setattr(claims.time, "time", lambda: now_s[0])
     claim = claims.take(study.claims, Work("r", 2))
     assert (claim.work, claim.number, claim.earlier) == (Work("r", 2), 1, [])
     assert claim.path == study.claims / "r.2.1.json"
     began = claims.read(study.claims, "r.2", 1)
     assert sorted(began) == ["began", "key", "owner"]
     assert began["key"] == "r.2"
-    assert before_s <= began["began"] <= time.time()
+    assert began["began"] == 1000.0
     assert began["owner"] == replace(this_process(1), since=began["owner"].since)
+    now_s[0] = 1007.0
     claim.close("done", reason="DONE", seconds=1.5)
     ended = claims.read(study.claims, "r.2", 1)
-    assert began["began"] <= ended.pop("until") <= time.time()
+    assert ended.pop("until") == 1007.0
     assert ended == began | {"outcome": "done", "reason": "DONE", "seconds": 1.5}
     next_one = claims.take(study.claims, Work("r", 2), 1)
     assert claims.read(study.claims, "r.2", 2)["owner"].attempt == 2
@@ -135,6 +128,8 @@ import sys, time
 from pathlib import Path
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import Work
+
+pytestmark = pytest.mark.usefixtures("at_once")
 assert claims.take(Path(sys.argv[1]), Work("r"))
 print("claimed", flush=True)
 time.sleep(60)
