@@ -37,8 +37,8 @@ from hpctrain.storage.files import (
     unseal,
     write_file,
 )
+from hpctrain.storage.full_disk import AGAIN_S, patiently
 from hpctrain.storage.lock import Term
-from hpctrain.storage.patience import AGAIN_S, patiently
 from hpctrain.storage.run_state import Reason, storage_failure
 
 FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs

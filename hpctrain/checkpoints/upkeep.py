@@ -163,7 +163,9 @@ def unlock(run: RunDir, job_ended: JobEnded) -> list[str]:
         ended.append(f"job {submission.job_ids[-1]}" if submission.job_ids else "a submission")
     for folder in folders:
         lock.unlock(folder)
-    if not state.final and state != RunState():
+    began = state != RunState()
+    if not state.final and (began or submission.in_slurm):
         run.submission.write(replace(submission, over=True))
+    if not state.final and began:
         run.state.ended(Phase.FAILED, Reason.LOST, "a user said that it has ended")
     return ended

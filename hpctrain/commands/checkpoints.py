@@ -21,10 +21,10 @@ def main(argv: list[str]) -> int:
     if args.keep_last is not None and (not args.prune or args.keep_last < 1):
         raise UserError("--keep-last", args.keep_last, "must be ≥ 1, and goes with --prune")
     run = find(args.root, next(iter(args.words), None), args.study)
-    if not run.checkpoints.is_dir():
-        raise UserError("run", run.run_id, "has no checkpoints yet")
     if args.unlock:
         return _unlock(run)
+    if not run.checkpoints.is_dir():
+        raise UserError("run", run.run_id, "has no checkpoints yet")
     if args.prune:
         return _prune(run, args.keep_last)
     if args.diff:

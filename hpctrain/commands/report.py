@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser, whole
+from hpctrain.commands.say import say
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.measured import is_scaling
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import absolute
 from hpctrain.storage.run_state import Phase
-from hpctrain.sweep import report
+from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Found
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -43,6 +44,8 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
             shown = study.name if given is True else given
             raise UserError(f"--{flag.replace('_', '-')}", shown, "is for scaling studies")
     found = report.look(study, args.metric)
+    for line in results.damage(study):
+        say(line)
     if args.csv:
         report.write_table(found, Path(args.csv), "csv")
     if args.parquet:

@@ -14,8 +14,6 @@ from hpctrain.storage.run_state import Phase
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
-    from hpctrain.launch import jobs
-
     parser = Parser(
         "resume", "Start a stopped or failed run again where it was: the newest run, or RUN (a run id, the start of "
         "one,\na path or a job id). SETTINGS change it, such as resources.ranks=4.", "[RUN] [SETTINGS]",
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> int:
                 print(changed)
             if standing.leaving:
                 print(f"job {standing.leaving} saves and stops first")
-        job_id = known or jobs.submit(run, config, after=standing.leaving)
+        job_id = known or standing.submit(config)
     print(f"run {run.run_id} {'is under way already as' if known else 'submitted as'} job {job_id}")
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0

@@ -37,9 +37,14 @@ def main(argv: list[str]) -> int:
             print(json.dumps(status.as_json(found)))
         else:
             _show(found, args)
-        if not args.watch or all(r.phase in FINAL or overview.needs_sweep(r) for r in found):
+        if not args.watch or not any(map(_goes_on, found)):
             return 0
         time.sleep(1)
+
+
+def _goes_on(row: Row) -> bool:
+    """Whether something becomes of a run by itself."""
+    return not (row.phase in FINAL or status.needs_resume(row) or overview.needs_sweep(row))
 
 
 def _say_once(told: set[str], words: str) -> None:

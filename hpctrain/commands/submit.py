@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv)
     from hpctrain.data.derive import load
-    from hpctrain.launch import estimate, jobs
+    from hpctrain.launch import estimate
     from hpctrain.scaling import calibration
     from hpctrain.scheduler import sbatch, submit
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
             changed = renew(run, config)
             if changed and not args.json:
                 print(changed)
-        job_id = known or jobs.submit(run, config, after=standing.leaving)
+        job_id = standing.submit(config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     facts |= estimated | calibration.foresee(config)
     if args.json:

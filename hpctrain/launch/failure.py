@@ -16,8 +16,8 @@ from hpctrain import job_environment
 from hpctrain.launch import kernel_log, launcher_logs
 from hpctrain.scheduler.sbatch import FAILED_MARK
 from hpctrain.storage import last_word
+from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
-from hpctrain.storage.patience import PATIENCE_S, patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import ENDINGS, Phase, Reason, RunState, reason_of_oserror
 

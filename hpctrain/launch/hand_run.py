@@ -20,7 +20,7 @@ from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
 from hpctrain.storage import last_word
-from hpctrain.storage.patience import patiently
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import reason_of_oserror
 

@@ -1,4 +1,4 @@
-"""Submitting a run, and what its job runs: the functions that submitit calls on the other side.
+"""What the job of a run runs: the functions that submitit calls on the other side.
 
 submitit pickles a reference to them and the path of the run directory, nothing else.
 """
@@ -14,18 +14,10 @@ from pathlib import Path
 
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
-from hpctrain.config.settings import Config
 from hpctrain.launch import local, start
-from hpctrain.scheduler import submit as scheduler
-from hpctrain.storage.patience import patiently
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
-
-
-def submit(run: RunDir, config: Config, goes_on: bool = False, after: str | None = None) -> str:
-    """Submit the run, in the background here or to Slurm; returns the job id. For the rest: scheduler/submit.py."""
-    job = local_job if config.cluster.kind == "local" else slurm_rank
-    return scheduler.submit(run, config, job, goes_on, after)
 
 
 def local_job(path: str) -> str:
@@ -114,9 +106,9 @@ def _after(run: RunDir, job_id: str) -> None:
         client.requeue(job_id, job_environment.read().restarts, _say)
     except client.Unreachable as error:
         _say(f"not requeued ({error}); submitting a new job")
-        with start.hold(run, patience_s=start.PATIENCE_S):
+        with start.hold(run, patience_s=start.PATIENCE_S) as right:
             if not run.submission.read().has_passed(job_id):
-                submit(run, config, goes_on=True)
+                right.submit(config, slurm_rank, goes_on=True)
 
 
 def _say(words: str) -> None:

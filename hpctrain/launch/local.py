@@ -28,9 +28,9 @@ from hpctrain.launch.failure import explain, settle
 from hpctrain.patience import Patience
 from hpctrain.scheduler.sbatch import START_MARK
 from hpctrain.storage.attempts import RUNNING, RankFile
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.lock import lives
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState, signal_for
 from hpctrain.storage.succession import superseded

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.launch import local, status
-from hpctrain.launch.start import PATIENCE_S, hold
+from hpctrain.launch import jobs, local, status
+from hpctrain.launch.start import PATIENCE_S, Right, hold
 from hpctrain.scheduler import answers
 from hpctrain.scheduler.submit import complete
 from hpctrain.storage import lock
@@ -24,10 +25,25 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands in the way of a new start: the job that is under way, or one that was cancelled and is ending."""
+    """What stands in the way of a new start: the job that is under way, or one that was cancelled and is ending.
+
+    `right`: to start the run; None if that was not asked for, or if another has it.
+    """
 
     job_id: str | None = None
     leaving: str | None = None
+    right: Right | None = field(default=None, compare=False)
+
+    def submit(self, config: Config, after: str | None = None) -> str:
+        """Returns the job that is under way, or submits the run, here or to Slurm, and returns the new job.
+
+        That begins when job `after`, or else the one that is leaving, has ended. Raises as scheduler/submit.py does.
+        """
+        if self.job_id is not None:
+            return self.job_id
+        assert self.right is not None
+        job = jobs.local_job if config.cluster.kind == "local" else jobs.slurm_rank
+        return self.right.submit(config, job, after=after or self.leaving)
 
 
 @contextlib.contextmanager
@@ -40,7 +56,7 @@ def right_to_start(run: RunDir) -> Iterator[Standing]:
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(hold(run))
+                right = stack.enter_context(hold(run))
                 break
             except FileNotFoundError:
                 raise UserError("run", run.run_id, "its folder was removed meanwhile; try again") from None
@@ -54,7 +70,7 @@ def right_to_start(run: RunDir) -> Iterator[Standing]:
             time.sleep(POLL_S)
         with contextlib.suppress(RunFailed):  # who submits asks again
             complete(run)
-        yield look(run)
+        yield replace(look(run), right=right)
 
 
 def look(run: RunDir, besides: str | None = None) -> Standing:

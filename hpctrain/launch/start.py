@@ -2,27 +2,43 @@
 
 Who looks first and acts later starts a second job if another does the same in between. So the right is a term like that
 of the writers (storage/lock.py), in <run>/start/; on this machine the launcher of the ranks keeps it until they have
-ended. Side effects: files there, and what Slurm is asked.
+ended. A run is submitted by a `Right`, and nothing else has one. Side effects: files there, and what Slurm is asked.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
+from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed
-from hpctrain.scheduler import client
+from hpctrain.scheduler import client, submit
 from hpctrain.storage import lock
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.lock import Owner
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 
 PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that
 
 
+@dataclass(frozen=True)
+class Right:
+    """The right to start `run`, inside the block of `hold` that made it."""
+
+    run: RunDir
+
+    def submit(
+        self, config: Config, job: Callable[[str], Any], goes_on: bool = False, after: str | None = None
+    ) -> str:
+        """Submits the run as a job that calls `job` with its path; returns the job id. See scheduler/submit.py."""
+        return submit.submit(self.run, config, job, goes_on, after)
+
+
 @contextlib.contextmanager
-def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
-    """Holds the right to start `run` inside the block. Raises RunFailed(RUN_LOCKED), naming who has it, and OSError.
+def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[Right]:
+    """Yields the right to start `run`, for the block. Raises RunFailed(RUN_LOCKED), naming who has it, and OSError.
 
     `patience_s`: with others who have it, and with a full disk.
     """
@@ -35,7 +51,7 @@ def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[None]:
         return lock.acquire(run.start_folder, 0, ended, patience_s, doing="starting it")
 
     with patiently(take, patience_s):
-        yield
+        yield Right(run)
 
 
 def starter(run: RunDir) -> tuple[Owner | None, bool | None]:

@@ -18,7 +18,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold, starter
 from hpctrain.scheduler import answers, client
-from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original
+from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original, perhaps_of
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
@@ -32,6 +32,7 @@ LOST_S = 86400.0  # accounting may show a job as running for ever that nobody ha
 UNREACHABLE = "unreachable"
 UNKNOWN = "unknown"
 _RESUMES = "hpctrain resume goes on from its last checkpoint"
+_WAITS = "was never started, and nobody is known to start it: hpctrain resume {}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
-        if job is None and has_left_its_array(seen.run, seen.submission, arrays):
+        if job is None and (others := perhaps_of(seen.run, seen.submission, queue)):
+            row = _doubtful(row, others[-1])
+        elif job is None and has_left_its_array(seen.run, seen.submission, arrays):
             row = _settle_forgotten(row)
         else:
             row = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
@@ -268,6 +271,15 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: boo
     )
 
 
+def _doubtful(row: Row, job: answers.Job) -> Row:
+    """The row of a run whose submission is damaged, and of which `job` may be, or of another folder's run."""
+    detail = (
+        f"job {job.job_id} is of a run of this id, and Slurm does not say in which folder; "
+        f"if it is another's: hpctrain checkpoints {row.run} --unlock"
+    )
+    return replace(row, job_id=job.job_id, scheduler=UNKNOWN, detail=detail)
+
+
 def _settle_forgotten(row: Row) -> Row:
     """The row of a run whose job has ended, and of which Slurm does not say how."""
     if row.phase in FINAL:
@@ -291,6 +303,8 @@ def _settle_local(seen: _Seen) -> Row:
         return replace(
             row, detail=f"this folder is a copy of {copied}, whose jobs are not its own", job_id=None
         )
+    if row.phase == Phase.NEW:
+        return row if _may_begin(run) else replace(row, detail=_WAITS.format(run.run_id))
     if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED):
         return row
     owner, ended = starter(run)
@@ -309,6 +323,22 @@ def _settle_local(seen: _Seen) -> Row:
         return row
     detail = "no heartbeat, and no process of it is left on this host"
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
+
+
+def _may_begin(run: RunDir) -> bool:
+    """Whether somebody may be about to start a run that was never started: it was just made, or one is known to."""
+    with contextlib.suppress(OSError):
+        if clock_of(run.path) - run.config_file.stat().st_mtime <= SILENCE_S:
+            return True
+    owner, ended = starter(run)
+    if owner is not None and ended is None and owner.job_id is not None:
+        ended = client.has_ended(owner.job_id, run.submission.read().slurm_conf)
+    return ended is False
+
+
+def needs_resume(row: Row) -> bool:
+    """Returns whether nothing becomes of a run before somebody starts it: it has a folder, and was never started."""
+    return row.phase == Phase.NEW and row.detail is not None and row.detail.startswith(_WAITS.format(row.run))
 
 
 def table(runs_shown: list[Row]) -> Any:

@@ -17,8 +17,10 @@ from hpctrain.config.settings import Config
 from hpctrain.data.derive import load
 from hpctrain.data.identify import run_id
 from hpctrain.errors import RunFailed, UserError
-from hpctrain.launch import jobs, local
+from hpctrain.launch import local
 from hpctrain.launch.prepare import prepare
+from hpctrain.launch.standing import right_to_start
+from hpctrain.launch.start import hold
 from hpctrain.launch.status import Watch
 from hpctrain.scaling import bench_page, plan
 from hpctrain.scaling.network import Shape
@@ -112,17 +114,22 @@ def planned(wanted: Wanted, kind: Kind) -> Config:
 
 
 def _run_here(run: RunDir, config: Config) -> RunState:
-    ranks = local.start(run, config)
     try:
-        return ranks.finish()
+        with hold(run):
+            ranks = local.start(run, config)
+            try:
+                return ranks.finish()
+            except KeyboardInterrupt:
+                ranks.kill()
+                raise
     except KeyboardInterrupt:
-        ranks.kill()
         shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 
 def _run_as_job(run: RunDir, config: Config, say: Say) -> RunState:
-    job_id = jobs.submit(run, config)
+    with right_to_start(run) as standing:
+        job_id = standing.submit(config)
     say(f"job {job_id}: {run_id(config)}")
     watched = Watch(run, say)
     try:

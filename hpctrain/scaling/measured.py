@@ -7,10 +7,13 @@ profile.json. Times are seconds. No torch, no Slurm. A run that failed or has no
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from typing_extensions import TypedDict
 
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling import horovod_timeline
@@ -19,7 +22,7 @@ from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import load, replace_text
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
@@ -63,12 +66,12 @@ class StudyPlan(StudyFacts):
 
 def is_scaling(study: Path) -> bool:
     """Returns whether the folder is that of a scaling study."""
-    return (study / PLAN).is_file()
+    return os.path.lexists(study / PLAN)  # whatever it is: read_plan says what is wrong with it
 
 
 def read_plan(study: Path) -> StudyPlan:
-    """Returns what `hpctrain scale` planned. Raises UserError if the folder is not a scaling study."""
-    plan = _read_plan(study)
+    """Returns what `hpctrain scale` planned. Raises UserError if the folder is not a scaling study; Damaged."""
+    plan = load(study / PLAN, StudyPlan)
     if plan is None:
         names = [p.parent.name for p in study.parent.glob(f"*/{PLAN}")]
         raise UserError("study", study.name, "is not a scaling study", nearest(study.name, names))
@@ -76,8 +79,8 @@ def read_plan(study: Path) -> StudyPlan:
 
 
 def write_plan(study: Path, facts: StudyFacts, runs: Iterable[PlannedRun]) -> None:
-    """Adds runs to the study's plan. Raises UserError if the study was begun in another mode."""
-    before = _read_plan(study)
+    """Adds runs to the study's plan. Raises UserError if the study was begun in another mode; Damaged."""
+    before = load(study / PLAN, StudyPlan)
     if before and before["mode"] != facts["mode"]:
         raise UserError(
             "scaling.mode",
@@ -86,10 +89,6 @@ def write_plan(study: Path, facts: StudyFacts, runs: Iterable[PlannedRun]) -> No
         )
     known = {run["run"]: run for run in [*(before["runs"] if before else ()), *runs]}
     replace_text(study / PLAN, json.dumps({**(before or {}), **facts, "runs": list(known.values())}))
-
-
-def _read_plan(study: Path) -> StudyPlan | None:
-    return cast("StudyPlan | None", read_json(study / PLAN))
 
 
 def points(study: Path, plan: StudyPlan, data: Kind, job_j: Mapping[str, float] | None = None) -> list[Point]:
@@ -200,8 +199,9 @@ def job_ids(study: Path, plan: StudyPlan) -> list[str]:
 
 
 def warmup_windows(study: Path) -> int:
-    """Returns how many windows at the start of each run are not measured."""
-    return int((read_json(study / PLAN) or {}).get("warmup_windows", 1))
+    """Returns how many windows at the start of each run are not measured. Raises Damaged."""
+    plan = load(study / PLAN, StudyPlan)
+    return plan["warmup_windows"] if plan else 1
 
 
 def profile_of(run: RunDir) -> Profile | None:

@@ -9,9 +9,10 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
+from typing_extensions import TypedDict
 
 from hpctrain.config.settings import Config, Count, DataConfig, Positive, PositiveFloat, ScheduleConfig
 from hpctrain.config.validate import validate

@@ -177,7 +177,6 @@ def _left(config: Config, names: Sequence[str]) -> list[str]:
 
 def _submit(configs: Sequence[Config], one_at_a_time: bool) -> list[str]:
     """One job each, in this order; each begins when the one before has ended, however it ended."""
-    from hpctrain.launch.jobs import submit
     from hpctrain.launch.standing import right_to_start
 
     job_ids: list[str] = []
@@ -185,5 +184,5 @@ def _submit(configs: Sequence[Config], one_at_a_time: bool) -> list[str]:
         run = locate(config.run.root, config.run.study, run_id(config))
         before = job_ids[-1] if one_at_a_time and job_ids else None
         with right_to_start(run) as standing:  # of two calls at once, the second finds the first one's job
-            job_ids.append(standing.job_id or submit(run, config, after=before or standing.leaving))
+            job_ids.append(standing.submit(config, after=before))
     return job_ids

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# `squeue --format` and the order of its fields; the comment is last, as it may hold the separator.
-SQUEUE_FORMAT = "%i|%T|%r|%j|%k"
+# `squeue --format` and the order of its fields; the command is last, as a path may hold the separator.
+SQUEUE_FORMAT = "%i|%T|%r|%j|%k|%o"
 SACCT_FORMAT = "JobID,State,JobName,Comment"
 
 # Slurm's job states (squeue's long names) by what they mean for a run. One that is in none of them says nothing.
@@ -35,13 +35,14 @@ _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as squeue, scontrol or sacct tells it."""
+    """One job as squeue or sacct tells it. `command`: the script that sbatch took, of which sacct says nothing."""
 
     job_id: str
     state: str
     reason: str = ""
     comment: str = ""
     name: str = ""
+    command: str = ""
 
     @property
     def writes(self) -> bool | None:
@@ -69,9 +70,10 @@ def parse_squeue(text: str) -> list[Job]:
     """The answer to `squeue --noheader --format=SQUEUE_FORMAT`."""
     jobs = []
     for line in text.splitlines():
-        fields = line.strip().split("|", 4)
-        if len(fields) == 5:
-            jobs.append(Job(fields[0], fields[1], fields[2], fields[4], fields[3]))
+        fields = line.strip().split("|", 5)
+        if len(fields) == 6:
+            job_id, state, reason, name, comment, command = fields
+            jobs.append(Job(job_id, state, reason, comment, name, command))
     return jobs
 
 

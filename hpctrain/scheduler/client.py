@@ -72,22 +72,6 @@ def queue(slurm_conf: str | None = None) -> dict[str, Job]:
     return {job.job_id: job for job in answers.parse_squeue(run(command, slurm_conf))}
 
 
-class Queues:
-    """The queue of each cluster, asked for once."""
-
-    def __init__(self) -> None:
-        self._told: dict[str | None, dict[str, Job] | None] = {}
-
-    def of(self, slurm_conf: str | None) -> dict[str, Job] | None:
-        """Returns what `queue` does; None if Slurm does not answer."""
-        if slurm_conf not in self._told:
-            try:
-                self._told[slurm_conf] = queue(slurm_conf)
-            except Unreachable:
-                self._told[slurm_conf] = None
-        return self._told[slurm_conf]
-
-
 def max_array_size(slurm_conf: str | None = None) -> int:
     """One more than the tasks that a job array may have. Raises Unreachable."""
     return answers.parse_max_array_size(run(["scontrol", "show", "config"], slurm_conf))
@@ -126,16 +110,25 @@ class Snapshot:
 
     def __init__(self, slurm_conf: str | None = None) -> None:
         self._conf = slurm_conf
-        self._queue: dict[str, Job] | None = None
+        self._told: dict[str, Job] | Unreachable | None = None
         self._arrays: dict[str, Job] | None = None
         self._history: dict[str, dict[str, Job]] = {}
 
+    def queue(self) -> dict[str, Job]:
+        """Returns what the function `queue` does. Raises Unreachable, from then on without asking again."""
+        if self._told is None:
+            try:
+                self._told = queue(self._conf)
+            except Unreachable as error:
+                self._told = error
+        if isinstance(self._told, Unreachable):
+            raise self._told
+        return self._told
+
     def job(self, job_id: str) -> Job | None:
         """Returns a job; None if Slurm knows nothing of it, which is not an end. Raises Unreachable."""
-        if self._queue is None:
-            self._queue = queue(self._conf)
-        if job_id in self._queue:
-            return self._queue[job_id]
+        if job_id in self.queue():
+            return self.queue()[job_id]
         array = job_id.partition("_")[0]
         if array not in self._history:
             self._history[array] = history([array], self._conf)
@@ -155,15 +148,28 @@ class Snapshot:
         if job.writes is None:
             return None
         # Accounting alone may not know of the end yet, or of the next start.
-        held = self._queue is not None and job_id in self._queue
-        return not job.writes if held else (job.state in answers.ENDED or None)
+        return not job.writes if job_id in self.queue() else (job.state in answers.ENDED or None)
 
     def _has_left_its_array(self, job_id: str) -> bool:
         """Whether the queue shows other tasks of an array, but not this one: so Slurm forgets tasks that have ended."""
         array, is_task, _ = job_id.partition("_")
         if self._arrays is None:
-            self._arrays = answers.one_of_each_array((self._queue or {}).values())
+            self._arrays = answers.one_of_each_array(self.queue().values())
         return bool(is_task) and array in self._arrays
+
+
+class Queues:
+    """The queues of several clusters, each asked for once."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[str | None, Snapshot] = {}
+
+    def of(self, slurm_conf: str | None) -> dict[str, Job] | None:
+        """Returns what `queue` does; None if Slurm does not answer."""
+        try:
+            return self._snapshots.setdefault(slurm_conf, Snapshot(slurm_conf)).queue()
+        except Unreachable:
+            return None
 
 
 def has_ended(job_id: str, slurm_conf: str | None = None) -> bool | None:

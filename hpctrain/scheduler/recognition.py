@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hpctrain.scheduler.answers import Job
+from hpctrain.scheduler.answers import ENDED, Job
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Submission
 
@@ -34,9 +34,31 @@ def is_of(run: RunDir, submission: Submission, job: Job) -> bool:
 
 
 def is_newest(run: RunDir, submission: Submission, job: Job) -> bool:
-    """Returns whether `job` is of the newest submission, or of any if nobody knows which that is, by its comment."""
-    comment = comment_of(run.run_id, submission.token)
-    return job.comment.startswith(comment_of(run.run_id, "")) if submission.damage else job.comment == comment
+    """Returns whether `job` is of the newest submission, by its comment; or of any if nobody knows which that is."""
+    if submission.damage:
+        return _works_for(run, job) is True
+    return job.comment == comment_of(run.run_id, submission.token)
+
+
+def perhaps_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> list[Job]:
+    """Returns the living jobs that may be the run's, if its submission is damaged: nobody knows of which folder."""
+    if not submission.damage:
+        return []
+    return [job for job in jobs.values() if job.state not in ENDED and _works_for(run, job) is None]
+
+
+def _works_for(run: RunDir, job: Job) -> bool | None:
+    """Whether a job is a run's, by its comment and the folder of its script; None if it is one of the same run id, and
+    Slurm does not say of which folder, or says one that is not there any more."""
+    if not job.comment.startswith(comment_of(run.run_id, "")):
+        return False
+    script = Path(job.command)
+    if script.parent.name != run.submitit.name:  # somebody's own script, or Slurm does not say
+        return None
+    try:
+        return script.parent.samefile(run.submitit)
+    except OSError:
+        return None
 
 
 def jobs_of(run: RunDir, submission: Submission, jobs: Mapping[str, Job]) -> list[Job]:

@@ -1,4 +1,4 @@
-"""What the ranks of each attempt said of themselves: attempts/<n>/rank_<r>.json and failure.json below a run's folder.
+"""What the ranks of each attempt said: attempts/<n>/rank_<r>.json, failure.json and saved.json below a run's folder.
 
 Takes the run's folder; returns records. Files that are damaged say nothing. No torch.
 """
@@ -58,6 +58,13 @@ def failure(run: Path, number: int) -> Failure | None:
     """Returns why an attempt failed; None if no rank has said so."""
     with contextlib.suppress(Damaged):
         return load(_folder(run, number) / "failure.json", Failure)
+    return None
+
+
+def saved(run: Path, number: int) -> int | None:
+    """Returns a step of which an attempt said that it was saved: the first; None if it has said so of none."""
+    with contextlib.suppress(Damaged):
+        return load(_folder(run, number) / "saved.json", int)
     return None
 
 

@@ -13,7 +13,7 @@
     profile.json         a step taken apart (train.profile)                 rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
     classes.json         what the classes of a set of pictures are called   rank 0
-    attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), job.sbatch
+    attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), saved.json (a step), job.sbatch
     checkpoints/         checkpoints/saver.py
     submitit/            submitit's own files
 
@@ -243,8 +243,13 @@ class RunDir:
             state.checkpoint,
             *(state.starts or ()),
             *(end.step for end in summary_records(self.metrics_file)),
+            *(attempts.saved(self.path, number) for number in self.attempts()),
         ]
         return max((step for step in told if isinstance(step, int)), default=0)
+
+    def note_saved(self, attempt: int, step: int) -> None:
+        """Notes beside an attempt's logs that a step was saved: a purge may leave that alone."""
+        replace_text(self.attempt(attempt) / "saved.json", json.dumps(step))
 
     def write_profile(self, values: Mapping[str, Any]) -> None:
         """Writes profile.json: how long each part of a step takes."""

@@ -214,9 +214,10 @@ class StateFile:
     """state.json of one run. One writer at a time: rank 0, or the launcher while no rank runs.
 
     `stands` tells whether this process's right to write is still the newest (storage/lock.py): an attempt that others
-    have taken over must not end a run that goes on elsewhere. Such a writer keeps what it has said, so that a word of
-    an attempt before it, which came between, does not stay. `rebuild` returns what the run's other files say of its
-    state if this one is missing (None) or damaged (why); the next one who writes a state writes that as well.
+    have taken over must not end a run that goes on elsewhere. Such a writer keeps what it has said, written or not: the
+    next write says it again, and a word of an attempt before it, which came between, does not stay. `rebuild` returns
+    what the run's other files say of its state if this one is missing (None) or damaged (why); the next one who writes
+    a state writes that as well.
     """
 
     def __init__(
@@ -310,8 +311,8 @@ class StateFile:
         """An end that the scheduler alone knew of."""
         self._write(phase=phase, reason=reason, detail=detail)
 
-    def _look(self) -> tuple[RunState, float | None, bytes]:
-        """The state, when it was written, and the content of the file, or what it should be."""
+    def _look(self) -> tuple[RunState, float | None, bytes | None]:
+        """The state, when it was written, and the content of the file; None if that does not hold the state."""
         try:
             content, written_s = read_small(self.path)
             state = parse(self.path, content, RunState)
@@ -322,11 +323,20 @@ class StateFile:
             state = self._rebuild(None)
         except Damaged as error:
             state = self._rebuild(error.why)
-        known = {key: value for key, value in asdict(state).items() if value is not None and key != "damage"}
-        return state, state.heartbeat, json.dumps(known if state.damage else {}).encode()
+        return state, state.heartbeat, None
+
+    def _kept(self) -> dict[str, Any]:
+        """What a writer keeps of what was there before: the whole file, or what was found again of a lost one."""
+        state, _, content = self._look()
+        if content is not None:
+            known: dict[str, Any] = json.loads(content)
+            return known
+        if state.damage is None:  # it was never started
+            return {}
+        return {key: value for key, value in asdict(state).items() if value is not None and key != "damage"}
 
     def _write(self, **changes: Any) -> RunState:
-        before = json.loads(self._look()[2]) if self._said is None else self._said
+        before = self._kept() if self._said is None else self._said
         values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])

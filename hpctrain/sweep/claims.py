@@ -12,13 +12,16 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
+from typing_extensions import TypedDict
+
+from hpctrain.errors import Damaged
 from hpctrain.scheduler.client import Snapshot
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import Number, load, replace_text
 from hpctrain.storage.lock import JobEnded, Owner, has_ended, this_process
 from hpctrain.sweep.study_dir import Work, publish
 
@@ -26,19 +29,21 @@ JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that e
 
 
 class ClaimRecord(TypedDict, total=False):
-    """The file of a claim; empty if it is missing or damaged. The keys from `until` on are there once it is over.
+    """The file of a claim; empty if it is missing. The keys from `until` on are there once it is over.
 
-    `owner` is lock.Owner's fields. `seconds` and `job` are those of study_dir.Ended.
+    `seconds` and `job` are those of study_dir.Ended. `damage` names a file that is damaged, and says why: then nothing
+    else is known. It is never in the file.
     """
 
-    owner: dict[str, Any]
-    began: float
+    owner: Owner
+    began: Number
     key: str
-    until: float
+    until: Number
     outcome: str
     reason: str | None
-    seconds: float
+    seconds: Number
     job: str
+    damage: str
 
 
 @dataclass
@@ -91,15 +96,15 @@ def take(folder: Path, work: Work, last: int = 0, job_ended: JobEnded | None = N
         return None
     earlier = [read(folder, work.key, n) for n in range(1, last + 1)]
     path = _path(folder, work.key, last + 1)
-    record: ClaimRecord = {"owner": asdict(mine), "began": time.time(), "key": work.key}
-    return Claim(work, path, last + 1, earlier) if publish(path, json.dumps(record).encode()) else None
+    record: ClaimRecord = {"owner": mine, "began": time.time(), "key": work.key}
+    return Claim(work, path, last + 1, earlier) if publish(path, _text(record).encode()) else None
 
 
 def is_over(record: ClaimRecord, mine: Owner, job_ended: JobEnded | None = None) -> bool:
     """Returns whether nobody works on this claim any more, as far as this process can know."""
     if record.get("outcome") is not None:
         return True
-    return "owner" not in record or bool(has_ended(Owner(**record["owner"]), mine, job_ended))
+    return "owner" not in record or bool(has_ended(record["owner"], mine, job_ended))
 
 
 def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
@@ -108,7 +113,7 @@ def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
     """
     if is_over(record, mine, slurm.has_ended):
         return False
-    owner = Owner(**record["owner"])
+    owner = record["owner"]
     if has_ended(owner, mine, None) is False:
         return True
     return (owner.job_id is not None and slurm.job(owner.job_id) is not None) or None
@@ -120,13 +125,25 @@ def unlock(folder: Path, key: str, number: int) -> None:
 
 
 def read(folder: Path, key: str, number: int) -> ClaimRecord:
-    """Returns the record of a claim; empty if there is no such claim or it is damaged."""
-    return cast("ClaimRecord", read_json(_path(folder, key, number)) or {})
+    """Returns the record of a claim; empty if there is no such claim."""
+    return _read(_path(folder, key, number))
 
 
 def _close(path: Path, outcome: str, **facts: Any) -> None:
-    record = (read_json(path) or {}) | {"until": time.time(), "outcome": outcome, **facts}
-    replace_text(path, json.dumps(record))
+    before = _read(path)
+    before.pop("damage", None)
+    replace_text(path, _text({**before, "until": time.time(), "outcome": outcome, **facts}))
+
+
+def _read(path: Path) -> ClaimRecord:
+    try:
+        return load(path, ClaimRecord) or {}
+    except Damaged as error:
+        return {"damage": str(error)}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, default=asdict)
 
 
 def _path(folder: Path, key: str, number: int) -> Path:

@@ -13,8 +13,8 @@ from hpctrain import job_environment
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler import client
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.last_word import EXIT_DISK_FULL
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.storage.succession import superseded

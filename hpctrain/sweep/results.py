@@ -151,6 +151,13 @@ def seconds(study: StudyDir) -> dict[str, float]:
     return spent
 
 
+def damage(study: StudyDir) -> list[str]:
+    """Returns what is wrong with claims that are damaged, in a line each: their turns do not count as costs."""
+    found = claims.newest(study.claims).items()
+    records = (claims.read(study.claims, key, n) for key, last in found for n in range(1, last + 1))
+    return [record["damage"] for record in records if "damage" in record]
+
+
 def usage(study: StudyDir) -> Usage:
     """Returns how the slots of the study's jobs were used, from a job's start to its last sign of life.
 

@@ -10,7 +10,6 @@ from hpctrain.checkpoints import upkeep
 from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client
 from hpctrain.storage import lock
-from hpctrain.storage.lock import Owner
 from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import StudyDir
@@ -54,6 +53,6 @@ def _jobs(study: StudyDir, slurm: client.Snapshot) -> list[str]:
         except RunFailed:  # its rank lives, whoever claimed it
             continue
         claims.unlock(study.claims, key, number)
-        owner = Owner(**record["owner"])
+        owner = record["owner"]
         ended.add(f"job {owner.job_id}" if owner.job_id else f"process {owner.pid} on {owner.host}")
     return sorted(ended)

@@ -28,8 +28,8 @@ from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import hold
 from hpctrain.scheduler import client
 from hpctrain.scheduler.time_limit import TimeLimit
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.lock import this_process
-from hpctrain.storage.patience import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, Submission, reason_of_oserror
 from hpctrain.sweep.claims import JUDGED, Claim
@@ -197,6 +197,9 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> None:
     """Start the run of a claim, or find that it has nothing left to do, or that somebody else is at it."""
     trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
     slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
+    for record in claim.earlier:
+        if "damage" in record:
+            _say(record["damage"])
     config = patiently(lambda: _prepare(job, run, trial, claim))
     if config is None:
         patiently(lambda: claim.close("locked"))

@@ -16,7 +16,7 @@ from hpctrain.config.image_sizes import image_size
 from hpctrain.config.settings import Config
 from hpctrain.data import sampler
 from hpctrain.errors import RunFailed
-from hpctrain.storage.patience import patiently
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.records import SummaryRecord, ValidationRecord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason

@@ -6,6 +6,7 @@ directory, and the rank's log. Units are in the names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from hpctrain.config.settings import TrainConfig
 from hpctrain.errors import RunFailed
-from hpctrain.storage.patience import Tolerance, left_out, patiently
+from hpctrain.storage.full_disk import Tolerance, left_out, patiently
 from hpctrain.storage.records import Record
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
@@ -41,13 +42,13 @@ class Reporter:
     def __init__(
         self, run: RunDir, attempt: int, enabled: bool, loggers: Sequence[str] = ("json_lines",)
     ) -> None:
-        """`enabled`: this is rank 0. `loggers`: names of LOGGERS; `begin` makes them."""
+        """`run` is held by rank 0, which is `enabled`. `loggers`: names of LOGGERS; `begin` makes them."""
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
+        self._has_saved = False  # and the attempt's folder says so
         # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
-        self._unsaid: dict[str, Any] = {}  # what no heartbeat on disk has said yet
         self._beats = Tolerance("heartbeat", UNTOLD_S)
         self._names, self._loggers = loggers, list[tuple[Logger, Tolerance]]()
 
@@ -83,8 +84,9 @@ class Reporter:
     def beat(self, now: bool = False, **values: Any) -> None:
         """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says. Raises RunFailed
-        if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must be.
+        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says (run_state.py).
+        Raises RunFailed if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must
+        be.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return
@@ -93,13 +95,15 @@ class Reporter:
                 return
             self._see_written(self._beating)
         self._beat_s = time.monotonic()
-        self._unsaid |= values
+        if not self._has_saved and (step := values.get("checkpoint")):
+            with contextlib.suppress(OSError):  # the next heartbeat tries again
+                self._run.note_saved(self._attempt, step)
+                self._has_saved = True
         if now:
             self._beating = None
-            patiently(lambda: self._run.state.beat(**self._unsaid))
-            self._unsaid = {}
+            patiently(lambda: self._run.state.beat(**values))
         else:
-            self._beating = self._writer.submit(self._run.state.beat, **self._unsaid)
+            self._beating = self._writer.submit(self._run.state.beat, **values)
 
     def _see_written(self, beating: Future[Any]) -> None:
         """Wait for a heartbeat, and note whether it was written."""
@@ -109,7 +113,6 @@ class Reporter:
             self._beats.failed(error)
         else:
             self._beats.worked()
-            self._unsaid = {}
 
     def say(self, text: str) -> None:
         """Print a line for people into the log of rank 0."""

@@ -17,7 +17,7 @@ from hpctrain.data.identify import refuse_change_here
 from hpctrain.report.curves import draw_curves
 from hpctrain.scheduler.time_limit import TimeLeft, TimeLimit
 from hpctrain.storage import lock
-from hpctrain.storage.patience import left_out, patiently
+from hpctrain.storage.full_disk import left_out, patiently
 from hpctrain.storage.records import train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason

@@ -26,10 +26,10 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.storage import last_word
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
+from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.lock import JobEnded, this_process
-from hpctrain.storage.patience import PATIENCE_S, patiently
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 from hpctrain.storage.run_state import Reason, reason_of_oserror
 from hpctrain.storage.succession import superseded

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from hpctrain.config.load import to_dict
 from hpctrain.data.derive import load
-from hpctrain.storage import patience
+from hpctrain.storage import full_disk
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.worker import work
@@ -154,7 +154,7 @@ def end_of(pid):
 def stopped(disk, monkeypatch):
     """A run of one rank on the small disk that was asked to stop in its middle, as before a requeue."""
     monkeypatch.syspath_prepend(NETWORKS)
-    monkeypatch.setattr(patience, "PATIENCE_S", 10.0)
+    monkeypatch.setattr(full_disk, "PATIENCE_S", 10.0)
     run = RunDir(disk.place / "run")
     run.create(to_dict(load([f"experiment={SLOW[0]}", *SLOW[1:]])))
     pid = child(run, "first")
@@ -188,7 +188,7 @@ def test_a_job_that_comes_back_onto_a_full_disk_says_so_without_it(disk, stopped
 
 
 def test_room_that_comes_back_while_a_run_starts(disk, stopped, undisturbed, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(full_disk, "PATIENCE_S", 60.0)
     disk.fill()
     pid = child(stopped, "second")
     time.sleep(5)

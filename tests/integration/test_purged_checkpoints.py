@@ -83,6 +83,11 @@ def metrics_too(run):
     run.metrics_file.unlink()
 
 
+def all_but_attempts(run):
+    metrics_too(run)
+    run.state_file.unlink()
+
+
 def all_files_and_no_folder(run):
     """As scratch purges do; what is read often stays."""
     for path in run.path.rglob("*"):
@@ -90,7 +95,10 @@ def all_files_and_no_folder(run):
             path.unlink()
 
 
-@pytest.mark.parametrize("purge", [steps, whole_folder, attempts_too, metrics_too, all_files_and_no_folder])
+@pytest.mark.parametrize(
+    "purge",
+    [steps, whole_folder, attempts_too, metrics_too, all_but_attempts, all_files_and_no_folder],
+)
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run, purge):
     purge(run)
     before = run.metrics_file.read_bytes() if run.metrics_file.exists() else None

@@ -53,7 +53,8 @@ def test_a_clock_that_is_an_hour_ahead_ends_nothing(cluster, run, same_weights):
     job_id = job.submit(PYTHONPATH=AHEAD)["job_id"]
     job.await_end("done", "DONE")
     assert (job.job_ids, job.state["attempt"]) == ([job_id], 1)
-    assert job.state["started"] > time.time() + 3000, "the ranks' clock was ahead"
+    written_s = (job.path / "state.json").stat().st_mtime  # by the kernel's clock, later than the start
+    assert job.state["started"] > written_s + 3000, "the ranks' clock was ahead"
     same_weights(job)
 
 
@@ -64,9 +65,8 @@ def test_a_limit_that_is_extended_is_seen(cluster, run, same_weights):
     job_id = job.submit()["job_id"]
     job.await_step(1)
     cluster.call("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
-    began_s = time.monotonic()
     job.await_end("done", "DONE")
-    assert time.monotonic() - began_s > 60
+    assert 0.7 * job.state["step"] > 60, "its steps alone take longer than that minute"
     assert (job.job_ids, job.state["attempt"]) == ([job_id], 1)
     same_weights(job)
 

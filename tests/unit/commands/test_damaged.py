@@ -1,8 +1,6 @@
 """Commands that look at runs of which a small file is damaged: they name it, and show the others."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,9 @@ from hpctrain.scheduler.answers import Job
 from hpctrain.storage.run_dir import RunDir, absolute
 from hpctrain.storage.run_state import Submission
 from hpctrain.sweep.study_dir import StudyDir
+from tests.damages import DAMAGES
 
-
-@pytest.fixture(autouse=True)
-def at_once():
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
@@ -43,20 +37,6 @@ def runs(tmp_path, monkeypatch):
     return made
 
 
-def fifo(path):
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-DAMAGES = {
-    "pipe": fifo,
-    "folder": lambda path: (path.unlink(missing_ok=True), path.mkdir()),
-    "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_text('{"phase": "do'),
-    "list": lambda path: path.write_text("[]"),
-    "types": lambda path: path.write_text('{"phase": 5, "job_ids": "77", "epochs": [], "step": "x"}'),
-    "binary": lambda path: path.write_bytes(os.urandom(999)),
-}
 FILES = ("state.json", "submission.json", "pause.json", "metrics.jsonl", "identity.json", "config.yaml",
          "attempts/1/rank_0.json", "attempts/1/failure.json")  # fmt: skip
 
@@ -103,10 +83,20 @@ def queued(runs, monkeypatch):
     run.create(to_dict(config))
     run.state_file.unlink()
     run.submission_file.write_text("[1, 2")
-    jobs = [Job("31", "PENDING", "Priority", f"hpctrain:{run.run_id}:abc", run.run_id), Job("32", "RUNNING")]
+    run.submitit.mkdir()
+    show(monkeypatch, run, run.path)
+    return run
+
+
+def show(monkeypatch, run, folder):
+    """Makes the queue have a job of a run of that id in `folder`; None: Slurm does not say where."""
+    command = f"{folder}/submitit/submission_file_1.sh" if folder else "(null)"
+    jobs = [
+        Job("31", "PENDING", "Priority", f"hpctrain:{run.run_id}:abc", run.run_id, command),
+        Job("32", "RUNNING"),
+    ]
     monkeypatch.setattr(client, "queue", lambda conf=None: {job.job_id: job for job in jobs})
     monkeypatch.setattr(client, "history", lambda ids, conf=None: {})
-    return run
 
 
 def test_the_queue_tells_which_jobs_a_run_has_if_its_files_do_not(queued, capsys):
@@ -126,6 +116,40 @@ def test_cancel_takes_the_job_that_no_file_names(queued, capsys, monkeypatch):
     monkeypatch.setattr(client, "cancel", lambda ids, conf=None: taken.extend(ids))
     cli.main(["cancel", queued.run_id])
     assert taken == ["31"]
+
+
+@pytest.mark.parametrize("folder", [None, "gone"])
+def test_a_job_of_which_nobody_knows_the_folder_is_left_alone_and_none_is_begun_beside_it(
+    queued, capsys, monkeypatch, folder
+):
+    show(monkeypatch, queued, folder and queued.path.with_name(folder))
+    monkeypatch.setattr(client, "cancel", lambda ids, conf=None: pytest.fail("cancelled"))
+    cli.main(["status", queued.run_id, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["phase"], row["job_id"], row["scheduler"]) == ("new", "31", "unknown")
+    assert row["detail"].startswith("job 31 is of a run of this id, and Slurm does not say in which folder")
+    assert cli.main(["resume", queued.run_id]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert f"hpctrain checkpoints {queued.run_id} --unlock" in said[0]
+    assert cli.main(["cancel", queued.run_id]) == 1
+    assert cli.main(["checkpoints", queued.run_id, "--unlock"]) == 0
+    capsys.readouterr()
+    cli.main(["status", queued.run_id, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["job_id"], row["scheduler"]) == (None, None)
+
+
+def test_the_job_of_another_folder_s_run_of_the_same_id_is_nobody_s_here(queued, capsys, monkeypatch):
+    other = queued.path.parents[1] / "other" / queued.run_id
+    (other / "submitit").mkdir(parents=True)
+    show(monkeypatch, queued, other)
+    monkeypatch.setattr(client, "cancel", lambda ids, conf=None: pytest.fail("cancelled"))
+    cli.main(["status", "--study", queued.study, queued.run_id, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["job_id"] is None
+    cli.main(["cancel", "--study", queued.study, queued.run_id])
+    assert "31" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "\0", "[1]"])

@@ -12,7 +12,7 @@ LOGS = {  # they write the log of a rank or of a job
     "checkpoints/policy.py",
     "checkpoints/saver.py",
     "launch/jobs.py",
-    "storage/patience.py",
+    "storage/full_disk.py",
     "sweep/worker.py",
     "training/json_lines.py",
     "training/reporter.py",

@@ -1,6 +1,5 @@
 """Composing reads no data: marks stand where the data has the word, and go to all that refers to them."""
 
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ from hpctrain.config import compose
 from hpctrain.config.data_kinds import DATA_KINDS, DERIVED
 from hpctrain.config.derived import fill, mark
 from hpctrain.config.sweep_grammar import Composer
+from tests import fresh
 
 opened = None  # the paths opened or listed while a test looks; None: nobody looks
 
@@ -58,8 +58,7 @@ def test_composing_imports_nothing_that_reads_data():
         "compose.compose(words)\nsweep_grammar.Composer(words).compose(['optimizer.lr=1'])\n"
         "print([name for name in sys.modules if name.startswith('hpctrain.data')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert fresh.said(code) == "[]"
 
 
 def test_what_refers_to_a_setting_of_the_data_has_its_mark():

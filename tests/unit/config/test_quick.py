@@ -1,8 +1,5 @@
 """The fast path does what Hydra does, or says that Hydra is needed."""
 
-import subprocess
-import sys
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
@@ -11,6 +8,7 @@ from hypothesis import strategies as st
 from hpctrain.config import compose, quick
 from hpctrain.config.conf_files import groups
 from hpctrain.errors import UserError
+from tests import fresh
 
 PARSER = OverridesParser.create()
 
@@ -95,8 +93,7 @@ def test_counting_imports_no_hydra():
         "request(['model=lstm', 'batch=4', 'optimizer=adam'])\n"
         "print([name for name in ('hydra', 'omegaconf', 'torch') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert fresh.said(code) == "[]"
 
 
 def test_an_assignment_sets_what_is_there_alone():

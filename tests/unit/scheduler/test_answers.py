@@ -7,10 +7,11 @@ from hpctrain.scheduler.answers import Job
 
 
 def test_squeue_s_answer():
-    text = "12|PENDING|BeginTime|name|hpctrain:a:b|c\n13_4|RUNNING|None|n|\nnonsense\n"
+    text = "12|PENDING|BeginTime|name|hpctrain:a:b|/a|b/x.sh\n13_4|RUNNING|None|n||(null)\nnonsense\n"
     assert answers.parse_squeue(text) == [
-        Job("12", "PENDING", "BeginTime", "hpctrain:a:b|c", "name"), Job("13_4", "RUNNING", "None", "", "n")
-    ]  # fmt: skip
+        Job("12", "PENDING", "BeginTime", "hpctrain:a:b", "name", "/a|b/x.sh"),
+        Job("13_4", "RUNNING", "None", "", "n", "(null)"),
+    ]
 
 
 @pytest.mark.parametrize(("state", "writes"), [

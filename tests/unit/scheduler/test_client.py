@@ -67,6 +67,26 @@ def test_an_end_needs_evidence(monkeypatch, job_id, ended):
     assert client.Snapshot().has_ended(job_id) is ended
 
 
+def test_each_cluster_is_asked_once_also_if_it_does_not_answer(monkeypatch):
+    asked = []
+
+    def queue(conf):
+        asked.append(conf)
+        if conf == "/away.conf":
+            raise client.Unreachable("no answer")
+        return {"9": Job("9", "RUNNING")}
+
+    monkeypatch.setattr(client, "queue", queue)
+    queues, away = client.Queues(), client.Snapshot("/away.conf")
+    for _ in range(2):
+        assert list(queues.of(None)) == ["9"]
+        assert queues.of("/away.conf") is None
+        with pytest.raises(client.Unreachable, match="no answer"):
+            away.job("9")
+        assert away.has_ended("9") is None
+    assert asked == [None, "/away.conf", "/away.conf"]
+
+
 AWAY = client.Unreachable("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
 RUNNING = "JobId=15 ArrayJobId=12 ArrayTaskId=3\n   JobState=RUNNING Reason=None\n   Requeue=1 Restarts=1 BatchFlag=1\n"
 REFUSED = client.Unreachable("Requested operation is presently disabled for job 12_3")

@@ -13,6 +13,7 @@ from hpctrain.scheduler.recognition import (
     jobs_of,
     moved_from,
     original,
+    perhaps_of,
 )
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Submission
@@ -131,11 +132,25 @@ def test_a_task_that_its_array_is_shown_without_has_ended(run):
     assert not has_left_its_array(run, plain, {"12": Job("12_0", "RUNNING", "", MINE, "lenet-1")})
 
 
-def test_the_newest_submission_is_known_by_its_token_or_by_the_run_if_the_file_is_damaged(run):
-    mine, older = Job("1", "PENDING", "", MINE), Job("2", "PENDING", "", comment_of("lenet-1", "t0"))
-    theirs = Job("3", "PENDING", "", comment_of("lenet-12", "t1"))
+def test_the_newest_submission_is_known_by_its_token_or_by_run_and_folder_if_the_file_is_damaged(
+    run, tmp_path
+):
+    for folder in (run.path, tmp_path / "other" / "lenet-1"):
+        (folder / "submitit").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+
+    def job(number, run_id, token, place):
+        command = f"{tmp_path}/{place}/submitit/submission_file_1.sh" if place else "/home/u/train.sbatch"
+        return Job(number, "PENDING", "", comment_of(run_id, token), run_id, command)
+
+    mine, older = job("1", "lenet-1", "t1", "s/lenet-1"), job("2", "lenet-1", "t0", "link/lenet-1")
+    theirs, same_id = job("3", "lenet-12", "t1", "s/lenet-12"), job("4", "lenet-1", "t2", "other/lenet-1")
+    moved, own_script = job("5", "lenet-1", "t3", "gone/lenet-1"), job("6", "lenet-1", "t4", None)
+    all_of_them = (mine, older, theirs, same_id, moved, own_script)
     known, damaged = Submission("c", "t1"), Submission("c", open=True, damage="empty")
-    assert [is_newest(run, known, job) for job in (mine, older, theirs)] == [True, False, False]
-    assert [is_newest(run, damaged, job) for job in (mine, older, theirs)] == [True, True, False]
-    jobs = {job.job_id: job for job in (theirs, older, mine)}
+    assert [is_newest(run, known, job) for job in all_of_them] == [True] + 5 * [False]
+    assert [is_newest(run, damaged, job) for job in all_of_them] == [True, True] + 4 * [False]
+    jobs = {job.job_id: job for job in all_of_them}
     assert [job.job_id for job in jobs_of(run, damaged, jobs)] == ["1", "2"]
+    assert perhaps_of(run, known, jobs) == []
+    assert perhaps_of(run, damaged, jobs) == [moved, own_script]

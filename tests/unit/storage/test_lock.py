@@ -167,11 +167,11 @@ def test_other_files_among_the_terms_are_no_terms(folder):
 def test_a_process_is_known_by_its_machine_and_slurm_job(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    before = time.time()
+    monkeypatch.setattr(lock.time, "time", lambda: 1000.0)
     found = lock.this_process(4)
     assert (found.attempt, found.host, found.pid) == (4, socket.gethostname(), os.getpid())
     assert (found.job_id, found.restarts, found.step, found.ended) == (None, 0, None, False)
-    assert before <= found.since <= time.time()
+    assert found.since == 1000.0
     assert found.machine == (MACHINE_ID.read_text().strip() if MACHINE_ID.exists() else "")
     kernel, space = found.boot.split()
     assert kernel == Path("/proc/sys/kernel/random/boot_id").read_text().strip()

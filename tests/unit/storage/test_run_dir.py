@@ -71,3 +71,13 @@ def test_which_step_was_saved_is_known_without_the_checkpoints(run, state, recor
     run.state_file.write_text(json.dumps(state))
     run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert run.saved_step() == step
+
+
+def test_an_attempt_s_own_note_of_a_saved_step_is_enough(run):
+    for number in (1, 2):
+        run.attempt(number).mkdir(parents=True)
+    assert run.saved_step() == 0
+    run.note_saved(1, 20)
+    assert run.saved_step() == 20
+    (run.attempt(2) / "saved.json").write_text('"30')
+    assert run.saved_step() == 20, "a damaged one says nothing"

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import signal
 import socket
 from pathlib import Path
 
@@ -15,6 +14,9 @@ from hpctrain.storage.json_files import MOST_BYTES, load, read_small, replace_te
 from hpctrain.storage.records import Damage, last_record, read_lines, train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import RunState, StateFile
+from tests import damages
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def as_socket(path):
@@ -25,22 +27,12 @@ def as_socket(path):
     os.chdir(here)
 
 
-def as_link(path):
-    (path.parent / "elsewhere").write_text('{"phase": "done"}')
-    path.symlink_to(path.parent / "elsewhere")
-
-
-def as_large(path):
-    with path.open("wb") as file:
-        file.truncate(50 * 10**6)
-
-
 DAMAGES = {
     "a pipe": (os.mkfifo, "not a regular file"),
     "a folder": (Path.mkdir, "not a regular file"),
     "a socket": (as_socket, "not a regular file"),
-    "a link": (as_link, "not a regular file"),
-    "50 MB": (as_large, f"larger than {MOST_BYTES // 2**20} MiB"),
+    "a link": (damages.link, "not a regular file"),
+    "50 MB": (damages.huge, f"larger than {MOST_BYTES // 2**20} MiB"),
     "nothing": (Path.touch, "empty"),
     "half": (lambda path: path.write_text('{"phase": "done", "st'), "not JSON: EOF"),
     "binary": (lambda path: path.write_bytes(bytes(range(256))), "not JSON"),
@@ -53,14 +45,6 @@ DAMAGES = {
     "a negative number": (lambda path: path.write_text('{"attempt": -1}'), "attempt: "),
     "half a letter": (lambda path: path.write_text('{"detail": "\\ud800"}'), "not JSON: "),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def at_once():
-    """A reader that waits for a pipe's writer would wait for ever."""
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
 
 
 @pytest.mark.parametrize("name", DAMAGES)

@@ -5,14 +5,17 @@ import multiprocessing
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 
+from hpctrain import cli
 from hpctrain.storage.lock import this_process
 from hpctrain.sweep import claims
-from hpctrain.sweep.study_dir import StudyDir, Trial, Work
+from hpctrain.sweep.study_dir import StudyDir, Trial, Work, stored
+from tests.damages import DAMAGES
+
+PART = {"slurm_conf": None, "on_slurm": False, "sweep": {}, "task": "classification", "fixed": []}
 
 
 @pytest.fixture
@@ -22,22 +25,24 @@ def study(tmp_path):
     return found
 
 
-def test_a_claim_says_whose_it_is_and_then_how_it_ended(study):
-    before_s = time.time()
+def test_a_claim_says_whose_it_is_and_then_how_it_ended(study, monkeypatch):
+    now_s = [1000.0]
+    monkeypatch.setattr(claims.time, "time", lambda: now_s[0])
     claim = claims.take(study.claims, Work("r", 2))
     assert (claim.work, claim.number, claim.earlier) == (Work("r", 2), 1, [])
     assert claim.path == study.claims / "r.2.1.json"
     began = claims.read(study.claims, "r.2", 1)
     assert sorted(began) == ["began", "key", "owner"]
     assert began["key"] == "r.2"
-    assert before_s <= began["began"] <= time.time()
-    assert began["owner"] == asdict(this_process(1)) | {"since": began["owner"]["since"]}
-    claim.close("done", reason="DONE", node_s=1.5)
+    assert began["began"] == 1000.0
+    assert began["owner"] == replace(this_process(1), since=began["owner"].since)
+    now_s[0] = 1007.0
+    claim.close("done", reason="DONE", seconds=1.5)
     ended = claims.read(study.claims, "r.2", 1)
-    assert began["began"] <= ended.pop("until") <= time.time()
-    assert ended == began | {"outcome": "done", "reason": "DONE", "node_s": 1.5}
+    assert ended.pop("until") == 1007.0
+    assert ended == began | {"outcome": "done", "reason": "DONE", "seconds": 1.5}
     next_one = claims.take(study.claims, Work("r", 2), 1)
-    assert claims.read(study.claims, "r.2", 2)["owner"]["attempt"] == 2
+    assert claims.read(study.claims, "r.2", 2)["owner"].attempt == 2
     # A record that is lost or damaged does not keep the end from being written.
     next_one.path.write_text("{half")
     next_one.close("failed")
@@ -54,12 +59,31 @@ def test_the_newest_claim_of_each_piece_of_work(study):
     assert claims.newest(study.claims) == {"a.0": 10, "a.1": 3, "dot.ted.0": 4}
 
 
-def test_a_claim_that_is_missing_or_damaged_is_empty_and_over(study):
-    (study.claims / "r.0.1.json").write_text("[]")
-    for number in (1, 2):
-        record = claims.read(study.claims, "r.0", number)
-        assert record == {}
-        assert claims.is_over(record, this_process(1))
+def test_a_claim_that_is_missing_is_empty_and_over(study):
+    assert claims.read(study.claims, "r.0", 1) == {}
+    assert claims.is_over({}, this_process(1))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_claim_that_is_damaged_is_named_and_over_and_in_nobody_s_way(study, capsys, monkeypatch, damage):
+    run_ids = ["r", "other"]
+    study.add_part(PART | {"trials": [stored(Trial(run_id, (), {}, {})) for run_id in run_ids]})
+    path = study.claims / "r.0.1.json"
+    DAMAGES[damage](path)
+    record = claims.read(study.claims, "r.0", 1)
+    assert list(record) == ["damage"]
+    assert record["damage"].startswith(f"{path} is damaged (")
+    assert claims.is_over(record, this_process(1))
+    monkeypatch.chdir(study.path.parents[1])
+    for command in (["status", "--study", "s"], ["report", "s", "--no-html"]):
+        assert cli.main(command) == 0
+        said = capsys.readouterr()
+        assert "other" in said.out or command[0] == "report"
+        assert command[0] == "status" or said.err.splitlines() == [f"hpctrain: {record['damage']}"]
+    again = claims.take(study.claims, Work("r"), 1)
+    assert (again.number, again.earlier) == (2, [record])
+    claims.unlock(study.claims, "r.0", 1)
+    assert claims.read(study.claims, "r.0", 1)["outcome"] == "unlocked"
 
 
 def test_a_claim_knows_the_ones_before_it(study):
@@ -104,6 +128,8 @@ import sys, time
 from pathlib import Path
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import Work
+
+pytestmark = pytest.mark.usefixtures("at_once")
 assert claims.take(Path(sys.argv[1]), Work("r"))
 print("claimed", flush=True)
 time.sleep(60)

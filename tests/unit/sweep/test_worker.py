@@ -11,7 +11,7 @@ from hpctrain.config import sweep_grammar
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.scheduler.time_limit import TimeLimit
-from hpctrain.storage import patience
+from hpctrain.storage import full_disk
 from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 from hpctrain.storage.run_state import StateFile
@@ -355,7 +355,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("owner", "name"), MOMENTS)
 def test_a_disk_that_is_full_for_a_moment_costs_nothing(study, play, monkeypatch, owner, name):
-    monkeypatch.setattr(patience, "AGAIN_S", 0.0)
+    monkeypatch.setattr(full_disk, "AGAIN_S", 0.0)
     full = FullAt(monkeypatch, owner, name, 3)
     script = play(trains)
     assert (full.left, script.job.full) == (0, None)
@@ -365,8 +365,8 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(study, play, monkeypatch
 
 @pytest.mark.parametrize(("owner", "name"), MOMENTS[:3])
 def test_a_disk_that_stays_full_ends_the_job_but_not_its_other_runs(study, play, monkeypatch, owner, name):
-    monkeypatch.setattr(patience, "AGAIN_S", 0.0)
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(full_disk, "AGAIN_S", 0.0)
+    monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)
     FullAt(monkeypatch, owner, name, 1)
     script = play(trains)
     assert "No space left" in script.job.full

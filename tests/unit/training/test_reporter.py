@@ -19,7 +19,7 @@ SCORES = {"loss": 0.5}
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDir(tmp_path)
+    return RunDir(tmp_path).held_by(lambda: True)
 
 
 def lines(run):
@@ -135,6 +135,16 @@ def test_a_heartbeat_is_written_once_in_a_while_unless_now(run, monkeypatch):
     report.beat(step=3)
     report.close()
     assert run.read_state().step == 3
+
+
+def test_the_first_saved_step_of_an_attempt_is_noted_beside_its_logs(run):
+    run.attempt(3).mkdir(parents=True)
+    with contextlib.closing(Reporter(run, 3, True)) as report:
+        report.beat(now=True, step=1, checkpoint=None)
+        assert list(run.attempt(3).iterdir()) == []
+        for step in (5, 9):
+            report.beat(now=True, step=step, checkpoint=step)
+    assert json.loads((run.attempt(3) / "saved.json").read_text()) == 5
 
 
 class FullAt:

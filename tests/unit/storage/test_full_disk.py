@@ -5,15 +5,15 @@ import errno
 import pytest
 
 from hpctrain.errors import RunFailed
-from hpctrain.storage import patience
-from hpctrain.storage.patience import PATIENCE_S, Tolerance, left_out, patiently
+from hpctrain.storage import full_disk
+from hpctrain.storage.full_disk import PATIENCE_S, Tolerance, left_out, patiently
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(patience.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr(full_disk.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(full_disk.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
     return now
 
 
