@@ -1,8 +1,8 @@
 """What a newcomer adds, added through the public tables alone: no file of the package is touched.
 
 The other additions of docs/architecture.md: a data kind in config/test_data_kinds.py, a reason in
-storage/test_run_state.py, a logger in training/test_reporter.py, a setting in config/test_identity.py, a score that does
-not add up in tests/integration/test_evaluator_ranks.py.
+storage/test_run_state.py, a logger in training/test_reporter.py, a setting in config/test_identity.py, a score
+that does not add up in tests/integration/test_evaluator_ranks.py.
 """
 
 import shutil
