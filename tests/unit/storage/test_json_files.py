@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,10 +166,10 @@ def test_one_byte_too_many(tmp_path):
 
 
 def test_a_file_that_arrives_in_pieces_is_read_whole(tmp_path, monkeypatch):
-    path, read = tmp_path / "state.json", os.read
-    path.write_bytes(b"abcdefgh")
-    monkeypatch.setattr(json_files.os, "read", lambda handle, size: read(handle, min(size, 3)))
-    assert read_small(path)[0] == b"abcdefgh"
+    path, read, content = tmp_path / "state.json", os.read, b"abcdefgh" * (MOST_BYTES // 8)
+    path.write_bytes(content)
+    monkeypatch.setattr(json_files.os, "read", lambda handle, size: read(handle, min(size, MOST_BYTES // 3)))
+    assert read_small(path)[0] == content
 
 
 def test_a_file_that_was_cut_meanwhile_is_what_is_left_of_it(tmp_path, monkeypatch):
@@ -208,6 +209,23 @@ def test_the_place_and_the_fault_are_named(tmp_path, text, why):
         load(tmp_path / "state.json", RunState)
     assert said.value.why.startswith(why)
     assert "state.json" in str(said.value)
+
+
+def test_any_kind_of_record_is_read_and_a_fault_inside_of_it_has_its_place(tmp_path):
+    @dataclass(frozen=True)
+    class Part:
+        step: int
+
+    @dataclass(frozen=True)
+    class Whole:
+        part: Part
+
+    path = tmp_path / "whole.json"
+    path.write_text('{"part": {"step": 3}}')
+    assert load(path, Whole) == load(path, Whole) == Whole(Part(3))
+    path.write_text('{"part": {"step": "3"}}')
+    with pytest.raises(Damaged, match=r"\(part\.step: input should be a valid integer\)"):
+        load(path, Whole)
 
 
 @pytest.mark.parametrize(("text", "value"), [
