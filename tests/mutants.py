@@ -21,6 +21,7 @@ ENOUGH = 0.9
 MODULES = (
     "hardware",
     "job_environment",
+    "patience",
     "training.buckets",
     "training.schedule",
     "training.progress",
@@ -29,6 +30,9 @@ MODULES = (
     "storage.files",
     "storage.succession",
     "storage.lock",
+    "storage.attempts",
+    "storage.json_files",
+    "storage.run_state",
     "checkpoints.policy",
     "checkpoints.tensor_file",
     "models.sampling",
@@ -43,6 +47,7 @@ MODULES = (
     "sweep.arrays",
     "sweep.claims",
     "sweep.leaderboard",
+    "sweep.living",
     "sweep.samplers",
     "sweep.space",
     "config.image_sizes",
@@ -61,6 +66,7 @@ MODULES = (
     "scheduler.recognition",
     "scheduler.site",
     "scheduler.sbatch",
+    "scheduler.time_limit",
 )
 
 

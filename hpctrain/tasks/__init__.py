@@ -6,19 +6,21 @@ Imported by hpctrain.training and everything above it.
 from __future__ import annotations
 
 import pkgutil
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS
+from hpctrain.tasks.evaluator import Evaluator, SummedScores
 
 # What a recurrent model hands from one batch to the next; the samples are dimension 1 of its tensors.
 Carry = tuple[Tensor, ...] | None
 Batch = tuple[Tensor, ...]
 
 
-class Task(Protocol):
+class Task(ABC):
     """The loop knows models only through this.
 
     It is made from its settings and the training data. `loss` returns the sum over the samples of the batch
@@ -29,11 +31,18 @@ class Task(Protocol):
     width: int
     targets: int
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed loss, a scalar; sums (width,); the carry). `batch` is on the device of the model."""
 
+    @abstractmethod
     def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns named scores of `sums`, `width` numbers added up over batches and ranks."""
+        """Returns named figures of `sums`, `width` numbers added up over batches and ranks."""
+
+    def evaluator(self, dataset: Any) -> Evaluator:
+        """Returns what scores one evaluation of `dataset`: by default, `summarise` of the sums over its samples."""
+        del dataset
+        return SummedScores(self.width, self.summarise)
 
 
 def make_task(config: TaskConfig, train_set: Any) -> Task:

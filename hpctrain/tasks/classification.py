@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hpctrain.config.settings import TaskConfig
 from hpctrain.models.losses import cross_entropy, with_auxiliary
 from hpctrain.models.outputs import parts
+from hpctrain.tasks import Batch, Carry, Task
 
 
-class Classification:
+class Classification(Task):
     """A batch is (images (B, C, H, W), labels (B,) int64); sums are (loss, right answers, samples)."""
 
     width = 3
@@ -23,7 +24,7 @@ class Classification:
         del dataset
         self._smoothing = config.label_smoothing
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed cross-entropy in nats, a scalar; sums (3,); the carry).
 
         The loss is smoothed in training only; those of auxiliary heads are added.

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
 from hpctrain.models.losses import cross_entropy
+from hpctrain.tasks import Batch, Carry, Task
 
 UNKNOWN = 0  # the vocabulary's number for what is not in it (data/text/vocabulary.py); also hides a token
 MAX_EXPONENT = 700.0  # e^709 is the largest float
 
 
-class LanguageModelling:
+class LanguageModelling(Task):
     """Next token (Mikolov et al. 2010), by truncated back-propagation: the state goes on, its gradient ends."""
 
     width = 3
@@ -31,9 +32,7 @@ class LanguageModelling:
         lengths = dataset.vocabulary.lengths()
         self._lengths = None if lengths is None else torch.from_numpy(lengths)
 
-    def loss(
-        self, model: nn.Module, batch: tuple[Tensor, ...], carry: tuple[Tensor, ...] | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed loss, a scalar; sums (3,); the state without its gradient). The batch is ((B, T), (B, T))."""
         tokens, targets = batch
         logits, state = model(tokens, carry)
@@ -69,9 +68,7 @@ class MaskedLanguageModelling(LanguageModelling):
     is, k the nearest whole number to its inverse, so that the score does not depend on chance or ranks.
     """
 
-    def loss(
-        self, model: nn.Module, batch: tuple[Tensor, ...], carry: tuple[Tensor, ...] | None
-    ) -> tuple[Tensor, Tensor, None]:
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed loss over hidden tokens, a scalar; sums (3,); None). The batch is ((B, T), (B, T))."""
         del carry
         tokens, _ = batch

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
 from hpctrain.models.losses import ctc
+from hpctrain.tasks import Batch, Carry, Task
 
 
-class SpeechRecognition:
+class SpeechRecognition(Task):
     """A sample's loss is the negative log-likelihood of its text, a character."""
 
     width = 3
@@ -25,7 +26,7 @@ class SpeechRecognition:
     def __init__(self, config: TaskConfig, dataset: Any) -> None:
         del config, dataset
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed loss per character, a scalar; sums (3,); the carry)."""
         spectrogram, frames, labels, counts = batch
         log_probabilities, steps = model(spectrogram, frames)

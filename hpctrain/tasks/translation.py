@@ -18,9 +18,10 @@ from hpctrain.config.settings import TaskConfig
 from hpctrain.data.translation.source import PADDING
 from hpctrain.models.losses import cross_entropy, with_auxiliary
 from hpctrain.models.outputs import parts
+from hpctrain.tasks import Batch, Carry, Task
 
 
-class Translation:
+class Translation(Task):
     """A sample's loss is the mean over the words of its target."""
 
     width = 3
@@ -30,7 +31,7 @@ class Translation:
         del dataset
         self._smoothing = config.label_smoothing
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], carry: None) -> tuple[Tensor, Tensor, None]:
+    def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed mean loss of each pair, a scalar; sums (3,); the carry)."""
         source, lengths, so_far, following = batch
         logits, auxiliary = parts(model(source, lengths, so_far))

@@ -24,7 +24,7 @@ from hpctrain.tasks import make_task
 from hpctrain.training import precision, progress, read_ahead, state
 from hpctrain.training.comm import Comm, bind_device
 from hpctrain.training.energy import Energy, total
-from hpctrain.training.evaluation import SummedScores, evaluate, evaluation_shares
+from hpctrain.training.evaluation import evaluate, evaluation_shares
 from hpctrain.training.exchange import make_exchange
 from hpctrain.training.flop_accounting import Costs
 from hpctrain.training.group_batch_norm import share_norms
@@ -154,7 +154,7 @@ def train(
                 shares = evaluation_shares(len(validation_set), batch, comm)
                 read_ahead.announce(validation_set, ((0, share) for share in shares), config)
                 scores = evaluate(
-                    model, trainer.forward, SummedScores(task, device), validation_set, comm, batch,
+                    model, trainer.forward, task.evaluator(validation_set), validation_set, comm, batch,
                     settings.batch_size, report.beat,
                 )  # fmt: skip
             at.validation_losses.append(scores["loss"])

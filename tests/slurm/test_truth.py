@@ -232,9 +232,20 @@ class TestCancel:
     def test_a_run_in_a_terminal_of_another_host(self, cluster, run):
         """As on a second login node: its process ids mean nothing here."""
         job = run("cluster=local", "resources.nodes=1", "train.steps=2000", "+model.pause_s=0.1")
-        words = [sys.executable, "-m", "hpctrain.cli", "train", *job.settings]
+        there = [
+            sys.executable,
+            SCRIPT,
+            "exec",
+            "--name",
+            cluster.name,
+            "--dir",
+            cluster.folder,
+            "--node",
+            "node1",
+            "--",
+        ]
         with subprocess.Popen(
-            [sys.executable, SCRIPT, "exec", "--name", cluster.name, "--dir", cluster.folder, "--node", "node1", "--", *words],
+            [*there, sys.executable, "-m", "hpctrain.cli", "train", *job.settings],
             env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         ) as terminal:  # fmt: skip
             until(lambda: job.root.exists() and list(job.root.glob("*/*/state.json")), "the run to start")

@@ -1,7 +1,8 @@
 """What a newcomer adds, added through the public tables alone: no file of the package is touched.
 
 The other additions of docs/architecture.md: a data kind in config/test_data_kinds.py, a reason in
-storage/test_run_state.py, a logger in training/test_reporter.py, a setting in config/test_identity.py.
+storage/test_run_state.py, a logger in training/test_reporter.py, a setting in config/test_identity.py, a score
+that does not add up in tests/integration/test_evaluator_ranks.py.
 """
 
 import shutil
@@ -23,7 +24,7 @@ from hpctrain.flops.answer import answer, networks
 from hpctrain.models.network import Network, Unit
 from hpctrain.models.settings import NETWORKS
 from hpctrain.sweep.settings import SweepConfig, objective
-from hpctrain.tasks import make_task
+from hpctrain.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Bag(nn.Module):
         return self.output(words * self.gate(words)), carry
 
 
-class Regression:
+class Regression(Task):
     """A batch is (inputs (B, N), values (B, 1)); sums are (squared error, samples)."""
 
     width, targets = 2, 1
@@ -156,6 +157,9 @@ def test_a_task_with_a_score_of_its_own(line, regression):
         optimizer.step()
         losses.append(task.summarise(sums.tolist())["loss"])
     assert losses[-1] < losses[0]
+    evaluator = task.evaluator(None)
+    evaluator.add(None, batch, sums, range(16))
+    assert evaluator.scores([evaluator.part()])["loss"] == losses[-1]
     assert objective(SweepConfig(), "regression") == ("closeness", True)
 
 

@@ -41,6 +41,13 @@ def test_a_stop_of_any_length_counts_as_two_ticks(stop_s):
     assert looks(Patience(6.0, 1.0, clock), clock, [1.0, stop_s, 1.0, 1.0, 1.0]) == [False] * 4 + [True]
 
 
+def test_a_stop_is_whatever_is_longer_than_two_ticks():
+    clock = FakeClock()
+    assert looks(Patience(20.0, 4.0, clock), clock, [8.0, 3600.0, 4.0]) == [False, False, True]
+    clock = FakeClock()
+    assert looks(Patience(4.0, clock=clock), clock, [3600.0, 3600.0]) == [False, True], "a tick is a second"
+
+
 def test_a_stop_alone_does_not_end_it():
     clock = FakeClock()
     assert looks(Patience(8.0, 0.8, clock), clock, [3600.0]) == [False]

@@ -121,6 +121,29 @@ def test_the_early_answer_says_whether_a_warning_was_for_the_limit():
     assert not limit.is_near()
 
 
+@pytest.mark.parametrize(("takes_s", "asked_again"), [(60.0, False), (61.0, True)])
+def test_no_answer_within_a_minute_is_slurm_s_silence_and_not_a_stop(takes_s, asked_again):
+    """Silence is followed by a minute's rest."""
+    world = World(None, takes_s)
+    limit = world.limit()
+    limit.look()
+    limit.look()
+    assert len(world.asked) == (2 if asked_again else 1)
+
+
+def test_a_job_without_a_margin_goes_on_to_its_end():
+    world = World(900.0)
+    assert world.go_on(TimeLimit(world.ask, clock=world.clock), 1000) == 900.0
+
+
+def test_a_second_before_is_early_enough_to_tell():
+    world = World(900.0)
+    limit = world.limit(margin_s=0.0)
+    limit.look()
+    world.now_s += 899.5
+    assert limit.is_near(0.5)
+
+
 class Over(Exception):
     """Ends the look-out, which otherwise lasts as long as its process."""
 
@@ -142,6 +165,7 @@ def test_it_looks_every_second_in_a_thread_of_its_own(monkeypatch):
     world.limit().watch()
     (thread,) = threads
     assert thread["daemon"], "it does not keep the process"
+    assert thread["name"] == "time limit"
     with pytest.raises(Over):
         thread["target"]()
     assert world.asked == [0, 600, 770]

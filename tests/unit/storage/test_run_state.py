@@ -219,6 +219,54 @@ class TestState:
         assert state.read_with_age(998.0)[1] == 0.0, "clocks are never quite in step"
         assert state.read_with_age(900.0)[1] is None, "no clock tells"
 
+    def test_a_start_forgets_how_the_run_ended_before(self, state, written):
+        state.failed(Reason.ERROR, "it fell", rank=3, attempt=4)
+        assert (written()["attempt"], written()["rank"]) == (4, 3)
+        state.starting(attempt=5)
+        assert written() == {"phase": "starting", "reason": None, "detail": None, "rank": None, "attempt": 5}
+
+    def test_a_stop_says_more_if_there_is_more_to_say(self, state, written):
+        state.stopped(Reason.DONE, in_slurm=False, detail="all 3 epochs")
+        assert written() == {"phase": "done", "reason": "DONE", "detail": "all 3 epochs"}
+
+    def test_the_clocks_may_differ_by_five_seconds_at_most(self, state):
+        state.path.write_text('{"heartbeat": 1.0}')
+        os.utime(state.path, (1000.0, 1000.0))
+        assert state.read_with_age(995.0)[1] == 0.0
+        assert state.read_with_age(994.0)[1] is None
+
+    def test_a_run_that_never_beat_has_no_age(self, state):
+        state.path.write_text('{"phase": "submitted"}')
+        assert state.read_with_age(time.time()) == (RunState(Phase.SUBMITTED), None)
+
+    def test_a_lost_state_is_made_of_the_other_files_and_then_written(self, state, written):
+        found = RunState(Phase.RUNNING, step=7, heartbeat=50.0, damage="missing")
+        asked = []
+        rebuilt = StateFile(state.path, rebuild=lambda why: asked.append(why) or found)
+        assert rebuilt.read_with_age(60.0) == (found, 10.0)
+        state.path.write_text("{")
+        assert rebuilt.read() == found
+        assert asked == [None, "not JSON: EOF while parsing an object at line 1 column 1"]
+        rebuilt.beat(epoch=1.5)
+        assert written() == {"phase": "running", "step": 7, "epoch": 1.5}
+
+    def test_what_was_never_lost_is_not_written(self, state, written):
+        """A run without damage that has no file begins with an empty one."""
+        StateFile(state.path, rebuild=lambda why: RunState(step=7)).beat(epoch=1.5)
+        assert written() == {"epoch": 1.5}
+
+    def test_a_damage_is_never_read_from_the_file(self, state):
+        state.path.write_text('{"phase": "running", "damage": "so it says"}')
+        assert state.read() == RunState(Phase.RUNNING)
+
+    def test_a_new_holder_has_the_same_file(self, state):
+        rebuilt = StateFile(state.path, rebuild=lambda why: RunState(step=7, damage=why or "missing"))
+        held = rebuilt.held_by(lambda: False)
+        assert held.read().step == 7
+        with pytest.raises(RunFailed, match="RUN_LOCKED"):
+            held.beat(step=8)
+        assert not state.path.exists()
+
     def test_who_has_been_taken_over_says_no_more(self, state):
         stands = iter([True, True, False])
         held = StateFile(state.path, lambda: next(stands))
@@ -276,6 +324,25 @@ class TestSubmission:
         again = dataclasses.replace(chain, open=True)  # somebody is about to submit
         assert again.has_passed("4")
         assert chain.without_jobs().has_passed("4")
+
+    def test_a_run_that_goes_on_outside_of_jobs_keeps_only_their_numbers(self):
+        jobs = Submission("c", "t", ("1", "2"), newest=2, open=True, study=True, over=True)
+        assert jobs.without_jobs() == Submission("local", "t", ("1", "2"), newest=0)
+
+    @pytest.mark.parametrize(("comment", "name"), [("c", ""), ("", "n"), ("c", "n")])
+    def test_what_slurm_knows_of_a_job_is_kept(self, comment, name):
+        assert Submission("c").with_jobs(["1"], comment, name).known_as == {"1": (comment, name)}
+        assert Submission("c").with_jobs(["1"]).known_as == {}
+
+    def test_a_lost_submission_is_made_of_the_other_files(self, tmp_path):
+        file = SubmissionFile(
+            tmp_path / "submission.json", lambda why: Submission("c", damage=why or "missing")
+        )
+        assert file.read() == Submission("c", damage="missing")
+        file.path.touch()
+        assert file.read() == Submission("c", damage="empty")
+        file.path.write_text('{"cluster": "d", "damage": "so it says"}')
+        assert file.read() == Submission("d")
 
     def test_what_a_person_says_is_over_is_not_in_slurm(self):
         assert Submission("c", open=True).in_slurm
