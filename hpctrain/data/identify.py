@@ -42,15 +42,20 @@ def forget() -> None:
 def run_id(config: Config) -> str:
     """`<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once in a process."""
     counted: dict[str, Any] = {}
-    for part, (key, place) in _brought(config).items():
+    for part, held in _counted(config).items():
+        if held is None:
+            counted[part] = {"place": _brought(config)[part][1]}
+        elif held.files:
+            counted[part] = held.digest
+    return identity.run_id(config, counted)
+
+
+def _counted(config: Config) -> dict[str, Contents | None]:
+    """Returns the contents that this process makes ids of: those of its first look."""
+    for part, (key, _) in _brought(config).items():
         if key not in _seen:
             _seen[key] = _look(config, part)
-        found = _seen[key]
-        if found is None:
-            counted[part] = {"place": place}
-        elif found.files:
-            counted[part] = found.digest
-    return identity.run_id(config, counted)
+    return {part: _seen[key] for part, (key, _) in _brought(config).items()}
 
 
 def _brought(config: Config) -> dict[str, tuple[Any, str]]:
@@ -78,11 +83,20 @@ def _look(config: Config, part: str) -> Contents | None:
     return None
 
 
-def note(run: RunDir, config: Config) -> None:
-    """Write identity.json, unless it is there."""
+def digests(config: Config) -> dict[str, Any]:
+    """Returns what the run's id was made of, as identity.json has it. Lists of files are in the user's cache."""
+    return {part: _facts(held, inline=0) for part, held in _counted(config).items() if held}
+
+
+def note(run: RunDir, config: Config, made_of: Mapping[str, Any] | None = None) -> None:
+    """Writes identity.json, unless it is there.
+
+    `made_of`: the `digests` of the process that made the run's id; None if it is this one.
+    """
     if not run.identity_file.exists():
-        found = {part: _look(config, part) for part in _brought(config)}
-        _write(run, identity.science(config), {part: _facts(c) for part, c in found.items() if c})
+        if made_of is None:
+            made_of = {part: _facts(held) for part, held in _counted(config).items() if held}
+        _write(run, identity.science(config), made_of)
 
 
 def refuse_change(run: RunDir, config: Config) -> None:
@@ -149,16 +163,16 @@ def _difference(before: Mapping[str, Any], now: Contents) -> str:
     return contents.difference(files, now.files) or "the files have changed since the run began"
 
 
-def _facts(found: Contents) -> dict[str, Any]:
-    """What identity.json says of a part."""
-    short = len(found.files) <= MOST_INLINE
+def _facts(held: Contents, inline: int = MOST_INLINE) -> dict[str, Any]:
+    """Returns what identity.json says of a part; a list of more files than `inline` goes to the user's cache."""
+    short = len(held.files) <= inline
     if not short:
-        path = contents.kept(found.digest)
+        path = contents.kept(held.digest)
         with contextlib.suppress(OSError):
             if not path.exists():
-                replace_text(path, json.dumps({"files": found.files}))
-    files = dict(found.files) if short else None
-    return {"digest": found.digest, "count": len(found.files), "files": files}
+                replace_text(path, json.dumps({"files": dict(held.files)}))
+    files = dict(held.files) if short else None
+    return {"digest": held.digest, "count": len(held.files), "files": files}
 
 
 class _Part(TypedDict):
