@@ -35,12 +35,12 @@ _seen: dict[Any, Contents | None] = {}
 
 
 def forget() -> None:
-    """Look at the files again: a process takes them for unchanged when it makes ids."""
+    """Makes the next id look at the files again: a process takes them for unchanged when it makes ids."""
     _seen.clear()
 
 
 def run_id(config: Config) -> str:
-    """`<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once in a process."""
+    """Returns `<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once."""
     counted: dict[str, Any] = {}
     for part, held in _counted(config).items():
         if held is None:
@@ -59,7 +59,7 @@ def _counted(config: Config) -> dict[str, Contents | None]:
 
 
 def _brought(config: Config) -> dict[str, tuple[Any, str]]:
-    """What the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
+    """Returns what the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
     data, model, parts = config.data, config.model, dict[str, tuple[Any, str]]()
     if data.path or data.source:
         place = str(data.path or data.source)
@@ -72,7 +72,7 @@ def _brought(config: Config) -> dict[str, tuple[Any, str]]:
 
 
 def _look(config: Config, part: str) -> Contents | None:
-    """None for what cannot be seen from here."""
+    """Returns the contents of one part; None for what cannot be seen from here."""
     with contextlib.suppress(UserError):
         if part == "data":
             return contents.of_data(config.data)
@@ -108,25 +108,25 @@ def refuse_change(run: RunDir, config: Config) -> None:
 
 def refuse_change_here(run: RunDir, config: Config) -> None:
     """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
-    found = {part: _look(config, part) for part in ("data", "target", "weights")}
+    held = {part: _look(config, part) for part in ("data", "target", "weights")}
     try:
         stored = _stored(run, config)
         refuse_settings(stored["settings"], config)
     except UserError as error:
         raise RunFailed(Reason.CONFIG_CHANGED, str(error)) from None
     try:
-        _refuse_contents(stored["contents"], config, found)
+        _refuse_contents(stored["contents"], config, held)
     except UserError as error:
         reason = Reason.DATA_ERROR if error.key.startswith("data.") else Reason.CONFIG_CHANGED
         raise RunFailed(reason, str(error)) from None
-    missing = {part: _facts(c) for part, c in found.items() if c and part not in stored["contents"]}
+    missing = {part: _facts(c) for part, c in held.items() if c and part not in stored["contents"]}
     if missing:
         settings = stored["settings"] or identity.science(config)
         _write(run, settings, stored["contents"] | missing)
 
 
-def _refuse_contents(stored: Mapping[str, Any], config: Config, found: Mapping[str, Contents | None]) -> None:
-    for part, now in found.items():
+def _refuse_contents(stored: Mapping[str, Any], config: Config, held: Mapping[str, Contents | None]) -> None:
+    for part, now in held.items():
         before = stored.get(part)
         if now is None or before is None or before["digest"] == now.digest:
             continue
@@ -209,7 +209,7 @@ def _stored(run: RunDir, config: Config) -> _Stored:
 def _makes(name: str, config: Config) -> bool:
     """Returns whether the run of `config` has this id, also if its maker did not see what the user brings."""
     brought = _brought(config)
-    seen = {part: found.digest for part in brought if (found := _look(config, part)) and found.files}
+    seen = {part: held.digest for part in brought if (held := _look(config, part)) and held.files}
     unseen = {part: {"place": place} for part, (_, place) in brought.items()}
     return name in (
         identity.run_id(config, seen),
