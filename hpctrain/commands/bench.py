@@ -13,7 +13,7 @@ ABOUT = """Measures what this machine can do at most (matrix products, memory, s
 step of an experiment: samples/s, GFLOP/s, share of the peak and of the roofline, and where each millisecond goes.
   hpctrain bench                                        the machine alone
   hpctrain bench resources.ranks=2                      and the sums of two ranks
-  hpctrain bench lenet_fashion_mnist resources.ranks=2  and a step, with the experiment's data and with noise
+  hpctrain bench lenet_fashion_mnist resources.ranks=2  and one step, with the experiment's data and with noise
   hpctrain bench EXPERIMENT cluster=NAME resources.nodes=2    the same as Slurm jobs; waits for them
 """
 

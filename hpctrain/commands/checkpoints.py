@@ -89,9 +89,9 @@ def _diff(run: RunDir, names: list[str], as_json: bool) -> int:
             except store.CorruptCheckpoint as error:
                 raise RunFailed(Reason.NO_VALID_CHECKPOINT, str(error)) from None
     with bar("comparing", sum(t.nbytes for t in sides[0].tensors.values())) as tick:
-        found = compare(sides[0], sides[1], tick)
-    print(json.dumps(found.as_json()) if as_json else found)
-    return 0 if found.same else 1
+        diff = compare(sides[0], sides[1], tick)
+    print(json.dumps(diff.as_json()) if as_json else diff)
+    return 0 if diff.same else 1
 
 
 def _prune(run: RunDir, keep_last: int | None) -> int:

@@ -14,13 +14,13 @@ from hpctrain.storage.run_dir import find
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _arguments(argv)
-    found = writer(find(args.root, next(iter(args.words), None), args.study), args.prompt)
+    author = writer(find(args.root, next(iter(args.words), None), args.study), args.prompt)
     out = sys.stdout
     out.write(args.prompt)
-    if found.vocabulary.kind == "word" and not args.prompt.endswith(("\n", " ")):
+    if author.vocabulary.kind == "word" and not args.prompt.endswith(("\n", " ")):
         out.write(" ")
     out.flush()
-    for piece in found.pieces(args.tokens, args.temperature, args.top_k, args.seed):
+    for piece in author.pieces(args.tokens, args.temperature, args.top_k, args.seed):
         out.write(piece)
         out.flush()
     out.write("\n")

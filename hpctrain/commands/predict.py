@@ -26,21 +26,21 @@ def main(argv: list[str]) -> int:
     calibration = calibrations.needed(
         config, settings, " ".join(w for w in args.words if not w.startswith("scaling"))
     )
-    found = calibrations.curve(config, settings, calibration)
+    predicted = calibrations.curve(config, settings, calibration)
     knobs = forecast.other_settings(config, settings, calibration) if args.knobs else []
     if args.plot:
-        forecast.draw(found, Path(args.plot))
+        forecast.draw(predicted, Path(args.plot))
     if args.json:
-        facts = forecast.facts(calibration, calibrations.exchange_of(config), found)
+        facts = forecast.facts(calibration, calibrations.exchange_of(config), predicted)
         print(json.dumps(facts | {"knobs": knobs}))
         return 0
-    _show(found)
+    _show(predicted)
     for knob in knobs:
         print(f"{knob['setting']:32} {1e3 * knob['step_s']:10.1f} ms per step {knob['change']:+.1%}")
     return 0
 
 
-def _show(found: Sequence[Predicted]) -> None:
+def _show(curve: Sequence[Predicted]) -> None:
     heads = ("GPUs", "nodes", "batch", "ms per step", "samples/s", "efficiency", "exposed", "stragglers")
     lines = [
         (
@@ -49,12 +49,12 @@ def _show(found: Sequence[Predicted]) -> None:
             f"{p.efficiency:.0%} ({p.efficiency_low:.0%} to {p.efficiency_high:.0%})",
             f"{p.step.exposed_s / p.step.total_s:.0%}", f"{p.step.straggler_s / p.step.total_s:.0%}",
         )
-        for p in found
+        for p in curve
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     for line in (heads, *lines):
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-    most = forecast.advice(found)
+    most = forecast.advice(curve)
     print(
         f"a prediction, not a measurement; efficiency stays at {WORTH:.0%} or more up to {most} GPUs"
         if most else f"a prediction, not a measurement; no count reaches an efficiency of {WORTH:.0%}"

@@ -43,38 +43,38 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
         if given := getattr(args, flag):
             shown = study.name if given is True else given
             raise UserError(f"--{flag.replace('_', '-')}", shown, "is for scaling studies")
-    found = report.look(study, args.metric)
+    seen = report.look(study, args.metric)
     for line in results.damage(study):
         say(line)
     if args.csv:
-        report.write_table(found, Path(args.csv), "csv")
+        report.write_table(seen, Path(args.csv), "csv")
     if args.parquet:
-        report.write_table(found, Path(args.parquet), "parquet")
+        report.write_table(seen, Path(args.parquet), "parquet")
     page = Path(args.html) if args.html else study.path / "report.html"
     if not args.no_html:
         from hpctrain.sweep.page import study_page
 
-        _write("--html", page, study_page(found))
+        _write("--html", page, study_page(seen))
     if args.json:
-        print(json.dumps(report.as_json(found)))
+        print(json.dumps(report.as_json(seen)))
         return 0
-    _show(found, args.top)
+    _show(seen, args.top)
     if not args.no_html:
         print(f"page: {page}")
     return 0
 
 
-def _show(found: Found, top: int) -> None:
+def _show(seen: Found, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    counts = ", ".join(f"{n} {phase}" for phase, n in found.phases.most_common())
-    print(f"study {found.study.name} ({found.searched}): {len(found.rows)} runs: {counts}")
+    counts = ", ".join(f"{n} {phase}" for phase, n in seen.phases.most_common())
+    print(f"study {seen.study.name} ({seen.searched}): {len(seen.rows)} runs: {counts}")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    keys = [k for k in found.params if k != "seed"]
-    for name in ("", found.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"):
+    keys = [k for k in seen.params if k != "seed"]
+    for name in ("", seen.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"):
         table.add_column(name, overflow="fold", justify="left")
-    for place, s in enumerate(found.settings[:top], 1):
+    for place, s in enumerate(seen.settings[:top], 1):
         half = "" if s.half_width is None else f"{s.half_width:.2g}"
         cells = [str(s.params.get(k, "")) for k in keys]
         table.add_row(
@@ -86,16 +86,16 @@ def _show(found: Found, top: int) -> None:
             *cells,
             report.like_best(s),
         )
-    if found.settings:
+    if seen.settings:
         Console().print(table)
-    if len(found.settings) > top:
-        print(f"... and {len(found.settings) - top} more (--top)")
-    print(found.verdict())
-    for r in [r for r in found.rows if r.phase == Phase.FAILED][:5]:
+    if len(seen.settings) > top:
+        print(f"... and {len(seen.settings) - top} more (--top)")
+    print(seen.verdict())
+    for r in [r for r in seen.rows if r.phase == Phase.FAILED][:5]:
         print(f"failed: {r.run_id}: {r.reason}: {r.detail}", file=sys.stderr)
-    print("; ".join(f"{name} {value}" for name, value in report.cost_facts(found)))
-    if found.best_line:
-        print(f"best: {found.best_line}")
+    print("; ".join(f"{name} {value}" for name, value in report.cost_facts(seen)))
+    if seen.best_line:
+        print(f"best: {seen.best_line}")
 
 
 def _scaling(study: Path, args: argparse.Namespace) -> int:
@@ -106,24 +106,24 @@ def _scaling(study: Path, args: argparse.Namespace) -> int:
     for flag in ("metric", "parquet"):
         if getattr(args, flag):
             raise UserError(f"--{flag}", getattr(args, flag), "is for sweeps")
-    plan, found = scaling_report.analyse(study, scaling_report.job_j(study))
+    plan, analyses = scaling_report.analyse(study, scaling_report.job_j(study))
     if args.write_preset:
-        print(preset.write_preset(study.name, plan["cluster"], found[0].effects), file=sys.stderr)
+        print(preset.write_preset(study.name, plan["cluster"], analyses[0].effects), file=sys.stderr)
     files = {
-        args.csv: ("--csv", scaling_report.as_csv(found)),
-        args.latex: ("--latex", scaling_report.as_latex(plan, found)),
+        args.csv: ("--csv", scaling_report.as_csv(analyses)),
+        args.latex: ("--latex", scaling_report.as_latex(plan, analyses)),
     }
     if args.plot:
-        scaling_plots.write("--plot", Path(args.plot), page.picture(found[0]))
+        scaling_plots.write("--plot", Path(args.plot), page.picture(analyses[0]))
     if not args.no_html:
-        files[args.html or str(study / "report.html")] = ("--html", page.page(study.name, plan, found))
+        files[args.html or str(study / "report.html")] = ("--html", page.page(study.name, plan, analyses))
     for name, (flag, text) in files.items():
         if name:
             _write(flag, Path(name), text)
     if args.json:
-        print(json.dumps(scaling_report.as_json(plan, found)))
+        print(json.dumps(scaling_report.as_json(plan, analyses)))
         return 0
-    print(page.text(study.name, plan, found))
+    print(page.text(study.name, plan, analyses))
     if not args.no_html:
         print(f"page: {args.html or study / 'report.html'}")
     return 0

@@ -26,18 +26,18 @@ def main(argv: list[str]) -> int:
     told: set[str] = set()
     while True:
         queues = client.Queues()
-        found = status.rows(Path(args.root), args.study, args.phase, name, queues)
+        listed = status.rows(Path(args.root), args.study, args.phase, name, queues)
         if args.phase in (None, Phase.SUBMITTED):
             once = functools.partial(_say_once, told)
-            found += overview.waiting(Path(args.root), args.study, name, queues, once)
-        for row in found:
+            listed += overview.waiting(Path(args.root), args.study, name, queues, once)
+        for row in listed:
             for damage in row.damage:
                 _say_once(told, f"{row.study}/{row.run}: {damage}")
         if args.json:
-            print(json.dumps(status.as_json(found)))
+            print(json.dumps(status.as_json(listed)))
         else:
-            _show(found, args)
-        if not args.watch or not any(map(_goes_on, found)):
+            _show(listed, args)
+        if not args.watch or not any(map(_goes_on, listed)):
             return 0
         time.sleep(1)
 
@@ -53,14 +53,14 @@ def _say_once(told: set[str], words: str) -> None:
         say(words)
 
 
-def _show(found: list[Row], args: argparse.Namespace) -> None:
+def _show(listed: list[Row], args: argparse.Namespace) -> None:
     """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
     study = StudyDir(absolute(args.root) / (args.study or ""))
     if args.study and study.exists() and not args.watch:
-        print(overview.summary(study, found))
-    _print_table(status.table(found) if found else f"no runs in {args.root} fit", clear=args.watch)
-    if len(found) == 1 and not args.watch:
-        _explain(found[0], args.root)
+        print(overview.summary(study, listed))
+    _print_table(status.table(listed) if listed else f"no runs in {args.root} fit", clear=args.watch)
+    if len(listed) == 1 and not args.watch:
+        _explain(listed[0], args.root)
 
 
 def _explain(row: Row, root: str) -> None:

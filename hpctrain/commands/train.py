@@ -60,7 +60,7 @@ def _train_here(config: Config) -> int:
 
 
 def _validation_loss(config: Config) -> float | None:
-    """What one of Hydra's sweepers gets from a run."""
+    """Returns what one of Hydra's sweepers minimises: the last validation loss of the run, if it has one."""
     state = locate(config.run.root, config.run.study, run_id(config)).read_state()
     loss = ((state.summary or {}).get("validation") or {}).get("loss")
     return None if loss is None else float(loss)

@@ -64,7 +64,7 @@ class Contents:
 
 
 def of_data(config: DataConfig) -> Contents:
-    """What the data set holds; nothing for a set that needs no file, or has its official ones. Raises UserError."""
+    """Returns what the data set holds; nothing if it needs no file, or has its official ones. Raises UserError."""
     kind = kind_of(config.name)
     if config.source is not None and (config.path is None or kind.files is None):
         if not Path(config.source).is_dir():  # a set of the hub is what its name says
@@ -75,17 +75,17 @@ def of_data(config: DataConfig) -> Contents:
     if kind.files is None:
         return Contents("data.path", str(config.path), {})
     folder, files = pkgutil.resolve_name(kind.files)(config)
-    found = digests(folder, files, whole=kind.whole)
+    held = digests(folder, files, whole=kind.whole)
     official = {file.sha256 for file in SOURCES[config.name].files} if config.name in SOURCES else set()
-    if set(found.values()) <= official:
-        found = {}
+    if set(held.values()) <= official:
+        held = {}
     elif config.path is not None and files == [Path(config.path).expanduser()]:
-        found = {"": found[files[0].name]}
-    return Contents("data.path", str(config.path or folder), found)
+        held = {"": held[files[0].name]}
+    return Contents("data.path", str(config.path or folder), held)
 
 
 def of_weights(path: str) -> Contents:
-    """What the weight file holds. Raises UserError."""
+    """Returns what the weight file holds. Raises UserError."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError("model.weights", path, "no such file")
@@ -93,21 +93,21 @@ def of_weights(path: str) -> Contents:
 
 
 def of_code(target: str) -> Contents:
-    """The user's files behind `package.module:Class`: its top-level package, and those that these import.
+    """Returns the user's files behind `package.module:Class`: its top-level package, and those that these import.
 
     Code of Python, of installed packages and of hpctrain is not the user's: versions name it. Nothing is imported.
     Raises UserError if there is no such package.
     """
     check_target(target)
     importlib.invalidate_caches()
-    waiting, found = [target.partition(":")[0].partition(".")[0]], dict[str, dict[str, str]]()
+    waiting, packages = [target.partition(":")[0].partition(".")[0]], dict[str, dict[str, str]]()
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in packages:
             folder, files = _files_of_package(name)
-            found[name] = digests(folder, files, whole=True) if files else {}
+            packages[name] = digests(folder, files, whole=True) if files else {}
             waiting += sorted({top for file in files if file.suffix == ".py" for top in _imported(file)})
-    return Contents("model.target", target, {k: v for files in found.values() for k, v in files.items()})
+    return Contents("model.target", target, {k: v for files in packages.values() for k, v in files.items()})
 
 
 def _files_of_package(name: str) -> Files:
@@ -120,11 +120,11 @@ def _files_of_package(name: str) -> Files:
         return Path(), []
     places = [Path(place) for place in spec.submodule_search_locations or ()]
     alone = [Path(spec.origin)] if not places and spec.origin and Path(spec.origin).is_file() else []
-    found = [*places, *alone]
-    if not found or any(_installed(place.resolve()) for place in found):
+    origins = [*places, *alone]
+    if not origins or any(_installed(place.resolve()) for place in origins):
         return Path(), []
     files = [*alone, *(p for place in places for p in sorted(place.rglob("*")) if p.suffix in CODE)]
-    return found[0].parent, [p for p in files if p.is_file() and "__pycache__" not in p.parts]
+    return origins[0].parent, [p for p in files if p.is_file() and "__pycache__" not in p.parts]
 
 
 def _installed(place: Path) -> bool:
@@ -148,16 +148,18 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[str, str]:
-    """The digest of each file by its name below `folder`: what this module's first lines say. Raises UserError."""
+    """Returns the digest of each file by its name below `folder`, as the module's first lines say. Raises UserError."""
     names = [os.path.relpath(path, folder) for path in files]
     try:
         stats = _stats(files)
         everything = whole or sum(stat.st_size for stat in stats) <= WHOLE_BYTES
         with _remembered(folder) as known:
-            found = _digests(dict(zip(names, zip(files, stats, strict=True), strict=True)), everything, known)
+            by_name = _digests(
+                dict(zip(names, zip(files, stats, strict=True), strict=True)), everything, known
+            )
     except OSError as error:
         raise UserError("data.path", folder, f"cannot be read: {error}") from None
-    return found if len(found) <= MOST_NAMES else _by_folder(found)
+    return by_name if len(by_name) <= MOST_NAMES else _by_folder(by_name)
 
 
 Known = dict[str, tuple[list[int], str]]  # by name: size, times and inode; and the digest
@@ -166,23 +168,23 @@ Known = dict[str, tuple[list[int], str]]  # by name: size, times and inode; and 
 def _digests(
     files: Mapping[str, tuple[Path, os.stat_result]], everything: bool, known: Known
 ) -> dict[str, str]:
-    found, unread = dict[str, str](), list[str]()
+    by_name, unread = dict[str, str](), list[str]()
     how = {name: _reading(path, stat.st_size, everything) for name, (path, stat) in files.items()}
     for name, (_, stat) in files.items():
         facts, digest = known.get(f"{how[name]}:{name}", ([], ""))
         if how[name] == "size":
-            found[name] = f"{stat.st_size} bytes"
+            by_name[name] = f"{stat.st_size} bytes"
         elif facts == _facts(stat):
-            found[name] = digest
+            by_name[name] = digest
         else:
             unread.append(name)
     with ThreadPoolExecutor(_threads()) as pool:
         read_now = pool.map(lambda name: READ[how[name]](files[name][0]), unread)
         for name, digest in zip(unread, read_now, strict=True):
-            found[name], stat = digest, files[name][1]
+            by_name[name], stat = digest, files[name][1]
             if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED_S:
                 known[f"{how[name]}:{name}"] = (_facts(stat), digest)
-    return found
+    return by_name
 
 
 def _reading(path: Path, size: int, everything: bool) -> str:
@@ -220,9 +222,9 @@ def _sampled(path: Path) -> str:
 READ: dict[str, Callable[[Path], str]] = {"whole": _whole, "sampled": _sampled}
 
 
-def _by_folder(found: Mapping[str, str]) -> dict[str, str]:
+def _by_folder(by_name: Mapping[str, str]) -> dict[str, str]:
     folders: dict[str, list[tuple[str, str]]] = {}
-    for name, digest in found.items():
+    for name, digest in by_name.items():
         parent, _, last = name.rpartition("/")
         folders.setdefault(parent, []).append((last, digest))
     return {
@@ -236,7 +238,7 @@ def _threads() -> int:
 
 
 def kept(name: str) -> Path:
-    """A file of this module's cache; the folder is there if it can be made."""
+    """Returns a file of this module's cache; the folder is there if it can be made."""
     folder = cache_folder().parent / "contents"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -260,12 +262,12 @@ def _remembered(folder: Path) -> Iterator[Known]:
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """What has become of the files, in words: the first that changed, is missing or is new. None if nothing has."""
-    found = [*_different(before, now)]
-    if not found:
+    """Says what has become of the files: the first that changed, is missing or is new. None if nothing has."""
+    changes = [*_different(before, now)]
+    if not changes:
         return None
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{found[0]}{more} since the run began"
+    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    return f"{changes[0]}{more} since the run began"
 
 
 def _different(before: Mapping[str, str], now: Mapping[str, str]) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """A Hugging Face data set: `data.source` is its name (or a local folder), `data.subset` its variant.
 
-Takes a DataConfig; returns its rows, or a Source that streams their text, a row a line. Needs the extra `datasets`;
-its library is imported when rows are read, so not where the tokens are in the cache. Downloads go to its cache.
+Takes a DataConfig; returns its rows, or a Source that streams their text, one row per line. Needs the extra `datasets`;
+its library is imported when rows are read, so not if the tokens are in the cache. Downloads go to its cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HUB_S = 3.0  # after which the hub is taken for unreachable, as it is from most 
 
 
 def load_rows(config: DataConfig) -> Any:
-    """Its splits by name, `train` among them. Raises UserError."""
+    """Returns its splits by name, `train` among them. Raises UserError."""
     if config.source is None:
         raise UserError("data.source", "null", "give the name of a set of the hub, or a folder")
     why = "" if Path(config.source).is_dir() else _offline()
@@ -51,7 +51,7 @@ _found_silent = False  # by us: the library is told by the environment
 
 
 def _offline() -> str:
-    """Why only the cache is looked at, or ""."""
+    """Returns why only the cache is looked at, or ""."""
     global _found_silent
     if not _found_silent:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:

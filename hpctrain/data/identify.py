@@ -35,26 +35,31 @@ _seen: dict[Any, Contents | None] = {}
 
 
 def forget() -> None:
-    """Look at the files again: a process takes them for unchanged when it makes ids."""
+    """Makes the next id look at the files again: a process takes them for unchanged when it makes ids."""
     _seen.clear()
 
 
 def run_id(config: Config) -> str:
-    """`<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once in a process."""
+    """Returns `<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once."""
     counted: dict[str, Any] = {}
-    for part, (key, place) in _brought(config).items():
-        if key not in _seen:
-            _seen[key] = _look(config, part)
-        found = _seen[key]
-        if found is None:
-            counted[part] = {"place": place}
-        elif found.files:
-            counted[part] = found.digest
+    for part, held in _counted(config).items():
+        if held is None:
+            counted[part] = {"place": _brought(config)[part][1]}
+        elif held.files:
+            counted[part] = held.digest
     return identity.run_id(config, counted)
 
 
+def _counted(config: Config) -> dict[str, Contents | None]:
+    """Returns the contents that this process makes ids of: those of its first look."""
+    for part, (key, _) in _brought(config).items():
+        if key not in _seen:
+            _seen[key] = _look(config, part)
+    return {part: _seen[key] for part, (key, _) in _brought(config).items()}
+
+
 def _brought(config: Config) -> dict[str, tuple[Any, str]]:
-    """What the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
+    """Returns what the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
     data, model, parts = config.data, config.model, dict[str, tuple[Any, str]]()
     if data.path or data.source:
         place = str(data.path or data.source)
@@ -67,7 +72,7 @@ def _brought(config: Config) -> dict[str, tuple[Any, str]]:
 
 
 def _look(config: Config, part: str) -> Contents | None:
-    """None for what cannot be seen from here."""
+    """Returns the contents of one part; None for what cannot be seen from here."""
     with contextlib.suppress(UserError):
         if part == "data":
             return contents.of_data(config.data)
@@ -78,11 +83,20 @@ def _look(config: Config, part: str) -> Contents | None:
     return None
 
 
-def note(run: RunDir, config: Config) -> None:
-    """Write identity.json, unless it is there."""
+def digests(config: Config) -> dict[str, Any]:
+    """Returns what the run's id was made of, as identity.json has it. Lists of files are in the user's cache."""
+    return {part: _facts(held, inline=0) for part, held in _counted(config).items() if held}
+
+
+def note(run: RunDir, config: Config, made_of: Mapping[str, Any] | None = None) -> None:
+    """Writes identity.json, unless it is there.
+
+    `made_of`: the `digests` of the process that made the run's id; None if it is this one.
+    """
     if not run.identity_file.exists():
-        found = {part: _look(config, part) for part in _brought(config)}
-        _write(run, identity.science(config), {part: _facts(c) for part, c in found.items() if c})
+        if made_of is None:
+            made_of = {part: _facts(held) for part, held in _counted(config).items() if held}
+        _write(run, identity.science(config), made_of)
 
 
 def refuse_change(run: RunDir, config: Config) -> None:
@@ -94,25 +108,25 @@ def refuse_change(run: RunDir, config: Config) -> None:
 
 def refuse_change_here(run: RunDir, config: Config) -> None:
     """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
-    found = {part: _look(config, part) for part in ("data", "target", "weights")}
+    held = {part: _look(config, part) for part in ("data", "target", "weights")}
     try:
         stored = _stored(run, config)
         refuse_settings(stored["settings"], config)
     except UserError as error:
         raise RunFailed(Reason.CONFIG_CHANGED, str(error)) from None
     try:
-        _refuse_contents(stored["contents"], config, found)
+        _refuse_contents(stored["contents"], config, held)
     except UserError as error:
         reason = Reason.DATA_ERROR if error.key.startswith("data.") else Reason.CONFIG_CHANGED
         raise RunFailed(reason, str(error)) from None
-    missing = {part: _facts(c) for part, c in found.items() if c and part not in stored["contents"]}
+    missing = {part: _facts(c) for part, c in held.items() if c and part not in stored["contents"]}
     if missing:
         settings = stored["settings"] or identity.science(config)
         _write(run, settings, stored["contents"] | missing)
 
 
-def _refuse_contents(stored: Mapping[str, Any], config: Config, found: Mapping[str, Contents | None]) -> None:
-    for part, now in found.items():
+def _refuse_contents(stored: Mapping[str, Any], config: Config, held: Mapping[str, Contents | None]) -> None:
+    for part, now in held.items():
         before = stored.get(part)
         if now is None or before is None or before["digest"] == now.digest:
             continue
@@ -149,16 +163,16 @@ def _difference(before: Mapping[str, Any], now: Contents) -> str:
     return contents.difference(files, now.files) or "the files have changed since the run began"
 
 
-def _facts(found: Contents) -> dict[str, Any]:
-    """What identity.json says of a part."""
-    short = len(found.files) <= MOST_INLINE
+def _facts(held: Contents, inline: int = MOST_INLINE) -> dict[str, Any]:
+    """Returns what identity.json says of a part; a list of more files than `inline` goes to the user's cache."""
+    short = len(held.files) <= inline
     if not short:
-        path = contents.kept(found.digest)
+        path = contents.kept(held.digest)
         with contextlib.suppress(OSError):
             if not path.exists():
-                replace_text(path, json.dumps({"files": found.files}))
-    files = dict(found.files) if short else None
-    return {"digest": found.digest, "count": len(found.files), "files": files}
+                replace_text(path, json.dumps({"files": dict(held.files)}))
+    files = dict(held.files) if short else None
+    return {"digest": held.digest, "count": len(held.files), "files": files}
 
 
 class _Part(TypedDict):
@@ -195,7 +209,7 @@ def _stored(run: RunDir, config: Config) -> _Stored:
 def _makes(name: str, config: Config) -> bool:
     """Returns whether the run of `config` has this id, also if its maker did not see what the user brings."""
     brought = _brought(config)
-    seen = {part: found.digest for part in brought if (found := _look(config, part)) and found.files}
+    seen = {part: held.digest for part in brought if (held := _look(config, part)) and held.files}
     unseen = {part: {"place": place} for part, (_, place) in brought.items()}
     return name in (
         identity.run_id(config, seen),

@@ -71,7 +71,7 @@ class Feeding:
     seed: int = 0
 
     def workers(self) -> int:
-        """Processes that decode: all cores of a GPU's rank but one; few where the cores have to compute."""
+        """Processes that decode: all cores of a GPU's rank but one; few if the cores have to compute."""
         return min(max(1, self.cores - 1), 16) if self.gpu else max(1, self.cores // 8)
 
 
@@ -82,13 +82,13 @@ def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
 
 
 def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
-    """Each split is decoded once and kept where it fits and no random part is drawn, else ahead of each step."""
-    found = sets.find(config)
+    """Each split is decoded once and kept if it fits and no random part is drawn, else ahead of each step."""
+    pictures = sets.find(config)
     shape = config.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError("data.shape", shape, "must be channels (1 or 3), height, width")
     c, h, w = shape
-    splits = {"train": found.train, "validation": found.validation}
+    splits = {"train": pictures.train, "validation": pictures.validation}
     crops = {"train": "random_resized_crop" in config.augment, "validation": False}
     decoding = Decoding((c, h, w), config.resize or min(h, w), config.crop_scale, config.crop_ratio)
     ring = config.prefetch + 1
@@ -103,7 +103,7 @@ def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
     for number, (name, split) in enumerate(splits.items()):
         if int(split.labels.max(initial=0)) >= (config.num_classes or 0):
             raise UserError(
-                "data.num_classes", config.num_classes, f"the set has {len(found.classes)} classes"
+                "data.num_classes", config.num_classes, f"the set has {len(pictures.classes)} classes"
             )
         slots, training = range(number * ring, (number + 1) * ring), name == "train"
         if not crops[name] and len(split.keys) * c * h * w <= config.resident_gb * 2**30:
@@ -115,7 +115,7 @@ def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
             made[name] = StreamedImages(split, finish, decoders, number, slots, shape=(c, h, w), seed=seed)
     if not any(isinstance(dataset, StreamedImages) for dataset in made.values()):
         decoders.close()
-    return Splits(made["train"], made["validation"], {"classes.json": json.dumps(found.classes)})
+    return Splits(made["train"], made["validation"], {"classes.json": json.dumps(pictures.classes)})
 
 
 def load_idx(config: DataConfig, feeding: Feeding) -> Splits:
@@ -161,27 +161,25 @@ def load_synthetic(config: DataConfig, feeding: Feeding) -> Splits:
 def load_text(config: DataConfig, feeding: Feeding) -> Splits:
     """Returns the splits of a text as sequences of tokens, and its vocabulary. Raises UserError."""
     check.check(config)
-    found, length = tokens.load(config), config.sequence_length or 1
-    train, validation = (
-        TextDataset(part, length, found.vocabulary) for part in (found.train, found.validation)
-    )
-    return Splits(train, validation, {"vocabulary.json": json.dumps(found.vocabulary.to_json())})
+    text, length = tokens.load(config), config.sequence_length or 1
+    train, validation = (TextDataset(part, length, text.vocabulary) for part in (text.train, text.validation))
+    return Splits(train, validation, {"vocabulary.json": json.dumps(text.vocabulary.to_json())})
 
 
 def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
     """Returns the splits of a set of recordings. Raises UserError."""
-    found = utterances(config)
+    recordings = utterances(config)
     frames, bins = config.sequence_length or 1, config.frequency_bins or 161
-    train, validation = (SpeechDataset(found[split], frames, bins) for split in ("train", "validation"))
+    train, validation = (SpeechDataset(recordings[split], frames, bins) for split in ("train", "validation"))
     return Splits(train, validation)
 
 
 def load_pairs(config: DataConfig, feeding: Feeding) -> Splits:
     """Returns the splits of a parallel corpus, and its vocabulary. Raises UserError."""
-    found, length = pairs(config), config.sequence_length or 1
-    numbers = vocabulary(found.train, config.vocabulary_size or 1)
+    sentences, length = pairs(config), config.sequence_length or 1
+    numbers = vocabulary(sentences.train, config.vocabulary_size or 1)
     train, validation = (
-        TranslationDataset(part, numbers, length) for part in (found.train, found.validation)
+        TranslationDataset(part, numbers, length) for part in (sentences.train, sentences.validation)
     )
     return Splits(
         train, validation, {"vocabulary.json": json.dumps({"kind": "pairs", "tokens": list(numbers)})}

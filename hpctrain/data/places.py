@@ -24,34 +24,34 @@ SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 
 
 def idx_paths(config: DataConfig) -> dict[tuple[str, str], Path]:
-    """The four IDX files of MNIST or Fashion-MNIST, gzipped or not. Raises UserError."""
+    """Returns the four IDX files of MNIST or Fashion-MNIST, gzipped or not. Raises UserError."""
     folder = find_folder(config.name, config.path)
-    found = {}
+    by_part = {}
     for key, stem in IDX_FILES.items():
         paths = [p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()]
         if not paths:
             raise UserError(
                 "data.path", folder, f"has no {stem}(.gz); hpctrain data fetch {config.name} gets it"
             )
-        found[key] = paths[0]
-    return found
+        by_part[key] = paths[0]
+    return by_part
 
 
 def cifar_paths(config: DataConfig) -> dict[str, list[Path]]:
-    """The files of CIFAR-10's binary version by split. Raises UserError."""
+    """Returns the files of CIFAR-10's binary version by split. Raises UserError."""
     folder = find_folder(config.name, config.path)
     if (folder / CIFAR10_FOLDER).is_dir():
         folder = folder / CIFAR10_FOLDER
     splits = {"train": CIFAR10_TRAIN, "validation": CIFAR10_VALIDATION}
-    found = {split: [folder / name for name in names] for split, names in splits.items()}
-    for path in (path for paths in found.values() for path in paths):
+    by_split = {split: [folder / name for name in names] for split, names in splits.items()}
+    for path in (path for paths in by_split.values() for path in paths):
         if not path.is_file():
             raise UserError("data.path", folder, f"has no {path.name}; hpctrain data fetch cifar10 gets it")
-    return found
+    return by_split
 
 
 def find_folder(name: str, path: str | None = None) -> Path:
-    """data.path where given, else the first of `places` that is there. Raises UserError."""
+    """Returns data.path if it is given, else the first of `places` that is there. Raises UserError."""
     if path:
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -72,10 +72,10 @@ def source_of(config: DataConfig) -> Any:
 
 
 def places(name: str) -> list[Path]:
-    """Where a set may lie: $HPCTRAIN_DATA/<name>, ./data/<name>, the system's folder."""
+    """Returns where a set may lie: $HPCTRAIN_DATA/<name>, ./data/<name>, the system's folder."""
     roots = [os.environ["HPCTRAIN_DATA"]] if os.environ.get("HPCTRAIN_DATA") else []
-    found = [Path(root) / name for root in [*roots, "data"]]
-    return found + [folder for key, folder in SYSTEM_FOLDERS.items() if key == name]
+    own = [Path(root) / name for root in [*roots, "data"]]
+    return own + [folder for key, folder in SYSTEM_FOLDERS.items() if key == name]
 
 
 def idx_files(config: DataConfig) -> tuple[Path, list[Path]]:

@@ -30,7 +30,7 @@ class Share:
     ranks: int = 1
 
     def micro_batches(self, batch_size: int) -> list[slice]:
-        """Its samples in nearly equal parts of at most `batch_size`: as many as on any rank, where they go round."""
+        """Its samples in nearly equal parts of at most `batch_size`: as many as on any rank, if there are enough."""
         count = len(self.indices)
         parts = self._most(batch_size) if self.in_step(batch_size) else -(-count // batch_size)
         return [part(count, number, parts) for number in range(parts)]
@@ -86,7 +86,7 @@ def shares(
     rank: int,
     size: int,
 ) -> Iterator[tuple[int, Share]]:
-    """Of each step of a run: its epoch, and rank `rank`'s share. `order_of(epoch)` is asked once an epoch."""
+    """Of each step of a run: its epoch, and rank `rank`'s share. `order_of(epoch)` is asked once per epoch."""
     order = lru_cache(maxsize=1)(order_of)
     for step in steps:
         epoch, place = divmod(step, per_epoch)

@@ -17,7 +17,7 @@ from hpctrain.config.settings import Config
 from hpctrain.config.sweep_grammar import Composer
 from hpctrain.config.swept import Choice, Interval, Swept
 from hpctrain.data.derive import configure
-from hpctrain.data.identify import run_id
+from hpctrain.data.identify import digests, run_id
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import Trial
 
@@ -44,7 +44,7 @@ def trial(composer: Composer, overrides: tuple[str, ...]) -> tuple[Trial, Config
     """Returns one run with its composed and checked configuration. Raises UserError."""
     config = configure(composer.compose(overrides))
     params = {key: as_value(text) for key, _, text in (o.lstrip("+").partition("=") for o in overrides)}
-    return Trial(run_id(config), overrides, params, to_dict(config)), config
+    return Trial(run_id(config), overrides, params, to_dict(config), contents=digests(config)), config
 
 
 def as_value(text: str) -> Any:

@@ -41,6 +41,7 @@ class Trial:
     """One run of a study: its swept settings, as overrides and as values, and its whole configuration.
 
     `fixed` holds the overrides that its call of `sweep` gave to all runs; the part of that call stores them.
+    `contents` is what its id was made of (identify.digests); None in studies of version 0.1.0.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class Trial:
     params: Mapping[str, Any]
     config: Mapping[str, Any]
     fixed: tuple[str, ...] = ()
+    contents: Mapping[str, Any] | None = None
 
 
 class StoredTrial(TypedDict):
@@ -58,6 +60,7 @@ class StoredTrial(TypedDict):
     params: dict[str, Any]
     config: dict[str, Any]
     fixed: NotRequired[list[str]]
+    contents: NotRequired[dict[str, Any] | None]
 
 
 class Suggestion(StoredTrial):
@@ -322,12 +325,20 @@ def stored(trial: Trial) -> StoredTrial:
         "params": dict(trial.params),
         "config": dict(trial.config),
         "fixed": list(trial.fixed),
+        "contents": None if trial.contents is None else dict(trial.contents),
     }
 
 
 def as_trial(values: StoredTrial, fixed: tuple[str, ...] = ()) -> Trial:
     """Returns the trial that a part or a suggestion stores."""
-    return Trial(values["run_id"], tuple(values["overrides"]), values["params"], values["config"], fixed)
+    return Trial(
+        values["run_id"],
+        tuple(values["overrides"]),
+        values["params"],
+        values["config"],
+        fixed,
+        values.get("contents"),
+    )
 
 
 def publish(path: Path, content: bytes) -> bool:

@@ -233,7 +233,7 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config | None
 def _note_start(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
     """Writes what the run needs to know of this start; returns its settings."""
     config = from_dict(trial.config)
-    identify.note(run, config)
+    identify.note(run, config, trial.contents)
     run.cancel_file.unlink(missing_ok=True)
     run.pause_at(claim.work.epochs)
     study, job_ids = job.study, [job.job_id] if job.job_id else []

@@ -44,6 +44,11 @@ class Cluster:
         assert done.returncode == code, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
+    def link(self, node, side):
+        """Cuts a node's links (`down`) or mends them (`up`)."""
+        links = f"for link in $(ls /sys/class/net | grep -v lo); do ip link set $link {side}; done"
+        self.script("exec", "--node", node, "--", "sh", "-c", links)
+
     def call(self, *command):
         """A Slurm client's output."""
         return subprocess.run(

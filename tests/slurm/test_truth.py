@@ -149,11 +149,7 @@ class TestWhoseWord:
         job = run("+model.pause_s=0.4", "comm.timeout_s=60")
         job_id = job.submit()["job_id"]
         job.await_step(20)
-        link = cluster.call("ip", "-o", "link", "show", "type", "veth")
-        assert link
-        cluster.script(
-            "exec", "--node", "node2", "--", "sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) down"
-        )
+        cluster.link("node2", "down")
         try:
             until(
                 lambda: job.state.get("attempt") == 2 and job.state["phase"] == "running",

@@ -158,12 +158,12 @@ class Walk:
         if name in self.cut:
             self.mend(name)
         elif len(self.stopped | self.cut) < 2 and name not in self.stopped:
-            self.cluster.script("exec", "--node", name, "--", "sh", "-c", _LINK.format("down"))
+            self.cluster.link(name, "down")
             self.cut.add(name)
 
     def mend(self, name):
         """A new start of the node: what ran on it, cut off from the rest, has been seen as lost."""
-        self.cluster.script("exec", "--node", name, "--", "sh", "-c", _LINK.format("up"))
+        self.cluster.link(name, "up")
         self.cluster.script("stop", "node", name)
         self.cluster.script("start", "node", name)
         self.cut.discard(name)
@@ -360,7 +360,6 @@ class Walk:
         return max((int(name.removeprefix("step_")) for name in names if name[5:].isdigit()), default=0)
 
 
-_LINK = "for link in $(ls /sys/class/net | grep -v lo); do ip link set $link {}; done"
 WEIGHTS = {
     "submit": 8, "submit_twice": 2, "resume": 8, "cancel": 4, "sweep": 3, "cancel_study": 1, "clear_up": 4,
     "kill_rank": 4, "kill_job": 3, "requeue_job": 3, "scancel_job": 2, "node": 2, "link": 1, "slurmctld": 3, "disk": 1,

@@ -94,8 +94,8 @@ class Arrow:
         self.open()
         at = int(np.searchsorted(self._starts, int(key), side="right")) - 1
         table, row = self._tables[at], int(key) - int(self._starts[at])
-        found = table.column(self.image)[row]
-        data, path = (found["bytes"], found["path"].as_py()) if hasattr(found, "keys") else (found, None)
+        cell = table.column(self.image)[row]
+        data, path = (cell["bytes"], cell["path"].as_py()) if hasattr(cell, "keys") else (cell, None)
         if not data.is_valid:
             return Folder().read(path or "")
         buffer = data.as_buffer()
@@ -128,7 +128,7 @@ def open_table(path: Path) -> Any:
 class Decoding:
     """From a picture to an array of `shape` (C, H, W).
 
-    The shorter side becomes `resize` and the middle is taken, or, where a crop is drawn, a part of the whole
+    The shorter side becomes `resize` and the middle is taken, or, if a crop is drawn, a part of the whole
     picture becomes H x W.
     """
 
@@ -190,7 +190,7 @@ def broken(name: Name, error: Exception) -> UserError:
 def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The part `box` of `image`, made `size` (width, height): (height, width, channels)."""
     width, height = image.size
-    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, where what is left is not smaller than wanted.
+    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if what is left is not smaller than wanted.
     wanted = (width * size[0] / (box[2] - box[0]), height * size[1] / (box[3] - box[1]))
     image.draft(mode, (math.ceil(wanted[0]), math.ceil(wanted[1])))
     x, y = image.size[0] / width, image.size[1] / height

@@ -34,7 +34,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """The sizes in a file's header, read without the rest. Raises UserError, also where it is truncated."""
+    """Returns the sizes in a file's header, read without the rest. Raises UserError, also if it is truncated."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape = _shape(file.read(4 + 4 * 4))

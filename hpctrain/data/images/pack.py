@@ -77,7 +77,7 @@ def write(
         import pyarrow  # noqa: F401
     except ImportError:
         raise UserError("pack", folder, sets.EXTRA) from None
-    found = sets.of_folder(folder)
+    loose = sets.of_folder(folder)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}.", suffix=".part"))
@@ -86,10 +86,10 @@ def write(
         raise UserError("--into", into, f"cannot be written: {error.strerror or error}") from None
     try:
         splits = {
-            name: tuple(_shards(draft, name, split, found.classes, resize, shard_bytes, track))
-            for name, split in (("train", found.train), ("validation", found.validation))
+            name: tuple(_shards(draft, name, split, loose.classes, resize, shard_bytes, track))
+            for name, split in (("train", loose.train), ("validation", loose.validation))
         }
-        manifest = Manifest(1, found.classes, splits, resize)
+        manifest = Manifest(1, loose.classes, splits, resize)
         with (draft / MANIFEST).open("w") as file:
             json.dump(asdict(manifest), file)
             file.flush()
@@ -186,7 +186,7 @@ def _read(split: Split, resize: int | None) -> Iterator[tuple[bytes, str, int]]:
 
 
 def _checked(split: Split, key: Any, resize: int | None) -> bytes:
-    """A picture's bytes, smaller where asked for. Raises UserError if it is broken."""
+    """Returns a picture's bytes, smaller if that is asked for. Raises UserError if it is broken."""
     data, name = split.reader.read(key)
     try:
         image: Image.Image = Image.open(io.BytesIO(data))

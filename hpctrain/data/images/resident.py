@@ -59,7 +59,7 @@ class ImageDataset:
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) float32 and labels (B,) int64. Augmented where `generator` is given."""
+        """Returns images (B, C, H, W) float32 and labels (B,) int64; augmented if `generator` is given."""
         chosen = torch.from_numpy(indices).to(self._labels.device)
         images = self._finish(self._images.index_select(0, chosen), generator, self._size)
         return images, self._labels.index_select(0, chosen)
@@ -79,7 +79,7 @@ class Finish:
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None, size: int | None) -> Tensor:
-        """(B, C, H, W), or (B, C, size, size) where a size is given: float32 from uint8."""
+        """Returns float32 from uint8: (B, C, H, W), or (B, C, size, size) if a size is given."""
         floats = images.float().mul_(self._scale).add_(self._shift)
         if generator is not None:
             for augment in self._augment:

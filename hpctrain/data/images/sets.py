@@ -74,7 +74,7 @@ class Manifest:
 
 
 def find(config: DataConfig) -> PictureSet:
-    """Both splits, cut to their limits. Raises UserError."""
+    """Returns both splits, cut to their limits. Raises UserError."""
     whole = source_of(config)
     train, validation = (
         Split(split.reader, split.keys[:limit], split.labels[:limit])
@@ -91,8 +91,8 @@ def check(config: DataConfig) -> int:
         check_shards(folder, manifest)
         counts = {split: manifest.samples(split) for split in SPLITS}
     else:
-        found = _listing(str(folder))
-        counts = {split: len(found[1][split]) for split in SPLITS}
+        listed = _listing(str(folder))
+        counts = {split: len(listed[1][split]) for split in SPLITS}
     for split, official in (("train", config.train_samples), ("validation", config.validation_samples)):
         if official and counts[split] != official:
             said = f"holds {counts[split]} pictures for {split}, the official set {official}"
@@ -123,13 +123,13 @@ def of_path(config: DataConfig) -> PictureSet:
 
 
 def of_folder(folder: Path) -> PictureSet:
-    """A folder of pictures, packed or not. Raises UserError."""
+    """Returns a folder of pictures, packed or not. Raises UserError."""
     if (folder / MANIFEST).is_file():
         return _of_pack(folder)
-    classes, found = _listing(str(folder))
+    classes, listed = _listing(str(folder))
 
     def split(name: str) -> Split:
-        pictures = found[name]
+        pictures = listed[name]
         labels = np.fromiter((label for _, label in pictures), np.int64, len(pictures))
         return Split(Folder(str(folder)), [path for path, _ in pictures], labels)
 
@@ -142,7 +142,7 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
     folder = Path(root)
     classes = _class_names(_split_folder(folder, "train"))
     numbers = {name: number for number, name in enumerate(classes)}
-    found = {}
+    listed = {}
     for split in SPLITS:
         place = _split_folder(folder, split)
         pictures = []
@@ -156,12 +156,12 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
         if not pictures:
             raise UserError("data.path", place, f"holds no pictures ({', '.join(sorted(SUFFIXES))})")
         pictures.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
-        found[split] = pictures
-    return classes, found
+        listed[split] = pictures
+    return classes, listed
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder of a set, and what is read of it: the pictures, or pack.json and its shards. Raises UserError."""
+    """Returns the folder of a set, and what is read there: pictures, or pack.json and its shards. Raises UserError."""
     folder = find_folder(config.name, config.path)
     if (folder / MANIFEST).is_file():
         shards = [shard.file for shards in read_manifest(folder).splits.values() for shard in shards]
@@ -198,10 +198,10 @@ def _pictures_below(folder: str) -> list[str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UserError."""
+    """Returns pack.json of a packed folder. Raises UserError."""
     path = folder / MANIFEST
     try:
-        found: Manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
+        manifest: Manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
     except OSError as error:
         raise UserError("data.path", path, f"cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
@@ -210,13 +210,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(
             "data.path", path, f"is not a list of packed pictures: {where}: {first['msg']}"
         ) from None
-    if found.format != 1 or set(found.splits) != set(SPLITS):
-        raise UserError("data.path", path, f"has format {found.format}, this version reads format 1")
-    return found
+    if manifest.format != 1 or set(manifest.splits) != set(SPLITS):
+        raise UserError("data.path", path, f"has format {manifest.format}, this version reads format 1")
+    return manifest
 
 
 def check_shards(folder: Path, manifest: Manifest) -> None:
-    """That every shard is there, with its size. Raises UserError naming the first that is not."""
+    """Checks that every shard is there, with its size. Raises UserError, naming the first that is not."""
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         path = folder / shard.file
         if not path.is_file():

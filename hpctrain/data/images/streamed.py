@@ -33,7 +33,7 @@ CHUNK = 32  # pictures of a task at most: a batch is shared by all processes
 
 @dataclass(frozen=True)
 class Wanted:
-    """A batch to come: its samples, its epoch (for random crops), and pixels a side where not the whole size."""
+    """A batch to come: its samples, its epoch (for random crops), and pixels per side if that is not the whole size."""
 
     indices: Indices
     epoch: int = 0
@@ -107,7 +107,7 @@ class StreamedImages:
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) float32 and labels (B,) int64. Augmented where `generator` is given."""
+        """Returns images (B, C, H, W) float32 and labels (B,) int64; augmented if `generator` is given."""
         self._release()
         start = time.perf_counter()
         coming = self._next(indices)
@@ -162,7 +162,7 @@ class StreamedImages:
         if self._in_use is not None:
             slot, copied = self._in_use
             if copied is not None:
-                copied.synchronize()  # a step ago: done long since
+                copied.synchronize()  # begun one step ago: done long since
             self._free.append(slot)
             self._in_use = None
 

@@ -43,16 +43,16 @@ def count(config: DataConfig) -> int:
 
 
 def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
-    """Both splits, in the order of their ids, cut to their limits. Raises UserError."""
+    """Returns both splits, in the order of their ids, cut to their limits. Raises UserError."""
     folder = source_of(config)
     limits = {"train": config.train_limit, "validation": config.validation_limit}
-    found = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
-    for split, items in found.items():
+    splits = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
+    for split, items in splits.items():
         if not items:
             raise UserError(
                 "data.path", folder, f"has no *.trans.txt in a folder {SPLITS[split]} for {split}"
             )
-    return found
+    return splits
 
 
 def recorded(config: DataConfig) -> Path:
@@ -61,14 +61,14 @@ def recorded(config: DataConfig) -> Path:
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder of a set, and the lists and recordings in its splits. Raises UserError."""
+    """Returns the folder of a set, and the lists and recordings in its splits. Raises UserError."""
     folder = recorded(config)
     below = (path for pattern in SPLITS.values() for part in folder.glob(pattern) for path in part.rglob("*"))
     return folder, sorted(p for p in below if p.name.endswith((".trans.txt", ".flac", ".wav")))
 
 
 def _listed(folder: Path, pattern: str) -> list[Utterance]:
-    found = []
+    heard = []
     for listing in sorted(path for part in folder.glob(pattern) for path in part.rglob("*.trans.txt")):
         for line in listing.read_text(encoding="utf-8").splitlines():
             name, _, text = line.partition(" ")
@@ -80,12 +80,12 @@ def _listed(folder: Path, pattern: str) -> list[Utterance]:
                 raise UserError(
                     "data.path", listing, f"names {name}, but no {name}.flac or .wav is beside it"
                 )
-            found.append(Utterance(audio, text))
-    return found
+            heard.append(Utterance(audio, text))
+    return heard
 
 
 def numbers_of(text: str) -> list[int]:
-    """Characters as a network writes them, 1 and up; others than `CHARACTERS` are left out."""
+    """Returns characters as a network writes them, 1 and up; others than `CHARACTERS` are left out."""
     return [1 + CHARACTERS.index(c) for c in " ".join(text.lower().split()) if c in CHARACTERS]
 
 

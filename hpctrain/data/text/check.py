@@ -11,14 +11,14 @@ def check(config: DataConfig) -> int:
     """Training sequences of the text, which is tokenised for it. Raises UserError if there are none."""
     if config.sequence_length is None:
         raise UserError("data.sequence_length", "null", "give the number of tokens in a training sequence")
-    found = tokens.counts(config)
-    for split, count in found.items():
+    lengths = tokens.counts(config)
+    for split, count in lengths.items():
         if sequences(count, config.sequence_length) == 0:
             raise UserError(
                 "data.sequence_length", config.sequence_length,
                 f"must be ≤ {max(count - 1, 0)}: the {split} text has {count:,} tokens",
             )  # fmt: skip
-    return sequences(found["train"], config.sequence_length)
+    return sequences(lengths["train"], config.sequence_length)
 
 
 def sequences(tokens: int, length: int) -> int:

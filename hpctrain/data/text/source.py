@@ -51,11 +51,11 @@ class Span:
 
 
 def find_source(config: DataConfig) -> Source:
-    """The text that `config` names. Raises UserError; looks at names and sizes, reads next to nothing."""
+    """Returns the text that `config` names, from names and sizes; reads next to nothing. Raises UserError."""
     if config.source is not None and config.path is None:
         return _of_hub(config)
-    folder, found = pkgutil.resolve_name(str(kind_of(config.name).files))(config)
-    return from_files(folder, found, config.validation_fraction)
+    folder, paths = pkgutil.resolve_name(str(kind_of(config.name).files))(config)
+    return from_files(folder, paths, config.validation_fraction)
 
 
 def _of_hub(config: DataConfig) -> Source:
@@ -63,8 +63,7 @@ def _of_hub(config: DataConfig) -> Source:
     identity: list[Any] = [config.source, config.subset, config.field]
     folder = Path(config.source or "")
     if folder.is_dir():
-        stats = [(p.name, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
-        identity.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+        identity.append([(p.name, *_facts(p.stat())) for p in sorted(folder.rglob("*")) if p.is_file()])
 
     def stream(split: str) -> Iterator[str]:
         rows = hub.load_rows(config)
@@ -82,7 +81,7 @@ def _of_hub(config: DataConfig) -> Source:
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files. Raises UserError."""
+    """Returns the folder that names are relative to, and the files. Raises UserError."""
     if config.path is not None:
         path = Path(config.path).expanduser()
     else:
@@ -96,8 +95,8 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     if not path.is_dir():
         raise UserError("data.path", config.path, "is not a file or folder")
     hidden = re.compile(r"(^|/)\.")
-    found = [p for p in sorted(path.rglob("*")) if not hidden.search(p.relative_to(path).as_posix())]
-    return path, [p for p in found if p.is_file()]
+    below = [p for p in sorted(path.rglob("*")) if not hidden.search(p.relative_to(path).as_posix())]
+    return path, [p for p in below if p.is_file()]
 
 
 def stdlib_files(config: DataConfig) -> tuple[Path, list[Path]]:
@@ -105,18 +104,18 @@ def stdlib_files(config: DataConfig) -> tuple[Path, list[Path]]:
     if config.path is not None:
         return files(config)
     folder = Path(sysconfig.get_paths()["stdlib"])
-    found = sorted(folder.rglob("*.py"))
-    return folder, [p for p in found if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
+    modules = sorted(folder.rglob("*.py"))
+    return folder, [p for p in modules if not _TEST_FOLDERS & {*p.relative_to(folder).parts}]
 
 
 def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
-    """Files below `folder`, or one file. Raises UserError if they hold no text."""
+    """Returns the text of files below `folder`, or of one file. Raises UserError if they hold no text."""
     facts = [(p, p.relative_to(folder).as_posix(), p.stat()) for p in files]
     facts = [fact for fact in facts if fact[2].st_size > 0]
     where = facts[0][0] if len(facts) == 1 else folder
     if not facts:
         raise UserError("data.path", folder, "holds no text: every file is empty, or there is none")
-    identity = [str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for _, name, s in facts]]
+    identity = [str(folder.resolve()), [(name, *_facts(s)) for _, name, s in facts]]
     splits = {key: [p for p, name, _ in facts if _says(key, name)] for key in ("train", "valid")}
     if splits["train"] and splits["valid"]:
         train, validation = (_whole(splits[key]) for key in ("train", "valid"))
@@ -127,6 +126,11 @@ def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
         raise UserError("data.path", where, "is too small to be divided into training and validation")
     size = sum(span.stop - span.start for span in [*train, *validation])
     return Source(identity, lambda: read(train), lambda: read(validation), size)
+
+
+def _facts(stat: os.stat_result) -> tuple[int, ...]:
+    """A file that was written anew has others, also if it was given its old size and time."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _says(key: str, name: str) -> bool:
@@ -163,7 +167,7 @@ def _line_begin(path: Path, offset: int) -> int:
 
 
 def read(spans: Iterable[Span]) -> Iterator[str]:
-    """The text of all spans in blocks; a newline ends each. Raises UserError at what is not UTF-8."""
+    """Yields the text of all spans in blocks; a newline ends each. Raises UserError at what is not UTF-8."""
     for span in spans:
         decoder = codecs.getincrementaldecoder("utf-8-sig" if span.start == 0 else "utf-8")()
         at, text = span.start, ""
@@ -189,7 +193,7 @@ def read(spans: Iterable[Span]) -> Iterator[str]:
 
 
 def cache_folder() -> Path:
-    """Where tokenised text is kept: $HPCTRAIN_CACHE, else hpctrain/ in the user's cache."""
+    """Returns where tokenised text is kept: $HPCTRAIN_CACHE, else hpctrain/ in the user's cache."""
     own = os.environ.get("HPCTRAIN_CACHE")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hpctrain"
     return base.expanduser() / "tokens"

@@ -1,6 +1,6 @@
 """Text as token numbers in memory-mapped files, made once and kept in the user's cache.
 
-    <cache>/tokens/<name>-<digest>/   train.bin, validation.bin (uint16, or uint32 where 2^16 are too few,
+    <cache>/tokens/<name>-<digest>/   train.bin, validation.bin (uint16, or uint32 if 2^16 are too few,
                                       little-endian), vocabulary.json, meta.json
 
 Takes a DataConfig; returns `Tokens`. The digest covers the text's identity (names, sizes, times) and how it is
@@ -37,7 +37,7 @@ from hpctrain.storage.run_state import storage_failure
 
 FORMAT = 1
 SPLITS = ("train", "validation")
-DEFAULT_SIZES = {"word": 10_000, "bpe": 4096}  # at most, where the user names no size
+DEFAULT_SIZES = {"word": 10_000, "bpe": 4096}  # at most, if the user names no size
 SAY_FROM_BYTES = 20 * 2**20  # a text from this size on is worth a line for people
 
 
@@ -68,7 +68,7 @@ def counts(config: DataConfig) -> dict[str, int]:
 
 
 def vocabulary_size(config: DataConfig) -> int:
-    """What `data.vocabulary_size` is where the user leaves it to the text. Raises UserError."""
+    """Returns `data.vocabulary_size` if the user leaves it to the text. Raises UserError."""
     most = DEFAULT_SIZES.get(config.tokens)
     if config.tokens == "bpe":
         return DEFAULT_SIZES["bpe"]
@@ -76,8 +76,8 @@ def vocabulary_size(config: DataConfig) -> int:
     path = _cache() / f"{_digest(config, source)}.size.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads(path.read_text())["size"])
-    found = vocabularies.available(config.tokens, source.train())
-    size = min(found, most or found)
+    in_text = vocabularies.available(config.tokens, source.train())
+    size = min(in_text, most or in_text)
     with _writing(path.parent):
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new.")) / path.name
         draft.write_text(json.dumps({"size": size}))

@@ -25,7 +25,7 @@ Blocks = Iterable[str]
 
 
 class Vocabulary(Protocol):
-    """`size` tokens; `lengths[i]` is how many characters token i stands for, where that is known."""
+    """`size` tokens; `lengths[i]` is how many characters token i stands for, if that is known."""
 
     kind: str
     size: int
@@ -66,8 +66,8 @@ class Characters:
         counts = np.zeros(_CODE_POINTS, np.int64)
         for block in blocks:
             points = _points(block)
-            found = np.bincount(points)
-            counts[: len(found)] += found
+            in_block = np.bincount(points)
+            counts[: len(in_block)] += in_block
         return Counter({chr(p): int(counts[p]) for p in np.flatnonzero(counts)})
 
     @classmethod
@@ -172,9 +172,9 @@ class Pieces:
             show_progress=False,
         )
         tokenizer.train_from_iterator(_at_line_ends(blocks), trainer)
-        found = tokenizer.get_vocab_size()
-        if found < size:
-            raise UserError("data.vocabulary_size", size, f"must be ≤ {found}: the text has no more pieces")
+        learned = tokenizer.get_vocab_size()
+        if learned < size:
+            raise UserError("data.vocabulary_size", size, f"must be ≤ {learned}: the text has no more pieces")
         return cls(tokenizer.to_str())
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:

@@ -40,14 +40,14 @@ def count(config: DataConfig) -> int:
 
 
 def pairs(config: DataConfig) -> Pairs:
-    """Both splits, sentences that fit into data.sequence_length words, cut to their limits. Raises UserError."""
+    """Returns both splits, sentences of up to data.sequence_length words, cut to their limits. Raises UserError."""
     longest = config.sequence_length
     if longest is None:
         raise UserError("data.sequence_length", "null", "give the most words of a sentence")
-    found = source_of(config)
+    whole = source_of(config)
     fitting = {
         split: [(s, t) for s, t in items if 0 < len(s) <= longest and 0 < len(t) < longest]  # </s> needs room
-        for split, items in vars(found).items()
+        for split, items in vars(whole).items()
     }
     for split, items in fitting.items():
         if not items:
@@ -56,12 +56,12 @@ def pairs(config: DataConfig) -> Pairs:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and signs."""
+    """Returns lower-case words and signs."""
     return _WORDS.findall(text.lower())
 
 
 def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
-    """The most frequent words of both languages together, numbered from 4; ties in alphabetical order."""
+    """Returns the most frequent words of both languages together, numbered from 4; ties in alphabetical order."""
     counts = Counter(word for pair in sentences for side in pair for word in side)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return {word: number for number, word in enumerate(ranked[: size - 4], 4)}
@@ -81,22 +81,22 @@ def catalogues(config: DataConfig) -> tuple[Path, list[Path]]:
     """Returns the folder of translated programs, and their catalogues in it. Raises UserError."""
     folder = Path(config.path).expanduser() if config.path else LOCALES
     language = config.languages[1]
-    found = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
-    if not found:
+    paths = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
+    if not paths:
         raise UserError("data.path", folder, f"has no {language}/LC_MESSAGES/*.mo")
-    return folder, found
+    return folder, paths
 
 
 def catalogued(config: DataConfig) -> Pairs:
     """Returns what the catalogues say. Raises UserError."""
-    found: dict[str, str] = {}
+    translations: dict[str, str] = {}
     for file in catalogues(config)[1]:
         for source, target in _catalogue(file):
             if "%" not in source and "\n" not in source and source != target:
-                found.setdefault(source, target)
+                translations.setdefault(source, target)
     train: list[Pair] = []
     validation: list[Pair] = []
-    for source, target in sorted(found.items()):
+    for source, target in sorted(translations.items()):
         part = validation if zlib.crc32(source.encode()) % VALIDATION_SHARE == 0 else train
         part.append((words(source), words(target)))
     return Pairs(train, validation)

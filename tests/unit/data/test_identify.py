@@ -11,6 +11,7 @@ from hpctrain.config import load
 from hpctrain.data import contents, derive, identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.storage.run_dir import RunDir
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +184,8 @@ def test_a_run_without_identity_json_goes_on(tmp_path):
     assert run.identity_file.exists()
 
 
-def test_the_golden_run_of_this_version_resumes(tmp_path):
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_the_golden_run_of_this_version_resumes(tmp_path, command):
     """A run folder that 0.1.0 left after its first epoch: its checkpoint loads, and the second is trained."""
     from hpctrain import cli
     from hpctrain.checkpoints import store
@@ -194,9 +196,11 @@ def test_the_golden_run_of_this_version_resumes(tmp_path):
         folder.chmod(0o700)
     config = load.from_dict(RunDir(run).read_config())
     assert identify.run_id(config) == run.name
-    assert cli.main(["train", *_words(), f"run.root={tmp_path}/runs"]) == 0
-    assert [entry.step for entry in store.entries(run / "checkpoints")] == [45, 90]
+    words = {"train": [*_words(), f"run.root={tmp_path}/runs"], "resume": [str(run)]}
+    assert cli.main([command, *words[command]]) == 0
+    until(lambda: RunDir(run).read_state().final)  # resume returns at once
     assert RunDir(run).read_state().phase == "done"
+    assert [entry.step for entry in store.entries(run / "checkpoints")] == [45, 90]
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert min(line["step"] for line in lines if line["kind"] == "train") > 45
 

@@ -8,6 +8,9 @@ import json
 import pytest
 
 from hpctrain.config import sweep_grammar
+from hpctrain.config.load import from_dict
+from hpctrain.data import identify
+from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.scheduler.time_limit import TimeLimit
@@ -18,7 +21,7 @@ from hpctrain.storage.run_state import StateFile
 from hpctrain.sweep import claims, space, worker
 from hpctrain.sweep.outcome import TRIES
 from hpctrain.sweep.settings import SweepConfig
-from hpctrain.sweep.study_dir import StudyDir, Work
+from hpctrain.sweep.study_dir import StudyDir, Work, stored
 from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag
 
@@ -438,3 +441,39 @@ def test_a_job_with_nothing_to_do_waits_for_those_who_are_known_to_live(
     of_others.refresh()
     monkeypatch.setattr(of_others, "_open", lambda: [of_others.work(work.run_id, 0)])
     assert of_others._below_the_top() is (waits or bool(free))
+
+
+def trains_if_unchanged(run, token, job):
+    """Rank 0 looks at the data, as in training/session.py, before it trains."""
+    try:
+        identify.refuse_change_here(run, from_dict(run.read_config()))
+    except RunFailed as error:
+        failure = {"rank": 0, "reason": str(error.reason), "detail": error.detail}
+        run.claim_failure(claim_attempt(run, token), failure)
+        run.state.beat(phase="failed", **failure)
+    else:
+        trains(run, token, job)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_data_changed_after_the_sweep_command_is_named(tmp_path, play, study, monkeypatch, begun):
+    """Before a trial's first start, as before a later one: its id says which data it was to train on."""
+    monkeypatch.setenv("HPCTRAIN_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("one.txt", "two.txt"):
+        (folder / name).write_text("as it was\n" * 99)
+    words = ["experiment=char_lstm_python", "data=text", f"data.path={folder}", "train.epochs=4"]
+    added = space.trial(sweep_grammar.Composer(words), ("optimizer.lr=0.1",))[0]
+    study.add_part({"trials": [stored(added)]})
+    if begun:
+        play(trains_if_unchanged, quota=3)
+        assert study.read_ended(f"{added.run_id}.0")["phase"] == "paused"
+    (folder / "two.txt").write_text("as it is now\n" * 99)
+    identify.forget()  # a later job is another process
+    if begun:
+        study.open_again(added.run_id)
+    play(trains_if_unchanged)
+    ended = study.read_ended(f"{added.run_id}.0")
+    assert (ended["phase"], ended["reason"]) == ("failed", "DATA_ERROR")
+    assert "two.txt has changed since the run began" in ended["detail"]

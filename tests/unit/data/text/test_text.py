@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import random
 import string
 import subprocess
@@ -206,6 +207,15 @@ def test_a_changed_text_and_a_damaged_file_are_noticed(tmp_path, cache):
     path.write_text(english(2000, seed=1))
     after = tokens.load(config(path)).train
     assert len(after) != len(before) or (after != before).any()
+
+
+def test_a_text_replaced_with_its_size_and_time_kept_is_another(tmp_path):
+    path = write(tmp_path, "a.txt", "ab\n" * 500)
+    before = tokens.load(config(path, vocabulary_size=4)).train
+    stat = path.stat()
+    path.write_text("ba\n" * 500)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not np.array_equal(before, tokens.load(config(path, vocabulary_size=4)).train)
 
 
 def test_a_crash_leaves_nothing_that_the_next_one_takes(tmp_path, cache, monkeypatch):
