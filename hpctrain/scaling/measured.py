@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from hpctrain.errors import UserError, nearest
+from hpctrain.errors import Foreign, UserError, nearest
 from hpctrain.scaling import horovod_timeline
 from hpctrain.scaling.comm_settings import CommSetting
 from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
-from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.json_files import read_json, read_own, replace_text
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
@@ -190,6 +190,14 @@ def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None,
     if joules and summary.get("samples"):
         return joules / summary["samples"], "whole jobs (Slurm)"
     return None, ""
+
+
+def own_plan(study: Path) -> StudyPlan | None:
+    """Returns the plan, to act by it; None if others than this user could have written it."""
+    try:
+        return cast("StudyPlan", json.loads(read_own(study / PLAN)[0]))
+    except Foreign:
+        return None
 
 
 def job_ids(study: Path, plan: StudyPlan) -> list[str]:
