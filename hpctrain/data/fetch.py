@@ -25,8 +25,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from hpctrain.data.downloads import SOURCES, RemoteFile, Source
 from hpctrain.data.places import find_folder
@@ -95,17 +95,19 @@ def fetch(source: Source, folder: Path, hear: Listener = SILENT) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path, hear: Listener) -> Iterator[None]:
-    """One process of this machine at a time. Two where one may not open the other's lock: each fetches its own copy."""
+    """One process of this machine at a time; two if one may not open the other's lock: each fetches its own copy."""
     with lock_file(folder / ".fetch.lock") as lock:
-        try:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hear.say(f"another process is fetching into {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # the file system knows no locks
-            pass
+        if lock is not None:
+            _wait_for(lock, folder, hear)
         yield
+
+
+def _wait_for(lock: int, folder: Path, hear: Listener) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hear.say(f"another process is fetching into {folder}: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _is_there(file: RemoteFile, folder: Path) -> bool:
@@ -132,7 +134,7 @@ def _fetch_file(source: Source, file: RemoteFile, folder: Path, hear: Listener) 
         part.replace(folder / file.name)
 
 
-def _own(path: Path) -> BinaryIO:
+def _own(path: Path) -> BufferedRandom:
     """Opens a file to read and write; a new one if what has the name is a link, or another user's."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(OSError):
@@ -146,7 +148,12 @@ def _own(path: Path) -> BinaryIO:
 
 
 def _download(
-    source: Source, file: RemoteFile, out: BinaryIO, folder: Path, tick: Tick, say: Callable[[str], None]
+    source: Source,
+    file: RemoteFile,
+    out: BufferedRandom,
+    folder: Path,
+    tick: Tick,
+    say: Callable[[str], None],
 ) -> None:
     """Into `out`, tried again from where it broke off, at one place after the other."""
     trouble = ""
@@ -173,7 +180,7 @@ def _download(
     )  # fmt: skip
 
 
-def _continue(url: str, file: RemoteFile, out: BinaryIO, tick: Tick) -> None:
+def _continue(url: str, file: RemoteFile, out: BufferedRandom, tick: Tick) -> None:
     """One request for what is missing of `out`; never more than the official size is kept."""
     have = out.seek(0, os.SEEK_END)
     if have >= file.bytes:
@@ -198,7 +205,7 @@ def _continue(url: str, file: RemoteFile, out: BinaryIO, tick: Tick) -> None:
         raise http.client.IncompleteRead(b"", file.bytes - have)
 
 
-def _unpack(file: RemoteFile, archive: BinaryIO, folder: Path) -> None:
+def _unpack(file: RemoteFile, archive: BufferedRandom, folder: Path) -> None:
     """The wanted members of a verified archive, by name: nothing else that it may hold is written."""
     archive.seek(0)
     with (
@@ -230,6 +237,6 @@ def _sha256_of(path: Path) -> str:
         return _sha256(file)
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(file: BufferedIOBase) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,7 @@ from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, origi
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
-CHECKED = "hpctrain.launch.checked"  # the module that starts each job's Python, in place of submitit's own
+CHECKED = "hpctrain.scheduler.checked"  # the module that starts each job's Python, in place of submitit's own
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
 

@@ -134,13 +134,15 @@ def open_regular(path: Path) -> int:
 def lock_file(path: Path) -> Iterator[int | None]:
     """Yields a descriptor for flock(2) of a file that holds nothing; None if another user's may not be opened.
 
-    Follows no link and changes no file that is there.
+    Follows no link and changes no file that is there. Raises OSError.
     """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError:
+        try:
+            handle = os.open(path, os.O_RDONLY | flags)
+        except FileNotFoundError:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except PermissionError:
         yield None
         return
     try:

@@ -1,4 +1,4 @@
-"""`python -P -m hpctrain.launch.checked FOLDER`: the first line of Python of each job, in place of submitit's own.
+"""`python -P -m hpctrain.scheduler.checked FOLDER`: the first line of Python of each job, in place of submitit's own.
 
 Takes submitit's folder of a run or of a study. Looks at every folder from run.root down to it, and at the pickle that
 says what to call; only then does submitit load that. It finds its files through the descriptor that was looked at: a
@@ -63,7 +63,7 @@ def _target(name: str, handle: int) -> str:
         return os.readlink(name, dir_fd=handle)
     except FileNotFoundError:
         raise
-    except OSError:  # it is no link
+    except OSError:  # not a link
         return name
 
 
