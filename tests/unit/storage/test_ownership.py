@@ -1,6 +1,7 @@
 """Whose files and folders are believed. The owners are real: these tests run as root."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -77,18 +78,17 @@ def test_what_was_looked_at_is_what_is_read_whatever_is_put_in_its_place(folder)
     folder.parent.rename(folder.parents[1] / "away")
     folder.mkdir(parents=True)
     (folder / "file").write_text("theirs")
-    with open(f"/proc/self/fd/{handle}/file") as file:
-        assert file.read() == "ours"
+    assert Path(f"/proc/self/fd/{handle}/file").read_text() == "ours"
     os.close(handle)
 
 
 def test_no_descriptor_is_left_open(folder):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len([*Path("/proc/self/fd").iterdir()])
     folder.chmod(0o777)
     for place in (folder, folder / "missing"):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"0777|No such file"):
             ownership.walk(folder.parent.parent, place)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_a_file_of_ours_in_a_folder_of_ours_is_believed(folder):
@@ -98,8 +98,13 @@ def test_a_file_of_ours_in_a_folder_of_ours_is_believed(folder):
 
 @pytest.mark.parametrize(
     ("of_file", "of_folder"),
-    [((0, 0o666), (0, 0o700)), ((0, 0o600), (0, 0o770)), ((STRANGER, 0o600), (0, 0o700)), ((0, 0o600), (STRANGER, 0o755))],
-)  # fmt: skip
+    [
+        ((0, 0o666), (0, 0o700)),
+        ((0, 0o600), (0, 0o770)),
+        ((STRANGER, 0o600), (0, 0o700)),
+        ((0, 0o600), (STRANGER, 0o755)),
+    ],
+)
 def test_a_file_that_others_could_have_written_is_shown_and_not_believed(folder, of_file, of_folder):
     path = folder / "f"
     path.write_text("x")
