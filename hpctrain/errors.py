@@ -52,6 +52,14 @@ class Damaged(OSError):
         return type(self), (self.filename, self.why)
 
 
+class Foreign(Damaged):
+    """A file or folder that acts, and that others could have written. Shown as one line; exit code 1."""
+
+    def __init__(self, path: Any, why: str) -> None:
+        super().__init__(path, why)
+        self.errno, self.strerror = errno.EPERM, f"is not believed: {why}"
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Returns the name most like `name`, or None if none is similar."""
     matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)

@@ -5,8 +5,9 @@ Takes an environment; returns a frozen `JobEnvironment`. No other file reads the
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # The rank of this process, by whoever may have launched it, the innermost launcher first.
@@ -18,6 +19,8 @@ _OF_SLURM = (
 _KEPT = ("SLURM_CONF", "SLURM_JWT")  # which cluster, and who asks
 # What launchers of ranks leave in a job. Outside of one they are the user's own.
 _OF_LAUNCHERS = ("PMIX_", "PMI_", "OMPI_", "HOROVOD_", "SUBMITIT_")
+# As `python -P`, for the Python that others start: the working directory holds no modules of ours.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,18 @@ def of_submitter(slurm_conf: str | None, environment: Mapping[str, str] | None =
     left_out = _OF_LAUNCHERS if read(given).in_job else ()
     kept = {k: v for k, v in given.items() if not (_changes_slurm(k) or k.startswith(left_out))}
     return kept | ({"SLURM_CONF": slurm_conf} if slurm_conf else {})
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Has what is started inside the block look for no modules in the working directory."""
+    before = os.environ.copy()
+    os.environ.update(SAFE_PATH)
+    try:
+        yield
+    finally:
+        for name in SAFE_PATH.keys() - before.keys():
+            del os.environ[name]
 
 
 def _changes_slurm(name: str) -> bool:

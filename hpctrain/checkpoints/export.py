@@ -50,7 +50,7 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> N
     from hpctrain import models
     from hpctrain.config.load import from_dict
 
-    config = from_dict(run.read_config())
+    config = from_dict(run.network_config())
     network = config.model
     model = models.build(network.name, network.settings, target=network.target)
     model.load_state_dict(weights)

@@ -53,7 +53,7 @@ class Writer:
 
 def writer(run: RunDir, prompt: str) -> Writer:
     """Returns what can continue the prompt. Raises UserError if the run is not of a language model, or lacks a word."""
-    config = from_dict(run.read_config())
+    config = from_dict(run.network_config())
     _check_task(run, config)
     vocabulary = _vocabulary(run)
     tokens = _encode(vocabulary, prompt)

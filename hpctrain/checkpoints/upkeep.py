@@ -129,7 +129,8 @@ def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
 
     Raises RunFailed while the run is written.
     """
-    settings = from_dict(run.read_config()).checkpoint
+    run.refuse_others()
+    settings = from_dict(run.own_config()).checkpoint
     if keep_last is not None:
         settings = replace(settings, keep_last=keep_last)
     refuse_if_shared(run.checkpoints)
@@ -145,8 +146,9 @@ def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
 def unlock(run: RunDir, job_ended: JobEnded) -> list[str]:
     """Take for ended who wrote last, who started the run last, and its jobs; returns in words who that was.
 
-    Raises RunFailed if one of them lives.
+    Raises RunFailed if one of them lives; UserError if others than this user have a hand in the run.
     """
+    run.refuse_others()
     mine, folders, ended = lock.this_process(0), (run.checkpoints, run.start_folder), []
     for owner in filter(None, map(lock.last_owner, folders)):
         if lock.has_ended(owner, mine, job_ended) is False:

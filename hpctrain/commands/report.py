@@ -14,8 +14,9 @@ from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import say
 from hpctrain.errors import UserError, nearest
 from hpctrain.scaling.measured import is_scaling
+from hpctrain.storage import ownership
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.run_dir import absolute
+from hpctrain.storage.run_dir import absolute, may_enter
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Found
@@ -33,6 +34,10 @@ def find(root: str, name: str) -> Path:
     """Returns the folder of the study of that name, or at that path. Raises UserError naming the nearest."""
     for path in (Path(root) / name, Path(name)):
         if path.is_dir() and path.resolve() != Path(root).resolve():
+            if not may_enter(path):
+                raise UserError(
+                    "study", path, f"cannot be read: belongs to {ownership.user(path.stat().st_uid)}"
+                )
             return absolute(path)
     names = [p.name for p in Path(root).glob("*/")] if Path(root).is_dir() else []
     raise UserError("study", name, f"no such study in {root}", nearest(name, names))

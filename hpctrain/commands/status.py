@@ -13,7 +13,7 @@ from hpctrain.commands.say import say
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
-from hpctrain.storage.run_dir import absolute, locate
+from hpctrain.storage.run_dir import absolute, locate, may_enter
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
@@ -26,9 +26,9 @@ def main(argv: list[str]) -> int:
     told: set[str] = set()
     while True:
         queues = client.Queues()
-        listed = status.rows(Path(args.root), args.study, args.phase, name, queues)
+        once = functools.partial(_say_once, told)
+        listed = status.rows(Path(args.root), args.study, args.phase, name, queues, once)
         if args.phase in (None, Phase.SUBMITTED):
-            once = functools.partial(_say_once, told)
             listed += overview.waiting(Path(args.root), args.study, name, queues, once)
         for row in listed:
             for damage in row.damage:
@@ -56,7 +56,7 @@ def _say_once(told: set[str], words: str) -> None:
 def _show(listed: list[Row], args: argparse.Namespace) -> None:
     """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
     study = StudyDir(absolute(args.root) / (args.study or ""))
-    if args.study and study.exists() and not args.watch:
+    if args.study and not args.watch and may_enter(study.folder) and study.exists():
         print(overview.summary(study, listed))
     _print_table(status.table(listed) if listed else f"no runs in {args.root} fit", clear=args.watch)
     if len(listed) == 1 and not args.watch:

@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
 def _unlock(study: StudyDir, as_json: bool) -> int:
     if not study.folder.is_dir():
         raise UserError("--unlock", study.path, "must be the name or the folder of a study")
-    ended = unlock(StudyDir(study.path.resolve()))
+    study = StudyDir(study.path.resolve(), own=True)
+    study.refuse_others()
+    ended = unlock(study)
     if as_json:
         print(json.dumps({"study": study.name, "ended": ended}))
     elif ended:

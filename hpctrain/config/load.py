@@ -22,7 +22,16 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     rest = dict(values)
     name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
     if target is not None:
-        return ModelConfig(name, rest, weights, target, rest.pop("target_folder", None))
+        folder = rest.pop("target_folder", None)
+        given = {
+            "name": name,
+            "settings": rest,
+            "weights": weights,
+            "target": target,
+            "target_folder": folder,
+        }
+        custom: ModelConfig = validate(ModelConfig, given, "model.")
+        return custom
     if name not in NETWORKS:
         raise choose("model.name", name, NETWORKS)
     return ModelConfig(name, validate(NETWORKS[name].settings, rest, "model."), weights)

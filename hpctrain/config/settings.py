@@ -41,7 +41,7 @@ KIND = {"science": "kind"}  # says which settings its group has: counts even if 
 class ModelConfig:
     """Which network; `settings` is the family's dataclass, or a mapping if `target` names a class."""
 
-    name: str
+    name: Name
     settings: Any
     weights: str | None = dataclasses.field(default=None, metadata=PLACE)
     target: str | None = None
@@ -57,7 +57,7 @@ class ModelConfig:
 class DataConfig:
     """A data set as the model sees it: `shape` after padding, counts of the official split."""
 
-    name: str
+    name: Name
     path: str | None = dataclasses.field(default=None, metadata=PLACE)
     shape: tuple[int, ...] = ()
     num_classes: Positive | None = None
@@ -258,7 +258,7 @@ class ResourcesConfig:
 class ClusterConfig:
     """Facts of a cluster, from conf/cluster. Nothing of it is science."""
 
-    name: str
+    name: Name
     kind: Literal["local", "slurm"]
     partition: str | None = None
     account: str | None = None

@@ -2,7 +2,8 @@
 
 Takes names and folders; writes into <folder>/ only. A download goes on where an earlier one broke off, is
 compared with its author's SHA-256, and only then gets its name. Of several processes that ask at once (the
-ranks of a job, two users of one project folder) one downloads and the others wait. Imports no torch.
+ranks of a job, two users of one project folder) one downloads and the others wait. No link is followed, and no file of
+another user is written to. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 import textwrap
@@ -23,11 +25,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedRandom
 from pathlib import Path
 
 from hpctrain.data.downloads import SOURCES, RemoteFile, Source
 from hpctrain.data.places import find_folder
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.storage.files import lock_file
 from hpctrain.storage.run_state import Reason
 
 CHUNK_BYTES = 2**20
@@ -91,64 +95,94 @@ def fetch(source: Source, folder: Path, hear: Listener = SILENT) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path, hear: Listener) -> Iterator[None]:
-    with (folder / ".fetch.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hear.say(f"another process is fetching into {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    """One process of this machine at a time; two if one may not open the other's lock: each fetches its own copy."""
+    with lock_file(folder / ".fetch.lock") as lock:
+        if lock is not None:
+            _wait_for(lock, folder, hear)
         yield
 
 
+def _wait_for(lock: int, folder: Path, hear: Listener) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hear.say(f"another process is fetching into {folder}: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def _is_there(file: RemoteFile, folder: Path) -> bool:
-    """An archive is there once its members are; they were unpacked from a verified one."""
-    if file.members:
-        paths = [(folder / name, size) for name, size in file.members]
-        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-    path = folder / file.name
-    return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
+    """An archive is there once its members are; they were unpacked from a verified one. What cannot be read is not."""
+    wanted = file.members or ((file.name, file.bytes),)
+    paths = [(folder / name, size) for name, size in wanted]
+    if not all(
+        path.is_file() and os.access(path, os.R_OK) and path.stat().st_size == size for path, size in paths
+    ):
+        return False
+    return bool(file.members) or _sha256_of(folder / file.name) == file.sha256
 
 
 def _fetch_file(source: Source, file: RemoteFile, folder: Path, hear: Listener) -> None:
-    part = folder / f"{file.name}.part"
-    with hear.progress(file) as tick:
-        _download(source, file, part, tick, hear.say)
+    """A download has a name of its user's own until it is verified, and is a file of his: nobody else writes to it."""
+    part = folder / f"{file.name}.{os.geteuid()}.part"
+    with hear.progress(file) as tick, _own(part) as out:
+        _download(source, file, out, folder, tick, hear.say)
+        if file.members:
+            _unpack(file, out, folder)
     if file.members:
-        _unpack(file, part, folder)
         part.unlink()
     else:
         part.replace(folder / file.name)
 
 
-def _download(source: Source, file: RemoteFile, part: Path, tick: Tick, say: Callable[[str], None]) -> None:
-    """Into `part`, tried again from where it broke off, at one place after the other."""
+def _own(path: Path) -> BufferedRandom:
+    """Opens a file to read and write; a new one if what has the name is a link, or another user's."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(OSError):
+        handle = os.open(path, flags)
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+            return os.fdopen(handle, "r+b")
+        os.close(handle)
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b")
+
+
+def _download(
+    source: Source,
+    file: RemoteFile,
+    out: BufferedRandom,
+    folder: Path,
+    tick: Tick,
+    say: Callable[[str], None],
+) -> None:
+    """Into `out`, tried again from where it broke off, at one place after the other."""
     trouble = ""
     for attempt in range(TRIES):
         url = source.base_urls[attempt % len(source.base_urls)] + file.name
         try:
-            _continue(url, file, part, tick)
+            _continue(url, file, out, tick)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             trouble = f"{url}: {getattr(error, 'reason', None) or error}"
             if getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)  # what is there is not the beginning of it
+                out.truncate(0)  # what is there is not the beginning of it
         else:
-            size, digest = part.stat().st_size, _sha256(part)
+            size, digest = out.seek(0, os.SEEK_END), _sha256(out)
             if digest == file.sha256:
                 return
             trouble = f"{url}: {size} bytes with SHA-256 {digest[:12]}..., not the official {file.bytes}"
-            part.unlink()
+            out.truncate(0)
         if attempt + 1 < TRIES:
             say(f"{trouble}; trying again")
             time.sleep(PAUSE_S * 2**attempt)
     raise RunFailed(
         Reason.DATA_ERROR, f"{trouble}. Where this machine reaches no network, fetch {file.name} elsewhere "
-        f"({source.page}) and put it into {part.parent}"
+        f"({source.page}) and put it into {folder}"
     )  # fmt: skip
 
 
-def _continue(url: str, file: RemoteFile, part: Path, tick: Tick) -> None:
-    """One request for what is missing of `part`; never more than the official size is kept."""
-    have = part.stat().st_size if part.exists() else 0
+def _continue(url: str, file: RemoteFile, out: BufferedRandom, tick: Tick) -> None:
+    """One request for what is missing of `out`; never more than the official size is kept."""
+    have = out.seek(0, os.SEEK_END)
     if have >= file.bytes:
         if have == file.bytes:
             return
@@ -157,37 +191,52 @@ def _continue(url: str, file: RemoteFile, part: Path, tick: Tick) -> None:
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         resumed = have > 0 and answer.status == http.client.PARTIAL_CONTENT
         have = have if resumed else 0
-        with part.open("ab" if resumed else "wb") as out:
-            while chunk := answer.read(min(CHUNK_BYTES, file.bytes + 1 - have)):
-                out.write(chunk)
-                have += len(chunk)
-                tick(have)
-                if have > file.bytes:
-                    break  # not the official file: its digest will say so
-            out.flush()
-            os.fsync(out.fileno())
+        out.seek(have)
+        out.truncate()
+        while chunk := answer.read(min(CHUNK_BYTES, file.bytes + 1 - have)):
+            out.write(chunk)
+            have += len(chunk)
+            tick(have)
+            if have > file.bytes:
+                break  # not the official file: its digest will say so
+        out.flush()
+        os.fsync(out.fileno())
     if have < file.bytes:
         raise http.client.IncompleteRead(b"", file.bytes - have)
 
 
-def _unpack(file: RemoteFile, archive: Path, folder: Path) -> None:
+def _unpack(file: RemoteFile, archive: BufferedRandom, folder: Path) -> None:
     """The wanted members of a verified archive, by name: nothing else that it may hold is written."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as draft, tarfile.open(archive) as tar:
+    archive.seek(0)
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as draft,
+        tarfile.open(fileobj=archive) as tar,
+    ):
         for name, size in file.members:
             member = tar.extractfile(name)
             if member is None:
-                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} is not a regular file")
+                raise RunFailed(Reason.DATA_ERROR, f"{file.name}: {name} is not a regular file")
             path = Path(draft) / Path(name).name
             with path.open("wb") as out:
                 shutil.copyfileobj(member, out, CHUNK_BYTES)
                 os.fsync(out.fileno())
             if path.stat().st_size != size:
-                raise RunFailed(Reason.DATA_ERROR, f"{archive.name}: {name} has {path.stat().st_size} bytes")
+                raise RunFailed(Reason.DATA_ERROR, f"{file.name}: {name} has {path.stat().st_size} bytes")
         for name, _ in file.members:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (Path(draft) / Path(name).name).replace(folder / name)
+            place = folder / name
+            place.parent.mkdir(exist_ok=True)
+            into = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.rename(Path(draft) / place.name, place.name, dst_dir_fd=into)
+            finally:
+                os.close(into)
 
 
-def _sha256(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(file)
+
+
+def _sha256(file: BufferedIOBase) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,8 +27,10 @@ class Answer:
 
 
 def cancel(run: RunDir) -> Answer:
-    """Asks one run to save and stop."""
+    """Asks one run to save and stop; one in which others have a hand is left alone, by root as well."""
     submission = run.submission.read()
+    if submission.foreign:
+        return Answer(f"is not yours to cancel: its folder {submission.foreign}", taken=False)
     if run.read_state().phase == Phase.DONE:
         return Answer(f"has ended already ({Phase.DONE})")
     if copied := original(run, submission):

@@ -31,7 +31,7 @@ def local_job(path: str) -> str:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, ask)
 
-    config = from_dict(run.read_config())
+    config = from_dict(run.own_config())
 
     def begin() -> local.Ranks | None:
         return None if asked or run.cancel_file.exists() else local.start(run, config)
@@ -83,7 +83,7 @@ def _after(run: RunDir, job_id: str) -> None:
     """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
     from hpctrain.scheduler import client
 
-    config, submission = from_dict(run.read_config()), run.submission.read()
+    config, submission = from_dict(run.own_config()), run.submission.read()
     if submission.has_passed(job_id):
         return  # another submission has the run now
     state, job_ids = run.read_state(), submission.job_ids

@@ -23,6 +23,7 @@ from typing import Any
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.hardware import cpu_has_bf16, gpu_count
+from hpctrain.job_environment import SAFE_PATH
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.patience import Patience
@@ -80,7 +81,7 @@ def _check_precision(config: Config, gpus: int) -> None:
 
 def command(run: RunDir, config: Config, token: str) -> list[str]:
     """Returns the command line that starts all ranks of an attempt."""
-    worker = [sys.executable, "-m", "hpctrain.training.worker", str(run.path), token]
+    worker = [sys.executable, "-P", "-m", "hpctrain.training.worker", str(run.path), token]
     ranks = config.ranks
     if ranks == 1:
         return worker
@@ -178,7 +179,7 @@ def start(run: RunDir, config: Config) -> Ranks:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            env=os.environ | SAFE_PATH | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
     return Ranks(run, process, token)
 
@@ -191,7 +192,7 @@ def living(run: RunDir) -> list[RankFile]:
 def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:
     """Sends a signal to each rank of an attempt that runs on this host; returns their number."""
     sent = 0
-    for who in run.rank_files(attempt):
+    for who in run.rank_files(attempt, own=True):
         if who["outcome"] == RUNNING and is_rank(who):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(who["pid"], number)

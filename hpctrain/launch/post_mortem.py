@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from hpctrain import job_environment
+from hpctrain.errors import UserError
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
@@ -22,8 +23,13 @@ from hpctrain.storage.succession import superseded
 
 
 def main() -> int:
-    """Settles the run; returns the exit code."""
+    """Settles the run; returns the exit code. A run in which others have a hand is left alone."""
     run, place = RunDir(Path(sys.argv[1])), job_environment.read()
+    try:
+        run.refuse_others()
+    except UserError as error:
+        print(f"hpctrain: {error}", file=sys.stderr, flush=True)
+        return 1
     code = int(sys.argv[2]) if sys.argv[2:] else None
     attempt, state = run.attempt_of(place.start), run.read_state()
     text = launcher_logs.text(run, place.job_id)

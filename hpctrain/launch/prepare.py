@@ -18,7 +18,6 @@ from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
-from hpctrain.storage.files import refuse_if_shared
 from hpctrain.storage.run_dir import RunDir, absolute, check_root, locate
 from hpctrain.storage.secrets import refuse_secrets
 
@@ -28,10 +27,10 @@ def prepare(config: Config) -> RunDir:
     check(config)
     _check_model(config)
     run = locate(config.run.root, config.run.study, identify.run_id(config))
-    if run.path.exists():
-        refuse_if_shared(run.path)
+    run.refuse_others()
     os.umask(0o077)
     run.create(with_places(to_dict(config)))
+    run.refuse_others()
     identify.note(run, config)
     return run
 

@@ -16,7 +16,6 @@ from hpctrain.config.settings import Config
 from hpctrain.data import identify
 from hpctrain.errors import UserError
 from hpctrain.launch import prepare
-from hpctrain.storage.files import refuse_if_shared
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import RunDir
 
@@ -28,14 +27,14 @@ def configuration(run: RunDir, overrides: Sequence[str]) -> Config:
 
     Raises UserError, also if settings or files that count have changed.
     """
-    refuse_if_shared(run.path)
-    before = from_dict(run.read_config())
+    run.refuse_others()
+    before = from_dict(run.own_config())
     if not overrides:
         identify.refuse_change(run, before)
         return before
     from hpctrain.config.compose import change
 
-    config = from_dict(change(run.read_config(), overrides))
+    config = from_dict(change(run.own_config(), overrides))
     if not any(override.startswith(BATCH) for override in overrides):
         config = with_batch(config, before.effective_batch)
     identify.refuse_settings(science(before), config)
@@ -67,7 +66,7 @@ def renew(run: RunDir, config: Config) -> str | None:
 
     Returns a line for the user if the number of ranks or the science has changed.
     """
-    before = from_dict(run.read_config())
+    before = from_dict(run.own_config())
     values = prepare.with_places(to_dict(config))
     if prepare.with_places(to_dict(before)) == values:
         return None

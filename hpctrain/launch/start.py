@@ -19,6 +19,7 @@ from hpctrain.storage import lock
 from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.lock import Owner
 from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.run_state import Reason
 
 PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that
 
@@ -42,7 +43,10 @@ def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[Right]:
 
     `patience_s`: with others who have it, and with a full disk.
     """
-    conf = run.submission.read().slurm_conf
+    submission = run.submission.read()
+    if submission.foreign:
+        raise RunFailed(Reason.RUN_LOCKED, f"the folder of {run.run_id} {submission.foreign}")
+    conf = submission.slurm_conf
 
     def ended(job_id: str) -> bool | None:  # asked anew at each look: the owner may end meanwhile
         return client.has_ended(job_id, conf)

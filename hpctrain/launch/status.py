@@ -74,15 +74,16 @@ def rows(
     phase: str | None = None,
     name: str | None = None,
     queues: client.Queues | None = None,
+    say: Callable[[str], None] = lambda words: None,
 ) -> list[Row]:
-    """Returns one row for each run that fits the filters.
+    """Returns one row for each run that fits the filters and may be read; `say` hears of folders that may not.
 
     Makes one squeue call per cluster that is not in `queues` yet, and at most one sacct call. An end that Slurm alone
     knew of is written down.
     """
     now_s = clock_of(root)
-    known = [_see(run, now_s) for run in runs(root, study) if name is None or name in run.run_id]
-    asked = [seen for seen in known if seen.row.phase not in FINAL or seen.state.damage]
+    known = [_see(run, now_s) for run in runs(root, study, say) if name is None or name in run.run_id]
+    asked = [seen for seen in known if _asks(seen)]
     told = _ask(asked, queues or client.Queues())
     settled = [_with_damage(told.get(seen.run.path, seen.row)) for seen in known]
     return [row for row in settled if phase is None or row.phase == phase]
@@ -91,8 +92,13 @@ def rows(
 def row_of(run: RunDir, even_if_final: bool = False) -> Row:
     """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
     seen = _see(run, clock_of(run.path), even_if_final)
-    ask = seen.row.phase not in FINAL or even_if_final or seen.state.damage
-    return _with_damage(_ask([seen], client.Queues())[run.path] if ask else seen.row)
+    return _with_damage(_ask([seen], client.Queues())[run.path] if _asks(seen, even_if_final) else seen.row)
+
+
+def _asks(seen: _Seen, even_if_final: bool = False) -> bool:
+    """Whether Slurm or this machine is asked about a run. What others could have written says nothing to ask with."""
+    open_ = seen.row.phase not in FINAL or even_if_final or bool(seen.state.damage)
+    return open_ and not seen.submission.foreign
 
 
 def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
@@ -110,6 +116,9 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
         step / steps if steps and step is not None else None, dict(scores) if isinstance(scores, Mapping) else {},
         job_ids[-1], None, age_s, damage,
     )  # fmt: skip
+    if submission.foreign:
+        told = f"as its own files say: its folder {submission.foreign}"
+        row = replace(row, detail="; ".join(filter(None, (row.detail, told))))
     return _Seen(run, state, submission, row)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypedDict
 
-from hpctrain.errors import UserError, nearest
+from hpctrain.errors import Foreign, UserError, nearest
 from hpctrain.scaling import horovod_timeline
 from hpctrain.scaling.comm_settings import CommSetting
 from hpctrain.scaling.horovod_timeline import Timeline
@@ -189,6 +189,14 @@ def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None,
     if joules and summary.get("samples"):
         return joules / summary["samples"], "whole jobs (Slurm)"
     return None, ""
+
+
+def own_plan(study: Path) -> StudyPlan | None:
+    """Returns the plan, to act by it; None if others than this user could have written it. Raises Damaged."""
+    try:
+        return load(study / PLAN, StudyPlan, own=True)
+    except Foreign:
+        return None
 
 
 def job_ids(study: Path, plan: StudyPlan) -> list[str]:

@@ -96,8 +96,13 @@ def _with_effects(study: Path, plan: StudyPlan, figures: Figures) -> Figures:
 
 
 def job_j(study: Path) -> dict[str, float]:
-    """Returns joules by job, as Slurm knows them: for jobs that have not measured their own."""
-    plan = measured.read_plan(study)
+    """Returns joules by job, as Slurm knows them: for jobs that have not measured their own.
+
+    Slurm is not asked about a study of which others could have written which cluster it is.
+    """
+    plan = measured.own_plan(study)
+    if plan is None:
+        return {}
     cluster = plan["config"]["cluster"]
     if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
         return {}  # a cluster that is not there any more

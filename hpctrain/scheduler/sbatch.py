@@ -146,13 +146,16 @@ def with_percent(text: str, folder: PurePath) -> str:
 
 
 def python_command(config: Config, executable: str) -> str:
-    """How a job starts Python: this environment's, the preset's, or inside the container."""
+    """How a job starts Python: this environment's, the preset's, or inside the container.
+
+    With -P: the folder in which the job was submitted holds no modules of ours.
+    """
     python = config.cluster.python or executable
     if config.cluster.container:
         gpu = "" if config.resources.device == "cpu" else "--nv "
         inside = config.cluster.python or "python3"
-        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {inside}"
-    return shlex.quote(python)
+        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {inside} -P"
+    return f"{shlex.quote(python)} -P"
 
 
 def _memory(config: Config) -> str | None:

@@ -31,6 +31,7 @@ from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, origi
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
+CHECKED = "hpctrain.scheduler.checked"  # the module that starts each job's Python, in place of submitit's own
 # Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
 
@@ -132,7 +133,7 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
     )
     if module:
         del parameters["teardown"]
-    command = f"{python} -u -m {module or f'submitit.core._submit {shlex.quote(str(run.submitit))}'}"
+    command = f"{python} -u -m {module or _checked(run.submitit)}"
     text: str = _make_sbatch_string(command=command, folder=run.submitit, **parameters)
     return sbatch.with_percent(text, run.submitit)
 
@@ -186,6 +187,10 @@ def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) ->
     from submitit.core.utils import JobPaths
 
     class Executor(submitit.SlurmExecutor):
+        @property
+        def _submitit_command_str(self) -> str:
+            return f"{self.python} -u -m {_checked(self.folder)}"
+
         def _submit_command(self, command: str) -> Any:
             name = uuid.uuid4().hex
             script = JobPaths.get_first_id_independent_folder(self.folder) / f"submission_file_{name}.sh"
@@ -218,7 +223,12 @@ def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arg
     """Start a process in the background of this machine that calls `function`; returns its id, submitit's."""
     import submitit
 
-    executor = submitit.LocalExecutor(folder)
+    class Executor(submitit.LocalExecutor):
+        @property
+        def _submitit_command_str(self) -> str:
+            return f"{self.python} -P -u -m {_checked(self.folder)}"
+
+    executor = Executor(folder)
     gpus = list(range(gpu_count()))
     executor.update_parameters(
         timeout_min=config.resources.timeout_min or LOCAL_LIMIT_MIN,
@@ -226,13 +236,18 @@ def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arg
     )
     # The job outlives the terminal it was started from.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _stdio_elsewhere(folder):
+    with _stdio_elsewhere(folder), job_environment.safe_path():  # the controller has submitit's command line
         job = executor.submit(function, *arguments)
     job_id = str(job.job_id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
         del job
     return job_id
+
+
+def _checked(folder: Path) -> str:
+    """What Python runs as `-m`: our look at submitit's folder, and only then submitit."""
+    return f"{CHECKED} {shlex.quote(str(folder))}"
 
 
 def _lost_submission(run: RunDir, submission: Submission) -> list[str]:

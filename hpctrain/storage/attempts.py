@@ -68,12 +68,15 @@ def saved(run: Path, number: int) -> int | None:
     return None
 
 
-def ranks(run: Path, number: int) -> list[RankFile]:
-    """Returns what each rank of an attempt said of itself, in order of rank."""
+def ranks(run: Path, number: int, own: bool = False) -> list[RankFile]:
+    """Returns what each rank of an attempt said of itself, in order of rank.
+
+    `own`: processes get signals by it, so what others could have written is left out.
+    """
     found = []
     for path in _folder(run, number).glob("rank_*.json"):
         with contextlib.suppress(Damaged):
-            if who := load(path, RankFile):
+            if who := load(path, RankFile, own):
                 found.append(who)
     return sorted(found, key=lambda who: who["rank"])
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import Damaged, UserError
-from hpctrain.storage.json_files import read_small
+from hpctrain.errors import Damaged, Foreign, UserError
+from hpctrain.storage.json_files import read_own, read_small
 
 KEY = "config.yaml"  # of the UserError
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Returns the configuration in `path`. Raises FileNotFoundError; UserError, with KEY, if it cannot be one."""
+def read_config(path: Path, own: bool = False) -> dict[str, Any]:
+    """Returns the configuration in `path`. Raises FileNotFoundError; UserError, with KEY, if it cannot be one.
+
+    `own`: it is going to be used, and not only shown: a file that others could have written is refused.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        values = yaml.load(read_small(path)[0].decode(), Loader=loader)
+        values = yaml.load((read_own if own else read_small)(path)[0].decode(), Loader=loader)
+    except Foreign as error:
+        raise UserError(KEY, error.filename, str(error.strerror)) from None
     except Damaged as error:
         raise _damaged(path, error.why) from None
     except yaml.MarkedYAMLError as error:

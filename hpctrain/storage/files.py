@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,27 @@ def open_regular(path: Path) -> int:
         os.close(handle)
         raise OSError(f"{path.name} is not a regular file")
     return handle
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[int | None]:
+    """Yields a descriptor for flock(2) of a file that holds nothing; None if another user's may not be opened.
+
+    Follows no link and changes no file that is there. Raises OSError.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            handle = os.open(path, os.O_RDONLY | flags)
+        except FileNotFoundError:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except PermissionError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def refuse_if_shared(folder: Path) -> None:

@@ -9,13 +9,16 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hpctrain.errors import Damaged
+from hpctrain.errors import Damaged, Foreign
+from hpctrain.storage import ownership
 from hpctrain.storage.files import open_regular
 
 MOST_BYTES = 16 * 2**20  # of a small file
@@ -58,17 +61,26 @@ def read_small(path: Path) -> tuple[bytes, float]:
     Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is anything but a regular
     file of at most MOST_BYTES that can be read.
     """
+    return _read(path, _opened)
+
+
+def read_own(path: Path) -> tuple[bytes, float]:
+    """Returns what `read_small` does, of a file that acts: what it says is done, not only shown.
+
+    Raises Foreign as well, if anybody but this user and root could have written the file, or put it there.
+    """
+    return _read(path, ownership.opened)
+
+
+def _read(path: Path, opened: Callable[[Path], AbstractContextManager[int]]) -> tuple[bytes, float]:
     try:
-        handle = open_regular(path)
-        try:
+        with opened(path) as handle:
             facts = os.fstat(handle)
             size = facts.st_size
             content = os.read(handle, size + 1) if size <= MOST_BYTES else b""
             while len(content) < size <= MOST_BYTES and (more := os.read(handle, size)):
                 content += more
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
+    except (FileNotFoundError, Foreign):
         raise
     except OSError as error:
         why = _NOT_A_FILE if error.errno in (None, errno.ELOOP, errno.ENXIO) else str(error.strerror)
@@ -78,13 +90,22 @@ def read_small(path: Path) -> tuple[bytes, float]:
     return content, facts.st_mtime
 
 
-def load(path: Path, kind: type[T]) -> T | None:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    handle = open_regular(path)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def load(path: Path, kind: type[T], own: bool = False) -> T | None:
     """Returns what a JSON file holds, as the dataclass or TypedDict `kind`; None if there is no such file.
 
-    Keys that `kind` does not have are left out. Raises Damaged.
+    Keys that `kind` does not have are left out. Raises Damaged. `own`: as in `read_own`.
     """
     try:
-        return parse(path, read_small(path)[0], kind)
+        return parse(path, (read_own if own else read_small)(path)[0], kind)
     except FileNotFoundError:
         return None
 

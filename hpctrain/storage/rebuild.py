@@ -18,7 +18,7 @@ from hpctrain.errors import UserError
 from hpctrain.storage import attempts
 from hpctrain.storage.attempts import RankFile
 from hpctrain.storage.config_file import read_config
-from hpctrain.storage.json_files import read_small
+from hpctrain.storage.json_files import read_own
 from hpctrain.storage.records import SummaryRecord, TrainRecord, last_record
 from hpctrain.storage.run_state import ENDINGS, Phase, Reason, RunState, Submission, phase_after
 
@@ -126,7 +126,7 @@ def _scripts(run: Path) -> Iterator[tuple[str, str]]:
         for path in (run / "submitit").iterdir():
             if said := _SCRIPT.fullmatch(path.name):
                 with contextlib.suppress(OSError):
-                    yield said[1], read_small(path)[0].decode(errors="replace")
+                    yield said[1], read_own(path)[0].decode(errors="replace")
 
 
 def _comment(script: str) -> str:
@@ -143,7 +143,7 @@ def _folder(script: str) -> str | None:
 def _cluster(run: Path) -> dict[str, Any] | None:
     """The cluster that config.yaml names; None if that is damaged as well."""
     try:
-        cluster = read_config(run / "config.yaml").get("cluster")
+        cluster = read_config(run / "config.yaml", own=True).get("cluster")
     except (UserError, OSError):
         return None
     return cluster if isinstance(cluster, dict) else None

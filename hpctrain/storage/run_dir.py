@@ -38,10 +38,11 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from typing_extensions import TypedDict
 
-from hpctrain.errors import RunFailed, UserError, nearest
-from hpctrain.storage import attempts, rebuild
+from hpctrain.errors import Foreign, RunFailed, UserError, nearest
+from hpctrain.storage import attempts, ownership, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config
+from hpctrain.storage.files import FILES
 from hpctrain.storage.json_files import load, read_json, replace_text
 from hpctrain.storage.records import summary_records
 from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
@@ -199,9 +200,9 @@ class RunDir:
         """Returns why an attempt failed; None if no rank has said so."""
         return attempts.failure(self.path, attempt)
 
-    def rank_files(self, attempt: int) -> list[RankFile]:
-        """Returns what each rank of an attempt said of itself, in order of rank."""
-        return attempts.ranks(self.path, attempt)
+    def rank_files(self, attempt: int, own: bool = False) -> list[RankFile]:
+        """Returns what each rank of an attempt said of itself, in order of rank; `own`: to send it signals."""
+        return attempts.ranks(self.path, attempt, own)
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Makes the folder and writes config.yaml, unless it exists. Raises UserError if the folder cannot be made."""
@@ -229,8 +230,25 @@ class RunDir:
                 )
 
     def read_config(self) -> dict[str, Any]:
-        """Returns config.yaml as plain containers. Raises FileNotFoundError; UserError if it is damaged."""
+        """Returns config.yaml as plain containers, to show. Raises FileNotFoundError; UserError if it is damaged."""
         return read_config(self.config_file)
+
+    def own_config(self) -> dict[str, Any]:
+        """Returns what `read_config` does, to work by. Raises UserError if others could have written it."""
+        return read_config(self.config_file, own=True)
+
+    def refuse_others(self) -> None:
+        """Raises UserError if others than this user and root have a hand in a folder from run.root down to this one.
+
+        What is not there yet is nobody's.
+        """
+        refuse_others(self.path.parent.parent, self.path)
+
+    def network_config(self) -> dict[str, Any]:
+        """Returns what `read_config` does, to build the network. Raises UserError if it names code of somebody else."""
+        values = self.read_config()
+        model = values.get("model")
+        return self.own_config() if isinstance(model, Mapping) and model.get("target") else values
 
     def read_state(self) -> RunState:
         """Returns how the run stands now; phase NEW if it was never started."""
@@ -275,13 +293,32 @@ class RunDir:
                 folder.rmdir()
 
 
+def refuse_others(root: Path, folder: Path) -> None:
+    """Raises UserError if others than this user have a hand in a folder below `root`, down to `folder`."""
+    try:
+        os.close(ownership.walk(root, folder))
+    except FileNotFoundError:
+        pass
+    except Foreign as error:
+        own = "; another run.study makes one of your own" if Path(error.filename).parent == root else ""
+        raise UserError(
+            "run.root" if Path(error.filename) == root else "run", error.filename, f"{error.why}{own}"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            "run.root", root, f"must be a folder that you can write to ({error.strerror})"
+        ) from None
+
+
 def make_private(path: Path) -> None:
-    """Makes a folder and its parents; the folder itself is 0700 under any umask.
+    """Makes a folder and its parents, those that are new for this user alone; the folder is 0700 under any umask.
 
     Raises UserError, and RunFailed(DISK_FULL).
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed((path, *path.parents)):
+            if not folder.exists():
+                FILES.make_folder(folder)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
         if path.stat().st_uid == os.getuid():
@@ -349,17 +386,39 @@ def locate(root: str, study: str, run_id: str) -> RunDir:
     return RunDir(absolute(root) / study / run_id)
 
 
-def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
-    """Yields all runs below `root`, in order of study and run id."""
-    for folder in sorted(Path(root).glob(f"{study or '*'}/")):
+def _silent(words: str) -> None:
+    """Hears what nobody asked for."""
+
+
+def runs(root: Path, study: str | None = None, say: Callable[[str], None] = _silent) -> Iterator[RunDir]:
+    """Yields all runs below `root` that may be read, in order of study and run id; `say` hears of other folders."""
+    if may_enter(root, say):
+        for folder in sorted(Path(root).glob(f"{study or '*'}/")):
+            if may_enter(folder, say):
+                yield from _runs_of(folder, say)
+
+
+def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
+    with os.scandir(study) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    for name in names:
+        if os.path.exists(f"{study}/{name}/config.yaml"):  # noqa: PTH110  (of thousands, each counts)
+            yield RunDir(study / name)
+        else:
+            may_enter(study / name, say)
+
+
+def may_enter(folder: Path, say: Callable[[str], None] = _silent) -> bool:
+    """Returns whether the entries of a folder may be read; `say` hears why not. One that is not there has none."""
+    if os.access(folder, os.R_OK | os.X_OK):
+        return True
+    with contextlib.suppress(FileNotFoundError):
         try:
-            with os.scandir(folder) as entries:
-                names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-        except OSError:
-            continue
-        for name in names:
-            if os.path.exists(f"{folder}/{name}/config.yaml"):  # noqa: PTH110  (of thousands, each counts)
-                yield RunDir(folder / name)
+            owner = f"belongs to {ownership.user(folder.stat().st_uid)}"
+        except PermissionError:
+            owner = "the folder above is closed"
+        say(f"{folder} cannot be read: {owner}")
+    return False
 
 
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:

@@ -16,10 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from hpctrain.errors import Damaged, RunFailed
-from hpctrain.storage.json_files import Count, Number, ProcessId, parse, read_small, replace_text
+from hpctrain.errors import Damaged, Foreign, RunFailed
+from hpctrain.storage.json_files import Count, Number, ProcessId, parse, read_own, read_small, replace_text
 
 
 class Phase(StrEnum):
@@ -170,6 +170,14 @@ def phase_after(reason: str, in_slurm: bool) -> Phase:
     return Phase.REQUEUED if in_slurm else Phase.INTERRUPTED
 
 
+# A job as Slurm's commands take it, and nothing that they would take for an option. Version 0.1.0 wrote numbers.
+JobId = Annotated[
+    str,
+    BeforeValidator(lambda given: str(given) if type(given) is int else given),
+    Field(pattern=r"^[0-9]+(_[0-9]+)?$"),
+]
+
+
 @dataclass(frozen=True)
 class RunState:
     """state.json. Times are seconds since the epoch; what is not known is None.
@@ -188,7 +196,7 @@ class RunState:
     ranks: Count | None = None
     host: str | None = None
     pid: ProcessId | None = None
-    job_id: str | None = None
+    job_id: JobId | None = None
     started: Number | None = None
     step: Count | None = None
     total_steps: Count | None = None
@@ -350,10 +358,6 @@ class StateFile:
         return self.read()
 
 
-# Version 0.1.0 wrote numbers.
-JobId = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
-
-
 @dataclass(frozen=True)
 class Submission:
     """submission.json: the jobs of a run, the newest last.
@@ -362,7 +366,8 @@ class Submission:
     may have a job whose id is not noted yet. `known_as`: the comment and name that Slurm has for each job; a job that
     has others merely has the same number. `path`: the run's folder, as its jobs know it. `study`: the jobs are a
     study's and have other runs to do as well. `over`: a person says that none of the jobs lives. `damage`: why the file
-    could not be read, if this is what the run's other files say: there may be more jobs. It is never in the file.
+    could not be read, if this is what the run's other files say: there may be more jobs. `foreign`: who else could have
+    written the file; then nothing else of it is here. Neither is ever in the file.
     """
 
     cluster: str = "local"
@@ -377,6 +382,7 @@ class Submission:
     path: str | None = None
     over: bool = False
     damage: str | None = None
+    foreign: str | None = None
 
     @property
     def in_slurm(self) -> bool:
@@ -413,14 +419,17 @@ class SubmissionFile:
     def read(self) -> Submission:
         """Returns the submission; of a run that was never a job, one without jobs."""
         try:
-            return replace(parse(self.path, read_small(self.path)[0], Submission), damage=None)
+            said = parse(self.path, read_own(self.path)[0], Submission)
+            return replace(said, damage=None, foreign=None)
         except FileNotFoundError:
             return self._rebuild(None)
+        except Foreign as error:
+            return Submission(foreign=error.why)
         except Damaged as error:
             return self._rebuild(error.why)
 
     def write(self, submission: Submission) -> None:
         """Replaces the file."""
         values = asdict(replace(submission, time=time.time()))
-        del values["damage"]
+        del values["damage"], values["foreign"]
         replace_text(self.path, json.dumps(values | {"job_ids": list(submission.job_ids)}))

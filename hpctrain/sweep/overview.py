@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpctrain.errors import Damaged
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import Owner, has_ended, this_process
+from hpctrain.storage.run_dir import may_enter
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep import living
 from hpctrain.sweep.study_dir import StudyDir
@@ -52,11 +52,17 @@ def waiting(
     rows, queues = [], queues or client.Queues()
     for folder in sorted(root.glob(f"{study or '*'}/")):
         place = StudyDir(folder)
+        if not (may_enter(folder, say) and may_enter(place.folder, say)):
+            continue
         try:
+            foreign = place.foreign()
             run_ids = place.trials() if place.exists() else ()
             unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
-            prospects = _prospects(place, queues) if unbegun else _Prospects(0)
-        except Damaged as error:
+            if foreign:
+                prospects = _Prospects(0, f"as its study's files say, which {foreign}")
+            else:
+                prospects = _prospects(StudyDir(folder, own=True), queues) if unbegun else _Prospects(0)
+        except OSError as error:  # Damaged, or not to be read
             say(str(error))
             continue
         for number, run_id in enumerate(unbegun):
@@ -108,6 +114,9 @@ def cancel(study: StudyDir) -> Answer:
 
     `hpctrain sweep` continues the study.
     """
+    if foreign := study.foreign():
+        return Answer(f"is not yours to cancel: its folder {foreign}", taken=False)
+    study = StudyDir(study.path, own=True)
     study.cancel_file.touch()
     stopped = 0
     for run_id in study.trials():

@@ -110,7 +110,8 @@ def start(request: Request, retry: str | None) -> Started:
 
 
 def _study(request: Request) -> StudyDir:
-    study = StudyDir(absolute(request.config.run.root) / request.config.run.study)
+    study = StudyDir(absolute(request.config.run.root) / request.config.run.study, own=True)
+    study.refuse_others()
     _agree(study, request.settings)
     os.umask(0o077)
     return study

@@ -27,9 +27,11 @@ from typing import Any, NotRequired, Required, TypeVar, cast
 
 from typing_extensions import TypedDict
 
+from hpctrain.storage import ownership
 from hpctrain.storage.files import FILES, write_file
 from hpctrain.storage.json_files import Number, load, replace_text
-from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_dir import RunDir, make_private, refuse_others
+from hpctrain.storage.run_state import JobId
 
 NAME = ".study"
 
@@ -126,7 +128,7 @@ class JobRecord(TypedDict):
 
 
 class _Submissions(TypedDict):
-    job_ids: list[str]
+    job_ids: list[JobId]
     quotas: NotRequired[dict[str, int | None]]
     processes: NotRequired[list[dict[str, Any]]]
 
@@ -151,9 +153,9 @@ class StudyDir:
     Reading and writing raise OSError: Damaged for a file that does not hold what belongs into it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """`path` is runs/<study>."""
-        self.path, self.folder = path, path / NAME
+    def __init__(self, path: Path, own: bool = False) -> None:
+        """`path` is runs/<study>. `own`: what the files say is done, and not only shown: others' raise Foreign."""
+        self.path, self.folder, self._own = path, path / NAME, own
         self._read: dict[Path, object] = {}  # parts and suggestions do not change
 
     @property
@@ -202,6 +204,14 @@ class StudyDir:
     def exists(self) -> bool:
         """Returns whether a `sweep` has written its part; the first one may just be creating the folder."""
         return bool(self._numbers("parts"))
+
+    def foreign(self) -> str | None:
+        """Returns why the study is not this user's alone; None if it is. Raises OSError."""
+        return ownership.foreign(self.path) or ownership.foreign(self.folder)
+
+    def refuse_others(self) -> None:
+        """Raises UserError if others than this user have a hand in the study's folders."""
+        refuse_others(self.path.parent, self.folder)
 
     def create(self) -> None:
         """Creates the study's folders."""
@@ -276,7 +286,9 @@ class StudyDir:
 
     def jobs(self) -> list[JobRecord]:
         """Returns the records of the study's jobs."""
-        records = [load(self.folder / "jobs" / name, JobRecord) for name in _names(self.folder / "jobs")]
+        records = [
+            load(self.folder / "jobs" / name, JobRecord, self._own) for name in _names(self.folder / "jobs")
+        ]
         return [record for record in records if record]
 
     def job_ids(self) -> list[str]:
@@ -304,11 +316,11 @@ class StudyDir:
         replace_text(self.folder / "submissions.json", json.dumps(values))
 
     def _submissions(self) -> _Submissions | None:
-        return load(self.folder / "submissions.json", _Submissions)
+        return load(self.folder / "submissions.json", _Submissions, self._own)
 
     def _once(self, folder: str, number: int, kind: type[T]) -> T | None:
         path = self.folder / folder / f"{number}.json"
-        if path not in self._read and (content := load(path, kind)) is not None:
+        if path not in self._read and (content := load(path, kind, self._own)) is not None:
             self._read[path] = content
         return cast("T | None", self._read.get(path))
 

@@ -96,7 +96,7 @@ def work_on(path: str, quota: int | None = None) -> None:
     Exits with 1 if it cannot go on.
     """
     os.umask(0o077)
-    study = StudyDir(Path(path))
+    study = StudyDir(Path(path), own=True)
     try:
         job = _join(study, quota)
         _work(job)

@@ -47,6 +47,7 @@ def work(
     stop.install()  # before the imports that take seconds: a signal is never lost
     number, launcher = job_environment.read().rank, os.dup(2)
     try:
+        run.refuse_others()  # before anything is written, or believed
         attempt = patiently(lambda: claim_attempt(run, token))
         patiently(lambda: _redirect_output(run.rank_log(attempt, number)))
     except BaseException as error:
@@ -61,7 +62,7 @@ def work(
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
-        config = from_dict(run.read_config())
+        config = from_dict(run.own_config())
         reason = run_session(config, run, attempt, stop, rank.give_up, job_ended, time_left)
     except BaseException as error:
         reason, detail = _reason_of(error)
@@ -155,7 +156,7 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
 
 def _redirect_output(path: Path) -> None:
     """stdout and stderr of this process, C libraries included, into its log."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)

@@ -85,7 +85,7 @@ def test_no_circle():
     [
         ("horovod", {"training/comm.py"}),
         ("mpi4py", {"training/comm.py"}),
-        ("submitit", {"scheduler/submit.py"}),
+        ("submitit", {"scheduler/checked.py", "scheduler/submit.py"}),
         ("optuna", {"sweep/samplers.py"}),
         ("omegaconf", {"config/compose.py", "config/sweep_grammar.py"}),
         ("hydra", {"config/compose.py", "config/sweep_grammar.py"}),

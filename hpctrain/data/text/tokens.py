@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.source import Source, cache_folder, find_source
 from hpctrain.data.text.vocabulary import KINDS, Vocabulary
 from hpctrain.errors import UserError
+from hpctrain.storage.files import lock_file
 from hpctrain.storage.run_state import storage_failure
 
 FORMAT = 1
@@ -107,6 +109,7 @@ def _prepared(config: DataConfig) -> Path:
                 raise UserError("data.path", config.path, "changed while it was read")
             if folder.exists():
                 shutil.rmtree(folder)  # damaged: a whole one would have been taken
+            _open_as(parent, draft)
             with contextlib.suppress(FileExistsError):
                 _publish(draft, folder)
         finally:
@@ -179,13 +182,21 @@ def _writing(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
     """One process of this machine at a time; False if the file system knows no locks."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
+    with lock_file(path) as file:
+        locked = False
+        with contextlib.suppress(OSError):
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
         yield locked
+
+
+def _open_as(cache: Path, draft: Path) -> None:
+    """Lets those read the tokens who may read the cache: another user of a shared one needs no copy."""
+    may = stat.S_IMODE(cache.stat().st_mode) & 0o755 | 0o700
+    for file in draft.iterdir():
+        file.chmod(may & 0o644)
+    draft.chmod(may)
 
 
 def _publish(draft: Path, folder: Path) -> None:

@@ -160,7 +160,7 @@ def test_an_earlier_process_s_part_is_used(server, tmp_path):
     wanted = cifar10(server)
     (tmp_path / "c").mkdir()
     whole = (server.folder / "cifar-10-binary.tar.gz").read_bytes()
-    (tmp_path / "c" / "cifar-10-binary.tar.gz.part").write_bytes(whole[:77])
+    (tmp_path / "c" / f"cifar-10-binary.tar.gz.{os.geteuid()}.part").write_bytes(whole[:77])
     fetching.fetch(wanted, tmp_path / "c")
     assert server.asked == [("cifar-10-binary.tar.gz", "bytes=77-")]
 
@@ -171,7 +171,7 @@ def test_a_part_that_is_no_beginning_is_begun_anew(server, tmp_path, ranges, jun
     server.ranges = ranges
     wanted = cifar10(server)
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "cifar-10-binary.tar.gz.part").write_bytes(junk)
+    (tmp_path / "c" / f"cifar-10-binary.tar.gz.{os.geteuid()}.part").write_bytes(junk)
     fetching.fetch(wanted, tmp_path / "c")
     assert len(list((tmp_path / "c" / downloads.CIFAR10_FOLDER).iterdir())) == 6
 

@@ -237,12 +237,12 @@ def test_the_time_limit_and_the_most_that_a_job_may_cost():
 
 
 def test_how_a_job_starts_python():
-    assert sbatch.python_command(load(), "/opt/my env/python") == "'/opt/my env/python'"
-    assert sbatch.python_command(load("cluster.python=/x/py"), "/opt/python") == "/x/py"
+    assert sbatch.python_command(load(), "/opt/my env/python") == "'/opt/my env/python' -P"
+    assert sbatch.python_command(load("cluster.python=/x/py"), "/opt/python") == "/x/py -P"
     inside = ["cluster.container='/apps/my hpc.sif'"]
-    assert sbatch.python_command(load(*inside), "x") == "apptainer exec --nv '/apps/my hpc.sif' python3"
+    assert sbatch.python_command(load(*inside), "x") == "apptainer exec --nv '/apps/my hpc.sif' python3 -P"
     more = ["cluster.python=/x/py", "resources.device=cpu"]
-    assert sbatch.python_command(load(*inside, *more), "x") == "apptainer exec '/apps/my hpc.sif' /x/py"
+    assert sbatch.python_command(load(*inside, *more), "x") == "apptainer exec '/apps/my hpc.sif' /x/py -P"
 
 
 def test_ranks_on_cpus_ask_for_no_gpus():

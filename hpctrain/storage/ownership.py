@@ -1,0 +1,116 @@
+"""Whose files and folders are believed: those that only this user and root can write, as sshd asks of its own.
+
+Takes paths and looks at what was opened, never at a name twice: whoever may rename a folder above could put another
+thing in its place in between. For root as well: a file of a user is not one of root's. No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpctrain.errors import Foreign
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def user(uid: int) -> str:
+    """Returns the name of a user; the number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def others(status: os.stat_result, sticky: bool = False) -> str | None:
+    """Returns why others than this user and root have a hand in what has this status; None if nobody else has.
+
+    `sticky`: others may make entries of their own in it if they can rename nobody else's.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"belongs to {user(status.st_uid)}"
+    if mode & 0o022 and not (sticky and mode & stat.S_ISVTX):
+        return f"others may write there (mode {mode:04o}): look at it, then chmod go-w"
+    return None
+
+
+def foreign(folder: Path) -> str | None:
+    """Returns why a folder is not this user's alone; None if it is, or if it is not there. Raises OSError."""
+    try:
+        handle = os.open(folder, FOLDER)
+    except FileNotFoundError:
+        return None
+    try:
+        return others(os.fstat(handle))
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Yields a descriptor of a regular file that is this user's, in a folder that is. Raises Foreign and OSError."""
+    try:
+        folder = os.open(path.parent, FOLDER)
+    except PermissionError as error:
+        raise Foreign(path.parent, f"cannot be read ({error.strerror})") from None
+    try:
+        _believe(folder, path.parent)
+        handle = os.open(path.name, FILE, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path.name} is not a regular file")
+        _believe(handle, path)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def walk(root: Path, folder: Path) -> int:
+    """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; no link is followed below.
+
+    All below `root` must be this user's. In `root`, and in a study's folder that is sticky, others may have folders of
+    their own; whoever may write to `root` can take a study away, but what he puts there is not this user's. Raises
+    Foreign, naming the folder; OSError.
+    """
+    handle, path = os.open(root, FOLDER), root
+    try:
+        mode = os.fstat(handle).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise Foreign(
+                root, f"everybody may write there (mode {stat.S_IMODE(mode):04o}): chmod o-w, or +t"
+            )
+        for depth, name in enumerate(folder.relative_to(root).parts):
+            path, above = path / name, handle
+            handle = _step(name, above, path)
+            os.close(above)
+            _believe(handle, path, sticky=depth == 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _step(name: str, above: int, path: Path) -> int:
+    """A descriptor of the folder `name` in that of `above`, which is `path`."""
+    status = os.stat(name, dir_fd=above, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        raise Foreign(path, "is not a folder, or is a link to one")
+    try:
+        return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
+    except NotADirectoryError:
+        raise Foreign(path, "became a link meanwhile") from None
+    except PermissionError as error:
+        raise Foreign(path, others(status) or f"cannot be read ({error.strerror})") from None
+
+
+def _believe(handle: int, path: Path, sticky: bool = False) -> None:
+    if why := others(os.fstat(handle), sticky):
+        raise Foreign(path, why)
