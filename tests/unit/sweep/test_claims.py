@@ -15,6 +15,7 @@ from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import StudyDir, Trial, Work, stored
 from tests.damages import DAMAGES
 
+pytestmark = pytest.mark.usefixtures("at_once")
 PART = {"slurm_conf": None, "on_slurm": False, "sweep": {}, "task": "classification", "fixed": []}
 
 
@@ -129,7 +130,6 @@ from pathlib import Path
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import Work
 
-pytestmark = pytest.mark.usefixtures("at_once")
 assert claims.take(Path(sys.argv[1]), Work("r"))
 print("claimed", flush=True)
 time.sleep(60)
