@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser, whole
-from hpctrain.errors import UserError, nearest
+from hpctrain.commands.say import console
+from hpctrain.errors import UserError
 from hpctrain.scaling.measured import is_scaling
+from hpctrain.shown import shown
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.run_dir import absolute
+from hpctrain.storage.run_dir import absolute, no_such_study
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import report
 from hpctrain.sweep.report import Found
@@ -33,8 +35,7 @@ def find(root: str, name: str) -> Path:
     for path in (Path(root) / name, Path(name)):
         if path.is_dir() and path.resolve() != Path(root).resolve():
             return absolute(path)
-    names = [p.name for p in Path(root).glob("*/")] if Path(root).is_dir() else []
-    raise UserError("study", name, f"no such study in {root}", nearest(name, names))
+    raise no_such_study(root, name)
 
 
 def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
@@ -62,7 +63,6 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
 
 
 def _show(found: Found, top: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     counts = ", ".join(f"{n} {phase}" for phase, n in found.phases.most_common())
@@ -73,7 +73,7 @@ def _show(found: Found, top: int) -> None:
         table.add_column(name, overflow="fold", justify="left")
     for place, s in enumerate(found.settings[:top], 1):
         half = "" if s.half_width is None else f"{s.half_width:.2g}"
-        cells = [str(s.params.get(k, "")) for k in keys]
+        cells = [shown(str(s.params.get(k, ""))) for k in keys]
         table.add_row(
             str(place),
             f"{s.mean:.4g}",
@@ -84,15 +84,15 @@ def _show(found: Found, top: int) -> None:
             report.like_best(s),
         )
     if found.settings:
-        Console().print(table)
+        console().print(table)
     if len(found.settings) > top:
         print(f"... and {len(found.settings) - top} more (--top)")
     print(found.verdict())
     for r in [r for r in found.rows if r.phase == Phase.FAILED][:5]:
-        print(f"failed: {r.run_id}: {r.reason}: {r.detail}", file=sys.stderr)
+        print(shown(f"failed: {r.run_id}: {r.reason}: {r.detail}"), file=sys.stderr)
     print("; ".join(f"{name} {value}" for name, value in report.cost_facts(found)))
     if found.best_line:
-        print(f"best: {found.best_line}")
+        print(shown(f"best: {found.best_line}"))
 
 
 def _scaling(study: Path, args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ seconds as named.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -123,12 +124,14 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
             "--kill-on-bad-exit=1",  # a rank that dies takes the others with it
             *cluster.srun_args,
         ],
-        "additional_parameters": {
-            ("requeue" if cluster.requeue else "no-requeue"): True,
-            "open-mode": "append",
-            **({"reservation": cluster.reservation} if cluster.reservation else {}),
-            **dict(cluster.sbatch),
-        },
+        "additional_parameters": _options(
+            {
+                ("requeue" if cluster.requeue else "no-requeue"): True,
+                "open-mode": "append",
+                **({"reservation": cluster.reservation} if cluster.reservation else {}),
+                **dict(cluster.sbatch),
+            }
+        ),
     }
     if resources.device != "cpu" and cluster.gpus_per_node:
         if cluster.gpu_gres:
@@ -137,6 +140,11 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
             parameters["gpus_per_node"] = ranks
     given = {key: value for key, value in parameters.items() if value is not None}
     return given | {"wckey": None}  # submitit's own default is refused if wckeys are enforced
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of sbatch without those that are left out, by false or null."""
+    return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 def with_percent(text: str, folder: PurePath) -> str:

@@ -31,7 +31,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ from annotated_types import Ge
 from typing_extensions import TypedDict
 
 from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.shown import CONTROL
 from hpctrain.storage import attempts, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config
@@ -330,9 +331,16 @@ def absolute(path: str | Path) -> Path:
 
 def check_root(root: str) -> None:
     """Raises UserError for a folder of runs whose name Slurm's files cannot hold."""
+    if not root:
+        raise UserError("run.root", "", "must be a folder, such as runs")
     place = str(absolute(root))
-    if any(ord(letter) < 32 for letter in place):
+    if CONTROL.search(place):
         raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        try:
+            Path(place).lstat()
+        except OSError as error:
+            raise UserError("run.root", root, f"cannot be a folder ({error.strerror})") from None
     if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
         raise UserError(
             "run.root", root, f"must not hold {tag[0]}, for which the number of a job would be put"
@@ -345,8 +353,8 @@ def locate(root: str, study: str, run_id: str) -> RunDir:
 
 
 def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
-    """Yields all runs below `root`, in order of study and run id."""
-    for folder in sorted(Path(root).glob(f"{study or '*'}/")):
+    """Yields all runs below `root`, in order of study and run id; `study`, a name or a folder, chooses one."""
+    for folder in [Path(root) / study] if study else sorted(Path(root).glob("*/")):
         try:
             with os.scandir(folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -366,7 +374,13 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         return RunDir(absolute(text))
     known = list(runs(absolute(root), study))
     if not known:
-        raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
+        if study:
+            raise no_such_study(root, study)
+        raise UserError(
+            "run.root",
+            absolute(root),
+            "has no runs yet: --root FOLDER or HPCTRAIN_ROOT says where else to look",
+        )
     if text is None:
         return max(known, key=lambda run: run.config_file.stat().st_mtime)
     for fits in (_is_named, _has_job, _begins, _contains):
@@ -380,8 +394,20 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         if fitting:
             names = ", ".join(f"{r.study}/{r.run_id}" for r in fitting[:4])
             raise UserError("run", text, f"fits {len(fitting)} runs: {names}")
-    names_all = [run.run_id for run in known]
-    raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
+    raise no_such_run(root, text, [run.run_id for run in known])
+
+
+def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
+    """Returns the error for a name that none of `run_ids`, those below `root`, has."""
+    allowed = f"no such run in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
+    return UserError("run", text, allowed, nearest(text, run_ids))
+
+
+def no_such_study(root: str, study: str) -> UserError:
+    """Returns the error for a study that `root` does not have."""
+    names = [folder.name for folder in absolute(root).glob("*/")]
+    allowed = f"no such study in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
+    return UserError("run.study", study, allowed, nearest(study, names))
 
 
 def _is_named(run: RunDir, text: str) -> bool:

@@ -5,6 +5,7 @@ Takes a study's folder; returns rows and text. Side effects: those of `cancel`, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -50,7 +51,7 @@ def waiting(
     Makes one squeue call per cluster that is not in `queues` yet.
     """
     rows, queues = [], queues or client.Queues()
-    for folder in sorted(root.glob(f"{study or '*'}/")):
+    for folder in [root / study] if study else sorted(root.glob("*/")):
         place = StudyDir(folder)
         try:
             run_ids = place.trials() if place.exists() else ()
@@ -67,6 +68,14 @@ def waiting(
                         prospects.scheduler, None)
                 )  # fmt: skip
     return rows
+
+
+def swept(study: StudyDir) -> dict[str, str]:
+    """Returns the swept settings of each run of a study, as they are typed; {} if it is not a sweep, or damaged."""
+    with contextlib.suppress(Damaged):
+        if study.exists():
+            return {run_id: " ".join(trial.overrides) for run_id, trial in study.trials().items()}
+    return {}
 
 
 def needs_sweep(row: Row) -> bool:
