@@ -1,4 +1,4 @@
-"""`hpctrain forecast` (once `predict`): step time, throughput and efficiency on counts of GPUs that were not measured."""
+"""`hpctrain forecast`, once `predict`: step time, throughput, efficiency on counts of GPUs that were not measured."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ def main(argv: list[str]) -> int:
         sbatch.check(config)
         if not args.dry_run:
             submit.check_here(config)
+    check(config)
     if args.dry_run:
         if config.cluster.kind == "local":
             raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
-    check(config)
     estimated = estimate.estimate(config)  # before anything is written: a network may refuse its input
     run = prepare(config)
     with right_to_start(run) as standing:

@@ -46,6 +46,7 @@ _WITH_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--experimental-rerun",
 )  # fmt: skip
+_FOLDERS = ("--config-dir", "-cd")
 _SHOWN = ("job", "hydra", "all")
 
 Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -152,6 +153,8 @@ def run_app(
     _register(derive if "--resolve" in argv else None)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except SystemExit as stopped:  # after --help and the like
+        return int(stopped.code or 0)
     except Exception as error:
         if not _is_theirs(error):
             raise
@@ -182,6 +185,8 @@ def _check_flags(argv: Sequence[str]) -> None:
             word.startswith("--cfg=") and word[6:] not in _SHOWN
         ):
             raise UserError("--cfg", value, f"must be one of {', '.join(_SHOWN)}", nearest(value, _SHOWN))
+        if word in _FOLDERS and not Path(value).is_dir():
+            raise UserError(word, value, "there is no such folder")
         if re.match(r"\+*hydra\.run\.dir=", word):
             raise UserError(
                 "hydra.run.dir", word.partition("=")[2], "cannot be set: runs are kept in run.root"
@@ -284,7 +289,7 @@ def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
         if key and (key == named or re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", text)):
             return override
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
-        overrides = [o for o in overrides if "${" in o] or overrides
+        return next((o for o in overrides if "${" in o), f"{named or 'word'}=")
     return f"{named}=" if named else overrides[0] if len(overrides) == 1 else "settings="
 
 

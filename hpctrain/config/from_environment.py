@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +43,16 @@ def resolve(values: Any, key: str = "") -> Any:
 
     text = _REFERENCE.sub(held, values)
     return None if text == "null" else text
+
+
+def as_shell(text: str) -> str:
+    """Returns `text` as a shell writes it: its variables are read when the shell comes to them."""
+    words, end = [], 0
+    for found in _REFERENCE.finditer(text):
+        default = "" if found[2] is None else "-" + re.sub(r'([\\"$`])', r"\\\1", found[2])
+        words += [shlex.quote(text[end : found.start()]), f'"${{{found[1]}{default}}}"']
+        end = found.end()
+    return "".join(word for word in [*words, shlex.quote(text[end:])] if word != "''") or "''"
 
 
 def references(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

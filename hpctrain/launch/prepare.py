@@ -54,6 +54,11 @@ def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 def check(config: Config) -> None:
     """Raises UserError for anything that can be found wrong with a run before a file is written."""
     refuse_secrets(to_dict(config))
+    # These stand in a job's script as they are: what they take from a variable would be written.
+    cluster = config.cluster
+    refuse_secrets(
+        {"cluster": {"srun_args": cluster.srun_args, "sbatch": cluster.sbatch, "setup": cluster.setup}}
+    )
     check_root(config.run.root)
     _check_model(config)
     if config.cluster.kind == "local":

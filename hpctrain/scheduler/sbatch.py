@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from hpctrain.config.from_environment import as_shell
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 
@@ -188,8 +189,16 @@ def setup(config: Config, folder: PurePath, if_not: str = "", pickle: str = PICK
         # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
         f"ln -sf {pickle} {files}/{JOB}_submitted.pkl 2>/dev/null || true",
         *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
-        *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
+        *(
+            f"export {key}={as_shell(_written(config, key, value))}"
+            for key, value in cluster.environment.items()
+        ),
     ]
+
+
+def _written(config: Config, name: str, value: str) -> str:
+    """A variable's value as the settings have it: if it refers to another variable, the script does so too."""
+    return config.from_environment.get(f"cluster.environment.{name}", value)
 
 
 def _or_end(line: str, if_not: str) -> str:

@@ -336,10 +336,10 @@ def check_root(root: str) -> None:
     place = str(absolute(root))
     if CONTROL.search(place):
         raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        try:
-            Path(place).lstat()
-        except OSError as error:
+    try:
+        Path(place).lstat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise UserError("run.root", root, f"cannot be a folder ({error.strerror})") from None
     if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
         raise UserError(
