@@ -185,12 +185,13 @@ def _check_flags(argv: Sequence[str]) -> None:
             word.startswith("--cfg=") and word[6:] not in _SHOWN
         ):
             raise UserError("--cfg", value, f"must be one of {', '.join(_SHOWN)}", nearest(value, _SHOWN))
-        if word in _FOLDERS and not Path(value).is_dir():
-            raise UserError(word, value, "there is no such folder")
         if re.match(r"\+*hydra\.run\.dir=", word):
             raise UserError(
                 "hydra.run.dir", word.partition("=")[2], "cannot be set: runs are kept in run.root"
             )
+    for folder in _given(argv, *_FOLDERS):
+        if not Path(folder).is_dir():
+            raise UserError("--config-dir", folder, "there is no such folder")
 
 
 def _given(argv: Sequence[str], *flags: str) -> list[str]:

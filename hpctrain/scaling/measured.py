@@ -93,7 +93,7 @@ def write_plan(study: Path, facts: StudyFacts, runs: Iterable[PlannedRun]) -> No
 
 
 def _read_plan(study: Path) -> StudyPlan | None:
-    return cast("StudyPlan | None", read_json(study / PLAN))
+    return cast("StudyPlan | None", load(study / PLAN, dict[str, Any]))
 
 
 def points(study: Path, plan: StudyPlan, data: Kind, job_j: Mapping[str, float] | None = None) -> list[Point]:

@@ -361,7 +361,7 @@ def runs(root: Path, study: str | None = None) -> Iterator[RunDir]:
         except OSError:
             continue
         for name in names:
-            if os.path.exists(f"{folder}/{name}/config.yaml"):  # noqa: PTH110  (of thousands, each counts)
+            if os.path.lexists(f"{folder}/{name}/config.yaml"):  # noqa: PTH110  (of thousands, each counts)
                 yield RunDir(folder / name)
 
 
@@ -382,7 +382,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
             "has no runs yet: --root FOLDER or HPCTRAIN_ROOT says where else to look",
         )
     if text is None:
-        return max(known, key=lambda run: run.config_file.stat().st_mtime)
+        return max(known, key=lambda run: run.config_file.lstat().st_mtime)
     for fits in (_is_named, _has_job, _begins, _contains):
         fitting = [run for run in known if fits(run, text)]
         if (

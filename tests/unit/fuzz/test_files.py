@@ -23,21 +23,22 @@ TOKENS = {"kind": "character", "tokens": ["<unk>", "a"]}
 RUN_FILES = {
     "config.yaml": None, "state.json": None, "identity.json": None, "submission.json": {"job_ids": ["1"]},
     "pause.json": {"epochs": 1}, "metrics.jsonl": {"step": 1}, "profile.json": {"ranks": 1}, "vocabulary.json": TOKENS,
-    "attempts/1/rank_0.json": {"rank": 0}, "attempts/1/failure.json": {"reason": "ERROR"}, "attempts/1/rank_0.log": "a",
-    "attempts/1/token": "x", "launcher.log": "a", "checkpoints/step_00000001/manifest.json": {}, "start/terms/1.json": {},
-    "checkpoints/terms/1.json": {}, "cancel": "", "provenance.json": {},
+    "attempts/1/rank_0.json": {"rank": 0}, "attempts/1/failure.json": {"reason": "ERROR"},
+    "attempts/1/rank_0.log": "a",
+    "attempts/1/token": "x", "launcher.log": "a", "checkpoints/step_00000001/manifest.json": {},
+    "start/terms/1.json": {}, "checkpoints/terms/1.json": {}, "cancel": "", "provenance.json": {},
 }  # fmt: skip
 STUDY_FILES = {
     ".study/parts/1.json": {"trials": []}, ".study/submissions.json": {"job_ids": ["1"]}, ".study/ended/x.0.json": {},
-    ".study/jobs/x.json": {}, ".study/suggested/1.json": {}, ".study/claims/x.0.1.json": {}, "scaling.json": {"mode": "weak"},
-    ".study/journal.log": "x",
+    ".study/jobs/x.json": {}, ".study/suggested/1.json": {}, ".study/claims/x.0.1.json": {},
+    "scaling.json": {"mode": "weak"}, ".study/journal.log": "x",
 }  # fmt: skip
 DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(b'{"phase": "do'),
     "list": lambda path: path.write_text("[]"),
     "null": lambda path: path.write_text("null"),
-    "types": lambda path: path.write_text('{"phase": 5, "job_ids": "77", "epochs": [], "kind": [], "trials": {"a": 1}}'),
+    "types": lambda path: path.write_text('{"phase": 5, "job_ids": "77", "epochs": [], "trials": {"a": 1}}'),
     "deep": lambda path: path.write_text("[" * 100_000),
     "random": lambda path: path.write_bytes(random.Random(0).randbytes(999)),
     "folder": lambda path: path.mkdir(),
@@ -46,8 +47,10 @@ DAMAGES = {
     "loop": lambda path: path.symlink_to(path.name),
     "huge": lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), 2**40),
 }  # fmt: skip
-COMMANDS = [["status"], ["status", "--json"], ["status", "RUN"], ["status", "--study", "s"], ["logs", "RUN"], ["report", "s"],
-            ["resume", "RUN"], ["checkpoints", "RUN"], ["checkpoints", "RUN", "--verify"], ["generate", "RUN", "--tokens", "1"],
+COMMANDS = [["status"], ["status", "--json"], ["status", "RUN"], ["status", "--study", "s"], ["logs", "RUN"],
+            ["report", "s"],
+            ["resume", "RUN"], ["checkpoints", "RUN"], ["checkpoints", "RUN", "--verify"],
+            ["generate", "RUN", "--tokens", "1"],
             ["export", "RUN", "--step", "best"], ["cancel", "RUN"], ["cancel", "--study", "s"],
             ["sweep", "lenet_digits", "seed=1,2", "--dry-run", "run.study=s"],
             ["scale", "lenet_digits", "cluster=devcluster", "--dry-run", "run.study=s"],
