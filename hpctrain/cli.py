@@ -5,12 +5,17 @@ A command's module is imported only when that command runs: help and completion 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from hpctrain.errors import Damaged, RunFailed, UserError, nearest
+from hpctrain.errors import Damaged, RunFailed, Unusable, UserError, nearest
+from hpctrain.shown import shown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hpctrain.commands.train:main", "run here, in the foreground, on resources.ranks ranks"),
@@ -26,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "flops": ("hpctrain.commands.flops:main", "count floating-point operations, per layer and per run"),
     "bench": ("hpctrain.commands.bench:main", "this machine's ceilings, and how near a training step comes"),
     "scale": ("hpctrain.commands.scale:main", "measure how a training job scales over GPUs"),
-    "predict": ("hpctrain.commands.predict:main", "how it would scale, from a calibration"),
+    "forecast": ("hpctrain.commands.forecast:main", "how it would scale, from a calibration"),
     "models": ("hpctrain.commands.models:main", "list the networks with parameters and multiply-adds"),
     "data": (
         "hpctrain.commands.data:main",
@@ -42,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("hpctrain.commands.export:main", "a run's weights for other programs"),
 }
 
+ALIASES = {"predict": "forecast"}  # names of earlier versions
+
 USAGE = """usage: hpctrain COMMAND [flags] [settings]
 
 Batch training of convolutional and recurrent networks on Slurm clusters.
@@ -56,29 +63,73 @@ hpctrain COMMAND --help says more. Completion: eval "$(hpctrain train -sc instal
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Errors of the user's and of the work become one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter, a name that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(argv)
+        code = _dispatch(argv)
+        sys.stdout.flush()  # a full disk or a reader that has gone may show only here
+        return code
     except UserError as error:
-        return _say(str(error), 2)
-    except (RunFailed, Damaged) as error:
-        return _say(str(error), 1)
+        return _fail(argv, str(error), 2, error)
+    except (RunFailed, Damaged, Unusable) as error:
+        return _fail(argv, str(error), 1, error)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _fail(argv, "interrupted", 130)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_stdout()
         return 0
     except OSError as error:
-        from hpctrain.storage.run_state import reason_of_oserror
-
-        reason = reason_of_oserror(error)
-        if reason is None and os.environ.get("HPCTRAIN_DEBUG"):
-            raise
-        return _say(f"{reason}: {error}" if reason else _internal(error), 1)
+        if error.filename is None and not _takes_output():
+            _drop_stdout()
+            return _say(f"stdout: cannot be written ({error.strerror})", 1)
+        return _fail(argv, _of_the_system(error), 1)
+    except MemoryError:
+        return _fail(argv, "this host has not enough memory for that", 1)
     except Exception as error:
         if os.environ.get("HPCTRAIN_DEBUG"):
             raise
-        return _say(_internal(error), 1)
+        return _fail(
+            argv, f"internal error: {type(error).__name__}: {error} (HPCTRAIN_DEBUG=1 shows where)", 1
+        )
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused: which file, and why; the reason's name if a run would end with it."""
+    from hpctrain.storage.run_state import reason_of_oserror
+
+    if reason := reason_of_oserror(error):
+        return f"{reason}: {error}"
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
+
+
+def _takes_output() -> bool:
+    """Returns whether stdout can be written; what is in its buffer is."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _drop_stdout() -> None:
+    """Lets what is left of the output go nowhere: Python would try again, and complain, when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(argv: list[str], text: str, code: int, error: Exception | None = None) -> int:
+    """Says in one line why the command ends; as a document on stdout too if the command was asked for one."""
+    if "--json" in argv:
+        facts = (
+            {name: str(value) for name, value in vars(error).items()} if isinstance(error, UserError) else {}
+        )
+        named = {name: shown(facts[name]) for name in ("key", "allowed") if name in facts}
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": shown(text), "exit_code": code, **named}), flush=True)
+    return _say(text, code)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -93,12 +144,19 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] in ("-sc", "--shell-completion"):
         return _complete(argv)
+    argv[0] = ALIASES.get(argv[0], argv[0])
     if argv[0] not in COMMANDS:
         raise UserError(
             "command", argv[0], f"must be one of {', '.join(COMMANDS)}", nearest(argv[0], COMMANDS)
         )
     module, _, name = COMMANDS[argv[0]][0].partition(":")
-    os.environ["HPCTRAIN_COMMAND"] = " ".join(["hpctrain", *argv])
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError(
+            "folder", os.environ.get("PWD", "."), "was deleted, and you are in it: cd to another"
+        ) from None
+    os.environ["HPCTRAIN_COMMAND"] = shown(" ".join(["hpctrain", *argv]))  # it is kept with what it starts
     function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
     return function(argv[1:])
 
@@ -117,12 +175,9 @@ def _complete(argv: list[str]) -> int:
     return run_app(argv, lambda values: (0, None))
 
 
-def _internal(error: Exception) -> str:
-    return f"internal error: {type(error).__name__}: {error} (HPCTRAIN_DEBUG=1 shows where)"
-
-
 def _say(text: str, code: int) -> int:
-    print(f"hpctrain: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be full or gone as well
+        print(f"hpctrain: {shown(text)}", file=sys.stderr, flush=True)
     return code
 
 

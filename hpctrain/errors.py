@@ -1,6 +1,6 @@
 """The ways in which a command ends badly, as exceptions.
 
-Takes names and values, returns one-line messages. No side effects, standard library only.
+Takes names and values, returns one-line messages without control characters and secrets. No side effects.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import errno
 from collections.abc import Iterable
 from typing import Any
 
+from hpctrain.shown import shown
+
 
 class UserError(Exception):
     """The user's input is wrong: nothing was started. Shown as one line; exit code 2."""
@@ -17,11 +19,12 @@ class UserError(Exception):
     def __init__(self, key: str, value: Any, allowed: str, nearest: str | None = None) -> None:
         """`key=value` is what was given, `allowed` says in words what would be right."""
         self.key, self.value, self.allowed, self.nearest = key, value, allowed, nearest
-        shown = " ".join(str(value).split())
-        if len(shown) > 80:
-            shown = f"{shown[:38]}...{shown[-39:]}"  # both ends: of a path, the end says which file
+        # With its key: the name of a value may say that it is secret.
+        given = shown(f"{key}={' '.join(str(value).split())}").removeprefix(f"{key}=")
+        if len(given) > 80:
+            given = f"{given[:38]}...{given[-39:]}"  # both ends: of a path, the end says which file
         hint = f" (did you mean {nearest}?)" if nearest else ""
-        super().__init__(f"{key}={shown}: {allowed}{hint}")
+        super().__init__(shown(f"{key}={given}: {allowed}{hint}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.key, self.value, self.allowed, self.nearest)
@@ -32,10 +35,14 @@ class RunFailed(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(shown(f"{reason}: {detail}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.detail)
+
+
+class Unusable(Exception):
+    """Files of a run are not what they should be. Shown as one line; exit code 1."""
 
 
 class Damaged(OSError):

@@ -6,6 +6,7 @@ Takes an environment; returns a frozen `JobEnvironment`. No other file reads the
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,3 +108,11 @@ def safe_path() -> Iterator[None]:
 
 def _changes_slurm(name: str) -> bool:
     return name.startswith(_OF_SLURM) and name not in _KEPT
+
+
+def user_name() -> str:
+    """Returns the user's name; the number if the system has no name for it, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

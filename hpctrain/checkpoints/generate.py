@@ -18,7 +18,7 @@ from hpctrain.config.settings import Config
 from hpctrain.config.tasks import TASK_KINDS, networks_of
 from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.vocabulary import Vocabulary
-from hpctrain.errors import UserError
+from hpctrain.errors import Damaged, UserError
 from hpctrain.storage.json_files import read_json
 from hpctrain.storage.run_dir import RunDir
 
@@ -76,10 +76,13 @@ def _check_task(run: RunDir, config: Config) -> None:
 
 
 def _vocabulary(run: RunDir) -> Vocabulary:
-    values: Any = read_json(run.vocabulary_file)
-    if values is None:
+    if not run.vocabulary_file.exists():
         raise UserError("run", run.run_id, "has no vocabulary.json yet: it has not started")
-    return vocabularies.from_json(values)
+    values: Any = read_json(run.vocabulary_file)
+    try:
+        return vocabularies.from_json(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(run.vocabulary_file, f"not a vocabulary: {error}") from None
 
 
 def _encode(vocabulary: Vocabulary, prompt: str) -> list[int]:

@@ -37,6 +37,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from hpctrain.errors import Unusable
 from hpctrain.storage import lock
 from hpctrain.storage.files import (
     CHUNK_BYTES,
@@ -57,7 +58,7 @@ _MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 _Count = Annotated[int, Ge(0)]
 
 
-class CorruptCheckpoint(Exception):
+class CorruptCheckpoint(Unusable):
     """The files of a committed checkpoint are not what its manifest says. The message names the file."""
 
 

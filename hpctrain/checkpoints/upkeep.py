@@ -5,6 +5,7 @@ Takes run directories; only `prune` and `unlock` change anything, and they refus
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hpctrain.checkpoints import store
 from hpctrain.checkpoints.policy import Retention
 from hpctrain.checkpoints.store import CorruptCheckpoint, Entry
 from hpctrain.config.load import from_dict
-from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.errors import Damaged, RunFailed, UserError, nearest
 from hpctrain.storage import lock
 from hpctrain.storage.files import FILES, refuse_if_shared
 from hpctrain.storage.lock import JobEnded
@@ -112,8 +113,9 @@ def choose(run: RunDir, text: str) -> Entry:
     if text == "best":
         scored = []
         for entry in found:
-            if (metric := store.metric_of(store.read_meta(run.checkpoints, entry))) is not None:
-                scored.append((metric, entry))
+            with contextlib.suppress(CorruptCheckpoint, Damaged):  # one that is damaged is not the best
+                if (metric := store.metric_of(store.read_meta(run.checkpoints, entry))) is not None:
+                    scored.append((metric, entry))
         if not scored:
             raise UserError("--step", text, "no checkpoint here has been validated")
         return min(scored)[1]

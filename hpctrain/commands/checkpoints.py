@@ -8,9 +8,10 @@ import time
 from hpctrain.checkpoints import store, upkeep
 from hpctrain.checkpoints.upkeep import Row
 from hpctrain.commands.flags import Parser, whole
-from hpctrain.commands.say import bar
+from hpctrain.commands.say import bar, console
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.report.numbers import short
+from hpctrain.shown import shown
 from hpctrain.storage.run_dir import RunDir, find
 from hpctrain.storage.run_state import Reason
 
@@ -47,7 +48,6 @@ def _list(run: RunDir, verify: bool, as_json: bool) -> int:
 
 
 def _show(run: RunDir, rows: list[Row], aside: list[str], verified: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
@@ -64,15 +64,15 @@ def _show(run: RunDir, rows: list[Row], aside: list[str], verified: bool) -> Non
             str(row.get("world_size", "")),
             time.strftime("%m-%d %H:%M", time.localtime(row["saved"])) if "saved" in row else "",
         )  # fmt: skip
-    console = Console()
-    console.print(table if rows else f"{run.run_id} has no checkpoint yet")
+    screen = console()
+    screen.print(table if rows else f"{run.run_id} has no checkpoint yet")
     for row in rows:
         if row["error"] is not None:
-            console.print(row["error"], highlight=False, soft_wrap=True)
+            screen.print(shown(row["error"]), highlight=False, soft_wrap=True)
     if aside:
-        console.print(f"{len(aside)} put aside as broken: {', '.join(aside)}", highlight=False)
+        screen.print(f"{len(aside)} put aside as broken: {', '.join(aside)}", highlight=False)
     if rows and not verified:
-        console.print("committed is not read yet: --verify compares every byte", highlight=False)
+        screen.print("committed is not read yet: --verify compares every byte", highlight=False)
 
 
 def _diff(run: RunDir, names: list[str], as_json: bool) -> int:

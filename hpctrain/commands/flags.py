@@ -6,11 +6,13 @@ Takes a command line, returns its flags as attributes and everything else as `wo
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
+from hpctrain.storage.run_dir import check_root
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +45,9 @@ class Parser(argparse.ArgumentParser):
 
         `as_settings`: the command takes Hydra's settings, and finds both among its words. `study` is for --help.
         """
-        self.add_argument("--root", metavar="FOLDER", help="run.root: where the runs are (default: runs)")
+        self.add_argument(
+            "--root", metavar="FOLDER", help="run.root: where the runs are (default: HPCTRAIN_ROOT, or runs)"
+        )
         text = "the study that the runs belong to" if as_settings else study
         self.add_argument("--study", metavar="NAME", help=f"run.study: {text}")
         self._place_is_settings = as_settings
@@ -66,7 +70,10 @@ class Parser(argparse.ArgumentParser):
         """The words with --root and --study as settings, or without the settings that mean these flags."""
         if self._place_is_settings is None:
             return words
+        default = os.environ.get("HPCTRAIN_ROOT") or None
         if self._place_is_settings:
+            if not any(word.lstrip("+").startswith("run.root=") for word in words):
+                taken.root = taken.root if taken.root is not None else default
             given = (("run.root", taken.root), ("run.study", taken.study))
             return words + [f"{key}={_quoted(value)}" for key, value in given if value is not None]
         left = []
@@ -76,7 +83,8 @@ class Parser(argparse.ArgumentParser):
                 setattr(taken, key.removeprefix("run."), value)
             else:
                 left.append(word)
-        taken.root = taken.root or "runs"
+        taken.root = taken.root if taken.root is not None else default or "runs"
+        check_root(taken.root)
         return left
 
     def _unknown(self, word: str) -> UserError:

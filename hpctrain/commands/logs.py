@@ -7,6 +7,7 @@ import sys
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import say, show_end
 from hpctrain.launch import follow
+from hpctrain.shown import printable
 from hpctrain.storage.run_dir import RunDir, find
 
 
@@ -34,4 +35,4 @@ def _show_start(run: RunDir, rank: int) -> None:
     start = follow.start_log(run, run.read_state(), rank)
     if start:
         say(f"the log of rank {rank} does not tell; from {start[0]}:")
-        sys.stdout.write(start[1])
+        sys.stdout.write(printable(start[1]))

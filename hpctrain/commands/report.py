@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser, whole
-from hpctrain.commands.say import say
-from hpctrain.errors import UserError, nearest
+from hpctrain.commands.say import console, say
+from hpctrain.errors import UserError
 from hpctrain.scaling.measured import is_scaling
+from hpctrain.shown import shown
 from hpctrain.storage import ownership
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.run_dir import absolute, may_enter
+from hpctrain.storage.run_dir import absolute, may_enter, no_such_study
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Found
@@ -39,8 +40,7 @@ def find(root: str, name: str) -> Path:
                     "study", path, f"cannot be read: belongs to {ownership.user(path.stat().st_uid)}"
                 )
             return absolute(path)
-    names = [p.name for p in Path(root).glob("*/")] if Path(root).is_dir() else []
-    raise UserError("study", name, f"no such study in {root}", nearest(name, names))
+    raise no_such_study(root, name)
 
 
 def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
@@ -70,7 +70,6 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
 
 
 def _show(seen: Found, top: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     counts = ", ".join(f"{n} {phase}" for phase, n in seen.phases.most_common())
@@ -81,7 +80,7 @@ def _show(seen: Found, top: int) -> None:
         table.add_column(name, overflow="fold", justify="left")
     for place, s in enumerate(seen.settings[:top], 1):
         half = "" if s.half_width is None else f"{s.half_width:.2g}"
-        cells = [str(s.params.get(k, "")) for k in keys]
+        cells = [shown(str(s.params.get(k, ""))) for k in keys]
         table.add_row(
             str(place),
             f"{s.mean:.4g}",
@@ -92,15 +91,15 @@ def _show(seen: Found, top: int) -> None:
             report.like_best(s),
         )
     if seen.settings:
-        Console().print(table)
+        console().print(table)
     if len(seen.settings) > top:
         print(f"... and {len(seen.settings) - top} more (--top)")
     print(seen.verdict())
     for r in [r for r in seen.rows if r.phase == Phase.FAILED][:5]:
-        print(f"failed: {r.run_id}: {r.reason}: {r.detail}", file=sys.stderr)
+        print(shown(f"failed: {r.run_id}: {r.reason}: {r.detail}"), file=sys.stderr)
     print("; ".join(f"{name} {value}" for name, value in report.cost_facts(seen)))
     if seen.best_line:
-        print(f"best: {seen.best_line}")
+        print(shown(f"best: {seen.best_line}"))
 
 
 def _scaling(study: Path, args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hpctrain.shown import shown
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import RunState
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print one line about the work on stderr: stdout is for the answer."""
-    print(f"hpctrain: {text}", file=sys.stderr, flush=True)
+    print(f"hpctrain: {shown(text)}", file=sys.stderr, flush=True)
 
 
 def show_end(run: RunDir, state: RunState | None = None) -> int:
@@ -32,12 +33,24 @@ def show_done(run: RunDir) -> int:
     return show_end(run)
 
 
-def wide_console() -> Console:
-    """A terminal as wide as it is; a file or pipe wide enough for tables of figures."""
+def console(width: int | None = None) -> Console:
+    """Returns what draws tables on stdout; a file or pipe is `width` wide (None: as the terminal).
+
+    Texts are data: square brackets in them are not markup. A reader that has gone is a BrokenPipeError.
+    """
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    made = Plain(markup=False)
+    return made if made.is_terminal or width is None else Plain(markup=False, width=width)
+
+
+def wide_console() -> Console:
+    """A terminal as wide as it is; a file or pipe wide enough for tables of figures."""
+    return console(140)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`hpctrain scale`: measure how a job scales over GPUs; `--calibrate`: measure what `hpctrain predict` needs."""
+"""`hpctrain scale`: measure how a job scales over GPUs; `--calibrate`: measure what `hpctrain forecast` needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.start import CalibrationStart, StudyStart, calibrate, load, measure
 
 ABOUT = """Measures one experiment on several counts of GPUs:
-  hpctrain scale experiment=NAME cluster=NAME scaling=strong scaling.gpus=1,2,4,8 run.study=STUDY
+  hpctrain scale RECIPE cluster=NAME scaling=strong scaling.gpus=1,2,4,8 run.study=STUDY
   hpctrain report STUDY
 scaling=strong keeps the effective batch, scaling=weak the batch a GPU; scaling.* are the settings
 (conf/scaling_base.yaml). Each count is measured scaling.repeats times, in random order, as jobs of its own.
@@ -51,7 +51,7 @@ def _show_calibration(facts: CalibrationStart, config: Config, configs: Sequence
             f"submitted {len(jobs)} jobs: {', '.join(jobs)}" if jobs else "all are done or under way already"
         )
         print(
-            f"follow it: hpctrain status --study {facts['study']}; then hpctrain predict with the same settings"
+            f"follow it: hpctrain status --study {facts['study']}; then hpctrain forecast with the same settings"
         )
 
 
@@ -86,10 +86,10 @@ def _show(facts: StudyStart, settings: ScalingConfig, dry_run: bool) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("scale", ABOUT, "SETTINGS")
+    parser = Parser("scale", ABOUT, "[RECIPE] SETTINGS")
     parser.add_argument(
         "--calibrate", action="store_true",
-        help="measure what hpctrain predict needs: one rank, a node's ranks, and two nodes",
+        help="measure what hpctrain forecast needs: one rank, a node's ranks, and two nodes",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="show the jobs and what they cost; start nothing"

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
-from hpctrain.commands.say import say
+from hpctrain.commands.say import console, say
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
-from hpctrain.storage.run_dir import absolute, locate, may_enter
+from hpctrain.shown import shown
+from hpctrain.storage.run_dir import absolute, locate, may_enter, no_such_run, no_such_study, runs
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
@@ -30,6 +31,8 @@ def main(argv: list[str]) -> int:
         listed = status.rows(Path(args.root), args.study, args.phase, name, queues, once)
         if args.phase in (None, Phase.SUBMITTED):
             listed += overview.waiting(Path(args.root), args.study, name, queues, once)
+        if not listed:
+            _refuse_unknown(args, name)
         for row in listed:
             for damage in row.damage:
                 _say_once(told, f"{row.study}/{row.run}: {damage}")
@@ -47,6 +50,14 @@ def _goes_on(row: Row) -> bool:
     return not (row.phase in FINAL or status.needs_resume(row) or overview.needs_sweep(row))
 
 
+def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:
+    """Raises UserError if no run has that name, or there is no such study."""
+    if args.study and not (absolute(args.root) / args.study).is_dir():
+        raise no_such_study(args.root, args.study)
+    if name and not any(name in run.run_id for run in runs(absolute(args.root), args.study)):
+        raise no_such_run(args.root, name, [run.run_id for run in runs(absolute(args.root), args.study)])
+
+
 def _say_once(told: set[str], words: str) -> None:
     if words not in told:
         told.add(words)
@@ -58,27 +69,33 @@ def _show(listed: list[Row], args: argparse.Namespace) -> None:
     study = StudyDir(absolute(args.root) / (args.study or ""))
     if args.study and not args.watch and may_enter(study.folder) and study.exists():
         print(overview.summary(study, listed))
-    _print_table(status.table(listed) if listed else f"no runs in {args.root} fit", clear=args.watch)
+    settings = overview.swept(study) if args.study else {}
+    _print_table(status.table(listed, settings) if listed else _none(args), clear=args.watch)
     if len(listed) == 1 and not args.watch:
         _explain(listed[0], args.root)
 
 
+def _none(args: argparse.Namespace) -> str:
+    """What is said of an empty table: where it looked."""
+    place = absolute(args.root) / (args.study or "")
+    fits = f" is {args.phase}" if args.phase else ""
+    return f"no run in {place}{fits}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
+
+
 def _explain(row: Row, root: str) -> None:
     if row.detail:
-        print(row.detail)
+        print(shown(row.detail))
     if row.phase == Phase.FAILED:
         run = locate(root, row.study, row.run)
         for line in follow.last_words(run, run.read_state()):
-            print(f"  | {line}")
+            print(f"  | {shown(line)}")
 
 
-def _print_table(shown: object, clear: bool) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if clear and console.is_terminal:
-        console.clear()
-    console.print(shown)
+def _print_table(table: object, clear: bool) -> None:
+    screen = console()
+    if clear and screen.is_terminal:
+        screen.clear()
+    screen.print(table, soft_wrap=isinstance(table, str))
 
 
 def _parser() -> Parser:

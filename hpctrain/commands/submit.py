@@ -8,7 +8,7 @@ from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import show_done
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
-from hpctrain.launch.prepare import prepare
+from hpctrain.launch.prepare import check, prepare
 from hpctrain.launch.resume import renew
 from hpctrain.launch.standing import right_to_start
 from hpctrain.storage.run_dir import locate
@@ -33,18 +33,29 @@ def main(argv: list[str]) -> int:
         sbatch.check(config)
         if not args.dry_run:
             submit.check_here(config)
+    check(config)
     if args.dry_run:
         if config.cluster.kind == "local":
             raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
+    estimated = estimate.estimate(config)  # before anything is written: a network may refuse its input
     run = prepare(config)
-    estimated = estimate.estimate(config)  # before anything is started: a network may refuse its input
     with right_to_start(run) as standing:
         known = standing.job_id
         if known is None:
             if run.read_state().phase == Phase.DONE:
-                return show_done(run)
+                if not args.json:
+                    return show_done(run)
+                facts = {
+                    "run": run.run_id,
+                    "job_id": None,
+                    "new": False,
+                    "path": str(run.path),
+                    "phase": Phase.DONE,
+                }
+                print(json.dumps(facts | estimated))
+                return 0
             changed = renew(run, config)
             if changed and not args.json:
                 print(changed)
@@ -61,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("submit", ABOUT, "[EXPERIMENT] [SETTINGS]", MORE)
+    parser = Parser("submit", ABOUT, "[RECIPE] [SETTINGS]", MORE)
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script and submit nothing")
     parser.add_argument(
         "--json", action="store_true",

@@ -13,8 +13,8 @@ from hpctrain.sweep.start import Started, foresee, start
 from hpctrain.sweep.study_dir import StudyDir
 from hpctrain.sweep.unlock import unlock
 
-ABOUT = """Every setting may take several values: optimizer.lr=0.01,0.1 seed=range(3) model=lenet,alexnet
-schedule=glob(*), or an interval for random and adaptive search: optimizer.lr=tag(log,interval(1e-4,1)).
+ABOUT = """Every setting may take several values: optimizer.lr=0.01,0.1 'seed=range(3)' model=lenet,alexnet
+'schedule=glob(*)', or an interval for random and adaptive search: 'optimizer.lr=tag(log,interval(1e-4,1))'.
 sweep=grid|random|tpe|cmaes|asha chooses how; sweep.* are its settings (conf/sweep_base.yaml).
 The study is run.study; the same command again completes it, more values extend it.
 """
@@ -80,7 +80,7 @@ def _many(count: int, thing: str) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser("sweep", ABOUT, "[EXPERIMENT] SETTINGS")
+    parser = Parser("sweep", ABOUT, "[RECIPE] SETTINGS")
     parser.add_argument("--dry-run", action="store_true", help="show runs, jobs and costs; start nothing")
     parser.add_argument(
         "--retry", choices=(Phase.FAILED, Phase.CANCELLED), metavar="PHASE",

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         config = configure(values)
         return _train_here(config), _validation_loss(config)
 
-    parser = Parser("train", "run here, in the foreground", "[EXPERIMENT] [SETTINGS]", passed_on=HYDRAS)
+    parser = Parser("train", "run here, in the foreground", "[RECIPE] [SETTINGS]", passed_on=HYDRAS)
     parser.add_run_place(as_settings=True)
     words = parser.take(argv).words
     return run_app(words, job, derive)

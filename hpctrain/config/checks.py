@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpctrain.config.data_kinds import family
+from hpctrain.config.data_kinds import Family, family, kind_of
 from hpctrain.config.image_sizes import check_pictures
 from hpctrain.config.tasks import TASK_KINDS, networks_of
 from hpctrain.errors import UserError, choose, nearest
 
 if TYPE_CHECKING:
-    from hpctrain.config.settings import Config, ModelConfig
+    from hpctrain.config.settings import Config, DataConfig, ModelConfig
 
 # The settings of comm that a cluster's preset may have, and that a scaling study may try.
 TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
@@ -33,6 +33,14 @@ def check_whole(config: Config) -> None:
     _check_comm(config)
     _check_task(config)
     check_pictures(config)
+
+
+def check_shape(data: DataConfig) -> None:
+    """Raises UserError for a kind that does not exist, and for images without a shape."""
+    if kind_of(data.name).family in (Family.IMAGE, Family.PICTURE) and len(data.shape) != 3:
+        raise UserError(
+            "data.shape", list(data.shape), "must be channels, height and width, as in [3,224,224]"
+        )
 
 
 def _too_many_ranks(config: Config, samples: int) -> UserError:

@@ -9,27 +9,45 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
-from hpctrain.config import quick
+from hpctrain.config import from_environment, quick, yaml_files
 from hpctrain.config.conf_files import conf_dir, groups
 from hpctrain.config.data_kinds import DERIVED
 from hpctrain.config.derived import mark
-from hpctrain.errors import RunFailed, UserError, nearest
+from hpctrain.config.near import meant
+from hpctrain.errors import UserError, nearest
+
+# The packages whose errors are of the input, also if these are a TypeError or an IndexError.
+_THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")
+# Groups of free names: a name that is not there yet may be set like any other.
+_FREE = re.compile(r"(cluster\.(?:environment|sbatch|comm))([.=].*)", re.DOTALL)
+
+# Hydra's flags that take a value, and what --cfg shows.
+_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun",
+)  # fmt: skip
+_FOLDERS = ("--config-dir", "-cd")
+_SHOWN = ("job", "hydra", "all")
 
 Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -45,6 +63,7 @@ def _register(derive: Derive | None = None) -> None:
     for setting in DERIVED:
         resolver = partial(_number, derive, setting) if derive else partial(mark, setting)
         OmegaConf.register_new_resolver(setting, resolver, replace=True)
+    OmegaConf.register_new_resolver("oc.env", from_environment.reference, replace=True)
 
 
 _register()
@@ -53,10 +72,13 @@ _register()
 @contextlib.contextmanager
 def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
     """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
+    _check_files(overrides, conf_dir())
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except Exception as error:
+        if not _is_theirs(error):
+            raise
         raise explain(error, overrides, config_name) from None
 
 
@@ -66,7 +88,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, 
     Raises UserError.
     """
     with hydra_in_conf(overrides, config_name):
-        return plain(hydra_compose(config_name, list(experiments(overrides))))
+        return plain(hydra_compose(config_name, list(spelled_out(overrides))))
 
 
 def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,7 +100,7 @@ def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
             raise UserError(key, given, "single values can change here, no whole groups")
         node = quick.holder(changed, key)
         if node is None:
-            raise UserError(key, given, "unknown setting", nearest(key, list(_flat_keys(changed))))
+            raise UserError(key, given, "unknown setting", meant(key, list(_flat_keys(changed))))
         node[key.rpartition(".")[2]] = override.value()
     return changed
 
@@ -87,7 +109,9 @@ def read_override(text: str) -> Override:
     """Returns one override as Hydra's grammar has it. Raises UserError."""
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
-    except (HydraException, ValueError) as error:
+    except Exception as error:
+        if not _is_theirs(error):
+            raise
         raise explain(error, [text], "config") from None
     return override
 
@@ -103,22 +127,25 @@ def run_app(
     the code; a multirun's is the largest. `derive` fills in what the data says if Hydra prints it (`--resolve`).
     """
     codes, here = [0], os.getpid()
-    errors: list[UserError | RunFailed] = []
+    errors: list[Exception] = []
 
     def task(values: DictConfig) -> float | None:
         # Kept for our own one line: Hydra would print its own before it, and end a multirun.
         try:
             code, result = job(plain(values))
-        except (UserError, RunFailed, OmegaConfBaseException) as error:
+        except Exception as error:
             if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
                 raise
-            foreign = isinstance(error, OmegaConfBaseException)
-            errors.append(explain(error, argv, "config") if foreign else error)  # type: ignore[arg-type]
+            errors.append(explain(error, argv, "config") if _is_theirs(error) else error)
             return None
         codes.append(code)
         return result
 
-    argv = list(experiments(argv))
+    argv = list(spelled_out(argv))
+    _check_flags(argv)
+    folders: list[str | Path] = [conf_dir(), *_given(argv, "--config-dir", "-cd", "--config-path", "-cp")]
+    for folder in folders:
+        _check_files(argv, Path(folder))
     # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
     argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
@@ -126,7 +153,11 @@ def run_app(
     _register(derive if "--resolve" in argv else None)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except SystemExit as stopped:  # after --help and the like
+        return int(stopped.code or 0)
+    except Exception as error:
+        if not _is_theirs(error):
+            raise
         raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
     finally:
         _register()
@@ -135,13 +166,50 @@ def run_app(
     return max(codes)
 
 
-def experiments(argv: Sequence[str]) -> Iterator[str]:
-    """A bare word is the name of an experiment."""
+def spelled_out(argv: Sequence[str]) -> Iterator[str]:
+    """Yields the words as Hydra takes them: a bare word is the name of an experiment, free names need no +."""
     taken = False
     for word in argv:
-        bare = re.fullmatch(r"[A-Za-z0-9_]+", word) is not None and not taken
+        bare = re.fullmatch(r"[A-Za-z0-9_-]+", word) is not None and not taken and not word.startswith("-")
         taken = word.startswith("-") and word not in ("--multirun", "-m", "--resolve", "--help")
-        yield f"experiment={word}" if bare else word
+        free = _FREE.fullmatch(word)
+        yield f"experiment={word}" if bare else f"++{word}" if free else word
+
+
+def _check_flags(argv: Sequence[str]) -> None:
+    """Raises UserError for a flag of Hydra's that lacks its value, and for a folder that is not one of Hydra's."""
+    for word, value in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        if word in _WITH_VALUE and (not value or value.startswith("-")):
+            raise UserError(word, "", "needs a value")
+        if (word in ("--cfg", "-c") and value not in _SHOWN) or (
+            word.startswith("--cfg=") and word[6:] not in _SHOWN
+        ):
+            raise UserError("--cfg", value, f"must be one of {', '.join(_SHOWN)}", nearest(value, _SHOWN))
+        if re.match(r"\+*hydra\.run\.dir=", word):
+            raise UserError(
+                "hydra.run.dir", word.partition("=")[2], "cannot be set: runs are kept in run.root"
+            )
+    for folder in _given(argv, *_FOLDERS):
+        if not Path(folder).is_dir():
+            raise UserError("--config-dir", folder, "there is no such folder")
+
+
+def _given(argv: Sequence[str], *flags: str) -> list[str]:
+    """The values of flags of Hydra's, such as --config-dir=FOLDER or --config-dir FOLDER."""
+    after = [value for word, value in itertools.pairwise(argv) if word in flags]
+    return after + [
+        word.partition("=")[2] for word in argv if word.partition("=")[0] in flags and "=" in word
+    ]
+
+
+def _check_files(overrides: Sequence[str], folder: Path) -> None:
+    """Raises UserError if the file of an option that is chosen here, and lies in `folder`, is not plain YAML."""
+    for override in overrides:
+        group, _, names = override.lstrip("+").partition("=")
+        for name in names.split(","):
+            path = folder / group.partition("@")[0] / f"{name}.yaml"
+            if re.fullmatch(r"[\w./@-]+=[\w.,-]+", override.lstrip("+")) and path.is_file():
+                yaml_files.check(group, path)
 
 
 def plain(values: DictConfig) -> dict[str, Any]:
@@ -150,6 +218,17 @@ def plain(values: DictConfig) -> dict[str, Any]:
     container: Any = OmegaConf.to_container(values)
     container.pop("hydra", None)
     return container  # type: ignore[no-any-return]
+
+
+def _is_theirs(error: BaseException) -> bool:
+    """Returns whether Hydra, or what it stands on, raised the error, or one of ours came through it."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return module.partition(".")[0] in _THEIRS
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
@@ -161,34 +240,120 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         inner = inner.__cause__ or inner.__context__
     text = str(error).strip() or str(error.__cause__ or error)
     if isinstance(error, OverrideParseException):
-        return UserError(error.override, "", f"cannot be read as key=value: {text.splitlines()[0]}")
+        return _unreadable(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file)
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found:
-        return _unknown_key(found[1], overrides, config_name)
-    given = next((o for o in overrides if o.split("=")[0] and o.split("=")[0] in text), None)
-    key, _, value = (given or "config=").partition("=")
-    cause = f": {error.__cause__}" if error.__cause__ else ""
-    return UserError(key, value, " ".join(f"{text}{cause}".split()))
+    found = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
+    if found and found[1] == "override":
+        return _unknown_key(found[2], overrides, config_name)
+    if isinstance(error, yaml.YAMLError):
+        return yaml_files.explain(
+            "--config-dir", getattr(getattr(error, "problem_mark", None), "name", ""), error
+        )
+    override = _blamed(error, text, [_typed(word) for word in overrides])
+    key, _, value = override.partition("=")
+    if "requires --multirun" in text or "Ambiguous value" in text:
+        return UserError(
+            key,
+            value,
+            f"several values are for hpctrain sweep; as one text they are written {_quoted(override)}",
+        )
+    if "An item is already at" in text or "is already in" in text:
+        return UserError(key, value, "exists already: write it without the +")
+    if key.startswith("~"):
+        return UserError(key, value, "there is no such setting to leave out")
+    if "Config group override must be" in text:
+        names = groups().get(key, [])
+        return UserError(
+            key or "word",
+            value or override,
+            f"must be one of {', '.join(names)}" if names else "must be key=value",
+        )
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        named = re.search(r"Interpolation key '([^']*)'", text)
+        what = f"no setting is named {named[1]}" if named else "its ${...} cannot be followed"
+        return UserError(key, value, f"{what}; a $ in a text is written \\$")
+    return UserError(key, value, " ".join(text.split("\n")[0].split()))
+
+
+def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
+    """The override that an error is about: by the key that it names, the longest first; else all of them."""
+    named = str(getattr(error, "full_key", None) or "")
+    if "Config group override must be" in text:
+        unnamed = [o for o in overrides if o.partition("=")[0] in ("", *groups()) and "=" in o]
+        known = groups()
+        return next(
+            (o for o in unnamed if o.partition("=")[2] not in known.get(o.partition("=")[0], ())), "word="
+        )
+    for override in sorted(overrides, key=lambda o: -len(o.partition("=")[0])):
+        key = override.partition("=")[0].lstrip("+~")
+        if key and (key == named or re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", text)):
+            return override
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        return next((o for o in overrides if "${" in o), f"{named or 'word'}=")
+    return f"{named}=" if named else overrides[0] if len(overrides) == 1 else "settings="
+
+
+def _typed(word: str) -> str:
+    """The word as the user wrote it, before `spelled_out`."""
+    return word.removeprefix("++") if _FREE.fullmatch(word.removeprefix("++")) else word
+
+
+def _quoted(override: str) -> str:
+    """How to type a setting whose value is to be taken as text: quoted for Hydra, then for the shell."""
+    key, _, value = override.partition("=")
+    plain = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{plain}"')
+
+
+def _unreadable(override: str) -> UserError:
+    """Says of a word that is not of Hydra's grammar how to write it."""
+    override = _typed(override)
+    key, equals, value = override.partition("=")
+    if not equals:
+        names = groups()["experiment"]
+        return UserError(
+            "word",
+            override,
+            "must be key=value, or the name of a recipe, which comes first",
+            meant(override, names),
+        )
+    if not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@:-]*", key):
+        return UserError("word", override, "must be key=value, and a key is a name such as optimizer.lr")
+    return UserError(
+        key,
+        value,
+        f"cannot be read as a value; as text it is written {_quoted(override)}, a list {key}=[1,2]",
+    )
 
 
 def _unknown_option(path: str) -> UserError:
     group, _, name = path.rpartition("/")
+    if not group:
+        return UserError("--config-name", name, "there is no such file in conf/", "config")
     names = groups().get(group, [])
-    return UserError(group or "config", name, f"must be one of {', '.join(names)}", nearest(name, names))
+    if not names:
+        return UserError(
+            group, name, f"there is no such group: {', '.join(groups())}", meant(group, groups())
+        )
+    return UserError(group, name, f"must be one of {', '.join(names)}", nearest(name, names))
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserError:
     """Name the nearest setting that exists with the same groups chosen."""
-    parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o])
-    chosen = [o.input_line for o in parsed if o.key_or_group in groups() and o.input_line is not None]
+    parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o and o[0] != "-"])
+    chosen = [
+        o.input_line for o in parsed
+        if o.key_or_group in groups() and o.key_or_group != key and not o.is_sweep_override()
+    ]  # fmt: skip
     value = next((o.get_value_string() for o in parsed if o.key_or_group == key), "")
-    try:
-        names = list(_flat_keys(compose([c for c in chosen if c.partition("=")[0] != key], config_name)))
-    except UserError as deeper:
-        return deeper
-    return UserError(key, value, "unknown setting", nearest(key, [*names, *groups()]))
+    with hydra_in_conf([]):
+        raw: Any = OmegaConf.to_container(hydra_compose(config_name, [line for line in chosen if line]))
+    raw.pop("hydra", None)
+    names = [*_flat_keys(raw), *groups()]
+    if key in names:
+        return UserError(key, value, "is chosen by a group that is left out or does not have it")
+    return UserError(key, value, "unknown setting", meant(key, names))
 
 
 def _flat_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

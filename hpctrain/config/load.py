@@ -10,31 +10,26 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hpctrain.config.checks import check_whole
-from hpctrain.config.settings import Config, ModelConfig
+from hpctrain.config.checks import check_shape, check_whole
+from hpctrain.config.from_environment import put_back, references, resolve
+from hpctrain.config.settings import Config, DataConfig, ModelConfig
 from hpctrain.config.validate import validate
-from hpctrain.errors import choose
+from hpctrain.errors import UserError, choose
 from hpctrain.models.settings import NETWORKS, search
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """Takes the model group, flat as in conf/model; returns it with its family's dataclass. Raises UserError."""
-    rest = dict(values)
-    name, weights, target = str(rest.pop("name", "")), rest.pop("weights", None), rest.pop("target", None)
-    if target is not None:
-        folder = rest.pop("target_folder", None)
-        given = {
-            "name": name,
-            "settings": rest,
-            "weights": weights,
-            "target": target,
-            "target_folder": folder,
-        }
-        custom: ModelConfig = validate(ModelConfig, given, "model.")
-        return custom
-    if name not in NETWORKS:
-        raise choose("model.name", name, NETWORKS)
-    return ModelConfig(name, validate(NETWORKS[name].settings, rest, "model."), weights)
+    if not isinstance(values, Mapping):
+        raise UserError("model", values, "must be a group of settings")
+    rest: dict[str, Any] = resolve(dict(values), "model")
+    own = {key: rest.pop(key) for key in ("name", "weights", "target", "target_folder") if key in rest}
+    model: ModelConfig = validate(ModelConfig, own | {"settings": rest}, "model.")
+    if model.target is not None:
+        return model
+    if model.name not in NETWORKS:
+        raise choose("model.name", model.name, NETWORKS)
+    return dataclasses.replace(model, settings=validate(NETWORKS[model.name].settings, rest, "model."))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -43,9 +38,12 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     From then on this process finds a user's `model.target` in the folder where the run's maker found it.
     """
     rest = dict(values)
+    data = validate(DataConfig, rest.get("data", {}), "data.")  # before what takes its sizes from there
+    check_shape(data)
     model = model_config(rest.pop("model", {}))
     rest.pop("sweep", None), rest.pop("scaling", None)
-    config: Config = validate(Config, rest | {"model": model}, "")
+    config: Config = validate(Config, rest | {"model": model, "data": data}, "")
+    config = dataclasses.replace(config, from_environment=dict(references(dict(values))))
     check_whole(config)
     if config.model.target_folder is not None:
         search(config.model.target_folder)
@@ -65,9 +63,12 @@ def to_dict(config: Config) -> dict[str, Any]:
             {
                 f.name: flat if f.name == "model" else _plain(getattr(config, f.name))
                 for f in dataclasses.fields(config)
+                if f.name != "from_environment"
             }
         )
     )
+    for key, text in config.from_environment.items():
+        put_back(plain, key, text)
     return plain
 
 

@@ -6,10 +6,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hpctrain.config.near import meant
 from hpctrain.errors import UserError, nearest
 
 # Where a setting may be of several kinds, pydantic names the kind after the setting's key.
 _BRANCHES = {"sgd", "adam", "adamw", "lars", "int", "constrained-int", "str"}
+# Pydantic's words, and ours.
+_WORDS = {
+    "a valid tuple": "a list, as in [1,2]",
+    "a valid dictionary": "a table, as in {NAME:VALUE}",
+    "a valid mapping": "a table, as in {NAME:VALUE}",
+}
 
 
 def explain(
@@ -20,7 +27,7 @@ def explain(
     where = [str(part) for part in error["loc"] if part not in _BRANCHES]
     key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
     if error["type"] == "unexpected_keyword_argument":
-        return UserError(key, given, "unknown setting", nearest(where[-1], neighbours(where)))
+        return UserError(key, given, "unknown setting", meant(where[-1], neighbours(where)))
     if error["type"] == "union_tag_invalid":
         key, given = f"{key}.name", error["ctx"]["tag"]
     if error["type"] in ("literal_error", "union_tag_invalid"):
@@ -33,11 +40,20 @@ def explain(
         if named:
             return UserError(named[1], named[2], named[3])
         return UserError(key.rstrip("."), "", text.removeprefix("Value error, "))
+    if where[-1:] == ["[key]"]:
+        key = prefix + ".".join(where[:-1])
+        return UserError(
+            key, "", "its name must be letters, digits and _ (of an option, - too), no digit first"
+        )
     if error["type"] == "string_pattern_mismatch":
         return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
-    if error["type"] == "missing":
+    if error["type"] in ("missing", "missing_argument", "union_tag_not_found"):
         return UserError(key, "", "is missing")
+    if error["type"] in ("dataclass_type", "model_attributes_type"):
+        return UserError(key, given, "must be a group of settings")
     text = text.removeprefix("Input should be ").partition(", unable to parse")[0]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
     text = text.replace("greater than", ">").replace("less than", "<")
     text = text.replace("> or equal to", "≥").replace("< or equal to", "≤")
     # A number or a word: what is said of the number, and the words.

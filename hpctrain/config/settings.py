@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from hpctrain.models.network import Network
 from hpctrain.models.settings import CUSTOM, NETWORKS
@@ -23,12 +23,25 @@ from hpctrain.models.settings import CUSTOM, NETWORKS
 # again takes longer than the sum.
 PIECE_BYTES = 16 * 2**20
 
-Count = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
-PositiveFloat = Annotated[float, Gt(0)]
+MOST = 10**12  # of anything that is counted or measured: what is more is a slip of the hand
+Count = Annotated[int, Ge(0), Le(MOST)]
+Positive = Annotated[int, Ge(1), Le(MOST)]
+PositiveFloat = Annotated[float, Gt(0), Le(MOST)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+
+
+def _as_shell(value: Any) -> Any:
+    """A variable's value as a shell writes it: numbers and booleans may be given."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+VariableValue = Annotated[str, BeforeValidator(_as_shell)]
+Option = Annotated[str, Field(pattern=r"^-{0,2}[A-Za-z][A-Za-z0-9_-]*$")]
 
 # What a setting, or a whole group, is to the run's identity (config/identity.py). Without a mark it is science: it
 # changes the result, and counts if it differs from its default.
@@ -59,7 +72,7 @@ class DataConfig:
 
     name: Name
     path: str | None = dataclasses.field(default=None, metadata=PLACE)
-    shape: tuple[int, ...] = ()
+    shape: tuple[Positive, ...] = ()
     num_classes: Positive | None = None
     train_samples: Count = 0
     validation_samples: Count = 0
@@ -121,8 +134,8 @@ class TrainConfig:
     """
 
     batch_size: Positive = dataclasses.field(default=64, metadata=HOW)
-    epochs: Annotated[int, Ge(0)] | None = 5
-    steps: Annotated[int, Ge(0)] | None = None
+    epochs: Count | None = 5
+    steps: Count | None = None
     accumulate: Positive = dataclasses.field(default=1, metadata=HOW)
     clip_norm: PositiveFloat | None = None
     log_every: Positive = dataclasses.field(default=50, metadata=HOW)
@@ -140,11 +153,11 @@ class TrainConfig:
 class SgdConfig:
     """Stochastic gradient descent, with momentum if it is not 0."""
 
-    lr: Annotated[float, Ge(0)]
+    lr: Annotated[float, Ge(0), Le(MOST)]
     name: Literal["sgd"] = dataclasses.field(default="sgd", metadata=KIND)
     momentum: Fraction = 0.0
     nesterov: bool = False
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(MOST)] = 0.0
     decay_norm_and_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -155,11 +168,11 @@ class SgdConfig:
 class AdamConfig:
     """Adam, or AdamW, which decouples the weight decay."""
 
-    lr: Annotated[float, Ge(0)]
+    lr: Annotated[float, Ge(0), Le(MOST)]
     name: Literal["adam", "adamw"] = dataclasses.field(default="adam", metadata=KIND)
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(MOST)] = 0.0
     decay_norm_and_bias: bool = True
 
 
@@ -167,11 +180,11 @@ class AdamConfig:
 class LarsConfig:
     """LARS: the learning rate is scaled per layer, for large batches."""
 
-    lr: Annotated[float, Ge(0)]
+    lr: Annotated[float, Ge(0), Le(MOST)]
     name: Literal["lars"] = dataclasses.field(default="lars", metadata=KIND)
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Ge(0)] = 5e-5
+    weight_decay: Annotated[float, Ge(0), Le(MOST)] = 5e-5
     trust_coefficient: PositiveFloat = 0.001
     decay_norm_and_bias: bool = False
 
@@ -192,7 +205,7 @@ class ScheduleConfig:
     """How the learning rate moves; times in epochs. `scaling` multiplies it by the effective batch."""
 
     name: Literal["constant", "cosine", "linear", "step", "exponential", "plateau"] = "constant"
-    warmup_epochs: Annotated[float, Ge(0)] = 0.0
+    warmup_epochs: Annotated[float, Ge(0), Le(MOST)] = 0.0
     scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: Positive = 256
     final_factor: Annotated[float, Ge(0), Le(1)] = 0.0
@@ -283,8 +296,9 @@ class ClusterConfig:
     container: str | None = None
     python: str | None = None
     srun_args: tuple[str, ...] = ()
-    sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    # Further options; false and null leave one out.
+    sbatch: Mapping[Option, str | int | float | bool | None] = field(default_factory=dict)
+    environment: Mapping[Variable, VariableValue] = field(default_factory=dict)
     needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
     slurm_conf: str | None = None
     # Settings of comm that suit the cluster: conf/config.yaml takes them if the command line has none.
@@ -335,6 +349,8 @@ class Config:
     run: RunConfig = dataclasses.field(metadata=HOW)
     checkpoint: CheckpointConfig = dataclasses.field(metadata=HOW)
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
+    # The settings that refer to variables of the environment (config/from_environment.py), as they are written.
+    from_environment: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata=HOW)
 
     @property
     def ranks(self) -> int:

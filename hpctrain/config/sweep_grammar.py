@@ -28,7 +28,7 @@ from hpctrain.errors import UserError
 
 def parse(overrides: Sequence[str]) -> tuple[list[str], list[Swept]]:
     """Returns the fixed overrides, and what is swept. Raises UserError, also for a sweep without a value."""
-    words = list(compose.experiments(overrides))
+    words = list(compose.spelled_out(overrides))
     with compose.hydra_in_conf(overrides):
         loader = GlobalHydra.instance().config_loader()
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)

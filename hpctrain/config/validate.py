@@ -1,4 +1,7 @@
-"""Plain values to a settings dataclass: pydantic checks types and bounds, messages.py says what is wrong. No torch."""
+"""Plain values to a settings dataclass: pydantic checks types and bounds, messages.py says what is wrong. No torch.
+
+What every text must be is checked here too: printable, as it reaches a script of sbatch, a shell and a terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hpctrain.config.from_environment import resolve
 from hpctrain.config.messages import explain
 from hpctrain.config.settings import (
     AdamConfig,
@@ -17,6 +21,7 @@ from hpctrain.config.settings import (
     Config,
     DataConfig,
     LarsConfig,
+    ModelConfig,
     PrecisionConfig,
     ResourcesConfig,
     RunConfig,
@@ -25,10 +30,20 @@ from hpctrain.config.settings import (
     TaskConfig,
     TrainConfig,
 )
+from hpctrain.errors import UserError
+from hpctrain.shown import CONTROL
 
 
 def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    """Returns `values` as an instance of the dataclass `kind`. Raises UserError; its keys get `prefix`."""
+    """Returns `values` as an instance of the dataclass `kind`. Raises UserError; its keys get `prefix`.
+
+    `${oc.env:NAME}` in them is what the variable holds.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(prefix.rstrip("."), values, "must be a group of settings")
+    place = prefix.rstrip(".")
+    values = resolve(dict(values), place)
+    _refuse_control(values, place)
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
@@ -42,15 +57,32 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     if kind not in _ADAPTERS:
         parts: tuple[Any, ...] = (kind, *_NESTED) if kind is Config else (kind,)
         for part in parts:
-            part.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+            part.__pydantic_config__ = ConfigDict(
+                extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+            )
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
 
 
 _NESTED = (
-    DataConfig, TaskConfig, SgdConfig, AdamConfig, LarsConfig, ScheduleConfig, PrecisionConfig,
+    ModelConfig, DataConfig, TaskConfig, SgdConfig, AdamConfig, LarsConfig, ScheduleConfig, PrecisionConfig,
     TrainConfig, CommConfig, ResourcesConfig, ClusterConfig, RunConfig, CheckpointConfig,
 )  # fmt: skip
+
+
+def _refuse_control(values: Any, key: str) -> None:
+    """Raises UserError for a text, or a name, with a line break or another control character."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            _refuse_control(str(name), key)
+            _refuse_control(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for value in values:
+            _refuse_control(value, key)
+    elif isinstance(values, str) and (found := CONTROL.search(values)):
+        raise UserError(
+            key, ascii(values), f"must be plain text without line breaks: {found[0]!a} cannot stand in it"
+        )
 
 
 def _neighbours(kind: Any, where: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from hpctrain import hardware
 from hpctrain.config.image_sizes import sized
 from hpctrain.config.settings import Config
 from hpctrain.data import count_samples, sampler
+from hpctrain.errors import RunFailed, UserError
 from hpctrain.flops.known import counted
 from hpctrain.flops.step import StepWork, work_of
 from hpctrain.scheduler import sbatch
@@ -88,7 +89,14 @@ def step_work(config: Config, pixels: int | None = None) -> StepWork:
         if shape is not None and pixels is not None:
             shape = (shape[0], pixels, pixels)
         inputs = models.example_inputs(model.name, model.settings, batch, input_shape=shape)
-        return flops.step_work(network, inputs, config.optimizer, samples=batch)
+        try:
+            return flops.step_work(network, inputs, config.optimizer, samples=batch)
+        except (UserError, RunFailed):
+            raise
+        except Exception as error:  # of the user's own code
+            sizes = "x".join(map(str, shape or ()))
+            why = f"cannot take a batch of {sizes or 'its input'}: {str(error) or type(error).__name__}"
+            raise UserError("model.target", model.target, why) from None
     settings = model.settings if pixels is None else sized(config, pixels)
     if hasattr(settings, "example_length") and config.data.sequence_length:
         settings = dataclasses.replace(settings, example_length=config.data.sequence_length)
@@ -114,6 +122,6 @@ def shown(facts: dict[str, Any]) -> str:
         )
         if facts["expected_efficiency"] < POOR:
             lines.append(
-                f"warning: less than {POOR:.0%} efficient; hpctrain predict says where it would be more"
+                f"warning: less than {POOR:.0%} efficient; hpctrain forecast says where it would be more"
             )
     return "\n".join(lines)

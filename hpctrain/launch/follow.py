@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hpctrain.launch import launcher_logs
+from hpctrain.shown import printable
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
 from hpctrain.training.reporter import shown
@@ -66,7 +67,7 @@ def follow(
         return _follow_with_bar(run, ended, reader, out)
     while True:
         last = ended()
-        out.write(reader.read())
+        out.write(printable(reader.read()))
         out.flush()
         if last:
             return None
@@ -92,7 +93,7 @@ def _follow_with_bar(run: RunDir, ended: Callable[[], bool], reader: LogReader, 
             last = ended()
             for line in reader.read().splitlines():
                 if not line.startswith("step "):  # the bar says it
-                    console.print(line, highlight=False, markup=False)
+                    console.print(printable(line), highlight=False, markup=False)
             state = run.read_state()
             if state.total_steps and state.step is not None:
                 name = f"epoch {state.epoch or 0:.1f}"
@@ -114,9 +115,9 @@ def show_end(run: RunDir, state: RunState, out: IO[str], err: IO[str]) -> int:
         return 0
     if phase == Phase.FAILED:
         where = f" on rank {state.rank}" if state.rank is not None else ""
-        err.write(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.detail}\n")
+        err.write(printable(f"hpctrain: {run.run_id} failed{where}: {reason}: {state.detail}\n"))
         log, text = end_log(run, state)
-        err.writelines(f"  | {line}\n" for line in _last_lines(text))
+        err.writelines(printable(f"  | {line}\n") for line in _last_lines(text))
         if log:
             err.write(f"hpctrain: its log: {log}\n")
         return 1

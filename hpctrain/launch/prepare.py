@@ -25,7 +25,6 @@ from hpctrain.storage.secrets import refuse_secrets
 def prepare(config: Config) -> RunDir:
     """Checks this machine and the data, makes and returns the run directory. Raises UserError; then nothing is left."""
     check(config)
-    _check_model(config)
     run = locate(config.run.root, config.run.study, identify.run_id(config))
     run.refuse_others()
     os.umask(0o077)
@@ -53,8 +52,14 @@ def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Raises UserError for anything that can be found wrong with a run before a file is written."""
-    refuse_secrets(config.cluster.environment, config.cluster.setup)
+    refuse_secrets(to_dict(config))
+    # These stand in a job's script as they are: what they take from a variable would be written.
+    cluster = config.cluster
+    refuse_secrets(
+        {"cluster": {"srun_args": cluster.srun_args, "sbatch": cluster.sbatch, "setup": cluster.setup}}
+    )
     check_root(config.run.root)
+    _check_model(config)
     if config.cluster.kind == "local":
         local.check(config)
         check_data(config.data)

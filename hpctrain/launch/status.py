@@ -19,6 +19,7 @@ from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold, starter
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original, perhaps_of
+from hpctrain.shown import shown
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
@@ -350,32 +351,34 @@ def needs_resume(row: Row) -> bool:
     return row.phase == Phase.NEW and row.detail is not None and row.detail.startswith(_WAITS.format(row.run))
 
 
-def table(runs_shown: list[Row]) -> Any:
-    """Returns the rows as a rich table."""
-    from rich.markup import escape
+def table(runs_shown: list[Row], settings: Mapping[str, str]) -> Any:
+    """Returns the rows as a rich table. `settings`: what was swept, by run id, {} if nothing."""
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("run", no_wrap=True)  # what other commands take must not be cut in two
-    for column in ("state", "progress", "figures", "job"):
-        shown.add_column(column, overflow="fold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("run", no_wrap=True)  # what other commands take must not be cut in two
+    for column in (*(["settings"] if settings else []), "state", "progress", "figures", "job"):
+        drawn.add_column(column, overflow="fold")
     colours = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNNING: "cyan"}
     for r in runs_shown:
-        reason = f" ({escape(r.reason)})" if r.reason and r.reason != Reason.DONE else ""
+        reason = f" ({r.reason})" if r.reason and r.reason != Reason.DONE else ""
         heartbeat = ""
         if r.phase not in FINAL and r.age_s is not None:
             heartbeat = f", last heartbeat {r.age_s:.0f} s ago"
         slurm_word = f" [{r.scheduler}]" if r.scheduler in (UNREACHABLE, UNKNOWN) else ""
         keys = ("loss", "accuracy", "perplexity", "samples_per_s")
         keys_known = [k for k in keys if isinstance(r.scores.get(k), int | float)]
-        shown.add_row(
-            f"{r.study}/{r.run}",
-            f"[{colours.get(r.phase, 'yellow')}]{r.phase}[/]{reason}{heartbeat}{slurm_word}",
+        phase = Text(r.phase, colours.get(r.phase, "yellow"))
+        drawn.add_row(
+            Text(shown(f"{r.study}/{r.run}")),
+            *([shown(settings.get(r.run, ""))] if settings else []),
+            phase.append(shown(f"{reason}{heartbeat}{slurm_word}"), "default"),
             "" if r.progress is None else f"{100 * r.progress:.0f} %",
             " ".join(f"{k} {r.scores[k]:,.4g}" for k in keys_known),
-            r.job_id or "",
+            Text(shown(r.job_id or "")),
         )
-    return shown
+    return drawn
 
 
 def as_json(runs_shown: list[Row]) -> list[dict[str, Any]]:

@@ -85,14 +85,17 @@ def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
     module_name, _, class_name = target.partition(":")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError("model.target", target, f"cannot be imported: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise UserError(
+            "model.target", target, f"cannot be imported: {error or type(error).__name__}"
+        ) from None
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UserError("model.target", target, "must name a subclass of torch.nn.Module")
     try:
         return kind(**settings)
-    except (TypeError, ValueError) as error:
-        raise UserError("model.target", target, f"cannot be built from these settings: {error}") from None
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise UserError("model.target", target, f"cannot be built from these settings: {why}") from None
 
 
 def _load(model: nn.Module, path: Path) -> None:

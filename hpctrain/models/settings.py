@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -20,8 +21,8 @@ CUSTOM = Network(dict, "", unit=Unit("sample"), any_size=True)
 
 def check_target(target: str) -> None:
     """A user's `package.module:Class`, as far as its text says; the current folder is searched too."""
-    module, _, kind = target.partition(":")
-    if not module or not kind:
+    module = target.partition(":")[0]
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", target):
         raise UserError("model.target", target, "must be package.module:Class")
     search(str(Path.cwd()))
     if importlib.util.find_spec(module.partition(".")[0]) is None:

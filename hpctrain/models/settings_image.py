@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator
 
 from hpctrain.models.network import Network
 
-Positive = Annotated[int, Ge(1)]
+Positive = Annotated[int, Ge(1), Le(10**7)]
+Depth = Annotated[int, Ge(1), Le(1000)]  # layers of one kind
 Shape = tuple[Positive, Positive, Positive]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Activation = Literal["identity", "sigmoid", "tanh", "relu"]
@@ -74,7 +75,7 @@ class LeNetSettings:
     )
     input_shape: Shape = (1, 32, 32)
     num_classes: Positive = 10
-    padding: Annotated[int, Ge(0)] = 0
+    padding: Annotated[int, Ge(0), Le(10**6)] = 0
 
     def windows(self) -> tuple[Window, ...]:
         """Returns the windows of all convolutions and poolings in turn."""
@@ -123,7 +124,7 @@ class AlexNetSettings:
 class VGGSettings:
     """VGG (Simonyan & Zisserman 2015, Table 1): `convolutions` in each of the five stages."""
 
-    convolutions: tuple[Positive, Positive, Positive, Positive, Positive] = (2, 2, 3, 3, 3)
+    convolutions: tuple[Depth, Depth, Depth, Depth, Depth] = (2, 2, 3, 3, 3)
     batch_norm: bool = False
     input_shape: Shape = (3, 224, 224)
     num_classes: Positive = 1000
@@ -139,21 +140,21 @@ class VGGSettings:
 class VGG11Settings(VGGSettings):
     """Column A of Table 1."""
 
-    convolutions: tuple[Positive, Positive, Positive, Positive, Positive] = (1, 1, 2, 2, 2)
+    convolutions: tuple[Depth, Depth, Depth, Depth, Depth] = (1, 1, 2, 2, 2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VGG13Settings(VGGSettings):
     """Column B of Table 1."""
 
-    convolutions: tuple[Positive, Positive, Positive, Positive, Positive] = (2, 2, 2, 2, 2)
+    convolutions: tuple[Depth, Depth, Depth, Depth, Depth] = (2, 2, 2, 2, 2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VGG19Settings(VGGSettings):
     """Column E of Table 1."""
 
-    convolutions: tuple[Positive, Positive, Positive, Positive, Positive] = (2, 2, 4, 4, 4)
+    convolutions: tuple[Depth, Depth, Depth, Depth, Depth] = (2, 2, 4, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class GoogLeNetSettings:
     auxiliary: bool = False
     input_shape: Shape = (3, 224, 224)
     num_classes: Positive = 1000
-    width: Annotated[float, Gt(0)] = 1.0
+    width: Annotated[float, Gt(0), Le(10**6)] = 1.0
     dropout: Dropout = 0.4
 
     def __post_init__(self) -> None:
@@ -184,7 +185,7 @@ class ResNetSettings:
     stem is one 3x3 convolution without stride or pooling, for images of about 32 pixels.
     """
 
-    blocks: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)
+    blocks: tuple[Depth, Depth, Depth, Depth] = (3, 4, 6, 3)
     bottleneck: bool = True
     version: Literal["v1", "v1.5"] = "v1.5"
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -204,7 +205,7 @@ class ResNetSettings:
 class ResNet18Settings(ResNetSettings):
     """18 layers of Table 1."""
 
-    blocks: tuple[Positive, Positive, Positive, Positive] = (2, 2, 2, 2)
+    blocks: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
     bottleneck: bool = False
 
 
@@ -219,14 +220,14 @@ class ResNet34Settings(ResNetSettings):
 class ResNet101Settings(ResNetSettings):
     """101 layers of Table 1."""
 
-    blocks: tuple[Positive, Positive, Positive, Positive] = (3, 4, 23, 3)
+    blocks: tuple[Depth, Depth, Depth, Depth] = (3, 4, 23, 3)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResNet152Settings(ResNetSettings):
     """152 layers of Table 1."""
 
-    blocks: tuple[Positive, Positive, Positive, Positive] = (3, 8, 36, 3)
+    blocks: tuple[Depth, Depth, Depth, Depth] = (3, 8, 36, 3)
 
 
 NETWORKS: dict[str, Network] = {

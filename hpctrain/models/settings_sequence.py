@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from hpctrain.models.network import Mixture, Network, Unit
 
-Positive = Annotated[int, Ge(1)]
+Positive = Annotated[int, Ge(1), Le(10**7)]
+Depth = Annotated[int, Ge(1), Le(1000)]  # layers of one kind
 Dropout = Annotated[float, Ge(0), Lt(1)]
 HOW = {"science": "how"}  # as in config/settings.py: no result depends on it
 
@@ -33,17 +34,17 @@ class RecurrentSettings:
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     bidirectional: bool = False
     nonlinearity: Literal["tanh", "relu"] = "tanh"
-    vocabulary_size: Annotated[int, Ge(2)] = 10_000
+    vocabulary_size: Annotated[int, Ge(2), Le(10**7)] = 10_000
     input: Literal["one_hot", "embedding"] = "embedding"
     embedding: Positive = 650
     hidden: Positive = 650
-    layers: Positive = 2
+    layers: Depth = 2
     tied: bool = False
     dropout_input: Dropout = 0.0
     dropout_between: Dropout = 0.0
     dropout_output: Dropout = 0.0
     weight_drop: Dropout = 0.0
-    init_range: Annotated[float, Gt(0)] | None = 0.05
+    init_range: Annotated[float, Gt(0), Le(10**6)] | None = 0.05
     example_length: Positive = field(default=35, metadata=HOW)
 
     def __post_init__(self) -> None:
@@ -114,10 +115,10 @@ class DeepSpeech2Settings:
     conv_kernels: tuple[tuple[Positive, Positive], ...] = ((41, 11), (21, 11), (21, 11))
     conv_strides: tuple[tuple[Positive, Positive], ...] = ((2, 2), (2, 1), (2, 1))
     hidden: Positive = 1760
-    layers: Positive = 7
-    full_layers: Annotated[int, Ge(0)] = 0
-    lookahead: Annotated[int, Ge(0)] = 0
-    vocabulary_size: Annotated[int, Ge(2)] = 29
+    layers: Depth = 7
+    full_layers: Annotated[int, Ge(0), Le(1000)] = 0
+    lookahead: Annotated[int, Ge(0), Le(10**6)] = 0
+    vocabulary_size: Annotated[int, Ge(2), Le(10**7)] = 29
     batch_norm: bool = True
     norm_affine: bool = False
     bias: bool = False
@@ -167,13 +168,13 @@ class GNMTSettings:
     `bias` adds the LSTMs' and output layer's biases, which the published parameter counts leave out.
     """
 
-    vocabulary_size: Annotated[int, Ge(2)] = 32_000
+    vocabulary_size: Annotated[int, Ge(2), Le(10**7)] = 32_000
     hidden: Positive = 1024
-    encoder_layers: Annotated[int, Ge(2)] = 8
-    decoder_layers: Annotated[int, Ge(2)] = 8
+    encoder_layers: Annotated[int, Ge(2), Le(1000)] = 8
+    decoder_layers: Annotated[int, Ge(2), Le(1000)] = 8
     dropout: Dropout = 0.2
     bias: bool = False
-    init_range: Annotated[float, Gt(0)] = 0.04
+    init_range: Annotated[float, Gt(0), Le(10**6)] = 0.04
     example_length: Positive = field(default=25, metadata=HOW)
 
 
@@ -187,23 +188,23 @@ class GNMTMoESettings:
     examples of 32 words assigns exactly one word to each of 2,048 experts.
     """
 
-    vocabulary_size: Annotated[int, Ge(2)] = 32_000
+    vocabulary_size: Annotated[int, Ge(2), Le(10**7)] = 32_000
     width: Positive = 512
     hidden: Positive = 2048
-    encoder_layers: Annotated[int, Ge(3)] = 3
-    decoder_layers: Annotated[int, Ge(2)] = 2
+    encoder_layers: Annotated[int, Ge(3), Le(1000)] = 3
+    decoder_layers: Annotated[int, Ge(2), Le(1000)] = 2
     attention: Positive = 512
     groups: Positive = 16
     experts_per_group: Positive = 128
     expert_hidden: Positive = 2048
     active: Positive = 2
-    capacity_factor: Annotated[float, Gt(0)] = 1.0
+    capacity_factor: Annotated[float, Gt(0), Le(10**6)] = 1.0
     gate_noise: bool = False
-    importance_weight: Annotated[float, Ge(0)] = 0.01
-    load_weight: Annotated[float, Ge(0)] = 0.01
+    importance_weight: Annotated[float, Ge(0), Le(10**6)] = 0.01
+    load_weight: Annotated[float, Ge(0), Le(10**6)] = 0.01
     dropout: Dropout = 0.4
     bias: bool = False
-    init_range: Annotated[float, Gt(0)] = 0.04
+    init_range: Annotated[float, Gt(0), Le(10**6)] = 0.04
     example_length: Positive = field(default=32, metadata=HOW)
 
     def mixture(self) -> Mixture:

@@ -48,7 +48,7 @@ class Wanted:
 
 def wanted(words: Sequence[str], steps: int, synthetic: bool) -> Wanted:
     """Returns what the settings ask for; only the machine, if they name no experiment. Raises UserError."""
-    settings = list(compose.experiments(words))
+    settings = list(compose.spelled_out(words))
     about = ("resources.", "comm.", "cluster", "run.")
     machine_only = all(word.startswith(about) for word in settings)
     config = load([SMALLEST, *settings] if machine_only else settings)

@@ -11,8 +11,10 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
+from annotated_types import Ge, Gt, MinLen
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, UserError, nearest
@@ -22,7 +24,7 @@ from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
-from hpctrain.storage.json_files import load, replace_text
+from hpctrain.storage.json_files import Count, load, replace_text
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
@@ -212,9 +214,48 @@ def warmup_windows(study: Path) -> int:
     return plan["warmup_windows"] if plan else 1
 
 
+_Seconds = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
+_Ranks = Annotated[int, Gt(0)]
+
+
+class _Arrival(TypedDict):
+    name: str
+    bytes: Count
+    ready_s: _Seconds
+
+
+class _Computing(TypedDict):
+    data_s: _Seconds
+    forward_s: _Seconds
+    backward_s: _Seconds
+    cpu_s: NotRequired[_Seconds]
+    step_s: list[list[_Seconds]]
+
+
+class _Sum(TypedDict):
+    bytes: Count
+    s: list[_Seconds]
+
+
+class _Profile(TypedDict):
+    """What profile.json must hold: training/profile.py, which needs torch, says what it means."""
+
+    ranks: _Ranks
+    ranks_per_node: _Ranks
+    batch_size: _Ranks
+    device: str
+    cores: _Ranks
+    gradients: list[_Arrival]
+    computing: Annotated[dict[str, _Computing], MinLen(1)]
+    optimizer_s: _Seconds
+    exchange_s: list[_Seconds]
+    sums: list[_Sum]
+    ceilings: NotRequired[dict[str, Any]]
+
+
 def profile_of(run: RunDir) -> Profile | None:
-    """Returns the run's profile.json; None if no profile was asked for or the run is not done."""
-    return cast("Profile | None", run.read_profile())
+    """Returns the run's profile.json; None if no profile was asked for or the run is not done. Raises Damaged."""
+    return cast("Profile | None", load(run.path / "profile.json", _Profile))
 
 
 def straggler_s(profile: Profile) -> float:

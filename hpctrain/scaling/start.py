@@ -103,7 +103,7 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStar
 def calibrate(
     config: Config, settings: ScalingConfig, dry_run: bool
 ) -> tuple[CalibrationStart, list[Config]]:
-    """Submit what `hpctrain predict` needs, unless `dry_run`; returns the facts for programs, and the runs.
+    """Submit what `hpctrain forecast` needs, unless `dry_run`; returns the facts for programs, and the runs.
 
     Raises UserError before anything is written.
     """
@@ -130,7 +130,7 @@ def _check(config: Config) -> None:
         raise UserError(
             "cluster", config.cluster.name, "scaling is measured by Slurm's jobs: give a cluster of Slurm's"
         )
-    refuse_secrets(config.cluster.environment, config.cluster.setup)
+    refuse_secrets(to_dict(config))
 
 
 def _check_each(configs: Sequence[Config]) -> None:

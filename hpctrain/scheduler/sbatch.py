@@ -8,9 +8,11 @@ seconds as named.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from hpctrain.config.from_environment import as_shell
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 
@@ -123,12 +125,14 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
             "--kill-on-bad-exit=1",  # a rank that dies takes the others with it
             *cluster.srun_args,
         ],
-        "additional_parameters": {
-            ("requeue" if cluster.requeue else "no-requeue"): True,
-            "open-mode": "append",
-            **({"reservation": cluster.reservation} if cluster.reservation else {}),
-            **dict(cluster.sbatch),
-        },
+        "additional_parameters": _options(
+            {
+                ("requeue" if cluster.requeue else "no-requeue"): True,
+                "open-mode": "append",
+                **({"reservation": cluster.reservation} if cluster.reservation else {}),
+                **dict(cluster.sbatch),
+            }
+        ),
     }
     if resources.device != "cpu" and cluster.gpus_per_node:
         if cluster.gpu_gres:
@@ -137,6 +141,11 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
             parameters["gpus_per_node"] = ranks
     given = {key: value for key, value in parameters.items() if value is not None}
     return given | {"wckey": None}  # submitit's own default is refused if wckeys are enforced
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of sbatch without those that are left out, by false or null."""
+    return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 def with_percent(text: str, folder: PurePath) -> str:
@@ -183,8 +192,16 @@ def setup(config: Config, folder: PurePath, if_not: str = "", pickle: str = PICK
         # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
         f"ln -sf {pickle} {files}/{JOB}_submitted.pkl 2>/dev/null || true",
         *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
-        *(f"export {key}={shlex.quote(str(value))}" for key, value in cluster.environment.items()),
+        *(
+            f"export {key}={as_shell(_written(config, key, value))}"
+            for key, value in cluster.environment.items()
+        ),
     ]
+
+
+def _written(config: Config, name: str, value: str) -> str:
+    """A variable's value as the settings have it: if it refers to another variable, the script does so too."""
+    return config.from_environment.get(f"cluster.environment.{name}", value)
 
 
 def _or_end(line: str, if_not: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Ge, Le
 from pydantic import Field, TypeAdapter, ValidationError
@@ -115,13 +115,25 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
     if not content:
         raise Damaged(path, "empty")
     try:
-        return _adapter(kind).validate_json(content, strict=True)
+        value = _adapter(kind).validate_json(content, strict=True)
+        return cast("T", _Record(path, value)) if isinstance(value, dict) else value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise Damaged(path, f"not JSON: {first['ctx']['error']}") from None
         place = ".".join(map(str, first["loc"]))
         raise Damaged(path, f"{place}: {first['msg'].lower()}" if place else first["msg"]) from None
+
+
+class _Record(dict[str, Any]):
+    """The values of a file; to ask for one that it does not have raises Damaged."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise Damaged(self._path, f"{key} is missing")
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

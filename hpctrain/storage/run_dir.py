@@ -31,7 +31,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ from annotated_types import Ge
 from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, RunFailed, UserError, nearest
+from hpctrain.shown import CONTROL
 from hpctrain.storage import attempts, ownership, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config
@@ -372,9 +373,16 @@ def absolute(path: str | Path) -> Path:
 
 def check_root(root: str) -> None:
     """Raises UserError for a folder of runs whose name Slurm's files cannot hold."""
+    if not root:
+        raise UserError("run.root", "", "must be a folder, such as runs")
     place = str(absolute(root))
-    if any(ord(letter) < 32 for letter in place):
+    if CONTROL.search(place):
         raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
+    try:
+        Path(place).lstat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError("run.root", root, f"cannot be a folder ({error.strerror})") from None
     if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
         raise UserError(
             "run.root", root, f"must not hold {tag[0]}, for which the number of a job would be put"
@@ -391,9 +399,12 @@ def _silent(words: str) -> None:
 
 
 def runs(root: Path, study: str | None = None, say: Callable[[str], None] = _silent) -> Iterator[RunDir]:
-    """Yields all runs below `root` that may be read, in order of study and run id; `say` hears of other folders."""
+    """Yields all runs below `root` that may be read, in order of study and run id; `say` hears of other folders.
+
+    `study`, a name or a folder, chooses one.
+    """
     if may_enter(root, say):
-        for folder in sorted(Path(root).glob(f"{study or '*'}/")):
+        for folder in [Path(root) / study] if study else sorted(Path(root).glob("*/")):
             if may_enter(folder, say):
                 yield from _runs_of(folder, say)
 
@@ -402,7 +413,7 @@ def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
     with os.scandir(study) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
-        if os.path.exists(f"{study}/{name}/config.yaml"):  # noqa: PTH110  (of thousands, each counts)
+        if os.path.lexists(f"{study}/{name}/config.yaml"):
             yield RunDir(study / name)
         else:
             may_enter(study / name, say)
@@ -430,9 +441,15 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         return RunDir(absolute(text))
     known = list(runs(absolute(root), study))
     if not known:
-        raise UserError("run.root", root, "has no runs yet; start one with hpctrain train or submit")
+        if study:
+            raise no_such_study(root, study)
+        raise UserError(
+            "run.root",
+            absolute(root),
+            "has no runs yet: --root FOLDER or HPCTRAIN_ROOT says where else to look",
+        )
     if text is None:
-        return max(known, key=lambda run: run.config_file.stat().st_mtime)
+        return max(known, key=lambda run: run.config_file.lstat().st_mtime)
     for fits in (_is_named, _has_job, _begins, _contains):
         fitting = [run for run in known if fits(run, text)]
         if (
@@ -444,8 +461,20 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         if fitting:
             names = ", ".join(f"{r.study}/{r.run_id}" for r in fitting[:4])
             raise UserError("run", text, f"fits {len(fitting)} runs: {names}")
-    names_all = [run.run_id for run in known]
-    raise UserError("run", text, f"no such run in {root}", nearest(text, names_all))
+    raise no_such_run(root, text, [run.run_id for run in known])
+
+
+def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
+    """Returns the error for a name that none of `run_ids`, those below `root`, has."""
+    allowed = f"no such run in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
+    return UserError("run", text, allowed, nearest(text, run_ids))
+
+
+def no_such_study(root: str, study: str) -> UserError:
+    """Returns the error for a study that `root` does not have."""
+    names = [folder.name for folder in absolute(root).glob("*/")]
+    allowed = f"no such study in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
+    return UserError("run.study", study, allowed, nearest(study, names))
 
 
 def _is_named(run: RunDir, text: str) -> bool:

@@ -1,29 +1,31 @@
-"""Secrets stay out of configurations, logs and provenance: what is written to disk is searched for them."""
+"""A configuration that holds a secret is refused: it would be written to disk and into job scripts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hpctrain.errors import UserError
-
-_SECRET = re.compile(
-    r"(?i)([\w.]*(?:token|secret|passw\w*|api_?key|credentials?)\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
-)
+from hpctrain.shown import without_secrets
 
 
-def without_secrets(text: str) -> str:
-    """Returns `text` with the value of NAME_TOKEN=..., password: ... and the like replaced by ***."""
-    return _SECRET.sub(r"\1***", text)
-
-
-def refuse_secrets(environment: Mapping[str, str], setup: tuple[str, ...]) -> None:
-    """Raises UserError if a configuration, which is written to disk and into job scripts, holds a secret."""
-    for where, text in [(f"environment.{k}", f"{k}={v}") for k, v in environment.items()] + [
-        ("setup", line) for line in setup
-    ]:
-        if _SECRET.search(text):
+def refuse_secrets(values: Mapping[str, Any]) -> None:
+    """Raises UserError, which does not show it, if a value anywhere in `values`, plain containers, is a secret."""
+    for key, name, text in _texts(values, ""):
+        if without_secrets(f"{name}={text}") != f"{name}={text}":
             raise UserError(
-                f"cluster.{where}", "***", "looks like a secret and would be written to the run directory; "
-                "export it in your shell instead, jobs inherit it"
+                key, "***", "looks like a secret and would be written to the run directory; export it in your shell, "
+                "which jobs inherit, or write ${oc.env:NAME}, which is kept as it stands"
             )  # fmt: skip
+
+
+def _texts(values: Any, key: str) -> Iterator[tuple[str, str, str]]:
+    """Every text: its key, the last name in that, and the text itself."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple):
+        for place, value in enumerate(values):
+            yield from ((key, "", text) for _, _, text in _texts(value, f"{key}.{place}"))
+    elif isinstance(values, str):
+        yield key, key.rpartition(".")[2], values

@@ -5,6 +5,7 @@ Takes a study's folder; returns rows and text. Side effects: those of `cancel`, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpctrain.errors import Damaged
 from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import client
@@ -50,7 +52,7 @@ def waiting(
     Makes one squeue call per cluster that is not in `queues` yet.
     """
     rows, queues = [], queues or client.Queues()
-    for folder in sorted(root.glob(f"{study or '*'}/")):
+    for folder in [root / study] if study else sorted(root.glob("*/")):
         place = StudyDir(folder)
         if not (may_enter(folder, say) and may_enter(place.folder, say)):
             continue
@@ -73,6 +75,14 @@ def waiting(
                         prospects.scheduler, None)
                 )  # fmt: skip
     return rows
+
+
+def swept(study: StudyDir) -> dict[str, str]:
+    """Returns the swept settings of each run of a study, as they are typed; {} if it is not a sweep, or damaged."""
+    with contextlib.suppress(Damaged):
+        if study.exists():
+            return {run_id: " ".join(trial.overrides) for run_id, trial in study.trials().items()}
+    return {}
 
 
 def needs_sweep(row: Row) -> bool:

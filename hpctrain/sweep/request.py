@@ -18,6 +18,7 @@ from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate
 from hpctrain.launch.prepare import check as check_machine
 from hpctrain.scheduler import sbatch
+from hpctrain.storage.secrets import refuse_secrets
 from hpctrain.sweep import space as spaces
 from hpctrain.sweep.arrays import node_hours, plan_for
 from hpctrain.sweep.settings import SweepConfig, check, sweep_config
@@ -50,6 +51,7 @@ class Request:
 
 def understand(words: Sequence[str]) -> Request:
     """Returns the request. Raises UserError for everything that can be found wrong before anything is written."""
+    refuse_secrets(dict(word.partition("=")[::2] for word in words))
     fixed, space = sweep_grammar.parse(words)
     composer = sweep_grammar.Composer(fixed)
     first = tuple(f"{s.key}={s.written(s.low) if isinstance(s, Interval) else s.values[0]}" for s in space)

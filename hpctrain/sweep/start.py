@@ -7,7 +7,6 @@ work in the study's files (sweep/worker.py). Whatever interrupts a call, the nex
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.job_environment import user_name
 from hpctrain.launch.prepare import with_places
 from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
@@ -135,7 +135,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     known, config = study.trials(), request.config
     part: Part = {
         "path": str(study.path), "comment": study.comment,
-        "time": time.time(), "user": getpass.getuser(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
+        "time": time.time(), "user": user_name(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
         "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
         "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
         "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),

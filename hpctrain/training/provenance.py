@@ -17,9 +17,9 @@ import torch
 
 import hpctrain
 from hpctrain import job_environment
+from hpctrain.shown import without_secrets
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.secrets import without_secrets
 from hpctrain.training.comm import Comm
 
 PACKAGES = ("torch", "horovod", "mpi4py", "numpy", "submitit", "hydra-core", "safetensors")

@@ -151,7 +151,7 @@ def row_of(name, rate, gpus, per_node, point, windows_ms):
 
 
 def calibration(settings):
-    """The profiles by shape: those that `hpctrain predict` finds."""
+    """The profiles by shape: those that `hpctrain forecast` finds."""
     from hpctrain.scaling import calibration as calibrations
     from hpctrain.scaling.start import load
 

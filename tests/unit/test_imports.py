@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "hpctrain"
 
 # From the bottom up: a file may import its own package, and packages of the rows before its own.
 ROWS = (
+    ("shown",),
     ("errors", "patience"),
     ("hardware", "job_environment"),
     ("storage",),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import importlib.util
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from hpctrain import job_environment
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 from hpctrain.hardware import gpu_count
+from hpctrain.job_environment import user_name
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
 from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
@@ -76,7 +76,7 @@ def look(config: Config, conf: str | None) -> Site:
     nodes = site.parse_nodes(client.run(["scontrol", "--oneliner", "show", "node"], conf))
     associations = None
     if "slurmdbd" in settings.get("AccountingStorageType", ""):
-        query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}"]
+        query = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user_name()}"]
         try:
             text = client.run([*query, "format=account,partition,maxsubmit"], conf)
             associations = site.parse_associations(text)

@@ -61,11 +61,13 @@ def test_the_commands_do_so(place, tmp_path, monkeypatch, capsys):
     dry = ["submit", "lenet_digits", "cluster=devcluster", "--dry-run", *place]
     assert cli.main(dry) == 0
     assert f"{tmp_path}/here/s/" in capsys.readouterr().out
-    assert cli.main(["status", *place, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["status", *place, "--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["key"] == "run.study"
+    assert f"run.study=s: no such study in {tmp_path}/here" in said.err
     for command in ("logs", "cancel", "resume", "checkpoints", "export", "generate"):
         assert cli.main([command, *place]) in (0, 2), command
-        assert "runs" not in capsys.readouterr().err.replace("has no runs yet", "")
+        assert f"{tmp_path}/runs" not in capsys.readouterr().err
     (tmp_path / "here" / "s").mkdir(parents=True)
     assert cli.main(["report", *place]) == 2
     assert "study=s: has no runs yet" in capsys.readouterr().err

@@ -19,8 +19,8 @@ def test_status_explains_a_run_alone(failed, capsys):
     out = capsys.readouterr().out
     assert "rank 0 was killed" in out
     assert "  | out of memory" in out
-    assert cli.main(["status", "other", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["status", "other", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["key"] == "run"
 
 
 class TestNeverStarted:

@@ -1,4 +1,4 @@
-"""`hpctrain predict` and what submit predicts, from calibration runs whose profiles are made up."""
+"""`hpctrain forecast` and what submit predicts, from calibration runs whose profiles are made up."""
 
 import json
 

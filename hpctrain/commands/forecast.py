@@ -1,4 +1,4 @@
-"""`hpctrain predict`: step time, throughput and efficiency on counts of GPUs that were not measured."""
+"""`hpctrain forecast`, once `predict`: step time, throughput, efficiency on counts of GPUs that were not measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpctrain.scaling.laws import WORTH
 from hpctrain.scaling.predict import Predicted
 from hpctrain.scaling.start import load
 
-ABOUT = """  hpctrain predict experiment=NAME cluster=NAME scaling=weak scaling.gpus=1..1024
+ABOUT = """  hpctrain forecast RECIPE cluster=NAME scaling=weak scaling.gpus=1..1024
 Needs a calibration: hpctrain scale --calibrate with the same settings. cluster.link_gbit_per_s=R: as if the
 links between nodes had another rate than when they were calibrated.
 """
@@ -62,7 +62,7 @@ def _show(curve: Sequence[Predicted]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("predict", ABOUT, "SETTINGS")
+    parser = Parser("forecast", ABOUT, "[RECIPE] SETTINGS")
     parser.add_argument(
         "--knobs", action="store_true", help="what other settings of the exchange would do on the most GPUs"
     )

@@ -1,0 +1,72 @@
+"""A canary in every group of the settings: refused without being shown, or kept as the reference that it is."""
+
+import os
+
+import pytest
+
+from hpctrain import cli
+from hpctrain.shown import shown, without_secrets
+
+CANARIES = {
+    "aws": "AKIA" + 16 * "Q",
+    "github": "ghp_" + 36 * "q",
+    "slack": "xoxb-1234567890-canary",
+    "url": "https://me:canary@host/x",
+    "header": "Authorization: Bearer canary123",
+    "key": "-----BEGIN RSA PRIVATE KEY----- canary",
+}
+PLACES = [
+    "cluster.srun_args=['{}']", "cluster.sbatch.x='{}'", "cluster.modules=['{}']", "cluster.environment.X='{}'",
+    "cluster.setup=['{}']", "data.path='{}'", "model.weights='{}'", "cluster.account='{}'", "run.root='{}'",
+]  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hpctrain.scheduler.submit.check_here", lambda config: None)
+    monkeypatch.setattr("hpctrain.launch.jobs.submit", lambda run, config, after=None: "1")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("canary", CANARIES)
+def test_a_secret_is_refused_unseen_and_nothing_is_written(here, capsys, place, canary):
+    assert cli.main(["submit", "lenet_digits", "cluster=devcluster", place.format(CANARIES[canary])]) == 2
+    said = capsys.readouterr()
+    assert CANARIES[canary] not in said.out + said.err
+    assert place.partition("=")[0] in said.err
+    assert not list(here.iterdir())
+
+
+def test_what_a_variable_holds_is_in_no_file_and_reaches_the_job(here, capsys, monkeypatch):
+    monkeypatch.setenv("MY_CANARY", "canary-of-the-shell")
+    words = ["submit", "lenet_digits", "cluster=devcluster", "cluster.environment.X_TOKEN=${oc.env:MY_CANARY}",
+             "data.path=${oc.env:MY_CANARY}"]  # fmt: skip
+    assert cli.main([*words, "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    assert 'export X_TOKEN="${MY_CANARY}"' in script
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    written = "".join(path.read_text() for path in here.rglob("*") if path.is_file())
+    assert "${oc.env:MY_CANARY}" in written
+    for text in (script, said.out, said.err, written, os.environ["HPCTRAIN_COMMAND"]):
+        assert "canary-of-the-shell" not in text
+
+
+@pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES)
+def test_every_shape_is_hidden_in_a_text(canary):
+    assert "canary" not in without_secrets(f"before {canary} after").replace("***", "")
+    assert canary not in without_secrets(f"before {canary} after")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data.tokens=word", "max_token_length: 5", "tokens/s: 7", "https://host/x", "--mpi=pmix", "seed=1"],
+)
+def test_what_is_no_secret_stays(text):
+    assert shown(text) == text
+
+
+def test_control_characters_are_shown_as_text():
+    assert shown("a\x1b[31mb\x07\u202e\udcff\n") == "a\\x1b[31mb\\x07\\u202e\\udcff\n"
