@@ -7,6 +7,7 @@ run's `cancel` file, which rank 0 and the launchers look for; scancel; signals.
 from __future__ import annotations
 
 import signal
+import socket
 from dataclasses import dataclass
 
 from hpctrain.errors import RunFailed
@@ -91,9 +92,9 @@ def _cancel_here(run: RunDir) -> Answer:
         return Answer(f"has ended already ({row.phase})")
     run.cancel_file.touch()
     owner, ended = starter(run)
-    if owner is not None and ended is False:
-        return Answer("asked to stop before its ranks are up")
-    if owner is not None and ended is None:
+    if owner is not None and not ended:
+        if owner.host == socket.gethostname():
+            return Answer("asked to stop before its ranks are up")
         return Answer(f"asked to save and stop: on {owner.host}, which looks for the request once a second")
     _note_cancelled(run, "cancelled before its ranks were up")
     return Answer("cancelled")

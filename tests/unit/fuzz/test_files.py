@@ -62,7 +62,7 @@ def run(tmp_path, monkeypatch):
     """A run that is done, in a study, with one file of each kind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("hpctrain.launch.jobs.submit", lambda run, config, after=None: "1")
+    monkeypatch.setattr("hpctrain.scheduler.submit.submit", lambda *args: "1")
     config = load(["lenet_digits", "run.study=s"])
     made = RunDir(tmp_path / "runs" / "s" / run_id(config))
     made.create(to_dict(config))

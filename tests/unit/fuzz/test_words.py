@@ -67,7 +67,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("HPCTRAIN_DEBUG", raising=False)
     monkeypatch.delenv("HPCTRAIN_ROOT", raising=False)
     monkeypatch.setattr("hpctrain.scheduler.submit.check_here", lambda config: None)
-    monkeypatch.setattr("hpctrain.launch.jobs.submit", lambda run, config, after=None: "1")
+    monkeypatch.setattr("hpctrain.scheduler.submit.submit", lambda *args: "1")
     return folder
 
 

@@ -25,7 +25,7 @@ PLACES = [
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hpctrain.scheduler.submit.check_here", lambda config: None)
-    monkeypatch.setattr("hpctrain.launch.jobs.submit", lambda run, config, after=None: "1")
+    monkeypatch.setattr("hpctrain.scheduler.submit.submit", lambda *args: "1")
     return tmp_path
 
 
