@@ -3,7 +3,6 @@
 Both users are real (setpriv), without an entry in passwd. Needs root.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -232,9 +231,9 @@ def test_reading_writes_nothing_into_another_s_run(alice, reader, shared):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
-def test_code_that_another_s_run_names_is_not_run(alice, reader, shared, place):
+def test_code_that_another_s_run_names_is_not_run(alice, reader, shared):
     run = alices_run(alice, shared)
-    code, marker = alice.home / "code", place / "marker"
+    code, marker = alice.home / "code", reader.home / "marker"
     code.mkdir()
     (code / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
     model = {"name": "custom", "target": "evil:Net", "target_folder": str(code)}
@@ -285,6 +284,12 @@ def test_a_job_runs_its_submitter_s_pickle(bob, job):
     assert ran(bob) == "bob\n"
 
 
+def test_a_planted_pickle_would_leave_its_mark(bob):
+    (bob.home / "evil.pkl").write_bytes(evil(bob.home / "marker"))
+    bob.python("-c", "import pickle; pickle.load(open('evil.pkl', 'rb'))")
+    assert (bob.home / "marker").exists()
+
+
 def replaced_study(alice, job, marker):
     """Alice puts a study of hers in the place of bob's: the group may rename in run.root."""
     study = job.parents[1]
@@ -327,8 +332,8 @@ def pickle_elsewhere(alice, job, marker):
 
 
 @pytest.mark.parametrize("attack", [replaced_study, linked_study, open_folder, open_pickle, pickle_elsewhere])
-def test_a_pickle_that_others_could_have_put_there_is_not_loaded(alice, bob, job, place, attack):
-    marker = place / "marker"
+def test_a_pickle_that_others_could_have_put_there_is_not_loaded(alice, bob, job, attack):
+    marker = bob.home / "marker"
     attack(alice, job, marker)
     said = begin(bob, job)
     assert "the job is not run" in said
@@ -346,8 +351,8 @@ checked._look_at = swapped
 """
 
 
-def test_a_folder_that_is_swapped_after_the_look_is_not_seen(alice, bob, job, place):
-    marker = place / "marker"
+def test_a_folder_that_is_swapped_after_the_look_is_not_seen(alice, bob, job):
+    marker = bob.home / "marker"
     replaced_study(alice, job, marker)
     study = job.parents[1]
     study.rename(study.with_name("hers"))
@@ -359,9 +364,9 @@ def test_a_folder_that_is_swapped_after_the_look_is_not_seen(alice, bob, job, pl
     assert ran(bob) == "bob\n"
 
 
-def test_a_rank_believes_no_settings_that_others_put_there(alice, bob, job, place):
+def test_a_rank_believes_no_settings_that_others_put_there(alice, bob, job):
     run = job.parent
-    replaced_study(alice, job, place / "marker")
+    replaced_study(alice, job, bob.home / "marker")
     process = bob.start("-m", "hpctrain.training.worker", run, "token")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -384,7 +389,7 @@ def test_a_run_is_not_started_in_a_folder_that_others_may_write_to(bob, shared):
 @pytest.mark.parametrize("how", ["train", "submit"])
 def test_modules_of_the_working_directory_run_nowhere(alice, bob, place, how):
     """A colleague's pydantic.py, a researcher's own profile.py and datasets.py."""
-    here, marker = place / "here", place / "marker"
+    here, marker = place / "here", bob.home / "marker"
     here.mkdir()
     here.chmod(0o777)
     for name in ("pydantic", "numpy", "torch", "submitit", "profile", "datasets", "hpctrain_x"):
@@ -491,13 +496,10 @@ def test_two_users_fetch_at_once(alice, bob, home):
 )
 def test_nothing_of_a_configuration_leads_out_of_the_root(bob, place, setting):
     before = sorted(place.rglob("*"))
-    words = [
-        "model=custom",
-        "model.target=torch.nn:Linear",
-        "data=digits",
-        setting,
-        f"run.root={bob.home}/runs",
-    ]
-    with contextlib.suppress(FileNotFoundError):
-        bob.hpctrain("train", *words, code=2)
+    (bob.home / "net.py").write_text("from torch.nn import Linear as Net")
+    words = ["model=custom", "model.target=net:Net", "data=digits", setting, f"run.root={bob.home}/runs"]
+    _, err = bob.hpctrain("train", *words, code=2)
+    assert err.startswith(f"hpctrain: {setting.partition('=')[0]}=")
+    assert "letters, digits" in err
+    (bob.home / "net.py").unlink()
     assert sorted(place.rglob("*")) == before
