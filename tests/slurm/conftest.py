@@ -46,7 +46,8 @@ class Cluster:
 
     def link(self, node, side):
         """Cuts a node's links (`down`) or mends them (`up`)."""
-        links = f"for link in $(ls /sys/class/net | grep -v lo); do ip link set $link {side}; done"
+        names = "ip -o link | sed 's/^[0-9]*: //; s/[@:].*//' | grep -vx lo"
+        links = f"set -e; for link in $({names}); do ip link set $link {side}; done"
         self.script("exec", "--node", node, "--", "sh", "-c", links)
 
     def call(self, *command):

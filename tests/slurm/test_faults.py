@@ -205,7 +205,7 @@ def test_the_controller_restarts(cluster, run, same_weights, tmp_path):
 def test_a_job_that_slurm_has_forgotten(cluster, run, same_weights, tmp_path):
     """Its node went with everybody who could have said how it ended, and MinJobAge has passed: sacct knows."""
     cluster.set(MinJobAge=2)
-    job = run("cluster.requeue=false")
+    job = run("cluster.requeue=false", "+model.pause_s=0.2")
     job_id = job.submit()["job_id"]
     job.await_step(20)
     cluster.script("stop", "node", "node1")

@@ -73,8 +73,8 @@ def test_a_job_that_comes_back_onto_a_full_disk(cluster, disk, run, same_weights
     cluster.call("scontrol", "requeue", job_id)
     until(lambda: job.state["phase"] == "requeued", "the first start to end")
     disk.fill()
-    row = job.await_end("failed", "DISK_FULL")
-    assert "Traceback" not in job.logs(), row
+    job.await_end("failed", "DISK_FULL")
+    assert "Traceback" not in job.logs(), job.logs()
     codes = until(lambda: cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode"), "accounting")
     assert "FAILED|228:0" in codes
     disk.free()
