@@ -6,19 +6,25 @@ node that sees the run directory, and imports no torch.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from hpctrain.errors import Damaged
 from hpctrain.launch import launcher_logs
 from hpctrain.shown import printable
+from hpctrain.storage.files import open_regular
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
 from hpctrain.training.reporter import shown
 
 POLL_S = 0.15
 SLOW = 0.05  # of the training time spent waiting for pictures: said in the summary
+
+
+MOST_BYTES = 2**30  # of a log that is read at once
 
 
 class LogReader:
@@ -40,7 +46,9 @@ class LogReader:
     def _new_text(self) -> str:
         path = self._run.rank_log(self._attempt, self._rank)
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
+                if file.seek(0, os.SEEK_END) - self._offset > MOST_BYTES:
+                    raise Damaged(path, f"larger than {MOST_BYTES // 2**20} MiB")
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:

@@ -7,10 +7,13 @@ Takes a run directory; returns paths and text. Reads files only. Lines of a rank
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage.files import open_regular
+from hpctrain.storage.json_files import read_small
 from hpctrain.storage.run_dir import RunDir
 
 READ_BYTES = 200_000  # of the end of a log: what a launcher says of an end is short
@@ -97,7 +100,7 @@ def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:
 def tail(path: Path, size: int = READ_BYTES) -> str:
     """Returns the last whole lines of a file, at most `size` bytes; nothing if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             length = file.seek(0, 2)
             file.seek(max(0, length - size))
             data = file.read(size)
@@ -114,6 +117,6 @@ def _rank(log: Path) -> int:
 
 def _token(run: RunDir, number: int) -> str:
     try:
-        return (run.attempt(number) / "token").read_text()
-    except OSError:
+        return read_small(run.attempt(number) / "token")[0].decode()
+    except (OSError, UnicodeDecodeError):
         return ""

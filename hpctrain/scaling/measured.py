@@ -11,7 +11,7 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import Field
@@ -24,7 +24,7 @@ from hpctrain.scaling.horovod_timeline import Timeline
 from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
-from hpctrain.storage.json_files import Count, load, replace_text
+from hpctrain.storage.json_files import load, replace_text
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
@@ -214,31 +214,34 @@ def warmup_windows(study: Path) -> int:
     return plan["warmup_windows"] if plan else 1
 
 
-_Seconds = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
+_Number = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
 _Ranks = Annotated[int, Gt(0)]
 
 
-class _Arrival(TypedDict):
+class _Arrival(TypedDict, total=False):
     name: str
-    bytes: Count
-    ready_s: _Seconds
+    bytes: _Number
+    ready_s: _Number
 
 
-class _Computing(TypedDict):
-    data_s: _Seconds
-    forward_s: _Seconds
-    backward_s: _Seconds
-    cpu_s: NotRequired[_Seconds]
-    step_s: list[list[_Seconds]]
+class _Computing(TypedDict, total=False):
+    data_s: _Number
+    forward_s: _Number
+    backward_s: _Number
+    cpu_s: _Number
+    step_s: list[list[_Number]]
 
 
 class _Sum(TypedDict):
-    bytes: Count
-    s: list[_Seconds]
+    bytes: _Number
+    s: list[_Number]
 
 
-class _Profile(TypedDict):
-    """What profile.json must hold: training/profile.py, which needs torch, says what it means."""
+class _Profile(TypedDict, total=False):
+    """What profile.json may hold: training/profile.py, which needs torch, says what it means.
+
+    A key that is missing is found when it is asked for.
+    """
 
     ranks: _Ranks
     ranks_per_node: _Ranks
@@ -247,10 +250,10 @@ class _Profile(TypedDict):
     cores: _Ranks
     gradients: list[_Arrival]
     computing: Annotated[dict[str, _Computing], MinLen(1)]
-    optimizer_s: _Seconds
-    exchange_s: list[_Seconds]
+    optimizer_s: _Number
+    exchange_s: list[_Number]
     sums: list[_Sum]
-    ceilings: NotRequired[dict[str, Any]]
+    ceilings: dict[str, Any]
 
 
 def profile_of(run: RunDir) -> Profile | None:

@@ -120,7 +120,8 @@ def test_a_run_s_settings_change_as_hydra_would_change_them():
         ("train.epochs.x=1", "train.epochs.x=1: unknown setting (did you mean train.epochs?)"),
         (
             "optimizer.lr=[1",
-            "optimizer.lr=[1=: cannot be read as key=value: no viable alternative at input '[1'",
+            "optimizer.lr=[1: cannot be read as a value; as text it is written 'optimizer.lr=\"[1\"', "
+            "a list optimizer.lr=[1,2]",
         ),
     ],
 )

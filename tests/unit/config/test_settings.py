@@ -36,7 +36,7 @@ def load(*overrides):
         ("run.name='a b'", "run.name", None),
         ("resources.ranks=100000", "resources.ranks", None),
         ("train.epochs=null", "train.epochs", None),
-        ("optimizer.lr=[1", "optimizer.lr=[1", None),
+        ("optimizer.lr=[1", "optimizer.lr", None),
         ("checkpoint.every=sometimes", "checkpoint.every", None),
     ],
 )

@@ -90,11 +90,10 @@ NAMES = [*RUN_FILES, *(f"../{name}" for name in STUDY_FILES)]
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_no_damage_is_without_an_answer(run, how):
-    """Each file so damaged, with two of the commands; the long test has them all."""
+    """Each file so damaged, with one of the commands; the long test has them all."""
     draw = random.Random(how)
     for name in NAMES:
-        for command in draw.sample(COMMANDS, 2):
-            answer(run, name, how, command)
+        answer(run, name, how, draw.choice(COMMANDS))
 
 
 @pytest.mark.long

@@ -134,8 +134,8 @@ FLAGS = [
     "--plot=x.xyz", "--metric=x", "--retry=x", "--unlock=x", "--steps=1", "--nosuch", "-x", "--", "-", "--keep-last=0",
     "--shard-mb=x", "--from=x", "--write=../x", "--help", "-h", "--csv=/proc/x", "--html=/proc/x", "--latex=x",
     "--top=x", "run.root=", "run.root=nosuch", "run.study=x", "nosuch", "", "pack", "verify", "list", "../..",
-    "/etc/passwd", "optimizer.lr=x", "train.epochs=-1", "cluster=nosuch", "model=nosuch", "input=3x",
-    "batch=0", "[/x]", "\x1b[1m",
+    "/etc/passwd", "optimizer.lr=x", "train.epochs=-1", "cluster=nosuch", "model=nosuch", "input=3x", "batch=0",
+    "[/x]", "\x1b[1m",
     "\udcff", "x" * 5000, "%j",
     "--cfg", "--cfg=x", "-cn", "--config-dir=/nosuch", "--multirun", "--info", "--package",
 ]  # fmt: skip
@@ -145,11 +145,23 @@ WORKING = {"train": ["seed=x"], "submit": ["seed=x"], "sweep": ["seed=x"], "benc
 ARGUMENTS = (st.sampled_from(sorted(cli.COMMANDS)), st.lists(st.sampled_from(FLAGS), max_size=3))
 
 
-@SHORT
+@settings(SHORT, max_examples=60)
 @given(*ARGUMENTS)
 def test_no_arguments_are_without_an_answer(here, command, words):
+    arguments(here, command, words)
+
+
+def arguments(here, command, words):
     if {"--help", "-h"} & {*words}:
         with contextlib.suppress(SystemExit):  # of argparse, after the help
             say([command, *words])
         return
     judge([command, *words, *WORKING.get(command, [])], here)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@LONG
+@given(*ARGUMENTS)
+def test_no_arguments_of_many_are_without_an_answer(here, command, words):
+    arguments(here, command, words)
