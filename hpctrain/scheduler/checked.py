@@ -7,6 +7,7 @@ folder that is put in the place of another afterwards is not seen. Side effects:
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ PATIENCE_S = 60.0  # with a submitter that has not named the pickle yet, as subm
 def main() -> int:
     """Runs the job; returns 1 if it is not run, as others than its submitter could have written what it does."""
     folder = Path(sys.argv[1])
+    logging.raiseExceptions = False  # submitit's log on a full disk: a line less, and no traceback in its place
     try:
         handle = ownership.walk(folder.parents[2], folder)
         seen = f"/proc/self/fd/{handle}"
