@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
     words = args.words
     if not any(word.startswith("cluster=") for word in words) and shutil.which("sinfo"):
-        words = ["cluster=local", "cluster.kind=slurm", "cluster.name=this cluster", *words]
+        words = ["cluster=local", "cluster.kind=slurm", "cluster.name=this-cluster", *words]
     config = load(words)
     target = None if args.write is None else preset_path(args.write)
     findings = []
