@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
                     return show_done(run)
                 facts = {
                     "run": run.run_id,
-                    "job_id": None,
+                    "job_id": next(reversed(run.submission.read().job_ids), None),
                     "new": False,
                     "path": str(run.path),
                     "phase": Phase.DONE,

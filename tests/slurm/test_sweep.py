@@ -14,8 +14,8 @@ PATIENCE_S = 150
 
 
 def test_a_study_from_sweep_to_report(study, tmp_path):
-    s = study("train.epochs=2", "sweep.runs_per_job=4")
-    lrs = "optimizer.lr=0.01,0.1,1e38"  # the last one fails: its loss is not finite
+    s = study("train.epochs=2", "sweep.runs_per_job=4", "optimizer.weight_decay=0.01")
+    lrs = "optimizer.lr=0.01,0.1,1e12"  # the last one fails: its loss is not finite
     dry = s.sweep("--dry-run", lrs, "seed=0,1")
     assert (dry["runs"], dry["jobs"], dry["job_ids"]) == (6, 2, [])
     assert dry["flops_total"] > 0
