@@ -106,6 +106,11 @@ def safe_path() -> Iterator[None]:
             del os.environ[name]
 
 
+def submitit_in(folder: str) -> None:
+    """Has submitit look for the files of this job in `folder`."""
+    os.environ["SUBMITIT_FOLDER"] = folder
+
+
 def _changes_slurm(name: str) -> bool:
     return name.startswith(_OF_SLURM) and name not in _KEPT
 

@@ -252,6 +252,8 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         )
     override = _blamed(error, text, [_typed(word) for word in overrides])
     key, _, value = override.partition("=")
+    if not key:
+        return UserError("word", override, "must be key=value")
     if "requires --multirun" in text or "Ambiguous value" in text:
         return UserError(
             key,

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from hpctrain.errors import Foreign
+from hpctrain.job_environment import submitit_in
 from hpctrain.patience import Patience
 from hpctrain.storage import ownership
 
@@ -23,11 +24,13 @@ PATIENCE_S = 60.0  # with a submitter that has not named the pickle yet, as subm
 def main() -> int:
     """Runs the job; returns 1 if it is not run, as others than its submitter could have written what it does."""
     folder = Path(sys.argv[1])
-    logging.raiseExceptions = False  # submitit's log on a full disk: a line less, and no traceback in its place
+    logging.raiseExceptions = (
+        False  # submitit's log on a full disk: a line less, and no traceback in its place
+    )
     try:
         handle = ownership.walk(folder.parents[2], folder)
         seen = f"/proc/self/fd/{handle}"
-        os.environ["SUBMITIT_FOLDER"] = seen
+        submitit_in(seen)
         from submitit.core.job_environment import JobEnvironment
         from submitit.core.submission import process_job
 

@@ -186,7 +186,8 @@ def study(tmp_path):
         run.state.beat(phase="done", reason="DONE")
     facts = {
         "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 5, "train_samples": 1437,
-        "experiment": "lenet on digits", "config": to_dict(config), "settings": {"gpus": [2, 4]},
+        "experiment": "lenet on digits", "command": "hpctrain scale", "config": to_dict(config),
+        "settings": {"gpus": [2, 4]},
     }  # fmt: skip
     measured.write_plan(tmp_path / "s", facts, [one.facts() for one in planned])
     return tmp_path / "s"

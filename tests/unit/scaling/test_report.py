@@ -58,7 +58,8 @@ def study(tmp_path):
         run.state.beat(phase="done", reason="DONE")
     facts = {
         "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 5, "train_samples": 1437,
-        "experiment": "lenet on digits", "config": to_dict(config), "settings": {"gpus": [1, 2, 4]},
+        "experiment": "lenet on digits", "command": "hpctrain scale", "config": to_dict(config),
+        "settings": {"gpus": [1, 2, 4]},
     }  # fmt: skip
     measured.write_plan(folder, facts, [one.facts() for one in planned])
     return folder
@@ -116,7 +117,10 @@ def test_a_study_goes_on_in_its_mode(study):
 def test_nothing_measured_yet(tmp_path, capsys):
     config, settings = load([*WORDS, f"run.root={tmp_path}", "run.study=new"])
     (tmp_path / "new").mkdir()
-    facts = {"mode": "strong", "epochs": 1, "train_samples": 1, "config": to_dict(config), "settings": {}}
+    facts = {
+        "mode": "strong", "warmup_windows": 1, "cluster": "devcluster", "epochs": 1, "train_samples": 1,
+        "experiment": "lenet on digits", "command": "hpctrain scale", "config": to_dict(config), "settings": {},
+    }  # fmt: skip
     measured.write_plan(tmp_path / "new", facts, [one.facts() for one in plan(config, settings)])
     assert main(["report", "new", "--root", str(tmp_path)]) == 2
     assert "has no result yet (g1-r1-" in capsys.readouterr().err
