@@ -184,14 +184,15 @@ class HorovodComm(Comm):
         with self._watch:
             if self._mpi is not None:
                 return self._mpi.bcast(value, root=0)
-            return self._hvd.broadcast_object(value, root_rank=0)
+            # Without a name Horovod takes that of the value's type, which is another on each rank.
+            return self._hvd.broadcast_object(value, root_rank=0, name="object")
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Returns the values of all ranks, in order of rank, on every rank."""
         with self._watch:
             if self._mpi is not None:
                 return list(self._mpi.allgather(value))
-            return list(self._hvd.allgather_object(value))
+            return list(self._hvd.allgather_object(value, name="objects"))
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
         """Returns Horovod's own wrapper of `optimizer`, with the state that it has."""
