@@ -293,6 +293,8 @@ def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
             return override
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
         return next((o for o in overrides if "${" in o), f"{named or 'word'}=")
+    if nameless := next((o for o in overrides if o.startswith("=")), None):
+        return nameless
     return f"{named}=" if named else overrides[0] if len(overrides) == 1 else "settings="
 
 
