@@ -54,8 +54,9 @@ def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:
     """Raises UserError if no run has that name, or there is no such study."""
     if args.study and not (absolute(args.root) / args.study).is_dir():
         raise no_such_study(args.root, args.study)
-    if name and not any(name in run.run_id for run in runs(absolute(args.root), args.study)):
-        raise no_such_run(args.root, name, [run.run_id for run in runs(absolute(args.root), args.study)])
+    run_ids = [run.run_id for run in runs(absolute(args.root), args.study)] if name else []
+    if name and not any(name in run_id for run_id in run_ids):
+        raise no_such_run(args.root, name, run_ids)
 
 
 def _say_once(told: set[str], words: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import UserError
+from hpctrain.storage import ownership
 
 CHUNK_BYTES = 16 * 2**20  # written, read and hashed at a time
 
@@ -154,7 +155,7 @@ def lock_file(path: Path) -> Iterator[int | None]:
 def refuse_if_shared(folder: Path) -> None:
     """Raises UserError if others may write to `folder`: they could put a state of theirs into our run."""
     status = folder.stat()
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+    if ownership.others(status):
         mode = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
         raise UserError("run", folder, f"others may write there ({mode}); look at it, then chmod 0700")
 

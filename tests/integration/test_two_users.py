@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from hpctrain.storage import lock
+from tests.waiting import until
 
 CHECKOUT = Path(__file__).parents[2]
 TEAM = 61300
@@ -398,10 +398,9 @@ def test_modules_of_the_working_directory_run_nowhere(alice, bob, place, how):
                 "data.validation_limit=10", "train.batch_size=4", f"run.root={bob.home}/runs"]  # fmt: skip
     bob.hpctrain(how, *settings, cwd=here)
     (run,) = (bob.home / "runs").glob("*/*/state.json")
-    end = time.monotonic() + 100
-    while json.loads(run.read_text())["phase"] not in ("done", "failed") and time.monotonic() < end:
-        time.sleep(0.3)
-    assert json.loads(run.read_text())["phase"] == "done"
+    phase = lambda: json.loads(run.read_text())["phase"]  # noqa: E731
+    until(lambda: phase() in ("done", "failed"), "the run's end", patience_s=100)
+    assert phase() == "done"
     assert not marker.exists()
 
 

@@ -38,8 +38,12 @@ class Cluster:
             "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}",
         }
 
+    def line(self, command, *args):
+        """The command line of the development cluster's script."""
+        return [sys.executable, SCRIPT, command, "--name", self.name, "--dir", self.folder, *args]
+
     def script(self, command, *args, code=0):
-        line = [sys.executable, SCRIPT, command, "--name", self.name, "--dir", self.folder, *args]
+        line = self.line(command, *args)
         done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == code, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.slurm.conftest import PATIENCE_S, ROOT, SCRIPT, without_sacct
+from tests.slurm.conftest import PATIENCE_S, ROOT, without_sacct
 from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
@@ -31,21 +31,14 @@ def at_once(*calls):
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
+def on_node(cluster, node, *args):
+    """The command line of hpctrain on a node."""
+    return cluster.line("exec", "--node", node, "--", sys.executable, "-m", "hpctrain.cli", *args)
+
+
 def from_node(cluster, node, *args):
     """hpctrain on a node: another host."""
-    inside = [
-        sys.executable,
-        SCRIPT,
-        "exec",
-        "--name",
-        cluster.name,
-        "--dir",
-        cluster.folder,
-        "--node",
-        node,
-        "--",
-    ]
-    line = [*inside, sys.executable, "-m", "hpctrain.cli", *args]
+    line = on_node(cluster, node, *args)
     done = subprocess.run(line, capture_output=True, text=True, env=cluster.environment, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -228,20 +221,8 @@ class TestCancel:
     def test_a_run_in_a_terminal_of_another_host(self, cluster, run):
         """As on a second login node: its process ids mean nothing here."""
         job = run("cluster=local", "resources.nodes=1", "train.steps=2000", "+model.pause_s=0.1")
-        there = [
-            sys.executable,
-            SCRIPT,
-            "exec",
-            "--name",
-            cluster.name,
-            "--dir",
-            cluster.folder,
-            "--node",
-            "node1",
-            "--",
-        ]
         with subprocess.Popen(
-            [*there, sys.executable, "-m", "hpctrain.cli", "train", *job.settings],
+            on_node(cluster, "node1", "train", *job.settings),
             env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         ) as terminal:  # fmt: skip
             until(lambda: job.root.exists() and list(job.root.glob("*/*/state.json")), "the run to start")
