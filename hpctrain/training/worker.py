@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpctrain import job_environment
-from hpctrain.errors import RunFailed, UserError
+from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.storage import last_word
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
@@ -51,9 +51,7 @@ def work(
         attempt = patiently(lambda: claim_attempt(run, token))
         patiently(lambda: _redirect_output(run.rank_log(attempt, number)))
     except BaseException as error:
-        if not isinstance(error, OSError):
-            traceback.print_exc()
-        _end(launcher, LastWord(*_reason_of(error), number))
+        _end(launcher, LastWord(*_explain(error), number))
     faulthandler.enable()  # where native code crashed, in the rank's log
     rank = _Rank(run, attempt, number, launcher, job_ended)
     try:
@@ -65,10 +63,7 @@ def work(
         config = from_dict(run.own_config())
         reason = run_session(config, run, attempt, stop, rank.give_up, job_ended, time_left)
     except BaseException as error:
-        reason, detail = _reason_of(error)
-        if reason != Reason.DISK_FULL:
-            traceback.print_exc()
-        rank.fail(reason, detail)
+        rank.fail(*_explain(error))
     with contextlib.suppress(OSError):
         rank.say(reason)
     os.close(launcher)
@@ -131,6 +126,14 @@ def _end(launcher: int, word: LastWord) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(launcher, f"{last_word.line(word)}\n".encode())
     os._exit(last_word.exit_code(word.reason))
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """Returns as `_reason_of`; where the error came from is shown if it is not one that hpctrain has words for."""
+    reason, detail = _reason_of(error)
+    if reason != Reason.DISK_FULL and not isinstance(error, (RunFailed, UserError, Damaged)):
+        traceback.print_exc()
+    return reason, detail
 
 
 def _reason_of(error: BaseException) -> tuple[str, str]:

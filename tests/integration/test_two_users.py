@@ -86,7 +86,8 @@ class Person:
 
 @pytest.fixture
 def place():
-    """A folder that everybody may enter; pytest's own are root's alone."""
+    """A folder that everybody may enter; pytest's own are root's alone. What a test writes there, all may read."""
+    before = os.umask(0o022)
     folder = Path(tempfile.mkdtemp(prefix="two-users."))
     folder.chmod(0o755)
     (folder / "tools").mkdir(mode=0o755)
@@ -96,6 +97,7 @@ def place():
         tool.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+    os.umask(before)
 
 
 @pytest.fixture
