@@ -123,7 +123,8 @@ def test_a_killed_rank_ends_the_run_with_its_name(cli):
 
 def test_loss_that_is_not_finite_stops_the_run_before_the_update(cli):
     _, err = cli.train("optimizer.lr=1e12", "optimizer.weight_decay=1e6", "resources.ranks=2", code=1)
-    assert "NAN_PERSISTENT" in err and "Traceback" not in err
+    assert "NAN_PERSISTENT" in err
+    assert "Traceback" not in err
     assert cli.state()["reason"] == "NAN_PERSISTENT"
     assert cli.state()["step"] < cli.state()["total_steps"]
 
