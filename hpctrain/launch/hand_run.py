@@ -20,9 +20,8 @@ from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
 from hpctrain.storage import last_word
-from hpctrain.storage.full_disk import patiently
+from hpctrain.storage.full_disk import lose_lines, patiently
 from hpctrain.storage.run_dir import RunDir, make_private
-from hpctrain.storage.run_state import reason_of_oserror
 
 
 def main() -> int:
@@ -41,15 +40,12 @@ def main() -> int:
     except UserError as error:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
-    except RunFailed as error:
-        print(f"hpctrain: {error}", file=sys.stderr)
-        return last_word.exit_code(error.reason)
-    except OSError as error:
-        reason = reason_of_oserror(error)
-        if reason is None:
+    except (RunFailed, OSError) as error:
+        word = last_word.of(error)
+        if word is None:
             raise
-        print(f"hpctrain: {reason}: {error}", file=sys.stderr)
-        return last_word.exit_code(reason)
+        print(last_word.line(word), file=sys.stderr)
+        return last_word.exit_code(word.reason)
     print(run.path)
     return 0
 
@@ -73,4 +69,5 @@ def _note_job(run: RunDir, config: Config, job_id: str) -> None:
 
 
 if __name__ == "__main__":
+    lose_lines()
     sys.exit(main())

@@ -16,6 +16,7 @@ from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
 from hpctrain.storage import last_word
+from hpctrain.storage.full_disk import lose_lines
 from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -50,4 +51,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lose_lines()
     sys.exit(main())

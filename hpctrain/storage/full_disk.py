@@ -1,15 +1,17 @@
 """Writing to storage that is full, or returns errors, for a moment: what waits, what is left out, and for how long.
 
-What a run needs is written `patiently`; what is only for people is `left_out`; what is written again and again has a
-`Tolerance`. Takes functions that write, and calls them. Times in seconds. No torch.
+What a run needs is written `patiently`; what is only for people is `left_out`, and lines of a log are lost; what is
+written again and again has a `Tolerance`. Takes functions that write, and calls them. Times in seconds. No torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hpctrain.errors import RunFailed
 from hpctrain.patience import Patience
@@ -46,6 +48,27 @@ def left_out(what: str) -> Iterator[None]:
         if reason_of_oserror(error) is None:
             raise
         print(f"{what} not written ({error}); the run goes on", flush=True)
+
+
+def lose_lines() -> None:
+    """From now on this process's stdout and stderr lose what storage does not take: a line is not worth a run."""
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(_Log(number, "w", closefd=False)), "utf-8", "replace", line_buffering=True
+        )
+        for number in (1, 2)
+    )
+
+
+class _Log(io.FileIO):
+    """A log that takes all lines, and keeps those that storage takes."""
+
+    def write(self, data: Any) -> int:
+        """Returns how many bytes of `data` are dealt with."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 class Tolerance:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from hpctrain.storage.run_state import ENDINGS, Reason
+from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import ENDINGS, Reason, reason_of_oserror
 
 # The exit code of a rank, and of its job, that ended as DISK_FULL: 200 and ENOSPC's number. srun returns the highest of
 # its tasks' codes, and those that it kills have 137 or 143.
@@ -23,6 +24,14 @@ class LastWord(NamedTuple):
     reason: str
     detail: str
     rank: int | None
+
+
+def of(error: OSError | RunFailed) -> LastWord | None:
+    """Returns what an error that a process does not survive says of its end; None if it has no reason for that."""
+    if isinstance(error, RunFailed):
+        return LastWord(error.reason, error.detail, None)
+    reason = reason_of_oserror(error)
+    return None if reason is None else LastWord(reason, str(error), None)
 
 
 def line(word: LastWord) -> str:
