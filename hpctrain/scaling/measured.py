@@ -11,10 +11,8 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Any
 
-from annotated_types import Ge, Gt, MinLen
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, UserError, nearest
@@ -25,12 +23,10 @@ from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
 from hpctrain.storage.json_files import load, replace_text
+from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
-
-if TYPE_CHECKING:  # it needs torch
-    from hpctrain.training.profile import Profile
 
 PLAN = "scaling.json"
 
@@ -157,7 +153,7 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
     for part, name in _PART_OF.items():
         spent_s = sum(r.step_ms.get(part, 0.0) * r.window_steps for r in records) / steps / 1e3
         parts_s[name] = parts_s.get(name, 0.0) + spent_s
-    profile = profile_of(run)
+    profile = run.read_profile()
     hidden_s = None
     if profile and profile["ranks"] > 1:
         parts_s["straggler"] = min(parts_s["exposed"], straggler_s(profile))
@@ -212,53 +208,6 @@ def warmup_windows(study: Path) -> int:
     """Returns how many windows at the start of each run are not measured. Raises Damaged."""
     plan = load(study / PLAN, StudyPlan)
     return plan["warmup_windows"] if plan else 1
-
-
-_Number = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
-_Ranks = Annotated[int, Gt(0)]
-
-
-class _Arrival(TypedDict, total=False):
-    name: str
-    bytes: _Number
-    ready_s: _Number
-
-
-class _Computing(TypedDict, total=False):
-    data_s: _Number
-    forward_s: _Number
-    backward_s: _Number
-    cpu_s: _Number
-    step_s: list[list[_Number]]
-
-
-class _Sum(TypedDict):
-    bytes: _Number
-    s: list[_Number]
-
-
-class _Profile(TypedDict, total=False):
-    """What profile.json may hold: training/profile.py, which needs torch, says what it means.
-
-    A key that is missing is found when it is asked for.
-    """
-
-    ranks: _Ranks
-    ranks_per_node: _Ranks
-    batch_size: _Ranks
-    device: str
-    cores: _Ranks
-    gradients: list[_Arrival]
-    computing: Annotated[dict[str, _Computing], MinLen(1)]
-    optimizer_s: _Number
-    exchange_s: list[_Number]
-    sums: list[_Sum]
-    ceilings: dict[str, Any]
-
-
-def profile_of(run: RunDir) -> Profile | None:
-    """Returns the run's profile.json; None if no profile was asked for or the run is not done. Raises Damaged."""
-    return cast("Profile | None", load(run.path / "profile.json", _Profile))
 
 
 def straggler_s(profile: Profile) -> float:

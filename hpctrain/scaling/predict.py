@@ -1,6 +1,6 @@
 """Predicted step times for job sizes that have not been run: fits a calibration and evaluates the model.
 
-Pure: takes profiles (training/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
+Pure: takes profiles (storage/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
 The fit covers α and β of each kind of link, from sums over two ranks; the time of a step's parts as a function of
 the batch and of the ranks that share a node; and the scatter of ranks. docs/scaling.md derives it and its limits.
 """
@@ -12,7 +12,6 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from hpctrain.scaling import network
 from hpctrain.scaling.network import (
@@ -25,10 +24,7 @@ from hpctrain.scaling.network import (
     Stragglers,
     Work,
 )
-
-if TYPE_CHECKING:  # both need torch
-    from hpctrain.training.machine_peaks import Sum
-    from hpctrain.training.profile import Computing, Profile
+from hpctrain.storage.profile import Computing, Profile, Sum
 
 DRAWS = 200
 LEVEL = 0.95

@@ -40,11 +40,12 @@ from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, RunFailed, UserError, nearest
 from hpctrain.shown import CONTROL
-from hpctrain.storage import attempts, ownership, rebuild
+from hpctrain.storage import attempts, ownership, profile, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config
 from hpctrain.storage.files import FILES
-from hpctrain.storage.json_files import load, read_json, replace_text
+from hpctrain.storage.json_files import load, replace_text
+from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import summary_records
 from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
 
@@ -270,13 +271,13 @@ class RunDir:
         """Notes beside an attempt's logs that a step was saved: a purge may leave that alone."""
         replace_text(self.attempt(attempt) / "saved.json", json.dumps(step))
 
-    def write_profile(self, values: Mapping[str, Any]) -> None:
+    def write_profile(self, values: Profile) -> None:
         """Writes profile.json: how long each part of a step takes."""
         replace_text(self.path / "profile.json", json.dumps(values))
 
-    def read_profile(self) -> dict[str, Any] | None:
-        """Returns profile.json (training/profile.py); None if no profile was asked for or the run is not done."""
-        return read_json(self.path / "profile.json")
+    def read_profile(self) -> Profile | None:
+        """Returns profile.json; None if no profile was asked for or the run is not done. Raises Damaged."""
+        return profile.read(self.path / "profile.json")
 
     @property
     def submission(self) -> SubmissionFile:
