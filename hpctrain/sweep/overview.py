@@ -1,4 +1,4 @@
-"""A study as `status` and `cancel` see it: runs that nobody has begun, a summary line, and cancelling all of it.
+"""A study as `status` and `cancel` see it: runs that no job has begun, a summary line, and cancelling the study.
 
 Takes a study's folder; returns rows and text. Side effects: those of `cancel`, and at most one squeue call.
 """
@@ -25,7 +25,7 @@ from hpctrain.sweep import living
 from hpctrain.sweep.study_dir import StudyDir
 
 _IN_LINE = "waits for a slot of its study"
-_FULL = "waits for hpctrain sweep: the jobs of the study have others to do"
+_FULL = "waits for hpctrain sweep: the jobs of the study have other runs to do"
 _NO_JOB = "waits for hpctrain sweep: no job of the study is left"
 _CANCELLED = "waits for hpctrain sweep: the study is cancelled"
 
@@ -65,7 +65,7 @@ def waiting(
             run_ids = place.trials() if place.exists() else ()
             unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
             if foreign:
-                prospects = _Prospects(0, f"as its study's files say, which {foreign}")
+                prospects = _Prospects(0, f"as its study's files say: the study's folder {foreign}")
             else:
                 prospects = _prospects(StudyDir(folder, own=True), queues) if unbegun else _Prospects(0)
         except OSError as error:  # Damaged, or not to be read

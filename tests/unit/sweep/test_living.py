@@ -131,7 +131,7 @@ def test_runs_in_line_for_the_study_s_jobs(study, queued):
     study.note_job("12", 1)
     queued(("12_0", "RUNNING", study.comment), ("12_1", "PENDING", study.comment))
     study.write_job("x", record("12_0", quota=1, taken=0, busy=0))
-    full = "waits for hpctrain sweep: the jobs of the study have others to do"
+    full = "waits for hpctrain sweep: the jobs of the study have other runs to do"
     assert details(study) == [("a", IN_LINE, None), ("b", IN_LINE, None), ("c", full, None)]
     assert not any(row.needs_start for row in overview.waiting(study.path.parent, "s"))
     study.run("a").create({})  # begun
