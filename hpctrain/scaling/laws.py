@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpctrain.report.intervals import interval
+from hpctrain.report.intervals import interval, student_t
 
-LEVEL = 0.95
 NOISY = 0.25  # above this half width, relative to the efficiency, no conclusion is drawn
 WORTH = 0.70  # below this efficiency, more GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
@@ -131,7 +130,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
     if a + b == 0:
         return Value(value, 0.0)
     freedom = (a + b) ** 2 / (a**2 / (len(above) - 1) + b**2 / (len(below) - 1))
-    return Value(value, _t(freedom) * value * math.sqrt(a + b))
+    return Value(value, student_t(freedom) * value * math.sqrt(a + b))
 
 
 def rows(points: Sequence[Point], node_hours_samples: float | None = None) -> list[Row]:
@@ -214,7 +213,7 @@ def _amdahl(pairs: Sequence[tuple[int, float]]) -> Value:
     variance = math.fsum((v - a - b * u) ** 2 for u, v in zip(x, y, strict=True)) / (n - 2)
     vb, va, vab = variance / sxx, variance * (1 / n + mx**2 / sxx), -variance * mx / sxx
     da, db = b / (a + b) ** 2, -a / (a + b) ** 2
-    return Value(s, _t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
+    return Value(s, student_t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
 
 
 def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
@@ -223,7 +222,7 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
     if len(pairs) < 2:
         return Value(s)
     variance = math.fsum((y - s * x) ** 2 for x, y in pairs) / (len(pairs) - 1)
-    return Value(s, _t(len(pairs) - 1) * math.sqrt(variance / sxx))
+    return Value(s, student_t(len(pairs) - 1) * math.sqrt(variance / sxx))
 
 
 def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | None:
@@ -322,10 +321,3 @@ def _known(values: Sequence[float | None]) -> float | None:
     """Returns the mean of the values that are known; None if there are none."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known else None
-
-
-def _t(freedom: float) -> float:
-    """Returns half of a 95 % interval in standard errors (Student's t)."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hpctrain.report.intervals import LEVEL
 from hpctrain.scaling import network
 from hpctrain.scaling.network import (
     Exchange,
@@ -27,7 +28,6 @@ from hpctrain.scaling.network import (
 from hpctrain.storage.profile import Computing, Profile, Sum
 
 DRAWS = 200
-LEVEL = 0.95
 HEADERS = 1514 / 1448  # Ethernet bytes per byte of TCP payload, in packets of 1500
 
 
