@@ -1,4 +1,4 @@
-"""The results of `hpctrain bench`: reads them from the runs' files into one document, and renders that as text.
+"""The results of `hpctrain bench`: reads the runs' files into one document, and renders it as text.
 
 Takes finished run directories; reads metrics.jsonl, profile.json and state.json. The document holds seconds, bytes
 and operations per second; the text milliseconds and GFLOP/s. No torch.
@@ -154,7 +154,7 @@ def document(config: Config, runs: Sequence[Measured]) -> Document:
 
 
 def _sum(measured: Sum, ranks: int) -> Allreduce:
-    """Returns one size's median time, and the rate 2(p−1)/p n over that time at which a ring would move its bytes."""
+    """Returns the median time of one size n, and the rate at which a ring would move its bytes: 2(p−1)/p n / time."""
     s = statistics.median(measured["s"])
     return {
         "bytes": measured["bytes"],

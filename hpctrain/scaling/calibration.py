@@ -48,7 +48,7 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
-    """Returns the calibration as `find` does. Raises UserError that says what to run if there is none."""
+    """Returns the calibration as `find` does. Raises UserError, which says what to run, if there is none."""
     calibration = find(config, settings)
     if calibration is None:
         raise UserError(
@@ -115,8 +115,8 @@ def expected(config: Config, settings: ScalingConfig) -> dict[str, float]:
     calibration = find(config, settings)
     if calibration is None:
         return {}
-    found = curve(config, settings, calibration)
-    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in found}
+    predicted = curve(config, settings, calibration)
+    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in predicted}
 
 
 def foresee(config: Config) -> dict[str, float]:
@@ -131,8 +131,8 @@ def foresee(config: Config) -> dict[str, float]:
     if calibration is None:
         return {}
     try:
-        (found,) = curve(config, settings, calibration)
-    except UserError:  # ranks that are not whole nodes of the preset's size
+        (predicted,) = curve(config, settings, calibration)
+    except UserError:  # the ranks do not fill whole nodes of the preset's size
         return {}
     steps, _ = estimate.length(config)
-    return {"expected_s": steps * found.step.total_s, "expected_efficiency": found.efficiency}
+    return {"expected_s": steps * predicted.step.total_s, "expected_efficiency": predicted.efficiency}

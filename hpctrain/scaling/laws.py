@@ -17,7 +17,7 @@ from typing import Literal
 
 from hpctrain.report.intervals import interval, student_t
 
-NOISY = 0.25  # above this half width, relative to the efficiency, no conclusion is drawn
+NOISY = 0.25  # no conclusion is drawn if the half width is a larger share of the efficiency
 WORTH = 0.70  # below this efficiency, more GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
 
@@ -49,6 +49,10 @@ class Value:
         """The interval's upper end; the mean itself without an interval."""
         return self.mean + (self.half or 0.0)
 
+    def times(self, factor: float) -> Value:
+        """Returns the value and its interval, `factor` times as large."""
+        return Value(self.mean * factor, None if self.half is None else self.half * factor)
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -66,7 +70,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Point:
-    """A number of GPUs with the repeats that succeeded, and the reasons why others did not."""
+    """A number of GPUs: the repeats that succeeded, and the reasons why others did not."""
 
     gpus: int
     nodes: int
@@ -147,7 +151,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
     rates = [r.samples_per_s for r in point.repeats]
     p, p0 = point.gpus, base.gpus
     gain = ratio(rates, [r.samples_per_s for r in base.repeats]) if point is not base else Value(1.0)
-    speedup = _scaled(gain, p0)
+    speedup = gain.times(p0)
     parts = {
         name: statistics.fmean([r.parts_s.get(name, 0.0) for r in point.repeats])
         for name in PARTS
@@ -165,7 +169,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
         parts,
         _known([r.hidden_s for r in point.repeats]),
         speedup,
-        _scaled(speedup, 1 / p),
+        speedup.times(1 / p),
         karp_flatt(gain, p / p0) if p > p0 else None,
         _known([r.gflop_per_s for r in point.repeats]),
         _known([r.mfu for r in point.repeats]),
@@ -311,10 +315,6 @@ def _said(value: Value) -> str:
 def _percent(value: Value) -> str:
     half = "" if value.half is None else f" ± {100 * value.half:.2g}"
     return f"{100 * value.mean:.0f}{half} %"
-
-
-def _scaled(value: Value, factor: float) -> Value:
-    return Value(value.mean * factor, None if value.half is None else value.half * factor)
 
 
 def _known(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""What the runs of a scaling study measured: turns their files into `laws.Point`s.
+"""Turns the files of a scaling study's runs into `laws.Point`s.
 
 Takes the study's folder and its plan (scaling.json); reads configurations, states, metrics.jsonl and
 profile.json. Times are seconds. No torch, no Slurm. A run that failed or has not ended is reported as missing.
@@ -30,7 +30,7 @@ from hpctrain.storage.run_state import Phase, RunState
 
 PLAN = "scaling.json"
 
-# The loop's parts (training/step_timer.py) under this report's names.
+# The loop's parts (training/step_timer.py) by this report's names.
 _PART_OF = {
     "data": "data",
     "forward": "compute",
@@ -57,14 +57,14 @@ class StudyFacts(TypedDict):
 
 
 class StudyPlan(StudyFacts):
-    """scaling.json: the facts of the newest `hpctrain scale`, and the runs of all."""
+    """scaling.json: the facts of the newest `hpctrain scale`, and the runs of all calls."""
 
     runs: list[PlannedRun]
 
 
 def is_scaling(study: Path) -> bool:
     """Returns whether the folder is that of a scaling study."""
-    return os.path.lexists(study / PLAN)  # whatever it is: read_plan says what is wrong with it
+    return os.path.lexists(study / PLAN)  # of any kind: read_plan says what is wrong with it
 
 
 def read_plan(study: Path) -> StudyPlan:
@@ -97,7 +97,7 @@ def points(study: Path, plan: StudyPlan, data: Kind, job_j: Mapping[str, float] 
 
 
 def comm_points(study: Path, plan: StudyPlan) -> list[tuple[CommSetting, Point]]:
-    """Returns every comm setting that was tried, with its point."""
+    """Returns every comm setting that the study tried, with its point."""
     by_setting: dict[CommSetting, list[PlannedRun]] = {}
     for run in plan["runs"]:
         if knob := run.get("knob"):
@@ -140,7 +140,7 @@ def _point(study: Path, planned: Sequence[PlannedRun], job_j: Mapping[str, float
 
 
 def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | None:
-    """Returns one run's figures after its warm-up; None if it recorded no step after it."""
+    """Returns one run's figures without its warm-up; None if it recorded no step after that."""
     values = run.read_config()
     window = values["train"]["log_every"]
     warm = window * warmup_windows(run.path.parent)
@@ -190,7 +190,7 @@ def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None,
 
 
 def own_plan(study: Path) -> StudyPlan | None:
-    """Returns the plan, to act by it; None if others than this user could have written it. Raises Damaged."""
+    """Returns the plan, to act on it; None if users other than this one could have written it. Raises Damaged."""
     try:
         return load(study / PLAN, StudyPlan, own=True)
     except Foreign:
@@ -198,7 +198,7 @@ def own_plan(study: Path) -> StudyPlan | None:
 
 
 def job_ids(study: Path, plan: StudyPlan) -> list[str]:
-    """Returns the jobs of those runs that are done and recorded no energy themselves."""
+    """Returns the jobs of the runs that are done and did not record energy themselves."""
     states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
     done = [s for s in states if s.phase == Phase.DONE and not (s.summary or {}).get("energy")]
     return sorted({str(s.job_id) for s in done if s.job_id})

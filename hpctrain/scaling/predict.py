@@ -1,4 +1,4 @@
-"""Predicted step times for job sizes that have not been run: fits a calibration and evaluates the model.
+"""Predicts step times for job sizes that have not been run: fits a calibration and evaluates the model.
 
 Pure: takes profiles (storage/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
 The fit covers α and β of each kind of link, from sums over two ranks; the time of a step's parts as a function of
@@ -33,7 +33,7 @@ HEADERS = 1514 / 1448  # Ethernet bytes per byte of TCP payload, in packets of 1
 
 @dataclass(frozen=True)
 class LinkFit:
-    """α, β, and the relative difference (root mean square) of β from that of smaller and larger messages."""
+    """A fitted link: α, β, and the relative difference (root mean square) of β from β at other message sizes."""
 
     latency_s: float
     s_per_byte: float
@@ -180,7 +180,7 @@ def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: fl
     if gbit_per_s and calibration.link_gbit_per_s:
         wire *= calibration.link_gbit_per_s / gbit_per_s
     inside = links.inside.s_per_byte
-    shares = calibration.on_cpu  # memory copies are a core's work
+    shares = calibration.on_cpu  # a core does the copies in memory
     return Network(
         Link(links.inside.latency_s, 0.0 if shares else inside, inside if shares else 0.0),
         Link(links.between.latency_s, wire, host),

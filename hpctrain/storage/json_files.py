@@ -58,8 +58,8 @@ def _move(draft: Path, path: Path) -> None:
 def read_small(path: Path) -> tuple[bytes, float]:
     """Returns the content of a small file, and when it was written, by the clock of `clock_of`.
 
-    Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged unless it is a regular file that can
-    be read and has at most MOST_BYTES.
+    Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is not a regular file, cannot
+    be read or is larger than MOST_BYTES.
     """
     return _read(path, _opened)
 
