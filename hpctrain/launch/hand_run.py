@@ -1,7 +1,7 @@
-"""`python -m hpctrain.launch.hand_run SETTINGS`: what slurm/train.sbatch does first, inside its job.
+"""`python -m hpctrain.launch.hand_run SETTINGS`: prepares a run; slurm/train.sbatch calls it first, inside its job.
 
-Takes settings as submit does; makes the run directory, or finds the existing one, notes the job in it as submit
-would, and prints its path.
+Takes settings as submit does. Makes the run directory or takes the existing one, notes the job in it as submit would,
+and prints its path.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _note_job(run: RunDir, config: Config, job_id: str) -> None:
-    """Makes this job the run's newest; Slurm knows it by a comment, as it does those of submit."""
+    """Makes this job the newest of the run, and gives it a comment like that of submit's jobs."""
     make_private(run.submitit)
     before = run.submission.read()
     if job_id in before.job_ids:  # it has been started again

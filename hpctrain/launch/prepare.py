@@ -1,6 +1,6 @@
-"""From a configuration to a run directory that is ready to start, or to the run that is there already.
+"""Turns a configuration into a run directory that is ready to start, or finds the run that exists already.
 
-Everything that can be found wrong before a rank starts is found here, without importing torch.
+Checks everything that can be wrong before a rank starts. Imports torch only for a user's own network or weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def prepare(config: Config) -> RunDir:
 def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plain configuration whose relative paths, if they are there, are absolute.
 
-    So the run finds them again from any folder and node; they are not part of its identity.
+    So the run finds the files again from any folder and node. The paths are not part of its identity.
     """
     data, model = dict(values["data"]), dict(values["model"])
     for group, key in ((data, "path"), (data, "source"), (model, "weights")):
@@ -51,9 +51,9 @@ def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raises UserError for anything that can be found wrong with a run before a file is written."""
+    """Raises UserError for anything wrong with a run that can be seen before a file is written."""
     refuse_secrets(to_dict(config))
-    # These stand in a job's script as they are: what they take from a variable would be written.
+    # A job's script holds these as they are, and with them the values of variables that they name.
     cluster = config.cluster
     refuse_secrets(
         {"cluster": {"srun_args": cluster.srun_args, "sbatch": cluster.sbatch, "setup": cluster.setup}}
@@ -72,7 +72,7 @@ def check(config: Config) -> None:
 
 
 def _check_model(config: Config) -> None:
-    """A weight file that does not fit, a target that is not a module: the cases that only torch can judge."""
+    """Raises UserError for weights that do not fit and a target that is not a module: only torch can tell."""
     model = config.model
     if model.weights is None and model.target is None:
         return

@@ -1,9 +1,9 @@
 """`python -P -m hpctrain.scheduler.checked FOLDER`: the first line of Python of each job, in place of submitit's own.
 
-Takes submitit's folder of a run or of a study. Looks at every folder from run.root down to it, and at the pickle that
-says what to call; only then does submitit load that. What it returns is not kept: it says itself, in the run's files,
-how it ended. It finds its files through the descriptor that was looked at: a
-folder that is put in the place of another afterwards is not seen. Side effects: those of the job.
+Takes submitit's folder of a run or of a study. Checks the owner of every folder from run.root down to it, and of the
+pickle that says what to call; only then does submitit load the pickle. What the call returns is not kept: the run's
+files say how it ended. submitit finds its files through the descriptor that was checked, so a folder that replaces
+another afterwards is not seen. Side effects: those of the job.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from hpctrain.patience import Patience
 from hpctrain.storage import last_word, ownership
 from hpctrain.storage.full_disk import lose_lines
 
-PATIENCE_S = 60.0  # with a submitter that has not named the pickle yet, as submitit has it
+PATIENCE_S = 60.0  # for the submitter to give the pickle the name that submitit expects
 
 
 def main() -> int:
-    """Runs the job; returns 1 if it is not run, as others than its submitter could have written what it does.
+    """Runs the job; returns 1 without running it if users other than its submitter could have written its files.
 
-    Returns 228 if what it calls found the disk full. Raises what else that raises.
+    Returns 228 if the call found the disk full. Raises what else the call raises.
     """
     folder = Path(sys.argv[1])
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -59,7 +59,7 @@ def _too_early(number: int, frame: object) -> None:
 
 
 def _look_at(name: str, handle: int, folder: Path) -> None:
-    """Raises Foreign unless the pickle, and what it is a link to in its own folder, is this user's alone."""
+    """Raises Foreign unless only this user can write the pickle, or the file in the same folder that it links to."""
     patience = Patience(PATIENCE_S)
     while True:
         try:

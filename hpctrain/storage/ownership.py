@@ -1,7 +1,7 @@
-"""Whose files and folders are believed: those that only this user and root can write, as sshd asks of its own.
+"""Which files and folders are believed: those that only this user and root can write, the rule of sshd.
 
-Takes paths and looks at what was opened, never at a name twice: whoever may rename a folder above could put another
-thing in its place in between. For root as well: a file of a user is not one of root's. No torch.
+Takes paths and looks at what was opened, never twice at a name: in between, another user who may rename a folder above
+could put something else there. The rule holds for root as well: a file of another user is not root's. No torch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def user(uid: int) -> str:
 
 
 def others(status: os.stat_result, sticky: bool = False) -> str | None:
-    """Returns why others than this user and root have a hand in what has this status; None if nobody else has.
+    """Returns why users other than this one and root can write to what has this status; None if they cannot.
 
-    `sticky`: others may make entries of their own in it if they can rename nobody else's.
+    `sticky` allows a folder in which others may make entries of their own, but cannot rename those of this user.
     """
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (os.geteuid(), 0):
@@ -41,7 +41,7 @@ def others(status: os.stat_result, sticky: bool = False) -> str | None:
 
 
 def foreign(folder: Path) -> str | None:
-    """Returns why a folder is not this user's alone; None if it is, or if it is not there. Raises OSError."""
+    """Returns why a folder is not this user's alone; None if it is, or if it does not exist. Raises OSError."""
     try:
         handle = os.open(folder, FOLDER)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def foreign(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Yields a descriptor of a regular file that is this user's, in a folder that is. Raises Foreign and OSError."""
+    """Yields a descriptor of a regular file that is this user's, in a folder of this user. Raises Foreign, OSError."""
     try:
         folder = os.open(path.parent, FOLDER)
     except PermissionError as error:
@@ -74,10 +74,10 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def walk(root: Path, folder: Path) -> int:
-    """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; no link is followed below.
+    """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; follows no link below.
 
-    All below `root` must be this user's. In `root`, and in a study's folder that is sticky, others may have folders of
-    their own; whoever may write to `root` can take a study away, but what he puts there is not this user's. Raises
+    All folders below `root` must be this user's. In `root`, and in a study's sticky folder, others may have folders of
+    their own. Who may write to `root` can take a study away, but what they put there is not this user's. Raises
     Foreign, naming the folder; OSError.
     """
     handle, path = os.open(root, FOLDER), root
@@ -99,7 +99,7 @@ def walk(root: Path, folder: Path) -> int:
 
 
 def _step(name: str, above: int, path: Path) -> int:
-    """A descriptor of the folder `name` in that of `above`, which is `path`."""
+    """Returns a descriptor of the folder `name` in the open folder `above`; its path is `path`."""
     status = os.stat(name, dir_fd=above, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         raise Foreign(path, "is not a folder, or is a link to one")

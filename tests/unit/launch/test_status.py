@@ -70,7 +70,7 @@ def test_what_accounting_alone_shows_as_running_is_lost_after_a_day():
     job = Job("7", "RUNNING")
     early, late = (status.settle(row("running", age_s), job, queued=False) for age_s in (3600.0, 90000.0))
     assert (early.phase, early.scheduler) == ("running", "unknown")
-    assert early.detail == "accounting has job 7 as RUNNING, the queue not"
+    assert early.detail == "accounting lists job 7 as RUNNING, but it is not in the queue"
     assert (late.phase, late.reason) == ("failed", "LOST")
     assert status.settle(row("running", None), job, queued=False).phase == "running", "no clock tells"
 
