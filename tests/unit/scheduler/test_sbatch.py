@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+from functools import cache
 from pathlib import Path, PurePath
 
 import pytest
@@ -19,6 +20,7 @@ from hpctrain.storage.run_dir import RunDir
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+@cache  # frozen, and a second to compose
 def load(*overrides):
     return derive.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
 
