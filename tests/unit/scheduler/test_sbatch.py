@@ -20,9 +20,13 @@ from hpctrain.storage.run_dir import RunDir
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@cache  # frozen, and a second to compose
-def load(*overrides):
-    return derive.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
+BASE = ("experiment=lenet_digits", "cluster=devcluster")
+composed = cache(compose.compose)
+
+
+def load(*changes):
+    """Returns the base's configuration with some values changed, without composing it anew."""
+    return derive.configure(compose.change(composed(BASE), changes))
 
 
 def parameters(*overrides):
@@ -45,7 +49,7 @@ def test_memory_is_the_ranks_share_of_the_node():
 def test_site_settings_reach_the_script():
     p = parameters(
         "cluster.account=proj", "cluster.qos=fast", "cluster.constraint=gpu", "cluster.reservation=class",
-        "+cluster.sbatch.mail-type=END", "cluster.requeue=false", "cluster.gpu_gres=gpu:a100",
+        "cluster.sbatch={mail-type:END}", "cluster.requeue=false", "cluster.gpu_gres=gpu:a100",
         "cluster.modules=[OpenMPI/4.1.4]", "cluster.setup=['source ~/env.sh']",
     )  # fmt: skip
     assert (p["account"], p["qos"], p["constraint"]) == ("proj", "fast", "gpu")
@@ -150,10 +154,10 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("cluster", SCRIPTS)
 def test_the_script_is_the_golden_one(cluster):
-    config = load(
-        f"cluster={cluster}", "resources.nodes=2", "cluster.account=proj", "cluster.python=/opt/env/bin/python",
-        *SCRIPTS[cluster],
-    )  # fmt: skip
+    config = derive.load([
+        *BASE, f"cluster={cluster}", "resources.nodes=2", "cluster.account=proj",
+        "cluster.python=/opt/env/bin/python", *SCRIPTS[cluster],
+    ])  # fmt: skip
     text = submit.script(RunDir(Path("/shared/runs/study/lenet-digits-0123456789")), config)
     assert text == (GOLDEN / f"{cluster}.sbatch").read_text()
 
