@@ -136,11 +136,10 @@ def from_line(line: Mapping[str, Any]) -> Record | None:
 def _is_sound(line: Mapping[str, Any]) -> bool:
     """Whether each value has its type: a line may be damaged and still be JSON."""
     whole = all(type(line.get(key, 0)) is int for key in ("step", "samples", "window_steps", "attempt"))
-    numbers = all(
-        isinstance(line.get(key) or 0.0, int | float) for key in ("epoch", "lr", "window_s", *_RATES)
-    )
+    numbers = all(isinstance(line.get(key, 0.0), int | float) for key in ("epoch", "lr", "window_s"))
+    rates = all(isinstance(line.get(key), int | float | None) for key in _RATES)
     tables = (line.get("scores", {}), line.get("step_ms", {}))
-    return whole and numbers and all(
+    return whole and numbers and rates and all(
         isinstance(table, Mapping) and all(isinstance(v, int | float) for v in table.values()) for table in tables
     )  # fmt: skip
 

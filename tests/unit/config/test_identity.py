@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ IDS = json.loads((GOLDEN / "ids.json").read_text())
 GROUPS = ("data", "task", "optimizer", "schedule", "precision", "train", "comm")
 
 
+@cache  # frozen, and a second to compose
 def load(*overrides):
     return derive.load(["experiment=lenet_digits", *overrides])
 

@@ -10,22 +10,8 @@ from omegaconf import OmegaConf
 from hpctrain.config.load import model_config
 from hpctrain.errors import UserError
 from hpctrain.models.settings import SETTINGS
-from hpctrain.models.settings_image import (
-    AlexNetSettings,
-    GoogLeNetSettings,
-    LeNetSettings,
-    ResNet18Settings,
-    ResNetSettings,
-    VGGSettings,
-    size_after,
-    smallest_size,
-)
-from hpctrain.models.settings_sequence import (
-    DeepSpeech2Settings,
-    GNMTMoESettings,
-    GRUSettings,
-    LSTMSettings,
-)
+from hpctrain.models.settings_image import ResNet18Settings
+from hpctrain.models.settings_sequence import GNMTMoESettings, GRUSettings, LSTMSettings
 
 CONF = Path(__file__).parents[3] / "conf" / "model"
 
@@ -94,24 +80,6 @@ def test_wrong_settings_are_one_line(name, wrong, said):
         model_config(resolved(name) | wrong)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_smallest_sizes():
-    assert smallest_size(lambda n: size_after(n, LeNetSettings().windows()) >= 1) == 32
-    # A 28x28 image, padded by 2 as the reference's second LeNet, and AlexNet's 224x224 worked by hand.
-    assert LeNetSettings(padding=2, input_shape=(1, 28, 28)).padding == 2
-    assert size_after(224, AlexNetSettings().windows()) == 6
-    assert size_after(227, AlexNetSettings(variant="grouped", input_shape=(3, 227, 227)).windows()) == 6
-    for kind in (VGGSettings, GoogLeNetSettings, ResNetSettings):
-        kind(input_shape=(3, 32, 32))
-        with pytest.raises(ValueError, match="at least 32"):
-            kind(input_shape=(3, 32, 31))
-
-
-def test_deep_speech_frequencies():
-    assert DeepSpeech2Settings().frequencies() == (161, 81, 41, 21)
-    one = DeepSpeech2Settings(conv_channels=(1280,), conv_kernels=((161, 11),), conv_strides=((1, 2),))
-    assert one.frequencies() == (161, 1)
 
 
 def test_named_variants_compare_as_their_family():

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+from functools import cache
 from pathlib import Path, PurePath
 
 import pytest
@@ -19,8 +20,13 @@ from hpctrain.storage.run_dir import RunDir
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-def load(*overrides):
-    return derive.load(["experiment=lenet_digits", "cluster=devcluster", *overrides])
+BASE = ("experiment=lenet_digits", "cluster=devcluster")
+composed = cache(compose.compose)
+
+
+def load(*changes):
+    """Returns the base's configuration with some values changed, without composing it anew."""
+    return derive.configure(compose.change(composed(BASE), changes))
 
 
 def parameters(*overrides):
@@ -43,7 +49,7 @@ def test_memory_is_the_ranks_share_of_the_node():
 def test_site_settings_reach_the_script():
     p = parameters(
         "cluster.account=proj", "cluster.qos=fast", "cluster.constraint=gpu", "cluster.reservation=class",
-        "+cluster.sbatch.mail-type=END", "cluster.requeue=false", "cluster.gpu_gres=gpu:a100",
+        "cluster.sbatch={mail-type:END}", "cluster.requeue=false", "cluster.gpu_gres=gpu:a100",
         "cluster.modules=[OpenMPI/4.1.4]", "cluster.setup=['source ~/env.sh']",
     )  # fmt: skip
     assert (p["account"], p["qos"], p["constraint"]) == ("proj", "fast", "gpu")
@@ -148,10 +154,10 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("cluster", SCRIPTS)
 def test_the_script_is_the_golden_one(cluster):
-    config = load(
-        f"cluster={cluster}", "resources.nodes=2", "cluster.account=proj", "cluster.python=/opt/env/bin/python",
-        *SCRIPTS[cluster],
-    )  # fmt: skip
+    config = derive.load([
+        *BASE, f"cluster={cluster}", "resources.nodes=2", "cluster.account=proj",
+        "cluster.python=/opt/env/bin/python", *SCRIPTS[cluster],
+    ])  # fmt: skip
     text = submit.script(RunDir(Path("/shared/runs/study/lenet-digits-0123456789")), config)
     assert text == (GOLDEN / f"{cluster}.sbatch").read_text()
 

@@ -66,18 +66,33 @@ def test_what_is_left_out_is_said(capsys):
         raise FileNotFoundError(2, "a defect")
 
 
-def test_what_fails_for_too_long_ends_the_run(clock, capsys):
-    beats = Tolerance("heartbeat", 120.0)
-    for _ in range(120):
+class TestTolerance:
+    SAID = "heartbeat not written ([Errno 122] as the test wishes); the run goes on\n"
+
+    def test_what_fails_for_the_limit_ends_the_run(self, clock, capsys):
+        beats = Tolerance("heartbeat", 120.0)
+        for _ in range(120):
+            beats.failed(QUOTA)
+            clock[0] += 1
+        assert capsys.readouterr().out == self.SAID
+        with pytest.raises(RunFailed) as failure:
+            beats.failed(READ_ONLY)
+        said = "heartbeat cannot be written: [Errno 30] as the test wishes"
+        assert (failure.value.reason, failure.value.detail) == ("STORAGE_ERROR", said)
+
+    def test_once_it_worked_the_limit_begins_anew(self, clock, capsys):
+        beats = Tolerance("heartbeat", 120.0)
         beats.failed(QUOTA)
-        clock[0] += 1
-    assert capsys.readouterr().out.count("heartbeat not written") == 1
-    with pytest.raises(RunFailed, match="DISK_FULL: heartbeat cannot be written"):
+        clock[0] += 120
+        beats.worked()
         beats.failed(QUOTA)
-    beats.worked()
-    beats.failed(FULL)
-    with pytest.raises(FileNotFoundError):
-        beats.failed(FileNotFoundError(2, "a defect"))
+        clock[0] += 119.5
+        beats.failed(QUOTA)
+        assert capsys.readouterr().out == 2 * self.SAID
+
+    def test_an_error_that_is_not_about_storage_is_raised(self):
+        with pytest.raises(FileNotFoundError):
+            Tolerance("heartbeat", 120.0).failed(FileNotFoundError(2, "a defect"))
 
 
 def test_lines_that_storage_does_not_take_are_lost_and_nothing_else():

@@ -1,10 +1,10 @@
-"""Files of a run that anything may have happened to: its pause, its configuration, its records."""
+"""Files of a run that anything may have happened to: its pause, its records."""
 
 import os
 
 import pytest
 
-from hpctrain.errors import Damaged, UserError
+from hpctrain.errors import Damaged
 from hpctrain.storage.records import Damage, last_record, read_lines, train_records
 
 TRAIN = {"kind": "train", "attempt": 1, "time": 5.0, "step": 30, "epoch": 1.5, "scores": {"loss": 0.5}}
@@ -15,20 +15,6 @@ def test_a_damaged_pause_is_not_taken_for_none(run, text):
     run.pause_file.write_text(text)
     with pytest.raises(Damaged, match=r"pause.json is damaged"):
         run.read_pause()
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [(b"", "empty"), (b"\0\1", "damaged ("), (b"[1, 2]", "not a table"), (b"a: [1", "line 2"),
-     (b"\xff\xfe\xfa", "decode"), (b"# only this\n", "empty"), (b"1: 2", "not a table")],
-)  # fmt: skip
-def test_a_damaged_configuration_is_one_line_with_its_name(run, content, why):
-    run.config_file.write_bytes(content)
-    with pytest.raises(UserError) as said:
-        run.read_config()
-    assert why in str(said.value)
-    assert said.value.value == run.config_file
-    assert "\n" not in str(said.value)
 
 
 GARBAGE = {

@@ -1,6 +1,4 @@
-"""Translation: sentence pairs from catalogues and line-aligned files, the loss, what fits together."""
-
-import struct
+"""Translation: batches of sentence pairs, the loss, what fits together."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from hpctrain.config.settings import TaskConfig
 from hpctrain.data.check import count_samples
 from hpctrain.data.derive import load
 from hpctrain.data.loaders import load as load_data
-from hpctrain.data.translation.source import END, PADDING, START, UNKNOWN, pairs, vocabulary, words
+from hpctrain.data.translation.source import END, PADDING, START, UNKNOWN, pairs
 from hpctrain.errors import UserError
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings_sequence import GNMTSettings
@@ -30,21 +28,6 @@ def aligned(folder, train, valid=(("a b", "x y"),)):
     return ["data=parallel", f"data.path={folder}", "data.sequence_length=4", "data.vocabulary_size=50"]
 
 
-def catalogue(path, entries):
-    """A gettext .mo file: header, two tables of (length, offset), the strings."""
-    entries = sorted({"": "Content-Type: text/plain; charset=UTF-8\n", **entries}.items())
-    sides = [[text[side].encode() + b"\0" for text in entries] for side in (0, 1)]
-    offset = 28 + 16 * len(entries)
-    tables, body = b"", b""
-    for side in sides:
-        for text in side:
-            tables += struct.pack("<II", len(text) - 1, offset + len(body))
-            body += text
-    count = len(entries)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(struct.pack("<7I", 0x950412DE, 0, count, 28, 28 + 8 * count, 0, 0) + tables + body)
-
-
 def test_lines_become_numbers(tmp_path):
     config = data(*aligned(tmp_path / "set", [("A cat.", "Eine Katze."), ("a", "eine"), ("a b c d e", "x")]))
     splits = load_data(config)
@@ -58,39 +41,10 @@ def test_lines_become_numbers(tmp_path):
     assert UNKNOWN in splits.validation.batch(np.array([0]))[0]  # "b" is in no training sentence that fits
 
 
-def test_the_vocabulary_is_the_most_frequent():
-    assert words("It's 3 o'clock.") == ["it", "'", "s", "3", "o", "'", "clock", "."]
-    assert vocabulary([(["b", "a", "a"], ["c", "b"])], 6) == {"a": 4, "b": 5}
-
-
-def test_catalogues(tmp_path):
-    catalogue(tmp_path / "de/LC_MESSAGES/a.mo", {f"Open file {i}": f"Datei {i} öffnen" for i in range(60)})
-    catalogue(tmp_path / "fr/LC_MESSAGES/a.mo", {"Yes": "Oui", "%s files": "%s fichiers", "Same": "Same"})
-    found = pairs(data(f"data.path={tmp_path}"))
-    assert len(found.train) + len(found.validation) == 60
-    assert found.validation
-    assert (["open", "file", "7"], ["datei", "7", "öffnen"]) in found.train + found.validation
-    with pytest.raises(UserError, match="no validation sentence"):
-        pairs(data(f"data.path={tmp_path}", "data.languages=[en,fr]"))
-    with pytest.raises(UserError, match="has no it/LC_MESSAGES"):
-        pairs(data(f"data.path={tmp_path}", "data.languages=[en,it]"))
-
-
 def test_this_systems_catalogues_are_parallel_text():
     found = pairs(data())
     assert len(found.train) > 1000
     assert 30 * len(found.validation) > len(found.train) > 10 * len(found.validation)
-
-
-def test_wrong_files_are_named(tmp_path):
-    settings = aligned(tmp_path / "set", [("a", "x")])
-    (tmp_path / "set/train.en").write_text("a\nb\n")
-    with pytest.raises(UserError, match="2 lines in one language, 1 in the other"):
-        pairs(data(*settings))
-    (tmp_path / "set/valid.de").unlink()
-    (tmp_path / "set/train.en").write_text("a\n")
-    with pytest.raises(UserError, match=r"has no valid\.de"):
-        pairs(data(*settings))
 
 
 def test_padding_weighs_nothing():

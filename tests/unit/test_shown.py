@@ -1,0 +1,60 @@
+"""What is shown of others' texts: no control characters, and *** for what is secret."""
+
+import pytest
+
+from hpctrain.shown import printable, shown, without_secrets
+
+SECRETS = {
+    "aws": "AKIA" + 16 * "Q",
+    "github": "ghp_" + 36 * "q",
+    "github_pat": "github_pat_" + 22 * "q",
+    "gitlab": "glpat-" + 20 * "q",
+    "slack": "xoxb-1234567890-canary",
+    "hook": "https://hooks.slack.com/services/T0/B0/canary",
+    "hugging_face": "hf_" + 30 * "q",
+    "openai": "sk-" + 20 * "q",
+    "web_token": "eyJhbGciOiJIUz.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4",
+    "key": "-----BEGIN RSA PRIVATE KEY-----\ncanary\n-----END RSA PRIVATE KEY-----",
+    "header": "Authorization: Bearer canary123",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_every_shape_is_hidden_in_a_text(secret):
+    hidden = without_secrets(f"before {secret} after")
+    assert secret not in hidden
+    assert "canary" not in hidden
+    assert hidden.startswith("before ")
+    assert hidden.endswith("*** after")
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("https://me:word@host/x", "https://***@host/x"),
+        ("X_TOKEN=word more", "X_TOKEN=*** more"),
+        ("api_key: 'two words' more", "api_key: *** more"),
+        ('{"password": "two words"}', '{"password": ***}'),
+        ("auth=bearer word", "auth=bearer ***"),
+        ("a_secret=word b_credential=word", "a_secret=*** b_credential=***"),
+        ("-----BEGIN PRIVATE KEY----- cut off", "***"),
+    ],
+)
+def test_what_is_named_a_secret_is_hidden_and_its_name_is_not(text, hidden):
+    assert without_secrets(text) == hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data.tokens=word", "max_token_length: 5", "tokens/s: 7", "https://host/x", "--mpi=pmix", "seed=1",
+        "X_TOKEN=${MY_TOKEN}", 'X_TOKEN="$MY_TOKEN"', "",
+    ],
+)  # fmt: skip
+def test_what_is_no_secret_stays(text):
+    assert shown(text) == text
+
+
+def test_control_characters_are_shown_as_text():
+    assert printable("a\x1b[31mb\x07\u202e\udcff\n\tc\r") == "a\\x1b[31mb\\x07\\u202e\\udcff\n\tc\\r"
+    assert shown("a\x1b token=word") == "a\\x1b token=***"
