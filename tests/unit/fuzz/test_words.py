@@ -58,7 +58,7 @@ def judge(argv, folder=None):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, read_once):
     """An empty folder; jobs are made ready, but nothing is started."""
     folder = tmp_path / "work"
     folder.mkdir()
