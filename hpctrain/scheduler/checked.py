@@ -7,6 +7,7 @@ folder that is put in the place of another afterwards is not seen. Side effects:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from hpctrain.errors import Foreign
 from hpctrain.job_environment import submitit_in
 from hpctrain.patience import Patience
 from hpctrain.storage import ownership
+from hpctrain.storage.run_state import Phase, Reason, StateFile
 
 PATIENCE_S = 60.0  # with a submitter that has not named the pickle yet, as submitit has it
 
@@ -37,9 +39,22 @@ def main() -> int:
         _look_at(JobEnvironment().paths.submitted_pickle.name, handle, folder)
     except OSError as error:
         print(f"hpctrain: the job is not run: {error}", file=sys.stderr, flush=True)
+        _note(folder, f"the job is not run: {error}")
         return 1
     process_job(seen)
     return 0
+
+
+def _note(folder: Path, why: str) -> None:
+    """Says in state.json of the run, which waits for this job, why it does not begin.
+
+    Only if each folder down to it belongs to this user and is no link: in another's, nothing is written.
+    """
+    with contextlib.suppress(OSError):
+        handle = ownership.walk(folder.parents[2], folder.parent, owner_only=True)
+        state = StateFile(Path(f"/proc/self/fd/{handle}/state.json"))
+        if state.read().phase in (Phase.SUBMITTED, Phase.REQUEUED):
+            state.failed(Reason.ERROR, why)
 
 
 def _look_at(name: str, handle: int, folder: Path) -> None:

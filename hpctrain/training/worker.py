@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from hpctrain import job_environment
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
+from hpctrain.shown import without_secrets
 from hpctrain.storage import last_word
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
@@ -131,6 +132,7 @@ def _end(launcher: int, word: LastWord) -> NoReturn:
 def _explain(error: BaseException) -> tuple[str, str]:
     """Returns as `_reason_of`; where the error came from is shown if it is not one that hpctrain has words for."""
     reason, detail = _reason_of(error)
+    detail = without_secrets(detail)
     if reason != Reason.DISK_FULL and not isinstance(error, (RunFailed, UserError, Damaged)):
         traceback.print_exc()
     return reason, detail
@@ -172,14 +174,16 @@ def _redirect_output(path: Path) -> None:
 
 
 class _Log(io.FileIO):
-    """A log that loses lines if storage does not take them: a line is not worth a run."""
+    """A log without secrets, that loses lines if storage does not take them: a line is not worth a run."""
 
     def write(self, data: Any) -> int:
-        """Returns how many bytes of `data` are dealt with."""
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
+        """Returns how many bytes of `data` are dealt with: all."""
+        text = bytes(data)
+        kept = without_secrets(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        with contextlib.suppress(OSError):
+            while kept:
+                kept = kept[super().write(kept) :]
+        return len(text)
 
 
 if __name__ == "__main__":
