@@ -19,8 +19,8 @@ from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
-from hpctrain.storage import last_word
-from hpctrain.storage.full_disk import lose_lines, patiently
+from hpctrain.storage import last_word, output
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir, make_private
 
 
@@ -69,5 +69,5 @@ def _note_job(run: RunDir, config: Config, job_id: str) -> None:
 
 
 if __name__ == "__main__":
-    lose_lines()
+    output.as_log()
     sys.exit(main())

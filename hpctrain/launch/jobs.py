@@ -15,7 +15,8 @@ from pathlib import Path
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
 from hpctrain.launch import local, start
-from hpctrain.storage.full_disk import lose_lines, patiently
+from hpctrain.storage import output
+from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
 
@@ -116,5 +117,5 @@ def _say(words: str) -> None:
 
 
 if __name__ == "__main__":  # a rank of slurm/train.sbatch
-    lose_lines()
+    output.as_log()
     sys.exit(slurm_rank(sys.argv[1]))

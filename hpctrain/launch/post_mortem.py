@@ -15,8 +15,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
-from hpctrain.storage import last_word
-from hpctrain.storage.full_disk import lose_lines
+from hpctrain.storage import last_word, output
 from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -51,5 +50,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    lose_lines()
+    output.as_log()
     sys.exit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,10 @@ def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 def check(config: Config) -> None:
     """Raises UserError for anything wrong with a run that can be seen before a file is written."""
     refuse_secrets(to_dict(config))
-    # A job's script holds these as they are, and with them the values of variables that they name.
-    cluster = config.cluster
-    refuse_secrets(
-        {"cluster": {"srun_args": cluster.srun_args, "sbatch": cluster.sbatch, "setup": cluster.setup}}
-    )
+    # A job's script refers to the variables of these; of the others it holds what the variables hold.
+    refers = ("environment", "modules", "setup")
+    held = {key: value for key, value in asdict(config.cluster).items() if key not in refers}
+    refuse_secrets({"cluster": held})
     check_root(config.run.root)
     _check_model(config)
     if config.cluster.kind == "local":

@@ -8,6 +8,7 @@ another afterwards is not seen. Side effects: those of the job.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,8 +18,8 @@ from pathlib import Path
 from hpctrain.errors import Foreign, RunFailed
 from hpctrain.job_environment import submitit_in
 from hpctrain.patience import Patience
-from hpctrain.storage import last_word, ownership
-from hpctrain.storage.full_disk import lose_lines
+from hpctrain.storage import last_word, output, ownership
+from hpctrain.storage.run_state import Phase, Reason, StateFile
 
 PATIENCE_S = 60.0  # for the submitter to give the pickle the name that submitit expects
 
@@ -42,6 +43,7 @@ def main() -> int:
         _look_at(pickle.name, handle, folder)
     except OSError as error:
         print(f"hpctrain: the job is not run: {error}", file=sys.stderr, flush=True)
+        _note(folder, f"the job is not run: {error}")
         return 1
     try:
         DelayedSubmission.load(pickle).result()
@@ -56,6 +58,18 @@ def main() -> int:
 
 def _too_early(number: int, frame: object) -> None:
     """A warning before what the job calls has handlers of its own: there is nothing to save yet."""
+
+
+def _note(folder: Path, why: str) -> None:
+    """Says in state.json of the run, which waits for this job, why it does not begin.
+
+    Writes only if each folder down to it belongs to this user and is not a link.
+    """
+    with contextlib.suppress(OSError):
+        handle = ownership.walk(folder.parents[2], folder.parent, owner_only=True)
+        state = StateFile(Path(f"/proc/self/fd/{handle}/state.json"))
+        if state.read().phase in (Phase.SUBMITTED, Phase.REQUEUED):
+            state.failed(Reason.ERROR, why)
 
 
 def _look_at(name: str, handle: int, folder: Path) -> None:
@@ -89,5 +103,5 @@ def _target(name: str, handle: int) -> str:
 
 
 if __name__ == "__main__":
-    lose_lines()
+    output.as_log()
     sys.exit(main())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from hpctrain.config.from_environment import as_shell
+from hpctrain.config.from_environment import as_shell, in_line
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 
@@ -52,6 +52,10 @@ def check(config: Config) -> None:
             raise UserError(
                 f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
             )
+    try:
+        shlex.split(cluster.python or "")
+    except ValueError as error:
+        raise UserError("cluster.python", cluster.python, f"is not a command line: {error}".lower()) from None
     for name, given in cluster.sbatch.items():
         if (own := name.lstrip("-").replace("_", "-")) in _OWN:
             raise UserError(f"cluster.sbatch.{name}", given, f"cannot be given: {_OWN[own]}")
@@ -158,12 +162,11 @@ def python_command(config: Config, executable: str) -> str:
 
     With -P, Python takes no modules from the folder in which the job was submitted.
     """
-    python = config.cluster.python or executable
+    given = shlex.join(shlex.split(config.cluster.python or ""))
     if config.cluster.container:
         gpu = "" if config.resources.device == "cpu" else "--nv "
-        inside = config.cluster.python or "python3"
-        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {inside} -P"
-    return f"{shlex.quote(python)} -P"
+        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {given or 'python3'} -P"
+    return f"{given or shlex.quote(executable)} -P"
 
 
 def _memory(config: Config) -> str | None:
@@ -184,23 +187,25 @@ def setup(config: Config, folder: PurePath, if_not: str = "", pickle: str = PICK
     job, after the command `if_not`.
     """
     cluster, files = config.cluster, shlex.quote(str(folder / "submitit"))
-    loads = [f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []
+    modules = [as_shell(_written(config, f"modules.{n}", name)) for n, name in enumerate(cluster.modules)]
+    loads = [f"module load {' '.join(modules)}"] if modules else []
+    lines = [in_line(_written(config, f"setup.{n}", line)) for n, line in enumerate(cluster.setup)]
     return [
         *TRAPS,
         f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job {JOB} on $SLURM_JOB_NODELIST"',
         # submitit gives the pickle its name after sbatch has answered; a submitter may be killed before that.
         f"ln -sf {pickle} {files}/{JOB}_submitted.pkl 2>/dev/null || true",
-        *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
+        *(_or_end(line, if_not) for line in (*loads, *lines)),
         *(
-            f"export {key}={as_shell(_written(config, key, value))}"
+            f"export {key}={as_shell(_written(config, f'environment.{key}', value))}"
             for key, value in cluster.environment.items()
         ),
     ]
 
 
-def _written(config: Config, name: str, value: str) -> str:
-    """Returns a variable's value as the user wrote it: a reference to another variable stays one in the script."""
-    return config.from_environment.get(f"cluster.environment.{name}", value)
+def _written(config: Config, key: str, value: str) -> str:
+    """Returns a setting of the cluster as the user wrote it: a reference to a variable stays one in the script."""
+    return config.from_environment.get(f"cluster.{key}", value)
 
 
 def _or_end(line: str, if_not: str) -> str:

@@ -1,18 +1,16 @@
 """Writes to storage that is full, or fails, for a while: three ways to wait or to go on without the file.
 
-Files that a run needs are written `patiently`; files that are only for people are `left_out`, and lines of a log are
-lost; files that are written again and again have a `Tolerance`. Takes functions that write, and calls them. Times are
+Files that a run needs are written `patiently`; files that are only for people are `left_out`; files that are written
+again and again have a `Tolerance`. Takes functions that write, and calls them. Times are
 in seconds. No torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hpctrain.errors import RunFailed
 from hpctrain.patience import Patience
@@ -49,27 +47,6 @@ def left_out(what: str) -> Iterator[None]:
         if reason_of_oserror(error) is None:
             raise
         print(f"{what} not written ({error}); the run goes on", flush=True)
-
-
-def lose_lines() -> None:
-    """From now on this process's stdout and stderr lose what storage does not take: a line is not worth a run."""
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(
-            io.BufferedWriter(_Log(number, "w", closefd=False)), "utf-8", "replace", line_buffering=True
-        )
-        for number in (1, 2)
-    )
-
-
-class _Log(io.FileIO):
-    """A log that takes all lines, and keeps those that storage takes."""
-
-    def write(self, data: Any) -> int:
-        """Returns how many bytes of `data` are dealt with."""
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
 
 
 class Tolerance:

@@ -116,7 +116,7 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
         raise Damaged(path, "empty")
     try:
         value = _adapter(kind).validate_json(content, strict=True)
-        return cast("T", _Record(path, value)) if isinstance(value, dict) else value
+        return cast("T", _recorded(path, value)) if isinstance(value, dict) else value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -126,14 +126,23 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
 
 
 class _Record(dict[str, Any]):
-    """The values of a file; asking for a missing one raises Damaged."""
+    """A table of a file; asking for a missing value raises Damaged, which names the file and the key."""
 
-    def __init__(self, path: Path, values: dict[str, Any]) -> None:
-        super().__init__(values)
-        self._path = path
+    path, place = Path(), ""
 
     def __missing__(self, key: str) -> Any:
-        raise Damaged(self._path, f"{key} is missing")
+        raise Damaged(self.path, f"{self.place}{key} is missing")
+
+
+def _recorded(path: Path, value: Any, place: str = "") -> Any:
+    """Returns `value`, which stands at `place` in the file, with each table as a `_Record`."""
+    if isinstance(value, list):
+        return [_recorded(path, each, f"{place}{n}.") for n, each in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    table = _Record((key, _recorded(path, each, f"{place}{key}.")) for key, each in value.items())
+    table.path, table.place = path, place
+    return table
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

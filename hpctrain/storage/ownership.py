@@ -27,15 +27,16 @@ def user(uid: int) -> str:
         return f"uid {uid}"
 
 
-def others(status: os.stat_result, sticky: bool = False) -> str | None:
+def others(status: os.stat_result, sticky: bool = False, owner_only: bool = False) -> str | None:
     """Returns why users other than this one and root can write to what has this status; None if they cannot.
 
     `sticky` allows a folder in which others may make entries of their own, but cannot rename those of this user.
+    `owner_only` asks for the owner alone, whoever may write.
     """
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (os.geteuid(), 0):
         return f"belongs to {user(status.st_uid)}"
-    if mode & 0o022 and not (sticky and mode & stat.S_ISVTX):
+    if not owner_only and mode & 0o022 and not (sticky and mode & stat.S_ISVTX):
         return f"others may write there (mode {mode:04o}): look at it, then chmod go-w"
     return None
 
@@ -73,17 +74,17 @@ def opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def walk(root: Path, folder: Path) -> int:
+def walk(root: Path, folder: Path, owner_only: bool = False) -> int:
     """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; follows no link below.
 
     All folders below `root` must be this user's. In `root`, and in a study's sticky folder, others may have folders of
-    their own. Who may write to `root` can take a study away, but what they put there is not this user's. Raises
-    Foreign, naming the folder; OSError.
+    their own. Who may write to `root` can take a study away, but what they put there is not this user's. `owner_only`
+    is enough for a file that nothing acts on. Raises Foreign, naming the folder; OSError.
     """
     handle, path = os.open(root, FOLDER), root
     try:
         mode = os.fstat(handle).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if not owner_only and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise Foreign(
                 root, f"everybody may write there (mode {stat.S_IMODE(mode):04o}): chmod o-w, or +t"
             )
@@ -91,7 +92,7 @@ def walk(root: Path, folder: Path) -> int:
             path, above = path / name, handle
             handle = _step(name, above, path)
             os.close(above)
-            _believe(handle, path, sticky=depth == 0)
+            _believe(handle, path, sticky=depth == 0, owner_only=owner_only)
     except BaseException:
         os.close(handle)
         raise
@@ -111,6 +112,6 @@ def _step(name: str, above: int, path: Path) -> int:
         raise Foreign(path, others(status) or f"cannot be read ({error.strerror})") from None
 
 
-def _believe(handle: int, path: Path, sticky: bool = False) -> None:
-    if why := others(os.fstat(handle), sticky):
+def _believe(handle: int, path: Path, sticky: bool = False, owner_only: bool = False) -> None:
+    if why := others(os.fstat(handle), sticky, owner_only):
         raise Foreign(path, why)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from hpctrain.errors import Damaged, Foreign, RunFailed
+from hpctrain.shown import without_secrets
 from hpctrain.storage.json_files import Count, Number, ProcessId, parse, read_own, read_small, replace_text
 
 
@@ -345,6 +346,8 @@ class StateFile:
 
     def _write(self, **changes: Any) -> RunState:
         before = self._kept() if self._said is None else self._said
+        if changes.get("detail"):
+            changes["detail"] = without_secrets(changes["detail"])
         values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])

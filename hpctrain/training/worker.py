@@ -23,9 +23,10 @@ from typing import NoReturn
 from hpctrain import job_environment
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
-from hpctrain.storage import last_word
+from hpctrain.shown import without_secrets
+from hpctrain.storage import last_word, output
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
-from hpctrain.storage.full_disk import PATIENCE_S, lose_lines, patiently
+from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.lock import JobEnded, this_process
@@ -130,6 +131,7 @@ def _end(launcher: int, word: LastWord) -> NoReturn:
 def _explain(error: BaseException) -> tuple[str, str]:
     """Returns as `_reason_of`; where the error came from is shown if it is not one that hpctrain has words for."""
     reason, detail = _reason_of(error)
+    detail = without_secrets(detail)
     if reason != Reason.DISK_FULL and not isinstance(error, (RunFailed, UserError, Damaged)):
         traceback.print_exc()
     return reason, detail
@@ -162,7 +164,7 @@ def _redirect_output(path: Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    lose_lines()
+    output.as_log()
 
 
 if __name__ == "__main__":

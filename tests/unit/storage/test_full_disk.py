@@ -1,9 +1,6 @@
 """Writes that fail for a while: tried again, left out, or the end of the run."""
 
 import errno
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -93,18 +90,3 @@ class TestTolerance:
     def test_an_error_that_is_not_about_storage_is_raised(self):
         with pytest.raises(FileNotFoundError):
             Tolerance("heartbeat", 120.0).failed(FileNotFoundError(2, "a defect"))
-
-
-def test_lines_that_storage_does_not_take_are_lost_and_nothing_else():
-    script = (
-        "import logging, sys\n"
-        "from hpctrain.storage.full_disk import lose_lines\n"
-        "lose_lines()\n"
-        "logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))\n"
-        "print('a'); print('b', file=sys.stderr, flush=True); logging.error('c'); print('d' * 100_000)\n"
-        "sys.exit(7)"
-    )
-    with Path("/dev/full").open("w") as full:
-        assert subprocess.run([sys.executable, "-c", script], stdout=full, stderr=full).returncode == 7
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (f"a\nc\n{'d' * 100_000}\n", "b\n")
