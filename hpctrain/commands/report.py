@@ -1,6 +1,6 @@
 """`hpctrain report STUDY`: what a study found, from its files alone: tables, plots, costs, one HTML page.
 
-Works while the study runs. No torch, no Slurm but for the energy of a scaling study's jobs.
+Works while the study runs. No torch; asks Slurm only for the energy of a scaling study's jobs.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _write(flag: str, path: Path, text: str) -> None:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser("report", "What a study found. STUDY is its name (run.study), or a path.", "STUDY")
-    parser.add_argument("--metric", help="rank by this figure of the validation instead")
+    parser.add_argument("--metric", help="rank by this validation score, in place of sweep.metric")
     parser.add_argument("--top", type=whole(), default=15, metavar="N", help="rows shown (default: 15)")
     parser.add_json()
     parser.add_argument("--csv", metavar="FILE", help="write one row per run")

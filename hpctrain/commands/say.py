@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 def show_end(run: RunDir, state: RunState | None = None) -> int:
-    """Print how the run ended; returns the exit code. `state`: of one start of it, if state.json may not say so."""
+    """Print how the run ended; returns the exit code. `state` is that of one start, if state.json may differ."""
     from hpctrain.launch import follow
 
     return follow.show_end(run, state or run.read_state(), sys.stdout, sys.stderr)

@@ -243,9 +243,9 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         return _unreadable(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file)
-    found = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
-    if found and found[1] == "override":
-        return _unknown_key(found[2], overrides, config_name)
+    match = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
+    if match and match[1] == "override":
+        return _unknown_key(match[2], overrides, config_name)
     if isinstance(error, yaml.YAMLError):
         return yaml_files.explain(
             "--config-dir", getattr(getattr(error, "problem_mark", None), "name", ""), error
