@@ -23,10 +23,11 @@ test: setup-slurm ## check style and types, run the tests (with real Horovod ran
 	.venv/bin/ruff check . $(SCRIPTS)
 	.venv/bin/ruff format --check . $(SCRIPTS)
 	.venv/bin/mypy
-	.venv/bin/pytest --ignore=tests/benchmarks -m "not long"
+	.venv/bin/pytest -n 2 --dist worksteal -m "not long" tests/unit tests/integration
+	.venv/bin/pytest -m "not long" tests/slurm
 
 test-long: setup-slurm ## run the tests that take minutes each
-	.venv/bin/pytest --ignore=tests/benchmarks -m long
+	.venv/bin/pytest -m long tests/unit tests/integration tests/slurm
 
 mutants: setup ## see what the tests of each pure module notice: they must kill 90 % of its mutants
 	.venv/bin/python tests/mutants.py

@@ -11,10 +11,11 @@ import re
 # What moves a terminal's cursor, changes its colours or its direction of writing, and bytes that are not UTF-8.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# Names whose value is a secret. `tokens` and `max_token_length` are settings of networks.
+# Names whose value is a secret. `tokens` and `max_token_length` are settings of networks. Each pattern begins at the
+# start of a word, so that a line of a million letters takes no longer than a million lines.
 _NAMES = r"(?:token|secret|passw(?:or)?d|passphrase|api_?key|access_?key|private_?key|credentials?|auth)"
 _NAMED = re.compile(
-    rf"(?i)([\w.-]*{_NAMES}(?:_?id|_?key)?[\"']?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
+    rf"(?i)((?<![\w.-])[\w.-]*{_NAMES}(?:_?id|_?key)?[\"']?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
     r"(?!\*\*\*|[\"']?\$)(\"[^\"]*\"|'[^']*'|[^\s\"']+)"
 )
 # Shapes of secrets, whatever their names, after the rules of detect-secrets and gitleaks: each with its secret part.
@@ -28,7 +29,7 @@ _SHAPES = [
         r"https://hooks\.slack\.com/services/[A-Za-z0-9/+]+",
         r"\bhf_[A-Za-z0-9]{30,}",  # Hugging Face
         r"\bsk-[A-Za-z0-9_-]{20,}",
-        r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",  # JSON web tokens
+        r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",  # JSON web tokens
         r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
         r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",  # https://user:password@host
         r"(?i)(?<=authorization:)\s*(?:bearer\s+|basic\s+|token\s+)?[^\s\"']+",

@@ -14,7 +14,7 @@ step of an experiment: samples/s, GFLOP/s, share of the peak and of the roofline
   hpctrain bench                                        the machine alone
   hpctrain bench resources.ranks=2                      and the sums of two ranks
   hpctrain bench lenet_fashion_mnist resources.ranks=2  and one step, with the experiment's data and with noise
-  hpctrain bench EXPERIMENT cluster=NAME resources.nodes=2    the same as Slurm jobs; waits for them
+  hpctrain bench RECIPE cluster=NAME resources.nodes=2    the same as Slurm jobs; waits for them
 """
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("bench", ABOUT, "[EXPERIMENT] [SETTINGS]")
+    parser = Parser("bench", ABOUT, "[RECIPE] [SETTINGS]")
     parser.add_argument(
         "--steps", type=whole(WINDOWS), default=50, metavar="N",
         help="steps that are timed (default: 50), in five stretches; a fifth more come before them",

@@ -15,6 +15,7 @@ from hpctrain.data import fetch
 from hpctrain.data.downloads import SOURCES, RemoteFile
 from hpctrain.data.places import places
 from hpctrain.errors import UserError, choose
+from hpctrain.report.numbers import short
 
 if TYPE_CHECKING:
     from hpctrain.data.images.sets import Manifest
@@ -118,7 +119,7 @@ def _show(manifest: Manifest, folder: Path, as_json: bool) -> None:
         print(json.dumps({"folder": str(folder), "classes": len(manifest.classes), "splits": splits}))
         return
     for name, what in splits.items():
-        size = f"{what['bytes'] / 1e6:,.1f} MB in {what['shards']} file{'s' if what['shards'] > 1 else ''}"
+        size = f"{short(what['bytes'], 'B', digits=3)} in {what['shards']} file{'s' if what['shards'] > 1 else ''}"
         print(f"{name:12}{what['samples']:>10,} pictures  {size}")
     print(f"{len(manifest.classes)} classes; use it: data=image_folder data.path={folder}")
 
@@ -135,7 +136,7 @@ def _fetching(file: RemoteFile) -> Iterator[fetch.Tick]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        _say(f"fetching {file.name} ({file.bytes / 1e6:.1f} MB)")
+        _say(f"fetching {file.name} ({short(file.bytes, 'B', digits=3)})")
         yield lambda have: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

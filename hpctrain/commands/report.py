@@ -20,7 +20,7 @@ from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_dir import absolute, may_enter, no_such_study
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import report, results
-from hpctrain.sweep.report import Found
+from hpctrain.sweep.report import Report
 from hpctrain.sweep.study_dir import StudyDir
 
 
@@ -69,7 +69,7 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(seen: Found, top: int) -> None:
+def _show(seen: Report, top: int) -> None:
     from rich.table import Table
 
     counts = ", ".join(f"{n} {phase}" for phase, n in seen.phases.most_common())

@@ -14,7 +14,7 @@ from hpctrain.scaling.start import CalibrationStart, StudyStart, calibrate, load
 ABOUT = """Measures one experiment on several counts of GPUs:
   hpctrain scale RECIPE cluster=NAME scaling=strong scaling.gpus=1,2,4,8 run.study=STUDY
   hpctrain report STUDY
-scaling=strong keeps the effective batch, scaling=weak the batch a GPU; scaling.* are the settings
+scaling=strong keeps the effective batch, scaling=weak the batch per GPU; scaling.* are the settings
 (conf/scaling_base.yaml). Each count is measured scaling.repeats times, in random order, as jobs of its own.
 'scaling.knobs={bucket_mb:[1,64],compression:[fp16]}' also tries these settings of the exchange on the most GPUs.
 """
@@ -61,7 +61,7 @@ def _show(facts: StudyStart, settings: ScalingConfig, dry_run: bool) -> None:
         batch = next(iter(facts["batch"].values()))
         kept = f"strong: the effective batch stays {batch:,}, a rank's shrinks"
     else:
-        kept = f"weak: the batch a GPU stays, the effective batch grows to {max(facts['batch'].values()):,}"
+        kept = f"weak: the batch per GPU stays, the effective batch grows to {max(facts['batch'].values()):,}"
     print(f"study {facts['study']} on {counts} GPUs ({kept})")
     once = "one at a time, " if settings.one_at_a_time else ""
     warm_up, timed = (count * settings.window_steps for count in (settings.warmup_windows, settings.windows))

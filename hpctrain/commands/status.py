@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
 
 
 def _goes_on(row: Row) -> bool:
-    """Whether something becomes of a run by itself."""
-    return not (row.phase in FINAL or status.needs_resume(row) or overview.needs_sweep(row))
+    """Whether a run may change by itself."""
+    return row.phase not in FINAL and not row.needs_start
 
 
 def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:

@@ -1,7 +1,8 @@
-"""`hpctrain submit`: a run as a job; returns at once."""
+"""`hpctrain submit`: submit a run as a job and return at once."""
 
 from __future__ import annotations
 
+import functools
 import json
 
 from hpctrain.commands.flags import Parser
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> int:
             raise UserError("cluster", config.cluster.name, "--dry-run shows a Slurm job: choose a cluster")
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
-    estimated = estimate.estimate(config)  # before anything is written: a network may refuse its input
+    estimated = functools.cache(functools.partial(estimate.estimate, config))
+    if not locate(config.run.root, config.run.study, run_id(config)).config_file.exists():
+        estimated()  # before anything is written: a network may refuse its input
     run = prepare(config)
     with right_to_start(run) as standing:
         known = standing.job_id
@@ -54,19 +57,22 @@ def main(argv: list[str]) -> int:
                     "path": str(run.path),
                     "phase": Phase.DONE,
                 }
-                print(json.dumps(facts | estimated))
+                print(json.dumps(facts | estimated()))
                 return 0
+            estimated()
             changed = renew(run, config)
             if changed and not args.json:
                 print(changed)
         job_id = standing.submit(config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
-    facts |= estimated | calibration.foresee(config)
     if args.json:
-        print(json.dumps(facts))
+        print(json.dumps(facts | estimated() | calibration.foresee(config)))
         return 0
-    verb = "is under way already as" if known else "submitted as"
-    print(f"run {run.run_id} {verb} job {job_id}\n{estimate.shown(facts)}")
+    if known:
+        print(f"run {run.run_id} is under way already as job {job_id}")
+    else:
+        print(f"run {run.run_id} submitted as job {job_id}")
+        print(estimate.shown(estimated() | calibration.foresee(config)))
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0
 

@@ -208,7 +208,7 @@ def _check_files(overrides: Sequence[str], folder: Path) -> None:
         group, _, names = override.lstrip("+").partition("=")
         for name in names.split(","):
             path = folder / group.partition("@")[0] / f"{name}.yaml"
-            if re.fullmatch(r"[\w./@-]+=[\w.,-]+", override.lstrip("+")) and path.is_file():
+            if re.fullmatch(r"[\w./@-]{1,200}=[\w.,-]{1,200}", override.lstrip("+")) and path.is_file():
                 yaml_files.check(group, path)
 
 

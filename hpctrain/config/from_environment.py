@@ -55,6 +55,13 @@ def as_shell(text: str) -> str:
     return "".join(word for word in [*words, shlex.quote(text[end:])] if word != "''") or "''"
 
 
+def in_line(text: str) -> str:
+    """Returns `text`, a line of a shell, with what it refers to as variables of the shell."""
+    return _REFERENCE.sub(
+        lambda found: f"${{{found[1]}}}" if found[2] is None else f"${{{found[1]}-{found[2]}}}", text
+    )
+
+
 def references(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yields the key and the text of each setting that refers to a variable."""
     if isinstance(values, dict):

@@ -96,6 +96,26 @@ def science(config: Config) -> dict[str, Any]:
     return chosen
 
 
+def noted(config: Config) -> dict[str, Any]:
+    """Returns `science` as a file may hold it: a digest in place of what came from a variable of the environment."""
+    values = science(config)
+    for setting in settings_of(config):
+        group, dot, name = setting.key.partition(".")
+        if setting.counts and dot and (_reference(setting.key, config) is not None):
+            values[group][name] = _digest(setting.value)
+    return values
+
+
+def _reference(key: str, config: Config) -> str | None:
+    """The text that refers to a variable in the setting `key`, or in a value of its list; None without one."""
+    given = config.from_environment.items()
+    return next((text for place, text in given if f"{place}.".startswith(f"{key}.")), None)
+
+
+def _digest(value: Any) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(value).encode()).hexdigest()}"
+
+
 def identity_hash(config: Config, contents: Mapping[str, Any]) -> str:
     """Returns the SHA-256, in hex, of the settings that count and of `contents`: a digest by what was brought."""
     values = {"settings": science(config), "contents": dict(contents)}
@@ -109,7 +129,7 @@ def run_id(config: Config, contents: Mapping[str, Any]) -> str:
 
 
 def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
-    """Raises RunFailed(CONFIG_CHANGED), naming the first setting that is not as in `saved`, what `science` returned.
+    """Raises RunFailed(CONFIG_CHANGED), naming the first setting that is not as in `saved`, of `science` or `noted`.
 
     A setting that is missing in `saved` is its default; one that is not science now is not compared.
     """
@@ -120,9 +140,9 @@ def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
         if now.role not in ("science", "kind"):
             continue
         was = before.get(key, None if now.default is MISSING else now.default)
-        if was == now.value:
+        if was in (now.value, _digest(now.value)):
             continue
-        said = f"{key} is {now.value}, but the run was made with {was}"
+        said = f"{key} is {_reference(key, config) or now.value}, but the run was made with {was}"
         if key.split(".")[0] in FIXED:
             raise RunFailed(
                 Reason.CONFIG_CHANGED, f"{said}: samples would be taken twice or never; begin a new run"

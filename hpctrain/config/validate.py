@@ -45,9 +45,11 @@ def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
     values = resolve(dict(values), place)
     _refuse_control(values, place)
     try:
-        return _adapter(kind).validate_python(values)
+        settings = _adapter(kind).validate_python(values)
     except ValidationError as error:
         raise explain(error.errors(), prefix, lambda where: _neighbours(kind, where)) from None
+    _refuse_yes_for_number(values, settings, place)
+    return settings
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
@@ -83,6 +85,19 @@ def _refuse_control(values: Any, key: str) -> None:
         raise UserError(
             key, ascii(values), f"must be plain text without line breaks: {found[0]!a} cannot stand in it"
         )
+
+
+def _refuse_yes_for_number(given: Any, taken: Any, key: str) -> None:
+    """Raises UserError if a number was `taken` for a `given` true or false: to Python both are numbers."""
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            read = taken.get(name) if isinstance(taken, Mapping) else getattr(taken, str(name), None)
+            _refuse_yes_for_number(value, read, f"{key}.{name}" if key else str(name))
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for pair in zip(given, taken, strict=False):
+            _refuse_yes_for_number(*pair, key)
+    elif isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        raise UserError(key, str(given).lower(), "must be a number")
 
 
 def _neighbours(kind: Any, where: list[str]) -> list[str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +63,9 @@ def _offline() -> str:
 
 def _hub_answers() -> bool:
     """Whether the hub, or the mirror that HF_ENDPOINT names, says anything at all."""
+    import urllib.error  # no command on a login node needs it
+    import urllib.request
+
     asked = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:
         urllib.request.urlopen(asked, timeout=HUB_S).close()

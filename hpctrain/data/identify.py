@@ -96,7 +96,7 @@ def note(run: RunDir, config: Config, made_of: Mapping[str, Any] | None = None) 
     if not run.identity_file.exists():
         if made_of is None:
             made_of = {part: _facts(held) for part, held in _counted(config).items() if held}
-        _write(run, identity.science(config), made_of)
+        _write(run, identity.noted(config), made_of)
 
 
 def refuse_change(run: RunDir, config: Config) -> None:
@@ -121,7 +121,7 @@ def refuse_change_here(run: RunDir, config: Config) -> None:
         raise RunFailed(reason, str(error)) from None
     missing = {part: _facts(c) for part, c in held.items() if c and part not in stored["contents"]}
     if missing:
-        settings = stored["settings"] or identity.science(config)
+        settings = stored["settings"] or identity.noted(config)
         _write(run, settings, stored["contents"] | missing)
 
 

@@ -1,7 +1,7 @@
-"""Ask a run to stop, wherever it is: in a queue, running on a cluster, here, or in a terminal of another host.
+"""Asks a run to stop, wherever it is: in a queue, on a cluster, on this machine, or in a terminal of another host.
 
-What lives is asked of Slurm and of the processes, not of the run's own files: those may be behind. Side effects: the
-run's `cancel` file, which rank 0 and the launchers look for; scancel; signals.
+Slurm and the processes say what lives; the run's own files may be out of date. Side effects: the run's `cancel` file,
+for which rank 0 and the launchers look; scancel; signals.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hpctrain.storage.run_state import FINAL, Phase, Submission
 
 @dataclass(frozen=True)
 class Answer:
-    """What was done, in words; `taken`: the run stops, or has ended."""
+    """What was done, in words. `taken` says whether the run will stop or has ended."""
 
     words: str
     taken: bool = True
 
 
 def cancel(run: RunDir) -> Answer:
-    """Asks one run to save and stop; one in which others have a hand is left alone, by root as well."""
+    """Asks one run to save and stop; leaves a run alone, also as root, to which other users can write."""
     submission = run.submission.read()
     if submission.foreign:
         return Answer(f"is not yours to cancel: its folder {submission.foreign}", taken=False)
@@ -53,7 +53,7 @@ def _cancel_jobs(run: RunDir, submission: Submission) -> Answer:
         if row.phase in FINAL:
             return Answer(f"has ended already ({row.phase})")
         run.cancel_file.touch()
-        return Answer(f"a request is left in its folder; {row.detail}", taken=False)
+        return Answer(f"the request to stop is in its folder; {row.detail}", taken=False)
     run.cancel_file.touch()
     ids = [job.job_id for job in living]
     try:
@@ -73,7 +73,7 @@ def _living(run: RunDir, submission: Submission) -> list[answers.Job]:
 
 
 def _cancel_study_s(run: RunDir) -> Answer:
-    """A run of a study: its job has others to do as well, and passes the request on."""
+    """Cancels a run of a study: its job has other runs to do, and passes the request on."""
     row = status.row_of(run)
     if row.phase in FINAL:
         return Answer(f"has ended already ({row.phase})")
@@ -82,7 +82,7 @@ def _cancel_study_s(run: RunDir) -> Answer:
 
 
 def _cancel_here(run: RunDir) -> Answer:
-    """A run outside of Slurm: its ranks here get a signal; launchers and ranks elsewhere look for the request."""
+    """Cancels a run outside of Slurm: its ranks here get a signal; those elsewhere look for the request."""
     if local.living(run):
         run.cancel_file.touch()
         local.signal_ranks(run, run.attempts()[-1], signal.SIGINT)
@@ -101,7 +101,7 @@ def _cancel_here(run: RunDir) -> Answer:
 
 
 def _note_cancelled(run: RunDir, detail: str) -> None:
-    """Unless somebody starts the run at this very moment: then its start says how it ends."""
+    """Writes that the run is cancelled, unless somebody starts it at this moment: then its start says how it ends."""
     try:
         with hold(run):
             if not run.read_state().final:

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: FLOPs, a lower bound on its time, node-hours asked for.
+"""Estimates what a run will cost before it starts: FLOPs, a lower bound on its time, node-hours asked for.
 
 Takes a configuration; returns figures with units in their names. The network is counted on the meta device
 (nothing is allocated); the count is kept in the user's cache, so that the next submission of the same
@@ -19,13 +19,13 @@ from hpctrain.flops.known import counted
 from hpctrain.flops.step import StepWork, work_of
 from hpctrain.scheduler import sbatch
 
-POOR = 0.5  # an efficiency below which a submission is warned about
+POOR = 0.5  # submit warns about an efficiency below this
 
 
 def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
     """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time (None if no peak is known).
 
-    `work`: the run's step_work, if the caller has it already. Raises UserError if the network refuses its input.
+    `work` is the run's step_work if the caller has it already. Raises UserError if the network refuses its input.
     """
     steps, samples = length(config)
     parts = _stretches(config, work, steps, samples)
@@ -50,7 +50,7 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
 def _stretches(
     config: Config, work: StepWork | None, steps: int, samples: int
 ) -> list[tuple[int, int, StepWork]]:
-    """Samples, steps and the work per step: one stretch, or one for each size of progressive resizing."""
+    """Returns (samples, steps, work per step) of each stretch: one in all, or one per size of progressive resizing."""
     sizes = config.train.image_sizes
     if not sizes:
         return [(samples, steps, work or step_work(config))]
@@ -78,7 +78,7 @@ def length(config: Config) -> tuple[int, int]:
 def step_work(config: Config, pixels: int | None = None) -> StepWork:
     """Returns the work of one forward and backward pass over a rank's batch, and of one update.
 
-    `pixels`: a side of the images, if it differs from the data set's own.
+    `pixels` is the side of the images if it differs from the data set's own. Raises UserError for the user's network.
     """
     model, batch = config.model, config.train.batch_size
     if model.target is not None:
@@ -118,7 +118,7 @@ def shown(facts: dict[str, Any]) -> str:
     if "expected_s" in facts:
         lines.append(
             f"expected from the cluster's calibration: {facts['expected_s'] / 60:.3g} min of training steps, at "
-            f"{facts['expected_efficiency']:.0%} of what as many single GPUs would do"
+            f"{facts['expected_efficiency']:.0%} of what the same number of single GPUs would do"
         )
         if facts["expected_efficiency"] < POOR:
             lines.append(

@@ -1,7 +1,7 @@
-"""Why an attempt ended, if no rank was left to say so: from what ranks and launcher left behind.
+"""Finds out why an attempt ended if no rank was left to say so, from what ranks and launcher left behind.
 
 Takes a run directory, the launcher's output (srun's, mpirun's, horovodrun's, the batch shell's; launcher_logs.py) and
-its exit code; returns a reason of storage/run_state.py, and writes it. Only once the launcher has ended.
+its exit code; returns a reason of storage/run_state.py, and writes it. Call it only once the launcher has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hpctrain import job_environment
 from hpctrain.launch import kernel_log, launcher_logs
 from hpctrain.scheduler.sbatch import FAILED_MARK
 from hpctrain.storage import last_word
+from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
 from hpctrain.storage.run_dir import RunDir
@@ -89,14 +90,14 @@ _TELLING = re.compile(
 
 
 def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | None = None) -> RunState:
-    """Writes into state.json how an attempt ended (None: no rank of the start has come up); returns the state.
+    """Writes into state.json how an attempt ended (None: no rank of the start came up); returns the state.
 
-    The state is the same if the disk does not take it. `code`: the launcher's exit code.
+    Returns the same state if the disk does not take it. `code` is the launcher's exit code.
     """
     start = _Start(run, launcher_text, attempt, code)
     known = start.known()
     reason, detail, rank = known or start.guess()
-    # Whoever ended for a full disk has waited for it already.
+    # A run that ended because of a full disk has waited for space already.
     patience_s = 0.0 if reason == Reason.DISK_FULL else PATIENCE_S
 
     def write() -> RunState:
@@ -117,9 +118,9 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | Non
 
 
 def cause(run: RunDir, job_id: str | None) -> Cause | None:
-    """Returns reason, detail and rank of the end of a job (None: of ranks on this machine) that has ended.
+    """Returns why a job ended (None: ranks on this machine): reason, detail and rank, from its newest start's logs.
 
-    From the logs of its newest start alone; None if they do not tell.
+    Returns None if the logs do not tell.
     """
     said = launcher_logs.text(run, job_id)
     start = _Start(run, said, launcher_logs.attempt(run, said, job_id))
@@ -127,7 +128,7 @@ def cause(run: RunDir, job_id: str | None) -> Cause | None:
 
 
 def explain(run: RunDir, launcher_text: str, attempt: int | None, code: int | None = None) -> Cause:
-    """Returns reason, detail, and the rank at fault: the first that failed, not those it took along, or None."""
+    """Returns reason, detail and the rank at fault or None: the first that failed, not those that it took along."""
     start = _Start(run, launcher_text, attempt, code)
     return start.known() or start.guess()
 
@@ -142,26 +143,26 @@ class _End:
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that ended them, whether they say so or a shell around them does (128 + its number)."""
+        """The signal that ended them: named as such, or as a shell's exit code (128 + its number)."""
         said = _SIGNALS.get(self.how.removesuffix(" (core dumped)"))
         return said or _BY_NUMBER.get((self.code or 0) - 128)
 
     @property
     def code(self) -> int | None:
         """Their exit code."""
-        found = _CODE.search(self.how)
-        return int(found[1]) if found else None
+        match = _CODE.search(self.how)
+        return int(match[1]) if match else None
 
     @property
     def crashed(self) -> bool:
-        """Whether a signal ended them that is not how launchers end those that are left."""
+        """Whether they ended by a signal other than those with which launchers end the remaining tasks."""
         return self.signal is not None and self.signal not in _FROM_OUTSIDE
 
 
 def _ends(text: str) -> list[_End]:
     """Returns how tasks ended, in the order in which the launcher says so."""
-    found = (match for pattern in _ENDS for match in pattern.finditer(text))
-    ends = [_End(_numbers(match["tasks"]), match["how"].strip(), match.start()) for match in found]
+    matches = (match for pattern in _ENDS for match in pattern.finditer(text))
+    ends = [_End(_numbers(match["tasks"]), match["how"].strip(), match.start()) for match in matches]
     return sorted(ends, key=lambda end: end.place)
 
 
@@ -178,11 +179,11 @@ class _Start:
         self.run, self.attempt, self.code = run, attempt, code
         self.text = launcher_logs.last_start(launcher_text)
         self.ranks = run.rank_files(self.attempt) if self.attempt else []
-        self.silent = [who["rank"] for who in self.ranks if who["outcome"] == "running"]
+        self.silent = [who["rank"] for who in self.ranks if who["outcome"] == RUNNING]
         self.ends = _ends(self.text)
 
     def known(self) -> Cause | None:
-        """Returns what a rank said of the end, or what the launcher said of a rank's; None if they did not."""
+        """Returns what a rank said about the end, or the launcher about a rank's end; None if they said nothing."""
         if self.run.cancel_file.exists():
             return Reason.CANCELLED, "cancelled by the user", None
         first, own = self._first(), self._own_word()
@@ -194,7 +195,7 @@ class _Start:
         )  # fmt: skip
 
     def guess(self) -> Cause:
-        """Returns what to say of an end of which nothing is known."""
+        """Returns what to say about an end if nothing is known."""
         if (said := self.launcher_said()) is not None:
             return said
         if self.silent:
@@ -202,7 +203,7 @@ class _Start:
         return Reason.LOST, "the process ended without a word, before it had begun", None
 
     def _own_word(self) -> LastWord | None:
-        """What a rank said of the end: in failure.json; in a log, if it could not write that; or by its exit code."""
+        """What a rank said about the end: in failure.json, in a log if it could not write that, or by its exit code."""
         failure = self.run.failure(self.attempt) if self.attempt else None
         told = failure and LastWord(failure["reason"], failure["detail"], failure["rank"])
         full = EXIT_DISK_FULL in (self.code, *(end.code for end in self.ends))
@@ -221,8 +222,8 @@ class _Start:
         return said if said and said.reason != Reason.COLLECTIVE_TIMEOUT else told or said
 
     def _first(self) -> _End | None:
-        """The first tasks that ended without having said why; others only if they crashed."""
-        spoke = {who["rank"] for who in self.ranks if who["outcome"] != "running"}
+        """The tasks that ended first, if they did not say why; else the first silent tasks that crashed."""
+        spoke = {who["rank"] for who in self.ranks if who["outcome"] != RUNNING}
         mute = [end for end in self.ends if not spoke.issuperset(end.ranks)]
         if mute and mute[0] is self.ends[0]:
             return mute[0]
@@ -250,14 +251,14 @@ class _Start:
         return None
 
     def _rank_of_memory(self, lines: Sequence[str]) -> int | None:
-        """The rank that lines about memory are about: by its process, by its log or by name; else the first killed."""
+        """The rank that lines about memory mean, by its process, its name or its log; else the first one killed."""
         ranks = {who.get("pid"): int(who["rank"]) for who in self.ranks}
         by_process = [ranks.get(int(pid)) for line in lines for pid in _KERNEL_KILL.findall(line)]
         by_name = [end.ranks[0] for line in lines for end in _ends(line)]
         by_log = [_without_rank(line)[0] for line in lines]
         killed = [self._mute(end) for end in self.ends if end.signal == signal.SIGKILL]
-        found = (*by_process, *by_name, *by_log, *killed, *self.silent)
-        return next((rank for rank in found if rank is not None), None)
+        candidates = (*by_process, *by_name, *by_log, *killed, *self.silent)
+        return next((rank for rank in candidates if rank is not None), None)
 
     def _outside(self, first: _End | None) -> Cause | None:
         """A node was lost, Slurm ended the job, or srun was ended."""
@@ -299,7 +300,7 @@ class _Start:
         return _reason(said), _cut(f"{detail}: {said}" if said else f"{detail}, and it did not say why"), rank
 
     def launcher_said(self) -> Cause | None:
-        """Returns what the launcher or the shell said if nobody is named; None if they said nothing."""
+        """Returns what the launcher or the shell said without naming a rank; None if they said nothing."""
         said = words(self.text) or ("" if self.ranks else _last(self.text))
         if said and self.silent:
             return (
@@ -314,23 +315,23 @@ class _Start:
         )
 
     def _mute(self, end: _End) -> int:
-        """The first of tasks that ended in the same way that had not said why."""
-        spoke = {who["rank"] for who in self.ranks if who["outcome"] != "running"}
+        """The first of these tasks that did not say why it ended."""
+        spoke = {who["rank"] for who in self.ranks if who["outcome"] != RUNNING}
         return next((rank for rank in end.ranks if rank not in spoke), end.ranks[0])
 
     def _last_cry(self, rank: int) -> str:
-        """What native code wrote into the rank's log as it ended; nothing if it did not."""
+        """What native code wrote into the rank's log as it ended; "" if it wrote nothing."""
         log = launcher_logs.tail(self.run.rank_log(self.attempt, rank)) if self.attempt else ""
-        found = list(_LAST_CRY.finditer(log))
-        if not found:
+        cries = list(_LAST_CRY.finditer(log))
+        if not cries:
             return ""
-        line = _PYTHON_LINE.search(log, found[-1].end())
+        line = _PYTHON_LINE.search(log, cries[-1].end())
         where = f" ({line[1]}, line {line[2]} in {line[3]})" if line else ""
-        return "; ".join(match[0].strip() for match in found[-2:]) + where
+        return "; ".join(match[0].strip() for match in cries[-2:]) + where
 
 
 def words(text: str, rank: int | None = None) -> str:
-    """Returns the lines of a launcher's log that say what went wrong, `rank`'s own first; nothing if none does."""
+    """Returns the lines of a launcher's log that say what went wrong, those of `rank` first; "" if none does."""
     lines = [_without_rank(line) for line in text.splitlines()]
     own = [line for r, line in lines if r == rank] if rank else []
     for said in (own, [line for r, line in lines if rank is None or r is None]):
@@ -342,18 +343,18 @@ def words(text: str, rank: int | None = None) -> str:
 
 
 def _unboxed(box: re.Match[str]) -> str:
-    """A message of mpirun's as one line."""
+    """A boxed message of mpirun, as one line."""
     return " ".join(box[1].split())
 
 
 def _without_rank(line: str) -> tuple[int | None, str]:
     """Returns the rank that wrote a line (None: the launcher itself), and the line."""
-    found = _RANK_SAYS.match(line)
-    return (int(found[1]), found[2]) if found else (None, line)
+    match = _RANK_SAYS.match(line)
+    return (int(match[1]), match[2]) if match else (None, line)
 
 
 def _last(text: str) -> str:
-    """The last lines that are not about the start itself."""
+    """The last lines, without those that announce the start."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join([line for line in lines if not line.startswith("hpctrain: start")][-_MOST_LINES:])
 
@@ -363,13 +364,13 @@ def _unique(lines: Iterable[str]) -> Sequence[str]:
 
 
 def _named(what: signal.Signals | str) -> str:
-    """A signal as people and programs call it: Illegal instruction (SIGILL)."""
+    """A signal with both of its names: Illegal instruction (SIGILL)."""
     number = _SIGNALS.get(what) if isinstance(what, str) else what
     return f"{signal.strsignal(number)} ({number.name})" if number else str(what)
 
 
 def _reason(said: str) -> str:
-    """The reason that words about a start stand for."""
+    """The reason that the words of a launcher mean."""
     if "ModuleNotFoundError" in said or "ImportError" in said:
         return Reason.IMPORT_ERROR
     numbers = ((reason, number) for reason, ending in ENDINGS.items() for number in ending.errnos)

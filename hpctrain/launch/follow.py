@@ -1,7 +1,7 @@
-"""Watching a run from outside: its log as lines, or a progress bar on a terminal; the summary at its end.
+"""Shows a run from outside: its log as lines, or a progress bar on a terminal, and the summary at its end.
 
-Takes a run directory that other processes write, and streams to show it on. Reads files only, so it works from any
-node that sees the run directory, and imports no torch.
+Takes a run directory to which other processes write, and streams to show it on. Reads files only, so it works on any
+node that sees the run directory. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from hpctrain.storage.run_state import Phase, RunState
 from hpctrain.training.reporter import shown
 
 POLL_S = 0.15
-SLOW = 0.05  # of the training time spent waiting for pictures: said in the summary
-
-
-MOST_BYTES = 2**30  # of a log that is read at once
+SLOW = 0.05  # the summary warns if ranks wait for pictures for more than this share of the training time
+MOST_BYTES = 2**30  # a log may grow by this much between two reads
 
 
 class LogReader:
-    """New text of one rank's log, attempt after attempt, from where the last read ended."""
+    """Reads one rank's log, attempt after attempt, from where the last read ended."""
 
     def __init__(self, run: RunDir, rank: int, first_attempt: int = 1) -> None:
         self._run, self._rank = run, rank
         self._attempt, self._offset = first_attempt, 0
 
     def read(self) -> str:
-        """Returns all complete lines that have come since the last call."""
+        """Returns all complete lines written since the last call. Raises Damaged if these are too many."""
         text = self._new_text()
         last = max(self._run.attempts(), default=self._attempt)
         while self._attempt < last:
@@ -139,8 +137,10 @@ def last_words(run: RunDir, state: RunState) -> list[str]:
 
 
 def end_log(run: RunDir, state: RunState) -> tuple[Path | None, str]:
-    """Returns the log that tells how the run ended, and its text: that of the rank at fault (of rank 0 if none is
-    named), or the launcher's if the rank has none or no rank knew why. (None, "") if there is no log."""
+    """Returns the log that tells how the run ended, and its text; (None, "") if there is no log.
+
+    It is the log of the rank at fault (of rank 0 if none is named), or the launcher's if no rank knew why.
+    """
     number, start = _newest_start(run, state)
     by_launcher = number is None or (state.rank is None and not _by_rank(run, state, number))
     if start and by_launcher and launcher_logs.said_something(start[1]):
@@ -152,8 +152,10 @@ def end_log(run: RunDir, state: RunState) -> tuple[Path | None, str]:
 
 
 def start_log(run: RunDir, state: RunState, rank: int) -> tuple[Path, str] | None:
-    """Returns the launcher's log and the text of its newest start, if that tells what the log of `rank` does not: the
-    rank did not come up, or the end is not by a rank's word."""
+    """Returns the launcher's log and the text of its newest start, if that tells what the log of `rank` does not.
+
+    That is so if the rank did not come up, or if no rank said how the run ended; else returns None.
+    """
     number, start = _newest_start(run, state)
     if number is None or not run.rank_log(number, rank).is_file():
         return start
@@ -168,7 +170,7 @@ def _newest_start(run: RunDir, state: RunState) -> tuple[int | None, tuple[Path,
 
 
 def _by_rank(run: RunDir, state: RunState, number: int) -> bool:
-    """Returns whether a rank of the attempt has itself said that the run ended so."""
+    """Returns whether a rank of the attempt itself said that the run ended in this way."""
     failure = run.failure(number)
     return failure is not None and (failure["reason"], failure["detail"]) == (state.reason, state.detail)
 

@@ -1,4 +1,4 @@
-"""A run in the foreground: its ranks started here and shown until they end, Ctrl-C passed on to them.
+"""Runs in the foreground: starts the ranks here, shows them until they end, and passes Ctrl-C on to them.
 
 Takes a prepared run directory and a stream to show it on. Side effects: processes, and signal handlers meanwhile.
 """
@@ -24,7 +24,7 @@ def run_here(run: RunDir, config: Config, out: IO[str], say: Callable[[str], Non
         nonlocal interrupts
         interrupts += 1
 
-    # First: ranks that run while nobody passes a Ctrl-C on to them would go on alone.
+    # This comes first: ranks that are up before it would not hear of a Ctrl-C, and go on alone.
     before = {s: signal.signal(s, interrupted) for s in (signal.SIGINT, signal.SIGTERM)}
     ranks = local.start(run, config)
 

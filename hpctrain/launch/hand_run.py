@@ -1,7 +1,7 @@
-"""`python -m hpctrain.launch.hand_run SETTINGS`: what slurm/train.sbatch does first, inside its job.
+"""`python -m hpctrain.launch.hand_run SETTINGS`: prepares a run; slurm/train.sbatch calls it first, inside its job.
 
-Takes settings as submit does; makes the run directory, or finds the existing one, notes the job in it as submit
-would, and prints its path.
+Takes settings as submit does. Makes the run directory or takes the existing one, notes the job in it as submit would,
+and prints its path.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from hpctrain.launch.standing import Standing, look
 from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
-from hpctrain.storage import last_word
+from hpctrain.storage import last_word, output
 from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir, make_private
-from hpctrain.storage.run_state import reason_of_oserror
 
 
 def main() -> int:
@@ -41,21 +40,18 @@ def main() -> int:
     except UserError as error:
         print(f"hpctrain: {error}", file=sys.stderr)
         return 2
-    except RunFailed as error:
-        print(f"hpctrain: {error}", file=sys.stderr)
-        return last_word.exit_code(error.reason)
-    except OSError as error:
-        reason = reason_of_oserror(error)
-        if reason is None:
+    except (RunFailed, OSError) as error:
+        word = last_word.of(error)
+        if word is None:
             raise
-        print(f"hpctrain: {reason}: {error}", file=sys.stderr)
-        return last_word.exit_code(reason)
+        print(last_word.line(word), file=sys.stderr)
+        return last_word.exit_code(word.reason)
     print(run.path)
     return 0
 
 
 def _note_job(run: RunDir, config: Config, job_id: str) -> None:
-    """Makes this job the run's newest; Slurm knows it by a comment, as it does those of submit."""
+    """Makes this job the newest of the run, and gives it a comment like that of submit's jobs."""
     make_private(run.submitit)
     before = run.submission.read()
     if job_id in before.job_ids:  # it has been started again
@@ -73,4 +69,5 @@ def _note_job(run: RunDir, config: Config, job_id: str) -> None:
 
 
 if __name__ == "__main__":
+    output.as_log()
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""What the job of a run runs: the functions that submitit calls on the other side.
+"""The functions that submitit calls inside the job of a run.
 
-submitit pickles a reference to them and the path of the run directory, nothing else.
+submitit pickles only a reference to them and the path of the run directory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
 from hpctrain.launch import local, start
+from hpctrain.storage import output
 from hpctrain.storage.full_disk import patiently
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, reason_of_oserror, storage_failure
 
 
 def local_job(path: str) -> str:
-    """A background job on this machine: starts all ranks and waits for them; returns the phase at the end."""
+    """Does a background job on this machine: starts all ranks, waits for them, and returns the phase at the end."""
     run, asked = RunDir(Path(path)), False
 
     def ask(number: int, frame: object) -> None:
@@ -51,7 +52,7 @@ def local_job(path: str) -> str:
 
 
 def _not_started(run: RunDir, error: OSError) -> str:
-    """Storage took nothing of a start: says so on stderr, and in state.json if there is room; returns the phase."""
+    """Says on stderr, and in state.json if there is space, that storage refused the start; returns the phase."""
     if reason_of_oserror(error) is None:
         raise error
     failed = storage_failure(error, "the run cannot be started")
@@ -62,7 +63,7 @@ def _not_started(run: RunDir, error: OSError) -> str:
 
 
 def slurm_rank(path: str) -> int:
-    """One rank of a Slurm job; returns its exit code. All ranks of one start of a job share its token."""
+    """Does the work of one rank of a Slurm job; returns its exit code. The ranks of one start share its token."""
     from hpctrain.scheduler import client
     from hpctrain.training.worker import work
 
@@ -71,7 +72,7 @@ def slurm_rank(path: str) -> int:
         return 0  # a later job of a chain: nothing is left to do
     place = job_environment.read()
     job_id, first = str(place.job_id), place.rank == 0
-    # What one rank knows, all agree on.
+    # Only rank 0 asks Slurm; the ranks agree on the answer.
     time_left = functools.partial(client.time_left, job_id) if first else None
     code = work(run, place.start, client.has_ended, time_left)
     if first:
@@ -80,7 +81,7 @@ def slurm_rank(path: str) -> int:
 
 
 def _after(run: RunDir, job_id: str) -> None:
-    """After an orderly end: see that a run that is not done comes back, unless Slurm or the chain does so."""
+    """Puts a run that is not done back into the queue after an orderly end, unless Slurm or the chain does so."""
     from hpctrain.scheduler import client
 
     config, submission = from_dict(run.own_config()), run.submission.read()
@@ -90,7 +91,7 @@ def _after(run: RunDir, job_id: str) -> None:
     later = job_ids[job_ids.index(job_id) + 1 :] if job_id in job_ids else []
     if state.phase in (Phase.DONE, Phase.CANCELLED):
         with contextlib.suppress(client.Unreachable):
-            client.cancel(later)  # of the chain: nothing is left for them to do
+            client.cancel(later)  # the rest of the chain has nothing left to do
     if state.phase != Phase.REQUEUED or later:
         return
     if state.reason == Reason.TERMINATED:
@@ -98,7 +99,7 @@ def _after(run: RunDir, job_id: str) -> None:
             return  # scancel, or Slurm puts it back itself
         patiently(lambda: run.state.reason_is(Reason.PREEMPTED))
     if config.resources.chain > 1:
-        run.state.interrupted("the last job of the chain has ended; resume goes on")
+        run.state.interrupted("the last job of the chain has ended; hpctrain resume goes on")
         return
     try:
         if not config.cluster.requeue:
@@ -116,4 +117,5 @@ def _say(words: str) -> None:
 
 
 if __name__ == "__main__":  # a rank of slurm/train.sbatch
+    output.as_log()
     sys.exit(slurm_rank(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""What the kernel says of processes that it ended for their memory, in whatever cgroup they were.
+"""Finds the ranks that the kernel ended because of their memory, in any cgroup.
 
-Takes the rank files of an attempt; returns ranks. Side effect: runs dmesg, which many sites keep to their admins: then
+Takes the rank files of an attempt; returns ranks. Side effect: runs dmesg. Many sites allow that to admins only; then
 nothing is known.
 """
 
@@ -17,7 +17,7 @@ PATIENCE_S = 5
 
 
 def read() -> str:
-    """Returns the kernel's log; nothing if it may not be read here."""
+    """Returns the kernel's log; "" if it may not be read here."""
     try:
         done = subprocess.run(["dmesg"], capture_output=True, timeout=PATIENCE_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -28,9 +28,9 @@ def read() -> str:
 def killed_for_memory(
     log: str, ranks: Iterable[Mapping[str, Any]], booted_s: float | None = None
 ) -> int | None:
-    """Returns the first of the ranks that the kernel ended for its memory since it began; None if it ended none.
+    """Returns the first of the ranks that the kernel ended because of its memory, after the rank began; else None.
 
-    `booted_s` is when the machine began, in seconds since the epoch (None: this one).
+    `booted_s` is when the machine booted, in seconds since the epoch; None: as this machine's clocks say.
     """
     began_s = time.time() - time.monotonic() if booted_s is None else booted_s
     times = {who.get("pid"): (who.get("time", 0.0), who["rank"]) for who in ranks}

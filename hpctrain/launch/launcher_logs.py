@@ -1,7 +1,7 @@
-"""What the launcher of a run's ranks wrote: the batch shell and its srun, mpirun or horovodrun, and ranks too early
-for a log of their own.
+"""What the launcher of a run's ranks wrote (the batch shell and its srun, mpirun or horovodrun), and what ranks wrote
+before they had a log of their own.
 
-Takes a run directory; returns paths and text. Reads files only. Lines of a rank's own begin as horovodrun writes them:
+Takes a run directory; returns paths and text. Reads files only. The lines of a rank begin as horovodrun writes them:
 `[1]<stderr>:`.
 """
 
@@ -16,26 +16,26 @@ from hpctrain.storage.files import open_regular
 from hpctrain.storage.json_files import read_small
 from hpctrain.storage.run_dir import RunDir
 
-READ_BYTES = 200_000  # of the end of a log: what a launcher says of an end is short
+READ_BYTES = 200_000  # from the end of a log: a launcher says little about an end
 _RANK_BYTES = 4_000
-_MOST_RANKS = 64  # whose words are read; of thousands the first say the same
+_MOST_RANKS = 64  # logs of more ranks are not read: they say the same
 _OF_RANK = re.compile(r"_(\d+)_log\.(out|err)$")
 _RANK_LINE = re.compile(r"\[\d+\]<stderr>:")
 _START = re.compile(rf"{re.escape(START_MARK)} (\d+) of job (\d+(?:_\d+)?)")
 
 
 def newest(run: RunDir) -> tuple[Path, str] | None:
-    """Returns the log of the newest job's batch shell or of the launcher, whichever is younger, and its last start.
+    """Returns the younger log, of the newest job's batch shell or of the launcher, and the text of its last start.
 
-    None if there is neither.
+    Returns None if neither exists.
     """
     logs: dict[Path, str | None] = {run.path / "launcher.log": None}
     if job_ids := run.submission.read().job_ids:
         logs[run.submitit / f"{job_ids[-1]}_0_log.out"] = job_ids[-1]
-    found = [log for log in logs if log.is_file()]
-    if not found:
+    existing = [log for log in logs if log.is_file()]
+    if not existing:
         return None
-    log = max(found, key=lambda log: log.stat().st_mtime)
+    log = max(existing, key=lambda log: log.stat().st_mtime)
     return log, text(run, logs[log])
 
 
@@ -45,10 +45,10 @@ def said_something(said: str) -> bool:
 
 
 def text(run: RunDir, job_id: str | None) -> str:
-    """Returns what was said in the newest start of a job; None: of a launcher on this machine."""
+    """Returns what the newest start of a job wrote; `job_id` is None for a launcher on this machine."""
     batch = run.submitit / f"{job_id}_0_log.out"
     said = last_start(tail(batch)) if job_id else ""
-    if not _START.match(said):  # not a batch shell of Slurm: the launcher has a log of its own
+    if not _START.match(said):  # no batch shell wrote it: the launcher has a log of its own
         said += last_start(tail(run.path / "launcher.log"))
     if job_id is None or not run.submitit.is_dir():
         return said
@@ -77,9 +77,9 @@ def of_this_start(said: str) -> str:
 
 
 def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:
-    """Returns the attempt whose ranks the start that `said` this began; None if none of them came up.
+    """Returns the attempt of the start that wrote `said`; None if none of its ranks came up.
 
-    `job_id` helps if the start does not say whose it is.
+    `job_id` is used if the text does not name the job.
     """
     start = _START.match(said)
     for number in reversed(run.attempts()):
@@ -98,7 +98,7 @@ def attempt(run: RunDir, said: str, job_id: str | None = None) -> int | None:
 
 
 def tail(path: Path, size: int = READ_BYTES) -> str:
-    """Returns the last whole lines of a file, at most `size` bytes; nothing if it cannot be read."""
+    """Returns the last whole lines of a file, at most `size` bytes; "" if it cannot be read."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             length = file.seek(0, 2)
@@ -111,8 +111,8 @@ def tail(path: Path, size: int = READ_BYTES) -> str:
 
 
 def _rank(log: Path) -> int:
-    found = _OF_RANK.search(log.name)
-    return int(found[1]) if found else 0
+    match = _OF_RANK.search(log.name)
+    return int(match[1]) if match else 0
 
 
 def _token(run: RunDir, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Ranks on this machine: start them, pass signals on, say how they ended.
+"""Ranks on this machine: starts them, passes signals on, and says how they ended.
 
 Takes a prepared run directory; starts mpirun (or horovodrun for Gloo, or one plain process). Side
 effects: processes, and state.json if the ranks could not write it themselves. Imports no torch.
@@ -36,8 +36,7 @@ from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState, signal_for
 from hpctrain.storage.succession import superseded
 
-# How long ranks may take to save and stop, in seconds.
-STOP_PATIENCE_S = 60.0
+STOP_PATIENCE_S = 60.0  # ranks may take this long to save and stop
 LOOK_S = 1.0  # between looks for a request to cancel
 
 
@@ -65,7 +64,7 @@ def check(config: Config) -> None:
 
 
 def _check_precision(config: Config, gpus: int) -> None:
-    """Number formats and compilers; of GPUs, only the ranks themselves know the formats."""
+    """Raises UserError for a number format or compiler that is missing. Formats of GPUs are checked by the ranks."""
     if config.precision.name == "bf16" and not gpus and not cpu_has_bf16():
         raise UserError(
             "precision.name", "bf16", "this processor computes no bfloat16; allowed here: fp32, auto"
@@ -87,7 +86,7 @@ def command(run: RunDir, config: Config, token: str) -> list[str]:
         return worker
     if config.comm.transport == "mpi" or (config.comm.transport == "auto" and shutil.which("mpirun")):
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        # More ranks than cores are the user's choice; ranks that wait must not spin on the others' cores.
+        # The user may choose more ranks than cores; ranks that wait must not spin on the cores of others.
         flags = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
         return ["mpirun", *root, "-np", str(ranks), *flags, *worker]
     horovodrun = str(Path(sys.executable).with_name("horovodrun"))
@@ -95,11 +94,11 @@ def command(run: RunDir, config: Config, token: str) -> list[str]:
 
 
 class Ranks:
-    """All ranks of one start on this machine, and the launcher that waits for them."""
+    """The ranks of one start on this machine, and the launcher that waits for them."""
 
     def __init__(self, run: RunDir, process: subprocess.Popen[bytes], token: str) -> None:
         self._run, self._process, self.token = run, process, token
-        self._patience: Patience | None = None  # once the ranks were asked to stop
+        self._patience: Patience | None = None  # set when the ranks are asked to stop
         self._looked_s = 0.0
         self._killed = False
 
@@ -113,7 +112,7 @@ class Ranks:
         return 0 if attempt is None else signal_ranks(self._run, attempt, number)
 
     def ask_to_stop(self, reason: str = Reason.INTERRUPTED) -> None:
-        """Asks the ranks to save and stop for `reason`. If none runs yet, nothing is to be saved: ends the launcher."""
+        """Asks the ranks to save and stop for `reason`; ends the launcher if none runs yet: nothing is to be saved."""
         if self.signal(signal_for(reason)) == 0:
             self._process.terminate()
 
@@ -125,10 +124,9 @@ class Ranks:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def attend(self, asked: bool, at_once: bool = False) -> bool:
-        """Call it again and again: stops the ranks if that is `asked`, or if the run was cancelled from elsewhere.
+        """Asks the ranks to stop if `asked`, or if the run was cancelled from elsewhere. Call it repeatedly.
 
-        Ranks that have not stopped after STOP_PATIENCE_S, or if it must be `at_once`, are killed. Returns whether they
-        were asked by this very call.
+        Kills ranks that have not stopped after STOP_PATIENCE_S, or `at_once`. Returns whether this call asked them.
         """
         now_s = time.monotonic()
         if self._patience is None and not asked and now_s - self._looked_s >= LOOK_S:
@@ -143,11 +141,11 @@ class Ranks:
         return False
 
     def finish(self, asked: str | None = None) -> RunState:
-        """Waits for the ranks' end; returns the final state, written here if no rank was left to do it.
+        """Waits until the ranks have ended; returns the final state, and writes it if no rank was left to do so.
 
-        `asked`: the reason for which the ranks were asked to stop. Ranks that were killed then, ended without a word,
-        or before they could stop in good order, ended for it. If another start has taken the run over, the state is
-        that of this start alone, and is not written.
+        `asked` is the reason for which the ranks were asked to stop, None if they were not. It is the reason of the end
+        also of ranks that were killed then or ended without a word. If another start has taken the run over, returns
+        the state of this start alone and does not write it.
         """
         code = self._process.wait()
         run, attempt = self._run, self._run.attempt_of(self.token)
@@ -167,7 +165,7 @@ class Ranks:
 
 
 def start(run: RunDir, config: Config) -> Ranks:
-    """Starts all ranks in a session of their own: the terminal's Ctrl-C reaches us, not them. Returns them."""
+    """Starts all ranks in a session of their own, which the terminal's Ctrl-C does not reach; returns them."""
     run.cancel_file.unlink(missing_ok=True)
     token = f"local-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     run.state.starting(host=socket.gethostname(), pid=os.getpid())
@@ -201,7 +199,7 @@ def signal_ranks(run: RunDir, attempt: int, number: signal.Signals) -> int:
 
 
 def is_rank(who: Mapping[str, Any]) -> bool:
-    """Returns whether the process that wrote this rank file runs on this host, and is not another with its number."""
+    """Returns whether the process that wrote this rank file runs on this host, and not another of its number."""
     if who.get("host") != socket.gethostname() or "pid" not in who:
         return False
     if "started" in who and "boot" in who:

@@ -1,8 +1,8 @@
 """`python -m hpctrain.launch.post_mortem RUN [CODE]`: the batch shell's last line, after srun has ended with CODE.
 
-Takes a run directory. If no rank was left to say how this start of the job ended, finds out from what they left, says
-it on stderr and writes state.json; unless another start has taken the run over, which knows better. Exits 0 if this
-start ended in good order, else 1, or 228 if it failed as DISK_FULL: Slurm shows the job as failed.
+Takes a run directory. If no rank said how this start of the job ended, finds out from what the ranks left behind, says
+it on stderr and writes state.json, unless another start has taken the run over. Exits with 0 if this start ended in
+good order, else with 1, or 228 for DISK_FULL, so that Slurm shows the job as failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
-from hpctrain.storage import last_word
+from hpctrain.storage import last_word, output
 from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
@@ -23,7 +23,7 @@ from hpctrain.storage.succession import superseded
 
 
 def main() -> int:
-    """Settles the run; returns the exit code. A run in which others have a hand is left alone."""
+    """Settles the run; returns the exit code. Leaves a run alone to which other users can write."""
     run, place = RunDir(Path(sys.argv[1])), job_environment.read()
     try:
         run.refuse_others()
@@ -38,7 +38,7 @@ def main() -> int:
         print(f"hpctrain: {who} has the run now; this start ended with {reason}: {detail}", flush=True)
         return 1
     said = state.final or (state.phase == Phase.REQUEUED and state.attempt == attempt)
-    # A rank that got no answer cannot know why: srun does, if the other one was killed.
+    # A rank that got no answer cannot know why; srun knows it if another rank was killed.
     doubtful = state.reason == Reason.COLLECTIVE_TIMEOUT and state.attempt == attempt
     unwritten = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
     if not said or doubtful or unwritten:
@@ -50,4 +50,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    output.as_log()
     sys.exit(main())

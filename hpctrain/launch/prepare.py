@@ -1,12 +1,13 @@
-"""From a configuration to a run directory that is ready to start, or to the run that is there already.
+"""Turns a configuration into a run directory that is ready to start, or finds the run that exists already.
 
-Everything that can be found wrong before a rank starts is found here, without importing torch.
+Checks everything that can be wrong before a rank starts. Imports torch only for a user's own network or weights.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def prepare(config: Config) -> RunDir:
 def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plain configuration whose relative paths, if they are there, are absolute.
 
-    So the run finds them again from any folder and node; they are not part of its identity.
+    So the run finds the files again from any folder and node. The paths are not part of its identity.
     """
     data, model = dict(values["data"]), dict(values["model"])
     for group, key in ((data, "path"), (data, "source"), (model, "weights")):
@@ -51,13 +52,12 @@ def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raises UserError for anything that can be found wrong with a run before a file is written."""
+    """Raises UserError for anything wrong with a run that can be seen before a file is written."""
     refuse_secrets(to_dict(config))
-    # These stand in a job's script as they are: what they take from a variable would be written.
-    cluster = config.cluster
-    refuse_secrets(
-        {"cluster": {"srun_args": cluster.srun_args, "sbatch": cluster.sbatch, "setup": cluster.setup}}
-    )
+    # A job's script refers to the variables of these; of the others it holds what the variables hold.
+    refers = ("environment", "modules", "setup")
+    held = {key: value for key, value in asdict(config.cluster).items() if key not in refers}
+    refuse_secrets({"cluster": held})
     check_root(config.run.root)
     _check_model(config)
     if config.cluster.kind == "local":
@@ -72,7 +72,7 @@ def check(config: Config) -> None:
 
 
 def _check_model(config: Config) -> None:
-    """A weight file that does not fit, a target that is not a module: the cases that only torch can judge."""
+    """Raises UserError for weights that do not fit and a target that is not a module: only torch can tell."""
     model = config.model
     if model.weights is None and model.target is None:
         return

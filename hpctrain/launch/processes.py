@@ -1,6 +1,6 @@
-"""A run of a study as processes of this job: forked, a Slurm step, or mpirun.
+"""Starts a run of a study as processes of this job: forked, as a Slurm step, or by mpirun.
 
-Takes a prepared run directory; returns a `Process` to ask, to stop and to kill. No other side effects.
+Takes a prepared run directory; returns a `Process`, which can be polled, stopped and killed. No other side effects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process(Protocol):
-    """All ranks of one start of a run, which `token` names on each of them."""
+    """All ranks of one start of a run; `token` names the start in the files of each rank."""
 
     token: str
 
@@ -42,7 +42,7 @@ class Process(Protocol):
 
 
 def start(run: RunDir, config: Config, name: str, slot: int, slots: int) -> Process:
-    """Starts the run in `slot` of `slots`; returns its process. `name` tells this start from others in the same job."""
+    """Starts the run in `slot` of `slots`; returns its process. `name` is unique among the starts of this job."""
     place = job_environment.read()
     token = f"{place.start}.{name}"
     if config.ranks == 1:
@@ -89,7 +89,7 @@ class Forked:
         return self._code
 
     def ask_to_stop(self, reason: str) -> None:
-        """Sends the signal of `reason`, unless it has ended."""
+        """Sends the signal of `reason`, unless the process has ended."""
         if self._code is None:
             os.kill(self.pid, signal_for(reason))
 
@@ -107,14 +107,14 @@ def preload() -> None:
 
     import hpctrain.training.session  # noqa: F401
 
-    # torch imports it with a process's first optimiser: most of the time that a short run would take.
+    # torch would import it with the first optimiser of each process, which takes most of the time of a short run.
     importlib.import_module("torch._dynamo")
 
 
 def _child(run: RunDir, token: str, slot: int, slots: int, parent: int) -> NoReturn:
     code = 1
     try:
-        # The kernel ends the run with this job's process, whatever ends that.
+        # The kernel ends the run when this job's process ends, for whatever reason.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

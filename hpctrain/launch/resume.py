@@ -1,7 +1,7 @@
-"""A run that is started again, with the settings it had or with some of them changed.
+"""Prepares a run to start again, with the settings it had or with some of them changed.
 
-Takes a run directory and overrides (`resources.ranks=4`), returns the configuration to go on with. Another
-number of ranks keeps the samples of an optimiser step. Side effects: `renew` replaces config.yaml.
+Takes a run directory and overrides (`resources.ranks=4`), returns the configuration to go on with. With another
+number of ranks, an optimiser step still takes as many samples. Side effects: `renew` replaces config.yaml.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def with_batch(config: Config, effective_batch: int) -> Config:
 
 
 def renew(run: RunDir, config: Config) -> str | None:
-    """Writes config.yaml as `config` says, for a run that nobody works on. Raises UserError.
+    """Writes `config` to config.yaml of a run that no process works on. Raises UserError.
 
     Returns a line for the user if the number of ranks or the science has changed.
     """

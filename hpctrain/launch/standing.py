@@ -1,4 +1,4 @@
-"""How a run stands for those who want to start it: what is under way already, and the right to start it if nothing is.
+"""What stands in the way of starting a run: what is under way already, or else the right to start it.
 
 Takes a run directory; asks Slurm, or looks for its processes on this machine. Side effects: those of launch/start.py.
 """
@@ -25,9 +25,9 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands in the way of a new start: the job that is under way, or one that was cancelled and is ending.
+    """What stands in the way of a new start: `job_id` is under way, or `leaving` was cancelled and is ending.
 
-    `right`: to start the run; None if that was not asked for, or if another has it.
+    `right` is the right to start the run; None if it was not asked for, or if another process has it.
     """
 
     job_id: str | None = None
@@ -35,9 +35,9 @@ class Standing:
     right: Right | None = field(default=None, compare=False)
 
     def submit(self, config: Config, after: str | None = None) -> str:
-        """Returns the job that is under way, or submits the run, here or to Slurm, and returns the new job.
+        """Returns the job that is under way; if none is, submits the run, here or to Slurm, and returns the new job.
 
-        That begins when job `after`, or else the one that is leaving, has ended. Raises as scheduler/submit.py does.
+        The new job begins when job `after`, or else the leaving one, has ended. Raises as scheduler/submit.py does.
         """
         if self.job_id is not None:
             return self.job_id
@@ -48,9 +48,9 @@ class Standing:
 
 @contextlib.contextmanager
 def right_to_start(run: RunDir) -> Iterator[Standing]:
-    """Yields how the run stands; if nothing is under way, its block may start it, and nobody else can meanwhile.
+    """Yields how the run stands; if nothing is under way, the block may start it, and nobody else can meanwhile.
 
-    Raises UserError if a process trains it, or if nobody can tell; RunFailed if another process keeps the right.
+    Raises UserError if a process trains it, or if that is not known; RunFailed if another process keeps the right.
     """
     end_s = time.monotonic() + PATIENCE_S
     with contextlib.ExitStack() as stack:
@@ -68,18 +68,18 @@ def right_to_start(run: RunDir) -> Iterator[Standing]:
                 if time.monotonic() > end_s:
                     raise
             time.sleep(POLL_S)
-        with contextlib.suppress(RunFailed):  # who submits asks again
+        with contextlib.suppress(RunFailed):  # a submission asks Slurm again
             complete(run)
         yield replace(look(run), right=right)
 
 
 def look(run: RunDir, besides: str | None = None) -> Standing:
-    """Returns what is under way, on the word of Slurm or of the processes of this machine, `besides` one job.
+    """Returns what is under way, apart from job `besides`, according to Slurm or to the processes of this machine.
 
     Raises UserError if a process trains the run outside of a job, or if it is not known whether a job lives.
     """
     submission, state = run.submission.read(), run.read_state()
-    # Of a final state Slurm may know better; but not of a study's runs, whose jobs go on with others.
+    # Slurm may know better than a final state; but not for the runs of a study, whose jobs go on with other runs.
     doubtful = not state.final or (submission.in_slurm and not submission.study)
     if doubtful and (submission.in_slurm or (submission.job_ids and submission.newest)):
         row = status.row_of(run, even_if_final=True)
@@ -103,7 +103,7 @@ def refuse_if_running(run: RunDir) -> None:
         who = f"process {alive[0]['pid']} on {alive[0]['host']}"
         raise UserError("run", run.run_id, f"{Reason.RUN_LOCKED}: is being trained by {who}; {follow}")
     owner, mine = lock.last_owner(run.start_folder), lock.this_process(0)
-    state = run.read_state()  # a launcher is noted in it; who only submits is not
+    state = run.read_state()  # it names the launcher; a process that only submits is not in it
     launcher = owner is not None and not state.final and (owner.host, owner.pid) == (state.host, state.pid)
     if (
         owner is not None

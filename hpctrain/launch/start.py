@@ -1,8 +1,8 @@
-"""The right to start a run: one process at a time has it, over all hosts, from its look at the run to the job's id.
+"""The right to start a run: of all processes on all hosts, one has it, from its look at the run to the new job's id.
 
-Who looks first and acts later starts a second job if another does the same in between. So the right is a term like that
-of the writers (storage/lock.py), in <run>/start/; on this machine the launcher of the ranks keeps it until they have
-ended. A run is submitted by a `Right`, and nothing else has one. Side effects: files there, and what Slurm is asked.
+Without it, two processes could look at a run, see nothing under way, and each start a job. The right is a term like
+that of the writers (storage/lock.py), in <run>/start/; on this machine the launcher of the ranks keeps it until they
+have ended. Only a `Right` can submit a run. Side effects: files there, and questions to Slurm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpctrain.storage.lock import Owner
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
-PATIENCE_S = 90.0  # with another who is about to submit: sbatch may take as long as that
+PATIENCE_S = 90.0  # with another process that submits the run: sbatch may take this long
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Right:
 
 @contextlib.contextmanager
 def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[Right]:
-    """Yields the right to start `run`, for the block. Raises RunFailed(RUN_LOCKED), naming who has it, and OSError.
+    """Yields the right to start `run`, for the block. Raises RunFailed(RUN_LOCKED), naming the owner, and OSError.
 
-    `patience_s`: with others who have it, and with a full disk.
+    Waits for `patience_s` if another process has the right, or if the disk is full.
     """
     submission = run.submission.read()
     if submission.foreign:
@@ -59,9 +59,9 @@ def hold(run: RunDir, patience_s: float = 0.0) -> Iterator[Right]:
 
 
 def starter(run: RunDir) -> tuple[Owner | None, bool | None]:
-    """Returns who had the right to start `run` last, and whether that process has ended; None if nobody can tell.
+    """Returns the last owner of the right to start `run`, and whether that process has ended (None: unknown).
 
-    (None, True) if nobody ever had it, or if the record is damaged.
+    Returns (None, True) if the right never had an owner, or if the record is damaged.
     """
     try:
         owner = lock.last_owner(run.start_folder)

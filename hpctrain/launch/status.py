@@ -1,4 +1,4 @@
-"""What became of runs: from their own files first, then from Slurm in one call, sacct as a help.
+"""What became of runs: their own files say it first, then one call of Slurm's squeue, and sacct for forgotten jobs.
 
 Takes run directories; returns one row per run. What a run last wrote is not repeated if the scheduler
 knows better (preempted, lost a node, cancelled); a scheduler that does not answer changes nothing.
@@ -28,20 +28,22 @@ from hpctrain.storage.run_state import FINAL, Phase, Reason, RunState, Submissio
 
 # If rank 0 has not written its heartbeat for this long, Slurm is asked about it.
 SILENCE_S = 30.0
-HEARTBEAT_DUE_S = 3.0  # it comes once a second; who waits looks elsewhere after this long
-LOST_S = 86400.0  # accounting may show a job as running for ever that nobody has; a run so silent is not
+HEARTBEAT_DUE_S = 3.0  # it comes once a second; a watcher asks Slurm after this long without one
+LOST_S = 86400.0  # accounting may show a job that is gone as running for ever; a run silent this long is lost
 UNREACHABLE = "unreachable"
 UNKNOWN = "unknown"
 _RESUMES = "hpctrain resume goes on from its last checkpoint"
+_NOT_IN_JSON = ("damage", "needs_start")
 _WAITS = "was never started, and nobody is known to start it: hpctrain resume {}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, as status shows it. `progress` is 0 to 1; `age_s` is since the last heartbeat, None if no clock tells.
+    """One run, as status shows it. `progress` is 0 to 1; `age_s` counts from the last heartbeat, None if it is unknown.
 
     `scheduler` is Slurm's word on the newest job: its state, UNREACHABLE, UNKNOWN if Slurm knows nothing of it, or
     None if it was not asked. `damage` names its small files that are damaged, and says why; `detail` says it as well.
+    `needs_start`: the run stays as it is until somebody calls `hpctrain resume`, or `sweep` for a study's run.
     """
 
     study: str
@@ -57,11 +59,12 @@ class Row:
     scheduler: str | None
     age_s: float | None
     damage: tuple[str, ...] = ()
+    needs_start: bool = False
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was read of a run before Slurm was asked."""
+    """What the files of a run said before Slurm was asked."""
 
     run: RunDir
     state: RunState
@@ -79,8 +82,8 @@ def rows(
 ) -> list[Row]:
     """Returns one row for each run that fits the filters and may be read; `say` hears of folders that may not.
 
-    Makes one squeue call per cluster that is not in `queues` yet, and at most one sacct call. An end that Slurm alone
-    knew of is written down.
+    Makes one squeue call per cluster that is not in `queues` yet, and at most one sacct call per cluster. Writes an end
+    that only Slurm knew of into its run.
     """
     now_s = clock_of(root)
     known = [_see(run, now_s) for run in runs(root, study, say) if name is None or name in run.run_id]
@@ -91,19 +94,19 @@ def rows(
 
 
 def row_of(run: RunDir, even_if_final: bool = False) -> Row:
-    """Returns the row of one run; asks Slurm if the run has not ended, or `even_if_final`: it may live all the same."""
+    """Returns the row of one run; asks Slurm if it has not ended, or if `even_if_final`: its job may still live."""
     seen = _see(run, clock_of(run.path), even_if_final)
     return _with_damage(_ask([seen], client.Queues())[run.path] if _asks(seen, even_if_final) else seen.row)
 
 
 def _asks(seen: _Seen, even_if_final: bool = False) -> bool:
-    """Whether Slurm or this machine is asked about a run. What others could have written says nothing to ask with."""
+    """Whether to ask Slurm or this machine about a run; never on the word of files that others could have written."""
     open_ = seen.row.phase not in FINAL or even_if_final or bool(seen.state.damage)
     return open_ and not seen.submission.foreign
 
 
 def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
-    """What the run's own files say; its submission if it has not ended, or `even_if_final`."""
+    """Reads the run's own files; the submission only if the run has not ended, or if `even_if_final`."""
     state, age_s = run.state.read_with_age(now_s)
     steps, step = state.total_steps, state.step
     ended = state.final and not even_if_final and not state.damage
@@ -124,7 +127,7 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
 
 
 def _ask(open_runs: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
-    """The rows of runs, settled with the word of Slurm or of this machine; an end is written into the run."""
+    """The rows of runs, settled with what Slurm or this machine says; writes an end into the run."""
     settled = {}
     clusters: dict[str | None, list[_Seen]] = {}
     for seen in open_runs:
@@ -143,7 +146,7 @@ def _ask(open_runs: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
 
 
 def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: client.Queues) -> dict[Path, Row]:
-    """The rows of one cluster's runs, settled."""
+    """The rows of one cluster's runs, settled with what its Slurm says."""
     queue = queues.of(slurm_conf)
     if queue is None:
         return {seen.run.path: replace(seen.row, scheduler=UNREACHABLE) for seen in members}
@@ -173,12 +176,12 @@ def _damaged(why: str) -> str:
 
 
 def _with_damage(row: Row) -> Row:
-    """The row with what is damaged in its detail."""
+    """The row whose detail says also which files are damaged."""
     return replace(row, detail="; ".join(filter(None, (row.detail, *row.damage)))) if row.damage else row
 
 
 def _where(seen: _Seen, row: Row) -> Row:
-    """The row of a run whose jobs look for it in a folder that it has no longer, with what to do."""
+    """The row, which says what to do if the folder was moved: the jobs still look for it in the old place."""
     moved = moved_from(seen.run, seen.submission)
     at_work = seen.state.phase in (Phase.RUNNING, Phase.STARTING)
     speaks = at_work and row.age_s is not None and row.age_s <= SILENCE_S
@@ -189,25 +192,25 @@ def _where(seen: _Seen, row: Row) -> Row:
 
 
 def _with_cause(run: RunDir, row: Row) -> Row:
-    """The row of a run that did not write down its end, with what the logs say of why."""
+    """The row of a run that did not write down its end, with the reason that the logs give."""
     unexplained = row.phase == Phase.FAILED and row.reason in (Reason.ERROR, Reason.LOST)
     told = failure.cause(run, row.job_id) if unexplained or row.phase == Phase.INTERRUPTED else None
-    # A run that could not even write that it came back ended for a full disk; another word may be an earlier start's.
+    # A requeued run that could not write that it came back met a full disk; other words may be of an earlier start.
     if told is None or not (unexplained or told[0] == Reason.DISK_FULL):
         return row
     return replace(row, phase=Phase.FAILED, reason=told[0], detail=told[1])
 
 
 def _note_end(seen: _Seen, settled: Row) -> None:
-    """Keep what Slurm forgets after a while; unless somebody starts the run, or it has said something meanwhile."""
-    # With the right to start it, nobody else does meanwhile.
+    """Write down the end, which Slurm forgets, unless somebody starts the run or the run has written meanwhile."""
+    # Nobody else can start the run while this process holds the right to.
     with contextlib.suppress(OSError, RunFailed), hold(seen.run):
         if (seen.run.read_state(), seen.run.submission.read()) == (seen.state, seen.submission):
             seen.run.state.ended(settled.phase, settled.reason, settled.detail)
 
 
 class Watch:
-    """Whether a run has ended, for those who wait: from its own files, and from Slurm if they are silent."""
+    """Tells those who wait whether a run has ended: by its own files, and by Slurm if these are silent."""
 
     ASK_S = 5.0
 
@@ -216,7 +219,7 @@ class Watch:
         self._asked_s, self._said = 0.0, ""
 
     def ended(self) -> bool:
-        """Returns whether the run has ended; says what Slurm tells of a silent run, once."""
+        """Returns whether the run has ended; says what Slurm tells of a silent run, each message once."""
         state, age_s = self._run.state.read_with_age(clock_of(self._run.path))
         if state.final:
             return True
@@ -233,31 +236,30 @@ class Watch:
 
 
 def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: bool = False) -> Row:
-    """Returns a run's row with Slurm's word on it.
+    """Returns a run's row with what Slurm says about its job.
 
-    `job` is None if Slurm knows nothing of it. `queued`: it is in the queue, and not in accounting alone; `of_study`:
-    it is a study's. Only a state that is an end ends a run: what Slurm does not say may be hidden, or another cluster's
-    to say.
+    `job` is None if Slurm does not know it. `queued`: the queue lists the job, not only accounting; `of_study`: the run
+    belongs to a study. Only a state that is an end ends a run: a job that Slurm does not list may be hidden, or be
+    another cluster's.
     """
     silent = row.age_s is None or row.age_s > SILENCE_S
     if job is None:
         if row.phase in FINAL:
             return row
         if row.job_id is None:
-            return replace(row, scheduler=UNKNOWN, detail="Slurm knows no job of it")
+            return replace(row, scheduler=UNKNOWN, detail="Slurm has no job of this run")
         command = f"sweep --unlock {row.study}" if of_study else f"checkpoints {row.run} --unlock"
         unlock = f"if you know that it has ended: hpctrain {command}"
         return replace(row, scheduler=UNKNOWN, detail=f"Slurm knows nothing of job {row.job_id}; {unlock}")
     row = replace(row, scheduler=job.state)
-    if row.phase in FINAL:  # who asks all the same sees whether the job lives
+    if row.phase in FINAL:  # the caller learns from `scheduler` whether the job still lives
         return row
     if job.state in answers.LIVING and not queued:
         if row.age_s is not None and row.age_s > LOST_S:
-            detail = "accounting alone knows its job, and the last heartbeat is a day old"
+            detail = "only accounting lists its job, and the last heartbeat is a day old"
             return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
-        return replace(
-            row, scheduler=UNKNOWN, detail=f"accounting has job {row.job_id} as {job.state}, the queue not"
-        )
+        detail = f"accounting lists job {row.job_id} as {job.state}, but it is not in the queue"
+        return replace(row, scheduler=UNKNOWN, detail=detail)
     if job.state in answers.WAITING:
         waits_again = row.phase in (Phase.RUNNING, Phase.STARTING, Phase.REQUEUED)
         phase = Phase.REQUEUED if waits_again else Phase.SUBMITTED
@@ -275,23 +277,23 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: boo
         return replace(row, phase=Phase.INTERRUPTED, reason=reason, detail=_RESUMES)
     if row.phase == Phase.REQUEUED:
         return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
-    detail = row.detail or f"Slurm says {job.state}; the ranks said nothing of an end"
+    detail = row.detail or f"Slurm says {job.state}; no rank said how it ended"
     return replace(
         row, phase=Phase.FAILED, reason=Reason.LOST if reason == Reason.DONE else reason, detail=detail
     )
 
 
 def _doubtful(row: Row, job: answers.Job) -> Row:
-    """The row of a run whose submission is damaged, and of which `job` may be, or of another folder's run."""
+    """The row of a run whose submission is damaged; `job` may be its own, or that of a run in another folder."""
     detail = (
-        f"job {job.job_id} is of a run of this id, and Slurm does not say in which folder; "
-        f"if it is another's: hpctrain checkpoints {row.run} --unlock"
+        f"job {job.job_id} belongs to a run with this id, and Slurm does not say in which folder; "
+        f"if that is another folder: hpctrain checkpoints {row.run} --unlock"
     )
     return replace(row, job_id=job.job_id, scheduler=UNKNOWN, detail=detail)
 
 
 def _settle_forgotten(row: Row) -> Row:
-    """The row of a run whose job has ended, and of which Slurm does not say how."""
+    """The row of a run whose job has ended; Slurm does not say how."""
     if row.phase in FINAL:
         return row
     if row.phase == Phase.SUBMITTED:
@@ -302,19 +304,19 @@ def _settle_forgotten(row: Row) -> Row:
         return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
     if row.age_s is not None and row.age_s <= SILENCE_S:
         return row  # its last word is on the way
-    detail = row.detail or f"job {row.job_id} has left its array; the ranks said nothing of an end"
+    detail = row.detail or f"job {row.job_id} has left its array; no rank said how it ended"
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
 def _settle_local(seen: _Seen) -> Row:
-    """The row of a run outside of Slurm: its launcher or one of its ranks lives here, or nobody can tell from here."""
+    """The row of a run outside of Slurm, settled by whether its launcher or one of its ranks lives on this machine."""
     run, row = seen.run, seen.row
     if copied := original(run, seen.submission):
         return replace(
             row, detail=f"this folder is a copy of {copied}, whose jobs are not its own", job_id=None
         )
     if row.phase == Phase.NEW:
-        return row if _may_begin(run) else replace(row, detail=_WAITS.format(run.run_id))
+        return row if _may_begin(run) else replace(row, detail=_WAITS.format(run.run_id), needs_start=True)
     if row.phase not in (Phase.RUNNING, Phase.STARTING, Phase.SUBMITTED):
         return row
     owner, ended = starter(run)
@@ -328,15 +330,15 @@ def _settle_local(seen: _Seen) -> Row:
     if owner is not None and ended is None:
         elsewhere.insert(0, owner.host)
     if elsewhere:
-        return replace(row, detail=f"runs on {elsewhere[0]}, whose processes are not seen from here")
+        return replace(row, detail=f"runs on {elsewhere[0]}, whose processes cannot be seen from here")
     if row.age_s is None or row.age_s <= SILENCE_S:  # it may have ended just now, or be about to begin
         return row
-    detail = "no heartbeat, and no process of it is left on this host"
+    detail = "it sends no heartbeat, and none of its processes is left on this host"
     return replace(row, phase=Phase.FAILED, reason=Reason.LOST, detail=detail)
 
 
 def _may_begin(run: RunDir) -> bool:
-    """Whether somebody may be about to start a run that was never started: it was just made, or one is known to."""
+    """Whether a run that was never started may soon be: its folder was just made, or its starter is known to live."""
     with contextlib.suppress(OSError):
         if clock_of(run.path) - run.config_file.stat().st_mtime <= SILENCE_S:
             return True
@@ -346,18 +348,13 @@ def _may_begin(run: RunDir) -> bool:
     return ended is False
 
 
-def needs_resume(row: Row) -> bool:
-    """Returns whether nothing becomes of a run before somebody starts it: it has a folder, and was never started."""
-    return row.phase == Phase.NEW and row.detail is not None and row.detail.startswith(_WAITS.format(row.run))
-
-
 def table(runs_shown: list[Row], settings: Mapping[str, str]) -> Any:
-    """Returns the rows as a rich table. `settings`: what was swept, by run id, {} if nothing."""
+    """Returns the rows as a rich table. `settings` are the swept ones by run id, {} if nothing was swept."""
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    drawn.add_column("run", no_wrap=True)  # what other commands take must not be cut in two
+    drawn.add_column("run", no_wrap=True)  # other commands take the name: it must not be cut in two
     for column in (*(["settings"] if settings else []), "state", "progress", "figures", "job"):
         drawn.add_column(column, overflow="fold")
     colours = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNNING: "cyan"}
@@ -383,4 +380,4 @@ def table(runs_shown: list[Row], settings: Mapping[str, str]) -> Any:
 
 def as_json(runs_shown: list[Row]) -> list[dict[str, Any]]:
     """Returns the rows as JSON objects."""
-    return [{key: value for key, value in vars(r).items() if key != "damage"} for r in runs_shown]
+    return [{key: value for key, value in vars(r).items() if key not in _NOT_IN_JSON} for r in runs_shown]

@@ -17,10 +17,14 @@ def interval(values: Sequence[float]) -> float | None:
     """Returns half the width of the mean's 95 % confidence interval; None for fewer than two values."""
     if len(values) < 2:
         return None
+    return student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def student_t(freedom: float) -> float:
+    """Returns half the width of a 95 % interval in standard errors, by Student's t."""
     from scipy.special import stdtrit
 
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * spread
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:

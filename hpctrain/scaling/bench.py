@@ -1,4 +1,4 @@
-"""Measure this machine, and an experiment's training step on it: a few timed steps as any run trains them.
+"""Measures this machine, and an experiment's training step on it, by a short run with a few timed steps.
 
 Takes settings; runs here or as a Slurm job, once with the experiment's own data and once with noise. Side effects:
 processes or jobs, and run directories in the study "bench", removed once their figures are read.
@@ -31,7 +31,7 @@ from hpctrain.storage.run_state import Phase, Reason, RunState
 
 WINDOWS = 5
 PROFILE_STEPS = 5
-# Bundled, and over in a moment: this runs if only the machine is asked for.
+# Its data is bundled and it takes a moment: it runs if only the machine is asked for.
 SMALLEST = "experiment=lenet_digits"
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ class Wanted:
 
 
 def wanted(words: Sequence[str], steps: int, synthetic: bool) -> Wanted:
-    """Returns what the settings ask for; only the machine, if they name no experiment. Raises UserError."""
+    """Returns what the settings ask for: only the machine if they name no experiment. Raises UserError."""
     settings = list(compose.spelled_out(words))
     about = ("resources.", "comm.", "cluster", "run.")
     machine_only = all(word.startswith(about) for word in settings)
@@ -60,15 +60,17 @@ def wanted(words: Sequence[str], steps: int, synthetic: bool) -> Wanted:
         kinds = ("own",)
     elif synthetic:
         if not config.data.shape:
-            raise UserError("--synthetic", "", f"noise is for images; data={config.data.name} are none")
+            raise UserError(
+                "--synthetic", "", f"noise replaces images; data={config.data.name} are not images"
+            )
         kinds = ("synthetic",)
     return Wanted(config, kinds, 5 if machine_only else steps, machine_only)
 
 
 def bench(wanted: Wanted, say: Say) -> bench_page.Document:
     """Returns the document of all that was measured. Raises RunFailed with the run's own reason."""
-    found = [measure(wanted, kind, say) for kind in wanted.kinds]
-    document = bench_page.document(wanted.config, found)
+    measured = [measure(wanted, kind, say) for kind in wanted.kinds]
+    document = bench_page.document(wanted.config, measured)
     if wanted.machine_only:
         document["steps"] = []
     return document
@@ -91,7 +93,7 @@ def measure(wanted: Wanted, kind: Kind, say: Say) -> bench_page.Measured:
 
 
 def planned(wanted: Wanted, kind: Kind) -> Config:
-    """Returns the run whose steps are timed: a first stretch to warm up, then WINDOWS of them."""
+    """Returns the run whose steps are timed: one window to warm up, then WINDOWS timed ones."""
     config = wanted.config
     window = wanted.steps // WINDOWS
     settings = plan.ScalingConfig(

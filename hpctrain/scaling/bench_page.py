@@ -1,4 +1,4 @@
-"""The results of `hpctrain bench`: reads them from the runs' files into one document, and renders that as text.
+"""The results of `hpctrain bench`: reads the runs' files into one document, and renders it as text.
 
 Takes finished run directories; reads metrics.jsonl, profile.json and state.json. The document holds seconds, bytes
 and operations per second; the text milliseconds and GFLOP/s. No torch.
@@ -9,18 +9,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from hpctrain.config.data_kinds import Family, family
 from hpctrain.config.settings import Config
 from hpctrain.report.numbers import binary, seconds
-from hpctrain.scaling.measured import profile_of, straggler_s
+from hpctrain.scaling.measured import straggler_s
 from hpctrain.scaling.plan import Kind
+from hpctrain.storage.profile import Ceilings, Sum
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
-
-if TYPE_CHECKING:  # it needs torch
-    from hpctrain.training.machine_peaks import Ceilings, Sum
 
 DATA: Mapping[Kind, str] = {"own": "the experiment's data", "synthetic": "noise"}
 PARTS = ("data", "forward", "backward", "communication", "straggler", "optimizer", "rest")
@@ -90,7 +88,7 @@ class Measured:
 def read(run: RunDir, kind: Kind) -> Measured:
     """Returns a finished run's figures without its first window."""
     records = train_records(run.metrics_file)[1:]
-    profile = profile_of(run)
+    profile = run.read_profile()
     steps = sum(r.window_steps for r in records)
     total_s = sum(r.window_s for r in records)
     parts_s = dict.fromkeys(PARTS, 0.0)
@@ -156,7 +154,7 @@ def document(config: Config, runs: Sequence[Measured]) -> Document:
 
 
 def _sum(measured: Sum, ranks: int) -> Allreduce:
-    """Returns one size's median time, and the rate 2(p−1)/p n over that time at which a ring would move its bytes."""
+    """Returns the median time of one size n, and the rate at which a ring would move its bytes: 2(p−1)/p n / time."""
     s = statistics.median(measured["s"])
     return {
         "bytes": measured["bytes"],

@@ -5,31 +5,29 @@ Takes configurations; reads runs/calibration-<cluster>/. Times are seconds. No t
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpctrain.config.settings import Config
 from hpctrain.data.identify import run_id
-from hpctrain.errors import UserError
+from hpctrain.errors import Damaged, UserError
 from hpctrain.launch import estimate
 from hpctrain.scaling import plan, predict
-from hpctrain.scaling.measured import profile_of
 from hpctrain.scaling.network import Exchange
 from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
+from hpctrain.storage.profile import Profile
 from hpctrain.storage.run_dir import RunDir, locate, runs
 
-if TYPE_CHECKING:  # it needs torch
-    from hpctrain.training.profile import Profile
-
+LINKS = frozenset({"1x2", "2x1"})  # shapes that measure a link: two ranks, on one node and on two
 CYCLE_MS = 0.5  # the default of training/comm.py
 START_S = 20.0  # from a job's start to its first step: imports, rendezvous, the first batches
 
 
 def find(config: Config, settings: ScalingConfig) -> Calibration | None:
-    """Returns the calibration of this experiment on this cluster; None if there is none (yet).
+    """Returns the calibration of this experiment on this cluster; None if it does not exist yet. Raises Damaged.
 
-    Links belong to the cluster, so another experiment's profile of two ranks serves if this one has none.
+    Links belong to the cluster, so another experiment's profile of two ranks will do if this one has none.
     """
     wanted = plan.calibration(config, settings)
     profiles: dict[str, Profile] = {}
@@ -37,19 +35,20 @@ def find(config: Config, settings: ScalingConfig) -> Calibration | None:
     cycle_s, bucket_mb = 0.0, config.comm.bucket_mb
     for name, one in wanted.items():
         run = locate(one.run.root, one.run.study, run_id(one))
-        if run.read_profile() is None and name in ("1x2", "2x1"):
-            run = _any(one, name) or run
-        if profile := profile_of(run):
+        profile = run.read_profile()
+        if profile is None and name in LINKS and (other := _any(one, name)):
+            run, profile = other, other.read_profile()
+        if profile is not None:
             profiles[name] = profile
-            if name in ("1x2", "2x1"):
+            if name in LINKS:
                 links_of, cycle_s, bucket_mb = _settings(run)
-    if "1x1" not in profiles or not profiles.keys() & {"1x2", "2x1"}:
+    if "1x1" not in profiles or not profiles.keys() & LINKS:
         return None
     return Calibration(profiles, config.cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20)
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
-    """Returns the calibration as `find` does. Raises UserError that says what to run if there is none."""
+    """Returns the calibration as `find` does. Raises UserError, which says what to run, if there is none."""
     calibration = find(config, settings)
     if calibration is None:
         raise UserError(
@@ -61,9 +60,15 @@ def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
 
 
 def _any(config: Config, name: str) -> RunDir | None:
-    """Returns a profiled run of this shape by any experiment, whose sums used the same links; None without one."""
+    """Returns another experiment's profiled run of this shape, whose sums used the same links; None without one."""
     candidates = runs(Path(config.run.root), config.run.study)
-    return next((r for r in candidates if r.run_id.startswith(f"{name}-") and r.read_profile()), None)
+    return next((r for r in candidates if r.run_id.startswith(f"{name}-") and _is_profiled(r)), None)
+
+
+def _is_profiled(run: RunDir) -> bool:
+    with contextlib.suppress(Damaged):
+        return run.read_profile() is not None
+    return False
 
 
 def _settings(run: RunDir) -> tuple[float | None, float, float]:
@@ -110,8 +115,8 @@ def expected(config: Config, settings: ScalingConfig) -> dict[str, float]:
     calibration = find(config, settings)
     if calibration is None:
         return {}
-    found = curve(config, settings, calibration)
-    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in found}
+    predicted = curve(config, settings, calibration)
+    return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in predicted}
 
 
 def foresee(config: Config) -> dict[str, float]:
@@ -126,8 +131,8 @@ def foresee(config: Config) -> dict[str, float]:
     if calibration is None:
         return {}
     try:
-        (found,) = curve(config, settings, calibration)
-    except UserError:  # ranks that are not whole nodes of the preset's size
+        (predicted,) = curve(config, settings, calibration)
+    except UserError:  # the ranks do not fill whole nodes of the preset's size
         return {}
     steps, _ = estimate.length(config)
-    return {"expected_s": steps * found.step.total_s, "expected_efficiency": found.efficiency}
+    return {"expected_s": steps * predicted.step.total_s, "expected_efficiency": predicted.efficiency}

@@ -1,6 +1,6 @@
-"""What the model of a calibration says, put to use: for programs, of other settings of the exchange, as a picture.
+"""Uses of a calibration's predictions: figures for programs, other settings of the exchange, a picture.
 
-Takes predictions; returns figures and curves. No torch, no Slurm; nothing is written but the picture.
+Takes predictions; returns figures and curves. No torch, no Slurm. Writes only the picture.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class OtherSetting(TypedDict):
     change: float
 
 
-def facts(calibration: Calibration, exchange: Exchange, found: Sequence[Predicted]) -> dict[str, object]:
-    """Returns everything for programs."""
+def facts(calibration: Calibration, exchange: Exchange, predicted: Sequence[Predicted]) -> dict[str, object]:
+    """Returns the whole forecast for programs."""
     links = predict.fit_links(calibration, exchange)
-    points = [asdict(p) | {"step_s": p.step.total_s} for p in found]
+    points = [asdict(p) | {"step_s": p.step.total_s} for p in predicted]
     return {
         "links": asdict(links), "link_gbit_per_s": calibration.link_gbit_per_s,
-        "variation": predict.variation(calibration), "points": points, "ask_for": advice(found),
+        "variation": predict.variation(calibration), "points": points, "ask_for": advice(predicted),
     }  # fmt: skip
 
 
-def advice(found: Sequence[Predicted]) -> int | None:
+def advice(predicted: Sequence[Predicted]) -> int | None:
     """Returns the most GPUs that are worth asking for; None if no count is."""
-    return ask_for([(p.gpus, p.efficiency) for p in found])
+    return ask_for([(p.gpus, p.efficiency) for p in predicted])
 
 
 def other_settings(config: Config, settings: ScalingConfig, calibration: Calibration) -> list[OtherSetting]:
-    """Returns what the model says of other settings of the exchange, on the most GPUs; the best first."""
+    """Returns what the model predicts for other settings of the exchange on the most GPUs, the best first."""
     most = replace(settings, gpus=settings.gpus[-1:])
 
     def step_s(other: Config) -> float:
@@ -63,23 +63,23 @@ def other_settings(config: Config, settings: ScalingConfig, calibration: Calibra
     return sorted(times, key=lambda one: one["step_s"])
 
 
-def draw(found: Sequence[Predicted], path: Path) -> None:
-    """Write throughput and efficiency as a PNG. Raises UserError if it cannot be written."""
-    rate, efficiency = curves(found)
-    first = found[0]
+def draw(predicted: Sequence[Predicted], path: Path) -> None:
+    """Writes throughput and efficiency as a PNG. Raises UserError if it cannot be written."""
+    rate, efficiency = curves(predicted)
+    first = predicted[0]
     png = scaling_plots.scaling([rate], [efficiency], (first.gpus, first.samples_per_s), None)
     scaling_plots.write("--plot", path, png)
 
 
-def curves(found: Sequence[Predicted]) -> tuple[Series, Series]:
+def curves(predicted: Sequence[Predicted]) -> tuple[Series, Series]:
     """Returns the prediction as two curves of a picture: throughput and efficiency."""
-    x = [p.gpus for p in found]
+    x = [p.gpus for p in predicted]
     rate = Series(
-        "predicted", x, [p.samples_per_s for p in found], [p.batch / p.high_s for p in found],
-        [p.batch / p.low_s for p in found], measured=False,
+        "predicted", x, [p.samples_per_s for p in predicted], [p.batch / p.high_s for p in predicted],
+        [p.batch / p.low_s for p in predicted], measured=False,
     )  # fmt: skip
     efficiency = Series(
-        "predicted", x, [p.efficiency for p in found], [p.efficiency_low for p in found],
-        [p.efficiency_high for p in found], measured=False,
+        "predicted", x, [p.efficiency for p in predicted], [p.efficiency_low for p in predicted],
+        [p.efficiency_high for p in predicted], measured=False,
     )  # fmt: skip
     return rate, efficiency

@@ -1,4 +1,4 @@
-"""Horovod's timeline (comm.timeline=true) in a few figures: what its first rank did with gradients, and for how long.
+"""Summarises Horovod's timeline (comm.timeline=true): what the first rank did with gradients, and for how long.
 
 Pure: takes the file's text (Chrome's trace format, often truncated) and the run's number of steps; returns seconds
 per step. An interval that several tensors share, because Horovod fused them into one message, counts once.

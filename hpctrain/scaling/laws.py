@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpctrain.report.intervals import interval
+from hpctrain.report.intervals import interval, student_t
 
-LEVEL = 0.95
-NOISY = 0.25  # above this half width, relative to the efficiency, no conclusion is drawn
+NOISY = 0.25  # no conclusion is drawn if the half width is a larger share of the efficiency
 WORTH = 0.70  # below this efficiency, more GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
 
@@ -50,6 +49,10 @@ class Value:
         """The interval's upper end; the mean itself without an interval."""
         return self.mean + (self.half or 0.0)
 
+    def times(self, factor: float) -> Value:
+        """Returns the value and its interval, `factor` times as large."""
+        return Value(self.mean * factor, None if self.half is None else self.half * factor)
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -67,7 +70,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Point:
-    """A number of GPUs with the repeats that succeeded, and the reasons why others did not."""
+    """A number of GPUs: the repeats that succeeded, and the reasons why others did not."""
 
     gpus: int
     nodes: int
@@ -131,7 +134,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
     if a + b == 0:
         return Value(value, 0.0)
     freedom = (a + b) ** 2 / (a**2 / (len(above) - 1) + b**2 / (len(below) - 1))
-    return Value(value, _t(freedom) * value * math.sqrt(a + b))
+    return Value(value, student_t(freedom) * value * math.sqrt(a + b))
 
 
 def rows(points: Sequence[Point], node_hours_samples: float | None = None) -> list[Row]:
@@ -148,7 +151,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
     rates = [r.samples_per_s for r in point.repeats]
     p, p0 = point.gpus, base.gpus
     gain = ratio(rates, [r.samples_per_s for r in base.repeats]) if point is not base else Value(1.0)
-    speedup = _scaled(gain, p0)
+    speedup = gain.times(p0)
     parts = {
         name: statistics.fmean([r.parts_s.get(name, 0.0) for r in point.repeats])
         for name in PARTS
@@ -166,7 +169,7 @@ def _row(point: Point, base: Point, target: float | None) -> Row:
         parts,
         _known([r.hidden_s for r in point.repeats]),
         speedup,
-        _scaled(speedup, 1 / p),
+        speedup.times(1 / p),
         karp_flatt(gain, p / p0) if p > p0 else None,
         _known([r.gflop_per_s for r in point.repeats]),
         _known([r.mfu for r in point.repeats]),
@@ -214,7 +217,7 @@ def _amdahl(pairs: Sequence[tuple[int, float]]) -> Value:
     variance = math.fsum((v - a - b * u) ** 2 for u, v in zip(x, y, strict=True)) / (n - 2)
     vb, va, vab = variance / sxx, variance * (1 / n + mx**2 / sxx), -variance * mx / sxx
     da, db = b / (a + b) ** 2, -a / (a + b) ** 2
-    return Value(s, _t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
+    return Value(s, student_t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
 
 
 def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
@@ -223,7 +226,7 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
     if len(pairs) < 2:
         return Value(s)
     variance = math.fsum((y - s * x) ** 2 for x, y in pairs) / (len(pairs) - 1)
-    return Value(s, _t(len(pairs) - 1) * math.sqrt(variance / sxx))
+    return Value(s, student_t(len(pairs) - 1) * math.sqrt(variance / sxx))
 
 
 def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | None:
@@ -314,18 +317,7 @@ def _percent(value: Value) -> str:
     return f"{100 * value.mean:.0f}{half} %"
 
 
-def _scaled(value: Value, factor: float) -> Value:
-    return Value(value.mean * factor, None if value.half is None else value.half * factor)
-
-
 def _known(values: Sequence[float | None]) -> float | None:
     """Returns the mean of the values that are known; None if there are none."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known else None
-
-
-def _t(freedom: float) -> float:
-    """Returns half of a 95 % interval in standard errors (Student's t)."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))

@@ -1,4 +1,4 @@
-"""What the runs of a scaling study measured: turns their files into `laws.Point`s.
+"""Turns the files of a scaling study's runs into `laws.Point`s.
 
 Takes the study's folder and its plan (scaling.json); reads configurations, states, metrics.jsonl and
 profile.json. Times are seconds. No torch, no Slurm. A run that failed or has not ended is reported as missing.
@@ -11,10 +11,8 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Any
 
-from annotated_types import Ge, Gt, MinLen
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, UserError, nearest
@@ -25,16 +23,14 @@ from hpctrain.scaling.laws import Mode, Point, Repeat
 from hpctrain.scaling.plan import Kind, PlannedRun
 from hpctrain.scaling.predict import own_batch
 from hpctrain.storage.json_files import load, replace_text
+from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import train_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, RunState
 
-if TYPE_CHECKING:  # it needs torch
-    from hpctrain.training.profile import Profile
-
 PLAN = "scaling.json"
 
-# The loop's parts (training/step_timer.py) under this report's names.
+# The loop's parts (training/step_timer.py) by this report's names.
 _PART_OF = {
     "data": "data",
     "forward": "compute",
@@ -61,14 +57,14 @@ class StudyFacts(TypedDict):
 
 
 class StudyPlan(StudyFacts):
-    """scaling.json: the facts of the newest `hpctrain scale`, and the runs of all."""
+    """scaling.json: the facts of the newest `hpctrain scale`, and the runs of all calls."""
 
     runs: list[PlannedRun]
 
 
 def is_scaling(study: Path) -> bool:
     """Returns whether the folder is that of a scaling study."""
-    return os.path.lexists(study / PLAN)  # whatever it is: read_plan says what is wrong with it
+    return os.path.lexists(study / PLAN)  # of any kind: read_plan says what is wrong with it
 
 
 def read_plan(study: Path) -> StudyPlan:
@@ -101,7 +97,7 @@ def points(study: Path, plan: StudyPlan, data: Kind, job_j: Mapping[str, float] 
 
 
 def comm_points(study: Path, plan: StudyPlan) -> list[tuple[CommSetting, Point]]:
-    """Returns every comm setting that was tried, with its point."""
+    """Returns every comm setting that the study tried, with its point."""
     by_setting: dict[CommSetting, list[PlannedRun]] = {}
     for run in plan["runs"]:
         if knob := run.get("knob"):
@@ -144,7 +140,7 @@ def _point(study: Path, planned: Sequence[PlannedRun], job_j: Mapping[str, float
 
 
 def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | None:
-    """Returns one run's figures after its warm-up; None if it recorded no step after it."""
+    """Returns one run's figures without its warm-up; None if it recorded no step after that."""
     values = run.read_config()
     window = values["train"]["log_every"]
     warm = window * warmup_windows(run.path.parent)
@@ -157,7 +153,7 @@ def repeat(run: RunDir, job_j: Mapping[str, float] | None = None) -> Repeat | No
     for part, name in _PART_OF.items():
         spent_s = sum(r.step_ms.get(part, 0.0) * r.window_steps for r in records) / steps / 1e3
         parts_s[name] = parts_s.get(name, 0.0) + spent_s
-    profile = profile_of(run)
+    profile = run.read_profile()
     hidden_s = None
     if profile and profile["ranks"] > 1:
         parts_s["straggler"] = min(parts_s["exposed"], straggler_s(profile))
@@ -194,7 +190,7 @@ def sample_j(state: RunState, job_j: Mapping[str, float]) -> tuple[float | None,
 
 
 def own_plan(study: Path) -> StudyPlan | None:
-    """Returns the plan, to act by it; None if others than this user could have written it. Raises Damaged."""
+    """Returns the plan, to act on it; None if users other than this one could have written it. Raises Damaged."""
     try:
         return load(study / PLAN, StudyPlan, own=True)
     except Foreign:
@@ -202,7 +198,7 @@ def own_plan(study: Path) -> StudyPlan | None:
 
 
 def job_ids(study: Path, plan: StudyPlan) -> list[str]:
-    """Returns the jobs of those runs that are done and recorded no energy themselves."""
+    """Returns the jobs of the runs that are done and did not record energy themselves."""
     states = [RunDir(study / run["run"]).read_state() for run in plan["runs"]]
     done = [s for s in states if s.phase == Phase.DONE and not (s.summary or {}).get("energy")]
     return sorted({str(s.job_id) for s in done if s.job_id})
@@ -212,53 +208,6 @@ def warmup_windows(study: Path) -> int:
     """Returns how many windows at the start of each run are not measured. Raises Damaged."""
     plan = load(study / PLAN, StudyPlan)
     return plan["warmup_windows"] if plan else 1
-
-
-_Number = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
-_Ranks = Annotated[int, Gt(0)]
-
-
-class _Arrival(TypedDict, total=False):
-    name: str
-    bytes: _Number
-    ready_s: _Number
-
-
-class _Computing(TypedDict, total=False):
-    data_s: _Number
-    forward_s: _Number
-    backward_s: _Number
-    cpu_s: _Number
-    step_s: list[list[_Number]]
-
-
-class _Sum(TypedDict):
-    bytes: _Number
-    s: list[_Number]
-
-
-class _Profile(TypedDict, total=False):
-    """What profile.json may hold: training/profile.py, which needs torch, says what it means.
-
-    A key that is missing is found when it is asked for.
-    """
-
-    ranks: _Ranks
-    ranks_per_node: _Ranks
-    batch_size: _Ranks
-    device: str
-    cores: _Ranks
-    gradients: list[_Arrival]
-    computing: Annotated[dict[str, _Computing], MinLen(1)]
-    optimizer_s: _Number
-    exchange_s: list[_Number]
-    sums: list[_Sum]
-    ceilings: dict[str, Any]
-
-
-def profile_of(run: RunDir) -> Profile | None:
-    """Returns the run's profile.json; None if no profile was asked for or the run is not done. Raises Damaged."""
-    return cast("Profile | None", load(run.path / "profile.json", _Profile))
 
 
 def straggler_s(profile: Profile) -> float:

@@ -1,4 +1,4 @@
-"""What one synchronous step costs on p ranks: allreduce under α-β-γ, overlap with the backward pass, stragglers.
+"""A model of one synchronous step on p ranks: α-β-γ costs of an allreduce, overlap with backward, stragglers.
 
 Pure: takes a network's parameters, gradients with the times at which they are ready, and the exchange's settings;
 returns seconds. n is bytes per rank, p ranks, N nodes, m ranks per node (p = N m); α seconds per message, β seconds per
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def ranks(self) -> int:
-        """All ranks, p."""
+        """The number of ranks, p."""
         return self.nodes * self.ranks_per_node
 
 
@@ -175,7 +175,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How gradients travel: hpctrain's buckets, and Horovod's cycle and fusion."""
+    """How gradients are exchanged: hpctrain's buckets, and Horovod's cycle and fusion."""
 
     bucket_bytes: float = 25 * 2**20
     cycle_s: float = 0.5e-3
@@ -186,7 +186,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Overlapped:
-    """A backward pass with its exchange. Both are over at `end_s`; `transfers` holds start, end and bytes of each."""
+    """A backward pass with its exchange. Both have ended at `end_s`; `transfers` holds (start, end, bytes) of each."""
 
     end_s: float
     backward_s: float
@@ -241,11 +241,11 @@ def overlap(
 
     The backward pass fills buckets. A background thread looks for full ones each cycle and sums them one after
     the other, neighbours fused to at most `fusion_bytes`, before it looks again. `cost_s` returns the seconds of
-    an allreduce of so many bytes; while it runs, the backward pass continues at the rate 1 - `stolen`. `phase`
+    an allreduce by its number of bytes; while it runs, the backward pass continues at the rate 1 - `stolen`. `phase`
     is the thread's position in its first cycle at the start.
     """
     waiting = bucketed(gradients, exchange.bucket_bytes)
-    now_s = done_s = 0.0  # wall time; the part of the backward pass that is done
+    now_s = done_s = 0.0  # wall time, and the part of the backward pass that is done
     tick_s = -phase * exchange.cycle_s
     transfers: list[tuple[float, float, float]] = []
     while waiting:
@@ -351,7 +351,7 @@ def step(
     stolen *= _host_share(network, shape)
     if shape.ranks == 1:
         return Step(work.data_s, work.total_s - work.data_s, 0.0, 0.0, 0.0)
-    # The thread's position in its cycle at the start of a backward pass is random: two positions stand for all.
+    # The thread's position in its cycle is random when a backward pass starts: two positions represent all.
     passes = [
         overlap(
             slow.gradients,

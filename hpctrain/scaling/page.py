@@ -1,4 +1,4 @@
-"""A scaling study for people: as text for a terminal, and as one HTML page. Takes what scaling/report.py found."""
+"""A scaling study for people: as text for a terminal, and as one HTML page. Takes the results of scaling/report.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def text(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
 
 def page(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
     """Returns the study as one HTML page."""
-    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch a GPU is fixed"
+    kept = "the effective batch is fixed" if plan["mode"] == "strong" else "the batch per GPU is fixed"
     subtitle = (
         f"{plan['mode']} scaling ({kept}) of {plan['experiment']} on {plan['cluster']}; ± are 95 % intervals"
     )

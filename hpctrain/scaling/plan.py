@@ -1,4 +1,4 @@
-"""A scaling study as a list of runs, from its settings: which run has how many GPUs, what batch, in what order.
+"""Plans a scaling study from its settings: a list of runs, each with its GPUs and batch, in order of submission.
 
 Pure: takes settings and a run's configuration, returns configurations. No I/O, no torch.
 """
@@ -57,7 +57,7 @@ Kind = Literal["own", "synthetic"]  # the experiment's data, or noise in their p
 
 
 class PlannedRun(TypedDict):
-    """A measurement's entry in scaling.json; `knob` is its comm setting if it tries another one than the study."""
+    """A measurement's entry in scaling.json; `knob` is its comm setting if that differs from the study's."""
 
     run: str
     gpus: int
@@ -77,7 +77,7 @@ class Planned:
     nodes: int
     repeat: int
     data: Kind
-    comm_setting: CommSetting | None = None  # if this run tries another one than the study
+    comm_setting: CommSetting | None = None  # set if it differs from the study's
 
     @property
     def run_id(self) -> str:
@@ -117,7 +117,7 @@ def gpu_counts(given: Any) -> tuple[int, ...]:
 
 
 def shape(config: Config, gpus: int) -> Shape:
-    """Returns whole nodes, or a part of one node, for so many GPUs. Raises UserError if they do not divide."""
+    """Returns whole nodes, or a part of one node, with `gpus` GPUs. Raises UserError if they do not divide."""
     per_node = config.ranks_per_node
     if gpus <= per_node:
         return Shape(1, gpus)
@@ -174,7 +174,7 @@ def measurement(
     kind: Kind,
     suffix: str = "",
 ) -> Planned:
-    """Returns one repeat on so many GPUs. Raises UserError."""
+    """Returns one repeat on `gpus` GPUs. Raises UserError."""
     on, batch = shape(config, gpus), rank_batch(config, settings, gpus)
     name = f"g{gpus}-r{repeat}{suffix}" + ("-synthetic" if kind == "synthetic" else "")
     return Planned(timed(config, settings, on, batch, name, kind), gpus, on.nodes, repeat, kind)
@@ -188,7 +188,7 @@ def timed(
     name: str,
     kind: Kind,
 ) -> Config:
-    """Returns `config` as a short run on `on` that is timed and does little else."""
+    """Returns `config` as a short timed run with the ranks of `on`, which saves and validates little."""
     whole = batch * config.train.accumulate * on.ranks
     data = synthetic(config.data) if kind == "synthetic" else config.data
     limit = min(whole, data.validation_limit or whole)
@@ -221,14 +221,14 @@ def timed(
 
 
 def synthetic(data: DataConfig) -> DataConfig:
-    """Returns noise of the same shape, classes and number as a set of images. Raises UserError for other data."""
+    """Returns noise with the shape, classes and number of a set of images. Raises UserError for other data."""
     if not data.shape:
         raise UserError("scaling.data", "synthetic", f"needs a set of images; data={data.name} is not one")
     return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
 
 
 def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
-    """Returns the profiled runs that the model takes its parameters from, by shape such as "1x2".
+    """Returns the profiled runs from which the model takes its parameters, by shape such as "1x2".
 
     The shapes are one rank; 2, 4, ... ranks of one node, which share memory and network card; and one rank on
     each of two nodes. Learning rate, schedule and seed are fixed, because they do not change a step's time.

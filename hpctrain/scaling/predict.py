@@ -1,6 +1,6 @@
-"""Predicted step times for job sizes that have not been run: fits a calibration and evaluates the model.
+"""Predicts step times for job sizes that have not been run: fits a calibration and evaluates the model.
 
-Pure: takes profiles (training/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
+Pure: takes profiles (storage/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
 The fit covers α and β of each kind of link, from sums over two ranks; the time of a step's parts as a function of
 the batch and of the ranks that share a node; and the scatter of ranks. docs/scaling.md derives it and its limits.
 """
@@ -12,8 +12,8 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from hpctrain.report.intervals import LEVEL
 from hpctrain.scaling import network
 from hpctrain.scaling.network import (
     Exchange,
@@ -25,19 +25,15 @@ from hpctrain.scaling.network import (
     Stragglers,
     Work,
 )
-
-if TYPE_CHECKING:  # both need torch
-    from hpctrain.training.machine_peaks import Sum
-    from hpctrain.training.profile import Computing, Profile
+from hpctrain.storage.profile import Computing, Profile, Sum
 
 DRAWS = 200
-LEVEL = 0.95
 HEADERS = 1514 / 1448  # Ethernet bytes per byte of TCP payload, in packets of 1500
 
 
 @dataclass(frozen=True)
 class LinkFit:
-    """α, β, and the relative difference (root mean square) of β from that of smaller and larger messages."""
+    """A fitted link: α, β, and the relative difference (root mean square) of β from β at other message sizes."""
 
     latency_s: float
     s_per_byte: float
@@ -184,7 +180,7 @@ def network_of(calibration: Calibration, links: Links, on: Shape, gbit_per_s: fl
     if gbit_per_s and calibration.link_gbit_per_s:
         wire *= calibration.link_gbit_per_s / gbit_per_s
     inside = links.inside.s_per_byte
-    shares = calibration.on_cpu  # memory copies are a core's work
+    shares = calibration.on_cpu  # a core does the copies in memory
     return Network(
         Link(links.inside.latency_s, 0.0 if shares else inside, inside if shares else 0.0),
         Link(links.between.latency_s, wire, host),

@@ -1,4 +1,4 @@
-"""The best settings of the exchange that a study found, written into its cluster's preset."""
+"""Writes the best settings of the exchange that a study measured into its cluster's preset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpctrain.storage.json_files import replace_text
 
 
 def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
-    """Write conf/cluster/<cluster>.yaml anew if a setting is faster beyond the noise; returns in words what was done.
+    """Rewrites conf/cluster/<cluster>.yaml if a setting is faster beyond the noise; returns what was done, in words.
 
     Raises UserError if the study tried no settings, or there is no such preset, or it cannot be written.
     """
@@ -23,7 +23,7 @@ def write_preset(study: str, cluster: str, effects: Sequence[Effect]) -> str:
     chosen = comm_settings.best(effects)
     path = conf_dir() / "cluster" / f"{cluster}.yaml"
     if not chosen:
-        return f"{path}: left as it is, no setting is faster beyond the noise"
+        return f"{path} stays as it is: no setting is faster beyond the noise"
     if not path.is_file():
         raise UserError(flag, cluster, f"has no preset {path}")
     text = comm_settings.with_comm(path.read_text(), chosen, f"hpctrain report {study}")

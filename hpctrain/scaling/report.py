@@ -1,7 +1,7 @@
-"""A scaling study's results from its files alone: table, laws, findings, and predictions beside measurements.
+"""A scaling study's results from its files alone: table, laws, findings, and predictions compared with measurements.
 
 Takes a study's folder; returns text, CSV, JSON, LaTeX and the sections of its page. Works while the study runs.
-Seconds, GPUs. No torch; Slurm is asked by `job_j` alone.
+Times are in seconds. No torch; only `job_j` asks Slurm.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Figures:
 def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[StudyPlan, list[Figures]]:
     """Returns the study's plan and its results so far. Raises UserError if there are none.
 
-    `job_j` holds Slurm's joules by job, for runs that measured none themselves.
+    `job_j` holds Slurm's joules by job, for runs that did not measure energy themselves.
     """
     plan = measured.read_plan(study)
     mode = plan["mode"]
@@ -96,16 +96,16 @@ def _with_effects(study: Path, plan: StudyPlan, figures: Figures) -> Figures:
 
 
 def job_j(study: Path) -> dict[str, float]:
-    """Returns joules by job, as Slurm knows them: for jobs that have not measured their own.
+    """Returns Slurm's joules by job, for jobs that did not measure energy themselves.
 
-    Slurm is not asked about a study of which others could have written which cluster it is.
+    Does not ask Slurm if others could have written which cluster the study is on.
     """
     plan = measured.own_plan(study)
     if plan is None:
         return {}
     cluster = plan["config"]["cluster"]
     if cluster.get("slurm_conf") and not Path(cluster["slurm_conf"]).expanduser().exists():
-        return {}  # a cluster that is not there any more
+        return {}  # the cluster no longer exists
     return client.energy_j(measured.job_ids(study, plan), cluster.get("slurm_conf"))
 
 
@@ -133,8 +133,10 @@ def _settings(study: Path, plan: StudyPlan) -> tuple[Config, ScalingConfig]:
 
 
 def _predicted(study: Path, plan: StudyPlan, gpus: Sequence[int]) -> list[Predicted]:
-    """Returns the model's predictions for the measured counts and up to four times the largest of them; [] if the
-    cluster is not calibrated."""
+    """Returns the model's predictions for the measured counts, and for twice and four times the largest one.
+
+    Returns [] if the cluster is not calibrated.
+    """
     config, settings = _settings(study, plan)
     calibrated = calibration.find(config, settings)
     if calibrated is None:
@@ -190,7 +192,8 @@ def flat(figures: Figures) -> list[dict[str, Cell]]:
 
 
 def _pair(name: str, value: Value, factor: float = 1.0) -> dict[str, Cell]:
-    return {name: value.mean * factor, f"{name}_half": None if value.half is None else value.half * factor}
+    scaled = value.times(factor)
+    return {name: scaled.mean, f"{name}_half": scaled.half}
 
 
 def as_json(plan: StudyPlan, results: Sequence[Figures]) -> dict[str, object]:
@@ -232,7 +235,7 @@ def as_latex(plan: StudyPlan, results: Sequence[Figures]) -> str:
         lines.append(r"\midrule")
         lines += [
             f"{r.gpus} & {r.nodes} & {r.batch} & {_tex(r.samples_per_s)} & {_tex(r.speedup)} & "
-            f"{_tex(Value(100 * r.efficiency.mean, _times(r.efficiency.half, 100)))}\\,\\% \\\\"
+            f"{_tex(r.efficiency.times(100))}\\,\\% \\\\"
             for r in f.table
         ]
     name = str(plan["experiment"]).replace("_", r"\_")
@@ -247,12 +250,8 @@ def _tex(value: Value) -> str:
 
 
 def number(value: float) -> str:
-    """Returns four digits, never with an exponent."""
+    """Returns a number with at least four digits and without an exponent."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 HEADS = (
@@ -279,8 +278,9 @@ def cells(row: Row) -> list[str]:
 
 def shown(value: Value, factor: float = 1.0) -> str:
     """Returns a value times `factor` as text, with its interval if it has one."""
-    half = "" if value.half is None else f" ± {value.half * factor:.2g}"
-    return f"{value.mean * factor:,.4g}{half}"
+    scaled = value.times(factor)
+    half = "" if scaled.half is None else f" ± {scaled.half:.2g}"
+    return f"{scaled.mean:,.4g}{half}"
 
 
 def law_line(law: Fit) -> str:
@@ -295,7 +295,7 @@ def law_line(law: Fit) -> str:
 
 
 def errors_line(figures: Figures) -> str | None:
-    """Returns a line on the prediction's error at each measured count; None if nothing was predicted."""
+    """Returns a line with the prediction's error at each measured count; None if nothing was predicted."""
     predicted = {p.gpus: p.step.total_s for p in figures.predicted}
     pairs = [(r.gpus, predicted[r.gpus] / r.step_s.mean - 1) for r in figures.table if r.gpus in predicted]
     if not pairs:

@@ -1,7 +1,7 @@
-"""Start a scaling study or a calibration: its runs are planned, checked and counted, then submitted as jobs.
+"""Starts a scaling study or a calibration: plans its runs, checks and counts them, and submits them as jobs.
 
 Takes settings; writes runs/<study>/scaling.json and one run directory per measurement, and calls sbatch once for
-each. Returns at once. Called again, it submits what is missing or failed, and nothing twice.
+each. Returns at once. A second call submits the runs that are missing or failed, and no run twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load(words: Sequence[str]) -> tuple[Config, ScalingConfig]:
 
 
 class StudyStart(TypedDict):
-    """The facts of a study: its batch and its expected node-seconds per run by GPU count; once begun, the new jobs."""
+    """The facts of a study: batch and expected node-seconds per run by GPU count, and the new jobs if it was begun."""
 
     jobs: int
     node_hours_max: float
@@ -58,7 +58,7 @@ class StudyStart(TypedDict):
 
 
 class CalibrationStart(TypedDict):
-    """The facts of a calibration; once begun, the new jobs."""
+    """The facts of a calibration, and the new jobs if it was begun."""
 
     jobs: int
     node_hours_max: float
@@ -67,7 +67,7 @@ class CalibrationStart(TypedDict):
 
 
 def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStart:
-    """Plan the study and, unless `dry_run`, submit what is missing of it; returns the facts for programs.
+    """Plans the study and, unless `dry_run`, submits the runs that are missing; returns the facts for programs.
 
     Raises UserError before anything is written.
     """
@@ -103,7 +103,7 @@ def measure(config: Config, settings: ScalingConfig, dry_run: bool) -> StudyStar
 def calibrate(
     config: Config, settings: ScalingConfig, dry_run: bool
 ) -> tuple[CalibrationStart, list[Config]]:
-    """Submit what `hpctrain forecast` needs, unless `dry_run`; returns the facts for programs, and the runs.
+    """Submits the runs that `hpctrain forecast` needs, unless `dry_run`; returns the facts for programs, and the runs.
 
     Raises UserError before anything is written.
     """
@@ -128,7 +128,9 @@ def calibrate(
 def _check(config: Config) -> None:
     if config.cluster.kind != "slurm":
         raise UserError(
-            "cluster", config.cluster.name, "scaling is measured by Slurm's jobs: give a cluster of Slurm's"
+            "cluster",
+            config.cluster.name,
+            "scaling is measured by Slurm jobs: give cluster=NAME, one that Slurm runs",
         )
     refuse_secrets(to_dict(config))
 
@@ -140,7 +142,7 @@ def _check_each(configs: Sequence[Config]) -> None:
 
 
 def _check_here(config: Config) -> None:
-    """That jobs can be submitted from here, before anything is written. Raises UserError."""
+    """Raises UserError if jobs cannot be submitted from here. Call it before anything is written."""
     from hpctrain.scheduler.submit import check_here
 
     os.umask(0o077)
@@ -148,7 +150,7 @@ def _check_here(config: Config) -> None:
 
 
 def _node_hours(settings: ScalingConfig, configs: Sequence[Config]) -> float:
-    """What all jobs may cost at most. Raises UserError over the limit."""
+    """Returns what all jobs may cost at most. Raises UserError if that is over the limit."""
     hours = sum(sbatch.node_hours(one) for one in configs)
     if settings.max_node_hours is not None and hours > settings.max_node_hours:
         raise UserError(
@@ -165,7 +167,7 @@ def _batches(planned: Sequence[Planned]) -> dict[str, int]:
 
 
 def _left(config: Config, names: Sequence[str]) -> list[str]:
-    """The runs that are neither done nor under way, in the order given."""
+    """Returns the runs that are neither done nor under way, in the given order."""
     known = {row.run: row for row in status.rows(Path(config.run.root), config.run.study)}
     busy = {
         name
@@ -176,7 +178,7 @@ def _left(config: Config, names: Sequence[str]) -> list[str]:
 
 
 def _submit(configs: Sequence[Config], one_at_a_time: bool) -> list[str]:
-    """One job each, in this order; each begins when the one before has ended, however it ended."""
+    """Submits one job per run, in this order. If `one_at_a_time`, each begins when the one before has ended."""
     from hpctrain.launch.standing import right_to_start
 
     job_ids: list[str] = []

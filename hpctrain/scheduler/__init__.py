@@ -1,5 +1,5 @@
-"""Everything that Slurm is told or says: sbatch text and answers (pure), the client, submission.
+"""Everything that Slurm is told and says: sbatch text and answers (both pure), the client, submission.
 
-Knows jobs, not runs' files beyond their submission.
+Knows jobs; of a run's files it knows only the submission.
 Imported by hpctrain.launch and everything above it.
 """

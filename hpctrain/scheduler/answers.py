@@ -1,6 +1,6 @@
-"""What Slurm says, as pure functions: the output of its commands to Python values.
+"""What Slurm says: pure functions that parse the output of its commands.
 
-Takes text, returns jobs and numbers. No I/O. Times are seconds.
+Takes text, returns jobs and numbers. No I/O. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 SQUEUE_FORMAT = "%i|%T|%r|%j|%k|%o"
 SACCT_FORMAT = "JobID,State,JobName,Comment"
 
-# Slurm's job states (squeue's long names) by what they mean for a run. One that is in none of them says nothing.
+# Slurm's job states (squeue's long names) by what they mean for a run. A state in none of these sets means nothing.
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 WAITING = PENDING | {"CONFIGURING"}
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
@@ -23,7 +23,7 @@ ENDED = frozenset(
      "TIMEOUT"}
 )  # fmt: skip
 
-# sbatch's words if the controller may have accepted the job, and only its answer is missing.
+# sbatch's words if the controller may have accepted the job, but its answer is missing.
 NO_JOB_ID = "sbatch did not answer with the number of a job"
 _NO_ANSWER = re.compile(
     r"(?i)timed out|unable to contact|zero bytes|connect|communication|did not answer|standby"
@@ -35,7 +35,7 @@ _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as squeue or sacct tells it. `command`: the script that sbatch took, of which sacct says nothing."""
+    """One job as squeue or sacct shows it. `command` is the script that sbatch took; "" from sacct."""
 
     job_id: str
     state: str
@@ -46,14 +46,14 @@ class Job:
 
     @property
     def writes(self) -> bool | None:
-        """Whether its processes may be at work: False if it waits or has ended, None for a state unknown here."""
+        """Whether its processes may write files: False if it waits or has ended, None for an unknown state."""
         if self.state in PENDING | ENDED:
             return False
         return True if self.state in LIVING else None
 
 
 def current(jobs: Sequence[Job]) -> Job | None:
-    """The one of a run's jobs, oldest first, that stands for it: on nodes, else next to come, else the last."""
+    """Returns which of a run's jobs, oldest first, stands for it: one on nodes, else the next to start, or the last."""
     for states in (ACTIVE, WAITING):
         for job in jobs:
             if job.state in states:
@@ -67,7 +67,7 @@ def one_of_each_array(jobs: Iterable[Job]) -> dict[str, Job]:
 
 
 def parse_squeue(text: str) -> list[Job]:
-    """The answer to `squeue --noheader --format=SQUEUE_FORMAT`."""
+    """Returns the jobs in the output of `squeue --noheader --format=SQUEUE_FORMAT`."""
     jobs = []
     for line in text.splitlines():
         fields = line.strip().split("|", 5)
@@ -78,15 +78,16 @@ def parse_squeue(text: str) -> list[Job]:
 
 
 def parse_end(text: str) -> tuple[float | None, float | None]:
-    """From `squeue --noheader --jobs=ID --format=%e|%L`: when a job ends, in seconds since the epoch, and how many are
-    left by the clock of the machine that asks. None: unknown, or no such job.
+    """Returns when a job ends, in seconds since the epoch, and the seconds left by the clock of the machine that asks.
+
+    `text` is the output of `squeue --noheader --jobs=ID --format=%e|%L`. None: unknown, or no such job.
     """
     end, _, left = next(iter(text.split()), "").partition("|")
     return float(end) if end.isdigit() else None, parse_duration(left)
 
 
 def parse_duration(text: str) -> float | None:
-    """A duration as Slurm writes it, days-hours:minutes:seconds, in seconds; None: none, such as UNLIMITED."""
+    """Returns the seconds of a duration, days-hours:minutes:seconds; None for other words, such as UNLIMITED."""
     said = _DURATION.fullmatch(text.strip())
     if said is None:
         return None
@@ -95,13 +96,13 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_now(text: str) -> float | None:
-    """From `sdiag`: the time on the controller's clock, in seconds since the epoch; None: unknown."""
+    """Returns the time on the controller's clock, in seconds since the epoch, from `sdiag`; None if it is unknown."""
     said = _NOW.search(text)
     return float(said[1]) if said else None
 
 
 def in_grace(text: str) -> bool:
-    """From `scontrol show job ID`: the job is being preempted and has until GraceTime to end by itself.
+    """Returns whether `scontrol show job ID` says that the job is being preempted, and has GraceTime to end by itself.
 
     Slurm counts a job that does so as completed and does not requeue it.
     """
@@ -109,15 +110,15 @@ def in_grace(text: str) -> bool:
 
 
 def parse_start(text: str) -> tuple[str, int] | None:
-    """From `scontrol show job ID`: the job's state, and how often it was started again; None: no such job."""
+    """Returns a job's state and its number of restarts, from `scontrol show job ID`; None if there is no such job."""
     state, restarts = re.search(r"\bJobState=(\w+)", text), re.search(r"\bRestarts=(\d+)", text)
     return (state[1], int(restarts[1])) if state and restarts else None
 
 
 def parse_energy(text: str) -> dict[str, float]:
-    """The answer to `sacct --noheader --parsable2 --format=JobIDRaw,ConsumedEnergyRaw`: joules by job.
+    """Returns joules by job, from `sacct --noheader --parsable2 --format=JobIDRaw,ConsumedEnergyRaw`.
 
-    The job's own line, or its largest step's; 0 and 2³² − 2 and more are Slurm's words for "not known".
+    A job's own line counts, or else its largest step's; 0, and 2³² − 2 and more, are Slurm's words for "not known".
     """
     own: dict[str, float] = {}
     steps: dict[str, float] = {}
@@ -131,7 +132,7 @@ def parse_energy(text: str) -> dict[str, float]:
 
 
 def parse_sacct(text: str) -> list[Job]:
-    """The answer to `sacct --noheader --parsable2 --format=SACCT_FORMAT`; steps are left out."""
+    """Returns the jobs in the output of `sacct --noheader --parsable2 --format=SACCT_FORMAT`, without steps."""
     jobs = []
     for line in text.splitlines():
         fields = line.split("|", 3)
@@ -142,22 +143,22 @@ def parse_sacct(text: str) -> list[Job]:
 
 
 def refused(said: str) -> bool:
-    """Returns whether sbatch's complaint means that there is no job; False if the controller may have made one."""
+    """Returns whether sbatch's error means that no job was made; False if the controller may have made one."""
     return not _NO_ANSWER.search(said)
 
 
 def over_limit(said: str) -> bool:
-    """Returns whether sbatch complains of too many jobs at a time."""
+    """Returns whether sbatch's error is about too many jobs at a time."""
     return _OVER_LIMIT.search(said) is not None
 
 
 def parse_sbatch(text: str) -> str | None:
-    """The job's id in the answer to `sbatch --parsable`, after whatever a site prints; None if it is not there."""
+    """Returns the job's id in the output of `sbatch --parsable`, after whatever a site prints; None without one."""
     ids = re.findall(r"(?m)^(\d+)(?:;\S*)?\s*$", text)
     return str(ids[-1]) if ids else None
 
 
 def parse_max_array_size(text: str) -> int:
-    """Returns one more than the largest task number of an array, from `scontrol show config`, or 1001."""
+    """Returns one more than the largest task number of an array, from `scontrol show config`; 1001 if unknown."""
     said = re.search(r"MaxArraySize\s*=\s*(\d+)", text)
     return int(said[1]) if said else 1001

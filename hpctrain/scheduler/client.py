@@ -1,6 +1,6 @@
-"""Asking Slurm: each function is one call of a Slurm command, with a time limit and a clear failure.
+"""Asks Slurm: each function is one call of a Slurm command, with a time limit and a clear failure.
 
-Takes job ids, returns what answers.py parses. `Unreachable` says that Slurm did not answer: that is not news
+Takes job ids, returns what answers.py parses. `Unreachable` says that Slurm did not answer, which says nothing
 about the jobs. Side effects: those of the commands.
 """
 
@@ -18,10 +18,10 @@ from hpctrain.scheduler import answers
 from hpctrain.scheduler.answers import Job
 
 TIMEOUT_S = 15.0
-SHORT_S = 5.0  # for what a training run asks beside its steps
+SHORT_S = 5.0  # for questions that a training run asks beside its steps
 SBATCH_TIMEOUT_S = 60.0  # a site's own checks of jobs may take long
 RETRY_S = 2.0  # between questions of a job that cannot end before Slurm answers
-SACCT_JOBS = 5000  # an argument may have 128 KiB
+SACCT_JOBS = 5000  # per call: an argument may have 128 KiB
 
 
 class Unreachable(Exception):
@@ -29,15 +29,15 @@ class Unreachable(Exception):
 
 
 def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float = TIMEOUT_S) -> str:
-    """Returns the standard output of a Slurm command; `slurm_conf` if the default cluster is not meant.
+    """Returns the standard output of a Slurm command. Raises Unreachable.
 
-    Raises Unreachable.
+    `slurm_conf` names a cluster other than the default one.
     """
     return _call(command, job_environment.for_slurm(slurm_conf), timeout_s)
 
 
 def submit(script: Path, slurm_conf: str | None = None) -> str:
-    """Returns the id of the new job that sbatch makes of `script`. Raises Unreachable, with sbatch's words."""
+    """Submits `script`; returns the id of the new job. Raises Unreachable, with sbatch's words."""
     said = _call(
         ["sbatch", "--parsable", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S
     )
@@ -63,9 +63,9 @@ def _call(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> s
 
 
 def queue(slurm_conf: str | None = None) -> dict[str, Job]:
-    """All of this user's jobs that Slurm still holds, by job id: one squeue call for any number of runs.
+    """Returns all jobs of this user that Slurm still holds, by job id: one squeue call for any number of runs.
 
-    Those in hidden partitions and those that have just ended count. Raises Unreachable.
+    Includes jobs in hidden partitions and jobs that have just ended. Raises Unreachable.
     """
     whose = ["--all", f"--user={os.geteuid()}", "--states=all", "--array"]
     command = ["squeue", "--noheader", *whose, f"--format={answers.SQUEUE_FORMAT}"]
@@ -73,32 +73,32 @@ def queue(slurm_conf: str | None = None) -> dict[str, Job]:
 
 
 def max_array_size(slurm_conf: str | None = None) -> int:
-    """One more than the tasks that a job array may have. Raises Unreachable."""
+    """Returns one more than the largest task number of an array. Raises Unreachable."""
     return answers.parse_max_array_size(run(["scontrol", "show", "config"], slurm_conf))
 
 
 def history(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, Job]:
-    """What accounting remembers of jobs that have left the queue; {} if there is none."""
+    """Returns what accounting knows about jobs that have left the queue; {} without accounting."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", f"--format={answers.SACCT_FORMAT}"]
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     try:
         for first in range(0, len(job_ids), SACCT_JOBS):
             ids = ",".join(job_ids[first : first + SACCT_JOBS])
             text = run(["sacct", *what, f"--jobs={ids}"], slurm_conf)
-            found |= {job.job_id: job for job in answers.parse_sacct(text)}
+            jobs |= {job.job_id: job for job in answers.parse_sacct(text)}
     except Unreachable:
-        pass  # accounting is a help, never needed
-    return found
+        pass  # accounting helps, but nothing needs it
+    return jobs
 
 
 def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str, float]:
-    """Joules of whole jobs, if the cluster measures them (AcctGatherEnergyType); {} if it does not."""
+    """Returns the joules of whole jobs; {} if the cluster does not measure them (AcctGatherEnergyType)."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     what = ["--noheader", "--parsable2", "--format=JobIDRaw,ConsumedEnergyRaw"]
-    try:  # a help, for which nobody waits long
+    try:  # nobody should wait long for it
         text = run(["sacct", *what, f"--jobs={','.join(job_ids[:SACCT_JOBS])}"], slurm_conf, timeout_s=2.0)
     except Unreachable:
         return {}
@@ -106,7 +106,7 @@ def energy_j(job_ids: Sequence[str], slurm_conf: str | None = None) -> dict[str,
 
 
 class Snapshot:
-    """What Slurm knows of this user's jobs, asked once: at the first question, and accounting once per array."""
+    """What Slurm knows about this user's jobs: calls squeue once, at the first question, and sacct once per array."""
 
     def __init__(self, slurm_conf: str | None = None) -> None:
         self._conf = slurm_conf
@@ -115,7 +115,7 @@ class Snapshot:
         self._history: dict[str, dict[str, Job]] = {}
 
     def queue(self) -> dict[str, Job]:
-        """Returns what the function `queue` does. Raises Unreachable, from then on without asking again."""
+        """Returns what the function `queue` does. Raises Unreachable, at later calls without asking again."""
         if self._told is None:
             try:
                 self._told = queue(self._conf)
@@ -126,7 +126,7 @@ class Snapshot:
         return self._told
 
     def job(self, job_id: str) -> Job | None:
-        """Returns a job; None if Slurm knows nothing of it, which is not an end. Raises Unreachable."""
+        """Returns a job; None if Slurm does not know it, which does not mean that it has ended. Raises Unreachable."""
         if job_id in self.queue():
             return self.queue()[job_id]
         array = job_id.partition("_")[0]
@@ -135,9 +135,9 @@ class Snapshot:
         return self._history[array].get(job_id)
 
     def has_ended(self, job_id: str) -> bool | None:
-        """Returns whether a job is at work no more, on Slurm's word; None if Slurm does not say (storage/lock.py).
+        """Returns whether Slurm says that a job no longer works; None if Slurm does not say (see storage/lock.py).
 
-        True also for a job that waits to be started again.
+        A job that waits to be started again does not work.
         """
         try:
             job = self.job(job_id)
@@ -147,11 +147,11 @@ class Snapshot:
             return self._has_left_its_array(job_id) or None
         if job.writes is None:
             return None
-        # Accounting alone may not know of the end yet, or of the next start.
+        # Accounting may not know yet of the end, or of the next start.
         return not job.writes if job_id in self.queue() else (job.state in answers.ENDED or None)
 
     def _has_left_its_array(self, job_id: str) -> bool:
-        """Whether the queue shows other tasks of an array, but not this one: so Slurm forgets tasks that have ended."""
+        """Whether the queue shows other tasks of an array, but not this one: Slurm forgets tasks that have ended."""
         array, is_task, _ = job_id.partition("_")
         if self._arrays is None:
             self._arrays = answers.one_of_each_array(self.queue().values())
@@ -178,10 +178,10 @@ def has_ended(job_id: str, slurm_conf: str | None = None) -> bool | None:
 
 
 def time_left(job_id: str) -> float | None:
-    """Returns the seconds until Slurm ends a job for its time limit; None: Slurm does not say.
+    """Returns the seconds until Slurm ends a job for its time limit; None if Slurm does not say.
 
-    The controller says both the end and the time that it is now, because the clock of this node, by which squeue and a
-    job's own environment count, may be wrong. A site that does not let users ask for the time has only that clock.
+    Takes both the end and the present time from the controller, because the clock of this node, by which squeue and the
+    job's own environment count, may be wrong. If the site does not let users ask for the time, that clock has to do.
     """
     command = ["squeue", "--all", "--noheader", f"--jobs={job_id}", "--format=%e|%L"]
     try:
@@ -191,12 +191,12 @@ def time_left(job_id: str) -> float | None:
             now_s = None
         end_s, left_s = answers.parse_end(run(command, timeout_s=SHORT_S))
     except (Unreachable, OSError):
-        return None  # the warning alone tells the job to stop
+        return None  # Slurm's warning signal tells the job to stop
     return left_s if now_s is None or end_s is None else end_s - now_s
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
-    """scancel; jobs that have ended are not an error."""
+    """Cancels jobs; it is not an error if they have ended. Raises Unreachable."""
     if job_ids:
         run(["scancel", "--quiet", *job_ids], slurm_conf)
 
@@ -213,7 +213,7 @@ def set_comment(job_id: str, comment: str) -> bool:
 def in_grace(job_id: str, say: Callable[[str], None] = print) -> bool:
     """Returns whether a job of ours that got a SIGTERM is being preempted, with time to end by itself.
 
-    Asks until Slurm answers; `say` hears if it does not at once.
+    Asks until Slurm answers; tells `say` if it does not answer at once.
     """
     try:
         return answers.in_grace(_until_answered(["scontrol", "show", "job", job_id], say))
@@ -224,7 +224,7 @@ def in_grace(job_id: str, say: Callable[[str], None] = print) -> bool:
 def requeue(job_id: str, restarts: int, say: Callable[[str], None] = print) -> None:
     """Puts this job back into the queue, from inside its start number `restarts`; tries until Slurm answers.
 
-    Slurm may be away when a job's time is up; while it is, it does not end the job either. `say` hears of that. Does
+    Slurm may not answer when a job's time is up; until it does, it does not end the job either. Tells `say` of it. Does
     nothing if the job waits or was started again already. Raises Unreachable if Slurm refuses.
     """
     while True:
@@ -249,5 +249,5 @@ def _until_answered(command: Sequence[str], say: Callable[[str], None]) -> str:
             if answers.refused(str(error)):
                 raise
             if not said:
-                say(said := f"Slurm does not answer ({error}); asked again until it does")
+                say(said := f"Slurm does not answer ({error}); asking again until it does")
         time.sleep(RETRY_S)

@@ -1,8 +1,7 @@
-"""What Slurm is told, as pure functions: resources to sbatch parameters.
+"""What Slurm is told: pure functions from resources to sbatch parameters.
 
-Takes configurations, returns dictionaries. No I/O, no submitit, no torch.
-Parameter names are submitit's (submitit.SlurmExecutor.update_parameters); times are in minutes or
-seconds as named.
+Takes configurations, returns dictionaries. No I/O, no submitit, no torch. Parameter names are submitit's
+(submitit.SlurmExecutor.update_parameters); times are in minutes or seconds as named.
 """
 
 from __future__ import annotations
@@ -12,25 +11,25 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from hpctrain.config.from_environment import as_shell
+from hpctrain.config.from_environment import as_shell, in_line
 from hpctrain.config.settings import Config
 from hpctrain.errors import UserError
 
-PICKLE = "run.pkl"  # in submitit/: what every job of the run calls
+PICKLE = "run.pkl"  # in submitit/: says what every job of the run calls
 START_MARK = "hpctrain: start"  # opens each start's part of the batch shell's log
 FAILED_MARK = "hpctrain: failed before srun:"  # opens the batch shell's line about a command of its own
 
-# This job in a script, by the name that Slurm's commands take: the raw SLURM_JOB_ID of an array's last task names the
+# The name of this job in a script, as Slurm's commands take it: the SLURM_JOB_ID of an array's last task would name the
 # whole array.
 JOB = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-EXPORT_ALL = "--export=ALL"  # whatever SLURM_EXPORT_ENV of the submitter's environment says
+EXPORT_ALL = "--export=ALL"  # overrides SLURM_EXPORT_ENV of the submitter's environment
 
-# Warnings are for the ranks: the shell waits until srun has ended. Unlike '' (ignore), a handler is not inherited by
-# what the shell starts. SIGTERM is how Slurm ends the job: noted, as what follows srun depends on it.
+# The warning signals are meant for the ranks: the shell waits until srun has ended. Programs that the shell starts do
+# not inherit a handler, as they would '' (ignore). Slurm ends the job by SIGTERM: what follows srun depends on it.
 TRAPS = ("trap : HUP INT USR1 USR2", "hpctrain_ended=; trap 'hpctrain_ended=yes' TERM")
 NOT_ENDED = '[ -z "$hpctrain_ended" ]'
 
-# Options of sbatch by which hpctrain knows its jobs, and what stands for them.
+# Options of sbatch by which hpctrain knows its jobs, and why a user cannot give them.
 _OWN = {
     "comment": "it tells the run's jobs from others of the same number",
     "job-name": "it tells the run's jobs from others of the same number",
@@ -42,17 +41,21 @@ _OWN = {
     "wrap": "the job's script is the run",
 }
 
-_MEMORY_SHARE = 0.97  # of a node's memory: what the system itself needs is not for jobs
+_MEMORY_SHARE = 0.97  # of a node's memory is for jobs: the system needs the rest
 
 
 def check(config: Config) -> None:
-    """What the preset says of the cluster, before anything is sent there. Raises UserError."""
+    """Raises UserError if the settings do not fit the cluster as its preset describes it."""
     cluster, resources = config.cluster, config.resources
     for needed in cluster.needs:
         if not getattr(cluster, needed):
             raise UserError(
                 f"cluster.{needed}", "null", f"{cluster.name} needs it: give cluster.{needed}=NAME"
             )
+    try:
+        shlex.split(cluster.python or "")
+    except ValueError as error:
+        raise UserError("cluster.python", cluster.python, f"is not a command line: {error}".lower()) from None
     for name, given in cluster.sbatch.items():
         if (own := name.lstrip("-").replace("_", "-")) in _OWN:
             raise UserError(f"cluster.sbatch.{name}", given, f"cannot be given: {_OWN[own]}")
@@ -71,7 +74,7 @@ def check(config: Config) -> None:
 
 
 def cpus_per_rank(config: Config) -> int:
-    """A rank's cores: as asked for, else its GPU's share of the node."""
+    """Returns the cores per rank: as asked for, else its GPU's share of the node."""
     cluster = config.cluster
     if config.resources.cpus_per_rank:
         return config.resources.cpus_per_rank
@@ -83,17 +86,17 @@ def cpus_per_rank(config: Config) -> int:
 
 
 def timeout_min(config: Config) -> int:
-    """The job's time limit: as asked for, else all that the partition allows, else an hour."""
+    """Returns the job's time limit: as asked for, else all that the partition allows, else an hour."""
     return config.resources.timeout_min or config.cluster.max_time_min or 60
 
 
 def node_hours(config: Config) -> float:
-    """What the job may cost at most: nodes × time limit × jobs in the chain."""
+    """Returns what the job may cost at most: nodes × time limit × jobs in the chain."""
     return config.resources.nodes * timeout_min(config) / 60 * config.resources.chain
 
 
 def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) -> dict[str, Any]:
-    """Everything that submitit needs to write the job's script. One task a GPU is one rank.
+    """Returns everything that submitit needs to write the job's script. One rank is one task, and has one GPU.
 
     `run` is the run directory; `python` the interpreter's command line (see `python_command`).
     """
@@ -116,7 +119,7 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
         "signal_delay_s": cluster.signal_s,
         "stderr_to_stdout": True,
         "setup": setup(config, run, post_mortem),
-        # If no rank was left to say how the run ended, the batch shell finds out. If Slurm ended it, Slurm knows why.
+        # If no rank said how the run ended, the batch shell finds out. If Slurm ended it, Slurm knows why.
         "teardown": ["code=$?", f"{NOT_ENDED} || exit $code", f"{post_mortem} $code"],
         "srun_args": [
             *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
@@ -144,31 +147,30 @@ def sbatch_parameters(config: Config, run: PurePath, python: str, comment: str) 
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of sbatch without those that are left out, by false or null."""
+    """Returns the options of sbatch without those that are false or null."""
     return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 def with_percent(text: str, folder: PurePath) -> str:
-    """Returns a job's script in which a % in the folder of its logs stands for itself: Slurm reads %j there."""
+    """Returns a job's script in which a % in the folder of the logs is doubled: Slurm would read %j as the job's id."""
     quoted = str(folder).replace("'", """'"'"'""")  # as in shlex.quote
     return text.replace(f"{quoted}/%", f"{quoted.replace('%', '%%')}/%")
 
 
 def python_command(config: Config, executable: str) -> str:
-    """How a job starts Python: this environment's, the preset's, or inside the container.
+    """Returns how a job starts Python: this environment's, the preset's, or that inside the container.
 
-    With -P: the folder in which the job was submitted holds no modules of ours.
+    With -P, Python takes no modules from the folder in which the job was submitted.
     """
-    python = config.cluster.python or executable
+    given = shlex.join(shlex.split(config.cluster.python or ""))
     if config.cluster.container:
         gpu = "" if config.resources.device == "cpu" else "--nv "
-        inside = config.cluster.python or "python3"
-        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {inside} -P"
-    return f"{shlex.quote(python)} -P"
+        return f"apptainer exec {gpu}{shlex.quote(config.cluster.container)} {given or 'python3'} -P"
+    return f"{given or shlex.quote(executable)} -P"
 
 
 def _memory(config: Config) -> str | None:
-    """Memory a node in MB: as asked for a rank, else the ranks' share of the node's."""
+    """Returns the memory per node in MB: as asked for per rank, else the ranks' share of the node's memory."""
     cluster, ranks = config.cluster, config.ranks_per_node
     if config.resources.mem_gb_per_rank:
         return f"{round(config.resources.mem_gb_per_rank * ranks * 1024)}M"
@@ -185,27 +187,29 @@ def setup(config: Config, folder: PurePath, if_not: str = "", pickle: str = PICK
     job, after the command `if_not`.
     """
     cluster, files = config.cluster, shlex.quote(str(folder / "submitit"))
-    loads = [f"module load {' '.join(map(shlex.quote, cluster.modules))}"] if cluster.modules else []
+    modules = [as_shell(_written(config, f"modules.{n}", name)) for n, name in enumerate(cluster.modules)]
+    loads = [f"module load {' '.join(modules)}"] if modules else []
+    lines = [in_line(_written(config, f"setup.{n}", line)) for n, line in enumerate(cluster.setup)]
     return [
         *TRAPS,
         f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} of job {JOB} on $SLURM_JOB_NODELIST"',
-        # submitit names the job's pickle after sbatch has answered; a submitter may be killed before that.
+        # submitit gives the pickle its name after sbatch has answered; a submitter may be killed before that.
         f"ln -sf {pickle} {files}/{JOB}_submitted.pkl 2>/dev/null || true",
-        *(_or_end(line, if_not) for line in (*loads, *cluster.setup)),
+        *(_or_end(line, if_not) for line in (*loads, *lines)),
         *(
-            f"export {key}={as_shell(_written(config, key, value))}"
+            f"export {key}={as_shell(_written(config, f'environment.{key}', value))}"
             for key, value in cluster.environment.items()
         ),
     ]
 
 
-def _written(config: Config, name: str, value: str) -> str:
-    """A variable's value as the settings have it: if it refers to another variable, the script does so too."""
-    return config.from_environment.get(f"cluster.environment.{name}", value)
+def _written(config: Config, key: str, value: str) -> str:
+    """Returns a setting of the cluster as the user wrote it: a reference to a variable stays one in the script."""
+    return config.from_environment.get(f"cluster.{key}", value)
 
 
 def _or_end(line: str, if_not: str) -> str:
-    """Returns a line of the setup; if it loads modules, one that ends the job if that fails."""
+    """Returns a line of the setup; a line that loads modules ends the job if it fails."""
     if not line.startswith("module load "):
         return line
     said = shlex.quote(f"{FAILED_MARK} {line}")

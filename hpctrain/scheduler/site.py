@@ -1,7 +1,7 @@
-"""What a Slurm cluster is, from its own words: pure functions from command output to values.
+"""What a Slurm cluster says about itself: pure functions from command output to values.
 
-Takes the output of scontrol, srun and sacctmgr as text, returns dataclasses. Times are in minutes or seconds
-as named, memory in MB; None stands for "no limit".
+Takes the output of scontrol, srun and sacctmgr as text, returns dataclasses. Times are in minutes or seconds as named,
+memory in MB; None means "no limit".
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from hpctrain.scheduler.answers import parse_duration
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Node:
-    """`gpus` counts generic resources named gpu, of whatever type."""
+    """One node as scontrol shows it. `gpus` counts generic resources named gpu, of any type."""
 
     name: str
     partitions: tuple[str, ...]
@@ -38,7 +40,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Association:
-    """What one account lets the user do; None: no limit, or not said."""
+    """What one account allows the user. `max_submit` is None if there is no limit, or if it is not said."""
 
     account: str
     partition: str
@@ -46,12 +48,12 @@ class Association:
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """`scontrol show config`."""
+    """Returns the values in the output of `scontrol show config`, by name."""
     return dict(re.findall(r"(?m)^(\w+)\s*= (.*?)\s*$", text))
 
 
 def parse_partitions(text: str) -> list[Partition]:
-    """`scontrol --oneliner show partition`."""
+    """Returns the partitions in the output of `scontrol --oneliner show partition`."""
     partitions = []
     for line in text.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -72,7 +74,7 @@ def parse_partitions(text: str) -> list[Partition]:
 
 
 def parse_nodes(text: str) -> list[Node]:
-    """`scontrol --oneliner show node`."""
+    """Returns the nodes in the output of `scontrol --oneliner show node`."""
     nodes = []
     for line in text.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -92,33 +94,30 @@ def parse_nodes(text: str) -> list[Node]:
 
 
 def parse_mpi(text: str) -> list[str]:
-    """`srun --mpi=list`: one a line, and Slurm's versions of pmix in a line of their own."""
+    """Returns the names in the output of `srun --mpi=list`: one per line, and the versions of pmix in one line."""
     names = [line.strip() for line in text.splitlines() if re.fullmatch(r"\s+[\w-]+", line)]
     return names + [
-        name for found in re.findall(r"versions available: (.*)", text) for name in found.split(",")
+        name for versions in re.findall(r"versions available: (.*)", text) for name in versions.split(",")
     ]
 
 
 def parse_associations(text: str) -> list[Association]:
-    """`sacctmgr --noheader --parsable2 show assoc format=account,partition,maxsubmit`."""
-    found = []
+    """Returns what `sacctmgr --noheader --parsable2 show assoc format=account,partition,maxsubmit` lists."""
+    associations = []
     for line in text.splitlines():
         account, partition, submit = (*line.split("|"), "", "")[:3]
-        found.append(Association(account, partition, _count(submit)))
-    return found
+        associations.append(Association(account, partition, _count(submit)))
+    return associations
 
 
 def minutes(text: str) -> int | None:
-    """Slurm's [days-]hours:minutes:seconds, rounded down."""
-    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if not parts:
-        return None
-    days, hours, mins, _ = (int(part or 0) for part in parts.groups())
-    return (days * 24 + hours) * 60 + mins
+    """Returns the minutes of one of Slurm's durations, rounded down; None for UNLIMITED."""
+    seconds = parse_duration(text)
+    return None if seconds is None else int(seconds // 60)
 
 
 def choose_mpi(names: Sequence[str]) -> str | None:
-    """The flavour that most MPIs understand."""
+    """Returns the MPI type that most MPI libraries understand; None if Slurm has none of those."""
     return next((name for name in ("pmix", "cray_shasta", "pmi2") if name in names), None)
 
 

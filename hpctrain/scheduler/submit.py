@@ -1,10 +1,10 @@
-"""Jobs through submitit. The only file that imports it.
+"""Submits jobs through submitit.
 
 Takes a configuration and its prepared run directory; starts a Slurm job, or a background job on this
-machine (cluster=local). Side effects: files under <run>/submitit, submission.json, one sbatch call.
+machine (cluster=local). Side effects: files under <run>/submitit, submission.json, one sbatch call per job.
 
-submission.json is written with a token before sbatch is called, and the token is in the job's comment: a
-submitter that dies in between leaves a job that the next submit finds, instead of a second one.
+submission.json is written with a token before sbatch is called, and the job's comment has the token. So if the
+submitter dies in between, the next submit finds the job instead of submitting a second one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, origi
 from hpctrain.storage.run_dir import RunDir, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
-CHECKED = "hpctrain.scheduler.checked"  # the module that starts each job's Python, in place of submitit's own
-# Local jobs have no scheduler that sets a limit; submitit wants one, in minutes.
+CHECKED = "hpctrain.scheduler.checked"  # the module that each job runs first, in place of submitit's own
+# No scheduler limits local jobs, but submitit wants a limit in minutes.
 LOCAL_LIMIT_MIN = 30 * 24 * 60
 
 
 def check_here(config: Config) -> None:
-    """That this machine can submit to the cluster. Raises UserError."""
+    """Raises UserError if this machine cannot submit to the cluster."""
     cluster, conf = config.cluster, slurm_conf(config)
     if cluster.kind != "slurm":
         return
@@ -53,7 +53,7 @@ def check_here(config: Config) -> None:
 
 
 def slurm_conf(config: Config) -> str | None:
-    """The slurm.conf that names the cluster's controller, if Slurm's own default is not meant."""
+    """Returns the slurm.conf that names the cluster's controller; None for Slurm's own default."""
     given = job_environment.read().slurm_conf or config.cluster.slurm_conf
     return str(Path(given).expanduser()) if given else None
 
@@ -61,21 +61,21 @@ def slurm_conf(config: Config) -> str | None:
 def submit(
     run: RunDir, config: Config, job: Callable[[str], Any], goes_on: bool = False, after: str | None = None
 ) -> str:
-    """Submit the run as a job that calls `job` with the run's path; returns the job id.
+    """Submits the run as a job that calls `job` with the run's path; returns the job id.
 
-    The caller has the right to start the run (launch/start.py). `goes_on`: from inside a job of the run that ends now;
-    the count of starts without progress goes on. `after`: the job begins when this one has ended, however it ended.
-    Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, leaving nothing behind.
+    The caller has the right to start the run (launch/start.py). `goes_on`: a job of the run that is about to end calls
+    this, and the count of starts without progress continues. The new job begins when job `after` has ended, in whatever
+    way. Raises RunFailed(SUBMIT_FAILED) with the scheduler's own message, and leaves nothing behind.
     """
     make_private(run.submitit)
     if lost := complete(run):
         return lost[0]
     submission = run.submission.read()
-    if original(run, submission):  # a copy: those jobs are another's
+    if original(run, submission):  # this folder is a copy: the jobs are the original's
         submission = Submission()
     token = uuid.uuid4().hex
     conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
-    if goes_on:  # on a node, that may know the cluster by another file than the login nodes
+    if goes_on:  # a node may know the cluster by another file than the login nodes
         conf = submission.slurm_conf or conf
     submission = replace(
         submission, cluster=config.cluster.name, token=token, open=True, study=False, over=False,
@@ -108,7 +108,7 @@ def submit(
 
 
 def complete(run: RunDir) -> list[str]:
-    """Notes the jobs of a submission whose submitter died before it could; returns their ids, none if there are none.
+    """Notes the jobs of a submission whose submitter died before it could; returns their ids, [] if there are none.
 
     The caller has the right to start the run. Raises RunFailed(SUBMIT_FAILED) if Slurm does not say.
     """
@@ -124,7 +124,7 @@ def complete(run: RunDir) -> list[str]:
 
 
 def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> str:
-    """The sbatch script, exactly as it would be submitted; or of another module. Pure: no Slurm is needed."""
+    """Returns the sbatch script, exactly as it would be submitted; `module` replaces what it runs. Needs no Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     python = sbatch.python_command(config, sys.executable)
@@ -141,7 +141,7 @@ def script(run: RunDir, config: Config, comment: str = "", module: str = "") -> 
 def _submit_slurm(
     run: RunDir, config: Config, comment: str, job: Callable[[str], Any], after: str | None
 ) -> list[str]:
-    """One sbatch call for each job of the chain; returns the ids in the order in which they run."""
+    """Calls sbatch once for each job of the chain; returns the ids in the order in which the jobs run."""
     python = sbatch.python_command(config, sys.executable)
     executor = _slurm_executor(
         run.submitit, config, sbatch.sbatch_parameters(config, run.path, python, comment)
@@ -168,10 +168,10 @@ def submit_array(
     function: Callable[..., Any],
     *arguments: Any,
 ) -> str:
-    """One sbatch call for an array of jobs that all call the same; returns the array's job id.
+    """Submits an array of jobs that all call `function`, by one sbatch call; returns the array's job id.
 
-    `folder` takes submitit's files, `parameters` are submitit's and link `pickle`, the file there that says
-    what to call, to each task's name: the array needs nothing of us once sbatch has it. Raises RunFailed.
+    `folder` takes submitit's files. `parameters` are submitit's; they make each task link `pickle`, the file that says
+    what to call, to its own name, so the array needs nothing more once sbatch has it. Raises RunFailed.
     """
     executor = _slurm_executor(folder, config, parameters)
     _dump(executor, config, folder / pickle, function, *arguments)
@@ -182,7 +182,7 @@ def submit_array(
 
 
 def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) -> Any:
-    """submitit's executor, but for the call of sbatch: with our time limit, environment and reading of the answer."""
+    """Returns submitit's executor with our call of sbatch: its time limit, environment and parser of the answer."""
     import submitit
     from submitit.core.utils import JobPaths
 
@@ -211,7 +211,7 @@ def _slurm_executor(folder: Path, config: Config, parameters: dict[str, Any]) ->
 
 
 def _dump(executor: Any, config: Config, path: Path, function: Callable[..., Any], *arguments: Any) -> None:
-    """Writes what a job calls."""
+    """Writes the pickle that says what a job calls."""
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(function, *arguments)
@@ -220,7 +220,7 @@ def _dump(executor: Any, config: Config, path: Path, function: Callable[..., Any
 
 
 def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arguments: Any) -> str:
-    """Start a process in the background of this machine that calls `function`; returns its id, submitit's."""
+    """Starts a background process on this machine that calls `function`; returns submitit's id of it."""
     import submitit
 
     class Executor(submitit.LocalExecutor):
@@ -240,18 +240,18 @@ def submit_here(folder: Path, config: Config, function: Callable[..., Any], *arg
         job = executor.submit(function, *arguments)
     job_id = str(job.job_id)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to go on without us
+        warnings.simplefilter("ignore", ResourceWarning)  # its process is meant to outlive this one
         del job
     return job_id
 
 
 def _checked(folder: Path) -> str:
-    """What Python runs as `-m`: our look at submitit's folder, and only then submitit."""
+    """Returns what Python runs as `-m`: our check of submitit's folder, which then calls submitit."""
     return f"{CHECKED} {shlex.quote(str(folder))}"
 
 
 def _lost_submission(run: RunDir, submission: Submission) -> list[str]:
-    """The jobs of a submission whose submitter died before it could note their ids."""
+    """Returns the jobs of a submission whose submitter died before it could note their ids. Raises RunFailed."""
     if not submission.open or submission.cluster == "local":
         return []
     try:
@@ -268,7 +268,7 @@ def _lost_submission(run: RunDir, submission: Submission) -> list[str]:
 
 @contextlib.contextmanager
 def _stdio_elsewhere(folder: Path) -> Iterator[None]:
-    """The job's controller inherits our standard streams: a pipe of ours would stay open with it."""
+    """Redirects this process's standard streams: the job's controller inherits them, and would keep a pipe open."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(number) for number in range(3)]

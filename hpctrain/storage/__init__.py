@@ -1,5 +1,5 @@
 """Files of a run on shared storage: run directory, atomic JSON files, lock, records.
 
-Standard library and PyYAML only, no torch: login nodes live here.
+No torch: commands on login nodes use it.
 Imported by every package above hpctrain.report.
 """

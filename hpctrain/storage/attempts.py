@@ -1,6 +1,6 @@
-"""What the ranks of each attempt said: attempts/<n>/rank_<r>.json, failure.json and saved.json below a run's folder.
+"""What the ranks of each attempt wrote: attempts/<n>/rank_<r>.json, failure.json and saved.json in a run's folder.
 
-Takes the run's folder; returns records. Files that are damaged say nothing. No torch.
+Takes the run's folder; returns records. A damaged file counts as missing. No torch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def numbers(run: Path) -> list[int]:
 
 
 def token(run: Path, number: int) -> str | None:
-    """Returns the token of an attempt's start; None if there is none."""
+    """Returns the token of an attempt's start; None if the file is missing."""
     with contextlib.suppress(OSError):
         return read_small(_folder(run, number) / "token")[0].decode(errors="replace")
     return None
@@ -62,23 +62,23 @@ def failure(run: Path, number: int) -> Failure | None:
 
 
 def saved(run: Path, number: int) -> int | None:
-    """Returns a step of which an attempt said that it was saved: the first; None if it has said so of none."""
+    """Returns the first step that an attempt noted as saved; None if it noted none."""
     with contextlib.suppress(Damaged):
         return load(_folder(run, number) / "saved.json", int)
     return None
 
 
 def ranks(run: Path, number: int, own: bool = False) -> list[RankFile]:
-    """Returns what each rank of an attempt said of itself, in order of rank.
+    """Returns what each rank of an attempt wrote about itself, in order of rank.
 
-    `own`: processes get signals by it, so what others could have written is left out.
+    `own` leaves out files that others could have written, because the processes named there get signals.
     """
-    found = []
+    files = []
     for path in _folder(run, number).glob("rank_*.json"):
         with contextlib.suppress(Damaged):
             if who := load(path, RankFile, own):
-                found.append(who)
-    return sorted(found, key=lambda who: who["rank"])
+                files.append(who)
+    return sorted(files, key=lambda who: who["rank"])
 
 
 def _folder(run: Path, number: int) -> Path:

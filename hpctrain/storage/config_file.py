@@ -8,13 +8,13 @@ from typing import Any
 from hpctrain.errors import Damaged, Foreign, UserError
 from hpctrain.storage.json_files import read_own, read_small
 
-KEY = "config.yaml"  # of the UserError
+KEY = "config.yaml"  # the key of the UserError
 
 
 def read_config(path: Path, own: bool = False) -> dict[str, Any]:
-    """Returns the configuration in `path`. Raises FileNotFoundError; UserError, with KEY, if it cannot be one.
+    """Returns the configuration in `path`. Raises FileNotFoundError; UserError, with KEY, if the file is damaged.
 
-    `own`: it is going to be used, and not only shown: a file that others could have written is refused.
+    `own`: the values will be used and not only shown, so a file that others could have written is refused.
     """
     import yaml
 

@@ -1,7 +1,7 @@
-"""The file-system calls of a commit, one method each: what can fail, or be the last thing a process does.
+"""The file-system calls of a commit, one method each: any of them can fail, or be the last that a process makes.
 
-Takes paths, descriptors and bytes; everything made is 0600 (files) or 0700 (folders) under any umask. The
-tests put themselves between these calls: they kill the process at each, and let each fail. No torch.
+Takes paths, descriptors and bytes; new files are 0600 and new folders 0700 under any umask. Tests replace these calls:
+they kill the process at each, and let each fail. No torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from hpctrain.errors import UserError
 from hpctrain.storage import ownership
 
-CHUNK_BYTES = 16 * 2**20  # written, read and hashed at a time
+CHUNK_BYTES = 16 * 2**20  # written, read or hashed in one call
 
 
 class Files:
@@ -59,14 +59,14 @@ class Files:
             os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Renames `old` to `new`, which is replaced."""
+        """Renames `old` to `new`, and replaces what is there."""
         old.rename(new)
 
     def link(self, old: Path, new: Path) -> bool:
         """Makes `new` a second name of `old`; returns False if `new` exists already."""
         with contextlib.suppress(FileExistsError):
             os.link(old, new)
-        # NFS may send a request twice and answer that our own link is in the way: count the names instead.
+        # NFS may send a request twice and answer that our own link exists already: count the names instead.
         return old.stat().st_nlink == 2
 
     def remove(self, path: Path) -> None:
@@ -82,7 +82,7 @@ FILES = Files()
 
 
 def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[int, str]:
-    """Writes a new file, durable but for its name; returns its size in bytes and its SHA-256 in hex. Raises OSError."""
+    """Writes a new file durably, except for its name; returns its bytes and its SHA-256 in hex. Raises OSError."""
     digest, size = hashlib.sha256(), 0
     handle = files.create(path)
     try:
@@ -100,7 +100,7 @@ def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[
 
 
 def replace_file(path: Path, content: bytes, files: Files) -> None:
-    """Replaces a file's content at once, and durably: a power failure does not undo it. Raises OSError."""
+    """Replaces a file's content in one step and durably: a power failure does not undo it. Raises OSError."""
     draft = path.parent / f".draft.{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         write_file(draft, [memoryview(content)], files)
@@ -113,7 +113,7 @@ def replace_file(path: Path, content: bytes, files: Files) -> None:
 
 
 def remove_tree(path: Path, files: Files) -> None:
-    """Removes a file, or a folder with all that is in it. Links are removed, not followed. Raises OSError."""
+    """Removes a file, or a folder with everything in it. Removes links and does not follow them. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         for child in sorted(path.iterdir()):
             remove_tree(child, files)
@@ -123,7 +123,7 @@ def remove_tree(path: Path, files: Files) -> None:
 
 
 def open_regular(path: Path) -> int:
-    """Returns a descriptor for reading. Raises OSError if it is not a regular file: a link, a pipe."""
+    """Returns a descriptor for reading. Raises OSError if it is not a regular file, but a link or a pipe."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -133,9 +133,9 @@ def open_regular(path: Path) -> int:
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[int | None]:
-    """Yields a descriptor for flock(2) of a file that holds nothing; None if another user's may not be opened.
+    """Yields a descriptor of an empty file, for flock(2); None if the file is another user's and may not be opened.
 
-    Follows no link and changes no file that is there. Raises OSError.
+    Follows no link and changes no existing file. Raises OSError.
     """
     flags = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -153,7 +153,7 @@ def lock_file(path: Path) -> Iterator[int | None]:
 
 
 def refuse_if_shared(folder: Path) -> None:
-    """Raises UserError if others may write to `folder`: they could put a state of theirs into our run."""
+    """Raises UserError if other users may write to `folder`: they could replace the state of our run."""
     status = folder.stat()
     if ownership.others(status):
         mode = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
@@ -161,7 +161,7 @@ def refuse_if_shared(folder: Path) -> None:
 
 
 def seal(values: dict[str, Any]) -> bytes:
-    """Returns JSON that carries its own SHA-256: every changed bit shows."""
+    """Returns JSON that contains its own SHA-256, so that every changed bit shows."""
     return _canonical(values | {"seal": hashlib.sha256(_canonical(values)).hexdigest()})
 
 

@@ -1,7 +1,8 @@
-"""Writing to storage that is full, or returns errors, for a moment: what waits, what is left out, and for how long.
+"""Writes to storage that is full, or fails, for a while: three ways to wait or to go on without the file.
 
-What a run needs is written `patiently`; what is only for people is `left_out`; what is written again and again has a
-`Tolerance`. Takes functions that write, and calls them. Times in seconds. No torch.
+Files that a run needs are written `patiently`; files that are only for people are `left_out`; files that are written
+again and again have a `Tolerance`. Takes functions that write, and calls them. Times are
+in seconds. No torch.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from hpctrain.errors import RunFailed
 from hpctrain.patience import Patience
 from hpctrain.storage.run_state import Reason, reason_of_oserror, storage_failure
 
-PATIENCE_S = 30.0  # longer than a full disk that somebody clears at once
+PATIENCE_S = 30.0  # enough for a user who frees space at once
 AGAIN_S = 1.0
 
 T = TypeVar("T")
 
 
 def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
-    """Returns what `write` returns. While storage is at fault it is called again, for PATIENCE_S seconds at most.
+    """Returns what `write` returns; calls it again while storage is at fault, for at most `patience_s` (PATIENCE_S).
 
     Raises OSError and RunFailed, at once if storage is not at fault.
     """
@@ -39,7 +40,7 @@ def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
 
 @contextlib.contextmanager
 def left_out(what: str) -> Iterator[None]:
-    """For what is not worth a run: if storage does not take it, a line says so, and the run goes on."""
+    """For a block that writes what a run can do without: if storage fails, prints a line, and the run goes on."""
     try:
         yield
     except OSError as error:
@@ -49,18 +50,18 @@ def left_out(what: str) -> Iterator[None]:
 
 
 class Tolerance:
-    """How long one thing may fail to be written before the run ends for it."""
+    """Counts for how long writes of one thing have failed; ends the run after a limit."""
 
     def __init__(self, what: str, limit_s: float) -> None:
         self._what, self._limit_s = what, limit_s
         self._since_s: float | None = None
 
     def worked(self) -> None:
-        """It was written."""
+        """Call it after a successful write."""
         self._since_s = None
 
     def failed(self, error: OSError) -> None:
-        """It was not. Raises RunFailed if that has been so for the limit, and OSError if storage is not at fault."""
+        """Call it after a failed write. Raises RunFailed past the limit, and OSError if storage is not at fault."""
         if reason_of_oserror(error) is None:
             raise error
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Small files that are read and replaced whole: a reader, or a crash, sees the old text or the new. No torch."""
+"""Small files that are read and replaced as a whole: a reader, or a crash, sees the old text or the new. No torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hpctrain.errors import Damaged, Foreign
 from hpctrain.storage import ownership
 from hpctrain.storage.files import open_regular
 
-MOST_BYTES = 16 * 2**20  # of a small file
-# What a number in a file may be: no text, no NaN, nothing that overflows.
+MOST_BYTES = 16 * 2**20  # a larger file counts as damaged
+# Numbers in a file: no text, no NaN, nothing that overflows.
 Count = Annotated[int, Ge(0), Le(2**53)]
 ProcessId = Annotated[int, Ge(1), Le(2**31 - 1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 T = TypeVar("T")
-_NOT_A_FILE = "not a regular file"  # but a link, a pipe, a folder, a socket, a device
+_NOT_A_FILE = "not a regular file"  # it is a link, a pipe, a folder, a socket or a device
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -47,7 +47,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _move(draft: Path, path: Path) -> None:
-    """Renames a draft; a folder that is in the way is kept beside it."""
+    """Renames a draft; keeps a folder that is in the way under another name."""
     try:
         draft.replace(path)
     except IsADirectoryError:
@@ -56,18 +56,18 @@ def _move(draft: Path, path: Path) -> None:
 
 
 def read_small(path: Path) -> tuple[bytes, float]:
-    """Returns the content of a small file, and when it was written, on the clock of `clock_of`.
+    """Returns the content of a small file, and when it was written, by the clock of `clock_of`.
 
-    Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is anything but a regular
-    file of at most MOST_BYTES that can be read.
+    Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is not a regular file, cannot
+    be read or is larger than MOST_BYTES.
     """
     return _read(path, _opened)
 
 
 def read_own(path: Path) -> tuple[bytes, float]:
-    """Returns what `read_small` does, of a file that acts: what it says is done, not only shown.
+    """Returns what `read_small` does, for a file that hpctrain acts on and does not only show.
 
-    Raises Foreign as well, if anybody but this user and root could have written the file, or put it there.
+    Also raises Foreign, if anybody but this user and root could have written the file or put it there.
     """
     return _read(path, ownership.opened)
 
@@ -111,12 +111,12 @@ def load(path: Path, kind: type[T], own: bool = False) -> T | None:
 
 
 def parse(path: Path, content: bytes, kind: type[T]) -> T:
-    """Returns the JSON in `content`, which is that of `path`, as the dataclass or TypedDict `kind`. Raises Damaged."""
+    """Returns the JSON in `content`, read from `path`, as the dataclass or TypedDict `kind`. Raises Damaged."""
     if not content:
         raise Damaged(path, "empty")
     try:
         value = _adapter(kind).validate_json(content, strict=True)
-        return cast("T", _Record(path, value)) if isinstance(value, dict) else value
+        return cast("T", _recorded(path, value)) if isinstance(value, dict) else value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -126,14 +126,23 @@ def parse(path: Path, content: bytes, kind: type[T]) -> T:
 
 
 class _Record(dict[str, Any]):
-    """The values of a file; to ask for one that it does not have raises Damaged."""
+    """A table of a file; asking for a missing value raises Damaged, which names the file and the key."""
 
-    def __init__(self, path: Path, values: dict[str, Any]) -> None:
-        super().__init__(values)
-        self._path = path
+    path, place = Path(), ""
 
     def __missing__(self, key: str) -> Any:
-        raise Damaged(self._path, f"{key} is missing")
+        raise Damaged(self.path, f"{self.place}{key} is missing")
+
+
+def _recorded(path: Path, value: Any, place: str = "") -> Any:
+    """Returns `value`, which stands at `place` in the file, with each table as a `_Record`."""
+    if isinstance(value, list):
+        return [_recorded(path, each, f"{place}{n}.") for n, each in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    table = _Record((key, _recorded(path, each, f"{place}{key}.")) for key, each in value.items())
+    table.path, table.place = path, place
+    return table
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
@@ -146,7 +155,7 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the JSON object in a file; None if the file is missing or damaged. For what can be made again."""
+    """Returns the JSON object in a file; None if the file is missing or damaged. For files that can be made again."""
     try:
         value = json.loads(read_small(path)[0])
     except (OSError, ValueError, RecursionError):
@@ -155,9 +164,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def clock_of(folder: Path) -> float:
-    """Returns the present time in seconds since the epoch, on the clock that stamps the files in `folder`.
+    """Returns the present time in seconds since the epoch, by the clock that stamps the files in `folder`.
 
-    On shared storage that is the server's, the same for all hosts; this host's where nothing can be written.
+    On shared storage that is the server's clock, the same for all hosts; it is this host's if nothing can be written.
     """
     return time.time() + _ahead_s(folder)
 

@@ -1,4 +1,4 @@
-"""How a rank says why it ends without needing the disk: a line on the stderr that its launcher reads, and a code.
+"""How a rank says why it ends if the disk is full: a line on stderr, which the launcher reads, and an exit code.
 
 Takes text; returns reasons of storage/run_state.py. No side effects.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from hpctrain.storage.run_state import ENDINGS, Reason
+from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import ENDINGS, Reason, reason_of_oserror
 
-# The exit code of a rank, and of its job, that ended as DISK_FULL: 200 and ENOSPC's number. srun returns the highest of
-# its tasks' codes, and those that it kills have 137 or 143.
+# The exit code of a rank, and of its job, that ended as DISK_FULL: 200 + ENOSPC. srun returns the highest code of its
+# tasks, and tasks that it kills have 137 or 143.
 EXIT_DISK_FULL = 228
 
 _LINE = re.compile(r"hpctrain: (?:rank (?P<rank>\d+): )?(?P<reason>[A-Z_]+): (?P<detail>.*)")
@@ -25,20 +26,28 @@ class LastWord(NamedTuple):
     rank: int | None
 
 
+def of(error: OSError | RunFailed) -> LastWord | None:
+    """Returns what an error that a process does not survive says of its end; None if it has no reason for that."""
+    if isinstance(error, RunFailed):
+        return LastWord(error.reason, error.detail, None)
+    reason = reason_of_oserror(error)
+    return None if reason is None else LastWord(reason, str(error), None)
+
+
 def line(word: LastWord) -> str:
-    """Returns the line that says it."""
+    """Returns the line that says so on stderr."""
     who = "" if word.rank is None else f"rank {word.rank}: "
     return f"hpctrain: {who}{word.reason}: {word.detail}"
 
 
 def find(text: str) -> LastWord | None:
-    """Returns the first that is said in `text`, if possible of a rank that did not only wait for another; or None."""
+    """Returns the first last word in `text`, if possible not of a rank that only waited for another; or None."""
     words = [
         LastWord(
-            found["reason"], found["detail"].strip(), None if found["rank"] is None else int(found["rank"])
+            match["reason"], match["detail"].strip(), None if match["rank"] is None else int(match["rank"])
         )
-        for found in _LINE.finditer(text)
-        if found["reason"] in ENDINGS
+        for match in _LINE.finditer(text)
+        if match["reason"] in ENDINGS
     ]
     return min(words, key=lambda word: word.reason == Reason.COLLECTIVE_TIMEOUT, default=None)
 

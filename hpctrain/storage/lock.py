@@ -1,4 +1,4 @@
-"""One writer per run: each attempt that may write holds a term, numbered one higher than the last.
+"""One writer per run: an attempt that may write holds a term, whose number is one higher than the last.
 
 Takes a folder on shared storage; keeps terms/<n>.json there, the owner of term n: attempt, host, process,
 Slurm job and restart count, and the step from which its work began. A term is taken by link(2), which
@@ -34,7 +34,7 @@ from hpctrain.storage.run_state import Reason
 # Takes a Slurm job id; returns whether that job has ended, None if Slurm does not say.
 JobEnded = Callable[[str], bool | None]
 
-ASK_S = 5.0  # about what one look at the last owner takes, with a question to Slurm
+ASK_S = 5.0  # one look at the last owner takes about this long, with a question to Slurm
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Term:
     files: Files = FILES
 
     def begin(self, step: int) -> None:
-        """Records from which step on this term's work counts, before any of it is committed. Raises OSError."""
+        """Records the step from which this term's work counts; call it before any commit. Raises OSError."""
         self._write(step=step)
 
     def stands(self) -> bool:
@@ -85,7 +85,7 @@ class Term:
             )
 
     def release(self) -> None:
-        """Ends the term: the next owner need not ask whether this one lives. Raises OSError."""
+        """Ends the term, so that the next owner need not ask whether this one lives. Raises OSError."""
         if self.stands():
             self._write(ended=True)
 
@@ -93,7 +93,9 @@ class Term:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError, RunFailed):  # not released: the next one looks for our process
+        with contextlib.suppress(
+            OSError, RunFailed
+        ):  # if it is not released, the next owner looks for our process
             self.release()
 
     def _write(self, **changes: int | bool) -> None:
@@ -110,11 +112,11 @@ def acquire(
     doing: str = "writing",
     unlock: str | None = None,
 ) -> Term:
-    """Takes and returns the next term below `folder`, which is made if it is missing.
+    """Takes and returns the next term in `folder`, which is made if it is missing.
 
-    `attempt`: 0 for a process that is none. `doing`: what owners of this folder do, in words; `unlock`: the
-    command by which a person says that one has ended, if it is not that of a run. Raises RunFailed("RUN_LOCKED"),
-    naming the last owner, if that is not known to have ended within `patience_s` seconds.
+    `attempt` is 0 for a process that is not an attempt. `doing` says what owners of this folder do; `unlock` is the
+    command with which a person says that the owner has ended, if it is not that of a run. Raises
+    RunFailed("RUN_LOCKED"), naming the last owner, if that is not known to have ended within `patience_s` seconds.
     """
     for made in (folder, folder / "terms"):
         files.make_folder(made)
@@ -137,18 +139,18 @@ def acquire(
                 files.sync_folder(folder / "terms")
                 return Term(folder, number, mine, files)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # there was no room for it
+        with contextlib.suppress(FileNotFoundError):  # the disk was full
             files.remove(draft)
 
 
 def last_owner(folder: Path) -> Owner | None:
-    """Returns who took the last term; None if nobody ever did. Raises RunFailed if its record is damaged."""
+    """Returns the owner of the last term; None if there was none. Raises RunFailed if its record is damaged."""
     number = _newest(folder)
     return _read(folder, number) if number else None
 
 
 def unlock(folder: Path) -> Owner | None:
-    """Declares the owner of the last term ended, on the word of a person; returns who that was, None if nobody."""
+    """Ends the last term because a person says that its owner has ended; returns the owner, None if there was none."""
     number = _newest(folder)
     if not number:
         return None
@@ -163,12 +165,12 @@ def owners(folder: Path) -> dict[int, Owner]:
 
 
 def this_process(attempt: int) -> Owner:
-    """Returns the owner that this process would be."""
+    """Returns this process as an owner."""
     return process(os.getpid(), attempt)
 
 
 def process(pid: int, attempt: int = 0) -> Owner:
-    """Returns the owner that a process of this machine, started by this one, would be."""
+    """Returns a process of this machine, started by this one, as an owner."""
     place = job_environment.read()
     return Owner(
         attempt=attempt,
@@ -184,7 +186,7 @@ def process(pid: int, attempt: int = 0) -> Owner:
 
 
 def lives(boot: str, pid: int, started: str) -> bool | None:
-    """Returns whether a process lives, by what `this_process` said of it; None if it is not one of this machine's."""
+    """Returns whether a process lives, by what `this_process` noted; None if it is not a process of this machine."""
     return _start_time(pid) == started if boot == _boot() else None
 
 
@@ -193,7 +195,7 @@ def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | N
     if owner.ended:
         return True
     if owner.job_id is not None:
-        # Slurm starts a job again only once its last start is over.
+        # Slurm starts a job again only when its last start is over.
         if owner.job_id == mine.job_id and owner.restarts < mine.restarts:
             return True
         if owner.job_id != mine.job_id and job_ended is not None and job_ended(owner.job_id):
@@ -202,7 +204,7 @@ def has_ended(owner: Owner, mine: Owner, job_ended: JobEnded | None) -> bool | N
         return _start_time(owner.pid) != owner.started
     same_machine = owner.machine and (owner.host, owner.machine) == (mine.host, mine.machine)
     if same_machine and owner.boot.split()[0] != mine.boot.split()[0]:
-        # Images and containers may share name and id, so: our kernel must have started after the owner.
+        # Images and containers may share name and id, so our kernel must also have started after the owner.
         return True if _boot_time_s() > owner.since else None
     return None  # another machine's processes, or another container's
 
@@ -219,7 +221,7 @@ def _locked(owner: Owner, mine: Owner, doing: str, unlock: str) -> RunFailed:
 
 
 def _boot() -> str:
-    """This start of the kernel, and the set of processes that this process can see."""
+    """Names this start of the kernel, and the set of processes that this process can see."""
     return f"{_text('/proc/sys/kernel/random/boot_id')} {Path('/proc/self/ns/pid').readlink()}"
 
 
@@ -257,9 +259,9 @@ def _newest(folder: Path) -> int:
 
 
 def _committed(folder: Path) -> int:
-    """The highest term that has committed a checkpoint: numbers grow even if the terms' own files were removed."""
-    found = [re.fullmatch(r"step_\d+\.t(\d+)-\d+", path.name) for path in folder.iterdir()]
-    return max((int(name[1]) for name in found if name), default=0)
+    """The highest term that has committed a checkpoint: numbers grow even if the files of the terms were removed."""
+    matches = [re.fullmatch(r"step_\d+\.t(\d+)-\d+", path.name) for path in folder.iterdir()]
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def _read(folder: Path, number: int) -> Owner:

@@ -1,7 +1,7 @@
-"""Whose files and folders are believed: those that only this user and root can write, as sshd asks of its own.
+"""Which files and folders are believed: those that only this user and root can write, the rule of sshd.
 
-Takes paths and looks at what was opened, never at a name twice: whoever may rename a folder above could put another
-thing in its place in between. For root as well: a file of a user is not one of root's. No torch.
+Takes paths and looks at what was opened, never twice at a name: in between, another user who may rename a folder above
+could put something else there. The rule holds for root as well: a file of another user is not root's. No torch.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ def user(uid: int) -> str:
         return f"uid {uid}"
 
 
-def others(status: os.stat_result, sticky: bool = False) -> str | None:
-    """Returns why others than this user and root have a hand in what has this status; None if nobody else has.
+def others(status: os.stat_result, sticky: bool = False, owner_only: bool = False) -> str | None:
+    """Returns why users other than this one and root can write to what has this status; None if they cannot.
 
-    `sticky`: others may make entries of their own in it if they can rename nobody else's.
+    `sticky` allows a folder in which others may make entries of their own, but cannot rename those of this user.
+    `owner_only` asks for the owner alone, whoever may write.
     """
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (os.geteuid(), 0):
         return f"belongs to {user(status.st_uid)}"
-    if mode & 0o022 and not (sticky and mode & stat.S_ISVTX):
+    if not owner_only and mode & 0o022 and not (sticky and mode & stat.S_ISVTX):
         return f"others may write there (mode {mode:04o}): look at it, then chmod go-w"
     return None
 
 
 def foreign(folder: Path) -> str | None:
-    """Returns why a folder is not this user's alone; None if it is, or if it is not there. Raises OSError."""
+    """Returns why a folder is not this user's alone; None if it is, or if it does not exist. Raises OSError."""
     try:
         handle = os.open(folder, FOLDER)
     except FileNotFoundError:
@@ -54,7 +55,7 @@ def foreign(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Yields a descriptor of a regular file that is this user's, in a folder that is. Raises Foreign and OSError."""
+    """Yields a descriptor of a regular file that is this user's, in a folder of this user. Raises Foreign, OSError."""
     try:
         folder = os.open(path.parent, FOLDER)
     except PermissionError as error:
@@ -73,17 +74,17 @@ def opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def walk(root: Path, folder: Path) -> int:
-    """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; no link is followed below.
+def walk(root: Path, folder: Path, owner_only: bool = False) -> int:
+    """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; follows no link below.
 
-    All below `root` must be this user's. In `root`, and in a study's folder that is sticky, others may have folders of
-    their own; whoever may write to `root` can take a study away, but what he puts there is not this user's. Raises
-    Foreign, naming the folder; OSError.
+    All folders below `root` must be this user's. In `root`, and in a study's sticky folder, others may have folders of
+    their own. Who may write to `root` can take a study away, but what they put there is not this user's. `owner_only`
+    is enough for a file that nothing acts on. Raises Foreign, naming the folder; OSError.
     """
     handle, path = os.open(root, FOLDER), root
     try:
         mode = os.fstat(handle).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if not owner_only and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise Foreign(
                 root, f"everybody may write there (mode {stat.S_IMODE(mode):04o}): chmod o-w, or +t"
             )
@@ -91,7 +92,7 @@ def walk(root: Path, folder: Path) -> int:
             path, above = path / name, handle
             handle = _step(name, above, path)
             os.close(above)
-            _believe(handle, path, sticky=depth == 0)
+            _believe(handle, path, sticky=depth == 0, owner_only=owner_only)
     except BaseException:
         os.close(handle)
         raise
@@ -99,7 +100,7 @@ def walk(root: Path, folder: Path) -> int:
 
 
 def _step(name: str, above: int, path: Path) -> int:
-    """A descriptor of the folder `name` in that of `above`, which is `path`."""
+    """Returns a descriptor of the folder `name` in the open folder `above`; its path is `path`."""
     status = os.stat(name, dir_fd=above, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         raise Foreign(path, "is not a folder, or is a link to one")
@@ -111,6 +112,6 @@ def _step(name: str, above: int, path: Path) -> int:
         raise Foreign(path, others(status) or f"cannot be read ({error.strerror})") from None
 
 
-def _believe(handle: int, path: Path, sticky: bool = False) -> None:
-    if why := others(os.fstat(handle), sticky):
+def _believe(handle: int, path: Path, sticky: bool = False, owner_only: bool = False) -> None:
+    if why := others(os.fstat(handle), sticky, owner_only):
         raise Foreign(path, why)

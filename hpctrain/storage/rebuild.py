@@ -1,8 +1,8 @@
 """What a run's other files say if state.json or submission.json is missing or damaged.
 
 The state is in attempts/ (storage/attempts.py) and in the last record of metrics.jsonl; the jobs are in the scripts
-that sbatch took, submitit/<job>_submission.sh. Takes the run's folder; returns records, and writes nothing: whoever may
-write the state or the submission next writes these as well. No torch.
+that sbatch took, submitit/<job>_submission.sh. Takes the run's folder; returns records, and writes nothing: the next
+regular write of the state or the submission keeps what was rebuilt. No torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MISSING = "missing"
 
 
 def state(run: Path, submission: Submission, why: str | None) -> RunState:
-    """Returns how the run stands, without `why` of the damage if it was never started."""
+    """Returns the run's state by its other files. `why` says how state.json is damaged; None if it is missing."""
     numbers = attempts.numbers(run)
     if not numbers:
         return RunState(Phase.SUBMITTED if why and submission.in_slurm else Phase.NEW, damage=why)
@@ -57,7 +57,7 @@ def state(run: Path, submission: Submission, why: str | None) -> RunState:
 
 
 def _of_ranks(ranks: list[RankFile], in_slurm: bool, known: dict[str, Any]) -> RunState:
-    """What the outcomes of the ranks come to: the first that failed speaks for all."""
+    """The state that the outcomes of the ranks amount to: the first that failed speaks for all."""
     ended = [who for who in ranks if who["outcome"] != attempts.RUNNING]
     failed = [who for who in ended if _phase(who["outcome"], in_slurm) == Phase.FAILED]
     first = min(failed, key=lambda who: who.get("time", 0.0), default=ended[0] if ended else None)
@@ -76,14 +76,14 @@ def _phase(reason: str, in_slurm: bool, failed: bool = False) -> Phase:
 
 
 def _job_of(token: str | None) -> str | None:
-    """The job in whose start an attempt began; None outside of Slurm."""
+    """The job that began an attempt, by the attempt's token; None outside of Slurm."""
     said = _START.fullmatch(token or "")
     return said[1] if said else None
 
 
 def _newest_jobs(submission: Submission) -> tuple[str, ...]:
     if submission.open and not submission.damage:
-        return ()  # they are not noted yet
+        return ()  # the jobs of this start are not noted yet
     return submission.job_ids[len(submission.job_ids) - submission.newest :]
 
 
@@ -97,9 +97,10 @@ def _last_sign_s(run: Path, attempt: int) -> float | None:
 
 
 def submission(run: Path, why: str | None) -> Submission:
-    """Returns the jobs of the run, as far as their scripts are in its folder.
+    """Returns the jobs of the run whose scripts are in its folder; `why` says how submission.json is damaged, None if
+    it is missing.
 
-    If any is, or if the file is there but damaged (`why`), there may be others whose scripts are not.
+    The submission is open: unless there is neither a script nor a damaged file, there may be jobs without a script.
     """
     scripts = dict(_scripts(run))
     if why is None and not scripts:
@@ -121,7 +122,7 @@ def submission(run: Path, why: str | None) -> Submission:
 
 
 def _scripts(run: Path) -> Iterator[tuple[str, str]]:
-    """The jobs whose scripts are in the folder, and these."""
+    """Yields the number and the script of each job whose script is in the folder."""
     with contextlib.suppress(OSError):
         for path in (run / "submitit").iterdir():
             if said := _SCRIPT.fullmatch(path.name):
@@ -135,7 +136,7 @@ def _comment(script: str) -> str:
 
 
 def _folder(script: str) -> str | None:
-    """The folder of the run that a script is for."""
+    """The run's folder, as a job's script names it."""
     said = re.search(r"^#SBATCH --output='?(.*)/submitit/[^/\n]*$", script, re.M)
     return said[1].replace("%%", "%") if said else None
 

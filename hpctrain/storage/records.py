@@ -1,4 +1,4 @@
-"""The records of metrics.jsonl: what each one says, and the one reader of all that was ever written.
+"""The records of metrics.jsonl: what each one says, and the one reader of all forms that were ever written.
 
 A line is one JSON object. Every record has `kind`, `attempt` and `time` (seconds since the epoch). The rest depends
 on the kind; `step` and `epoch` say how far the run had come when the record was written:
@@ -134,7 +134,7 @@ def from_line(line: Mapping[str, Any]) -> Record | None:
 
 
 def _is_sound(line: Mapping[str, Any]) -> bool:
-    """Whether each value is of its kind: a line may be damaged and still be JSON."""
+    """Whether each value has its type: a line may be damaged and still be JSON."""
     whole = all(type(line.get(key, 0)) is int for key in ("step", "samples", "window_steps", "attempt"))
     numbers = all(isinstance(line.get(key, 0.0), int | float) for key in ("epoch", "lr", "window_s"))
     rates = all(isinstance(line.get(key), int | float | None) for key in _RATES)
@@ -152,7 +152,7 @@ def _scores(line: Mapping[str, Any]) -> Scores:
 
 @dataclass
 class Damage:
-    """How much of a file is not records."""
+    """How many lines and bytes of a file are not records."""
 
     lines: int = 0
     size: int = 0
@@ -161,7 +161,7 @@ class Damage:
 def read_lines(path: Path, damage: Damage | None = None) -> Iterator[dict[str, Any]]:
     """Yields the complete lines of metrics.jsonl; none if the file is missing. Raises OSError if it is not a file.
 
-    Torn and damaged lines are left out, and counted in `damage`.
+    Leaves out torn and damaged lines, and counts them in `damage`.
     """
     for line in filter(None, _lines(path)):
         if (value := _object(line)) is not None and _is_sound(value):
@@ -171,7 +171,7 @@ def read_lines(path: Path, damage: Damage | None = None) -> Iterator[dict[str, A
 
 
 def last_record(path: Path) -> Record | None:
-    """Returns the last record that can be read in the last megabyte of metrics.jsonl; None if there is none."""
+    """Returns the last readable record in the last megabyte of metrics.jsonl; None if there is none."""
     try:
         for line in reversed(_lines(path, LAST_BYTES)):
             if (value := _object(line)) and (record := from_line(value)):
@@ -197,13 +197,13 @@ def validation_records(path: Path) -> list[ValidationRecord]:
 
 
 def summary_records(path: Path) -> list[SummaryRecord]:
-    """Returns the records of how attempts ended in good order, the oldest first."""
+    """Returns the records of attempts that ended in good order, the oldest first."""
     records = map(from_line, _parsed(path, b'"summary"'))
     return [record for record in records if isinstance(record, SummaryRecord)]
 
 
 def _parsed(path: Path, word: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON objects among the lines that have `word`; the others are not even parsed: a study has many."""
+    """Yields the JSON objects of the lines that have `word`; does not parse other lines: a study has many."""
     for line in _lines(path):
         if word in line and (value := _object(line)) is not None:
             yield value

@@ -5,14 +5,14 @@
     provenance.json      commit, versions, command line, hardware           rank 0, each attempt
     state.json           phase, attempt, heartbeat, exit reason             rank 0, and the launcher around it
     submission.json      token, job ids, what was asked for                 submit, or the job of a sweep
-    start/terms/         who may start the run (launch/start.py)            who submits it, or starts its ranks
-    cancel               a mark: the run was asked to stop                  cancel
+    start/terms/         who may start the run (launch/start.py)            submit, or the launcher of its ranks
+    cancel               exists if the run was asked to stop                cancel
     pause.json           the epoch at which to stop in good order           the job of a sweep
     metrics.jsonl        one line per record (storage/records.py)           rank 0
     curves.png           loss and accuracy                                  rank 0, at the end
     profile.json         a step taken apart (train.profile)                 rank 0, at the end
     vocabulary.json      a language model's tokens                          rank 0
-    classes.json         what the classes of a set of pictures are called   rank 0
+    classes.json         the names of the classes of a set of pictures      rank 0
     attempts/<n>/        rank_<r>.log, rank_<r>.json (host, pid), saved.json (a step), job.sbatch
     checkpoints/         checkpoints/saver.py
     submitit/            submitit's own files
@@ -40,11 +40,12 @@ from typing_extensions import TypedDict
 
 from hpctrain.errors import Foreign, RunFailed, UserError, nearest
 from hpctrain.shown import CONTROL
-from hpctrain.storage import attempts, ownership, rebuild
+from hpctrain.storage import attempts, ownership, profile, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config
 from hpctrain.storage.files import FILES
-from hpctrain.storage.json_files import load, read_json, replace_text
+from hpctrain.storage.json_files import load, replace_text
+from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import summary_records
 from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
 
@@ -54,11 +55,11 @@ class _Pause(TypedDict):
 
 
 class RunDir:
-    """Paths and small files of one run. Cheap to make; touches nothing until asked."""
+    """Paths and small files of one run. Making it does no I/O."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = StateFile(self.state_file, rebuild=self._rebuilt_state)  # with its transitions
+        self.state = StateFile(self.state_file, rebuild=self._rebuilt_state)
 
     def held_by(self, stands: Callable[[], bool]) -> RunDir:
         """Returns this directory for the process that has the right to write its state as long as `stands()`."""
@@ -118,7 +119,7 @@ class RunDir:
 
     @property
     def start_folder(self) -> Path:
-        """The folder of the terms of those who start the run (launch/start.py)."""
+        """The folder of the terms of processes that start the run (launch/start.py)."""
         return self.path / "start"
 
     @property
@@ -153,7 +154,7 @@ class RunDir:
 
     @property
     def cancel_file(self) -> Path:
-        """A mark that exists from a request to cancel until the run's next start."""
+        """A file that exists from a request to cancel until the run's next start."""
         return self.path / "cancel"
 
     @property
@@ -162,12 +163,12 @@ class RunDir:
         return self.path / "pause.json"
 
     def newest_ranks(self) -> list[RankFile]:
-        """Returns what each rank of the newest attempt said of itself; none if there was no attempt."""
+        """Returns what each rank of the newest attempt wrote about itself; [] if there was no attempt."""
         numbers = self.attempts()
         return self.rank_files(numbers[-1]) if numbers else []
 
     def pause_at(self, epochs: int | None) -> None:
-        """Makes the run stop after so many epochs, from its next start on; None: only at its end."""
+        """Makes the run stop after `epochs` from its next start on; None: it runs to its end."""
         if epochs is None:
             self.pause_file.unlink(missing_ok=True)
         else:
@@ -179,12 +180,12 @@ class RunDir:
         return pause["epochs"] if pause else None
 
     def attempt_of(self, token: str) -> int | None:
-        """Returns the attempt that `token` names (see claim_attempt); None if no process of it has come yet."""
+        """Returns the attempt that `token` names (see claim_attempt); None if none of its processes is up yet."""
         numbers = reversed(self.attempts())
         return next((number for number in numbers if attempts.token(self.path, number) == token), None)
 
     def claim_failure(self, attempt: int, failure: Mapping[str, Any]) -> bool:
-        """Publishes why this attempt failed, unless another rank was first; returns whether this rank was."""
+        """Publishes why this attempt failed, unless another rank was first; returns whether this rank was first."""
         path = self.attempt(attempt) / "failure.json"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".failure.")
         try:
@@ -202,11 +203,11 @@ class RunDir:
         return attempts.failure(self.path, attempt)
 
     def rank_files(self, attempt: int, own: bool = False) -> list[RankFile]:
-        """Returns what each rank of an attempt said of itself, in order of rank; `own`: to send it signals."""
+        """Returns what each rank of an attempt wrote about itself, in order of rank; `own` as in attempts.ranks."""
         return attempts.ranks(self.path, attempt, own)
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder and writes config.yaml, unless it exists. Raises UserError if the folder cannot be made."""
+        """Makes the folder, and writes config.yaml unless it exists. Raises UserError if the folder cannot be made."""
         make_private(self.path)
         if not self.config_file.exists():
             import yaml
@@ -231,22 +232,22 @@ class RunDir:
                 )
 
     def read_config(self) -> dict[str, Any]:
-        """Returns config.yaml as plain containers, to show. Raises FileNotFoundError; UserError if it is damaged."""
+        """Returns config.yaml as plain containers, to show it. Raises FileNotFoundError; UserError if it is damaged."""
         return read_config(self.config_file)
 
     def own_config(self) -> dict[str, Any]:
-        """Returns what `read_config` does, to work by. Raises UserError if others could have written it."""
+        """Returns what `read_config` does, to act on it. Raises UserError if others could have written it."""
         return read_config(self.config_file, own=True)
 
     def refuse_others(self) -> None:
-        """Raises UserError if others than this user and root have a hand in a folder from run.root down to this one.
+        """Raises UserError if users other than this one and root can write to a folder between run.root and this one.
 
-        What is not there yet is nobody's.
+        A folder that does not exist yet is accepted.
         """
         refuse_others(self.path.parent.parent, self.path)
 
     def network_config(self) -> dict[str, Any]:
-        """Returns what `read_config` does, to build the network. Raises UserError if it names code of somebody else."""
+        """Returns what `read_config` does, to build the network. Raises UserError if it names code and is not ours."""
         values = self.read_config()
         model = values.get("model")
         return self.own_config() if isinstance(model, Mapping) and model.get("target") else values
@@ -256,7 +257,7 @@ class RunDir:
         return self.state.read()
 
     def saved_step(self) -> int:
-        """Returns the newest step of which the run's files, those of the checkpoints aside, say that it was saved."""
+        """Returns the newest step that was saved, according to the run's files without the checkpoints."""
         state = self.read_state()
         told = [
             state.checkpoint,
@@ -267,16 +268,16 @@ class RunDir:
         return max((step for step in told if isinstance(step, int)), default=0)
 
     def note_saved(self, attempt: int, step: int) -> None:
-        """Notes beside an attempt's logs that a step was saved: a purge may leave that alone."""
+        """Notes beside an attempt's logs that a step was saved: this file may survive a purge of the checkpoints."""
         replace_text(self.attempt(attempt) / "saved.json", json.dumps(step))
 
-    def write_profile(self, values: Mapping[str, Any]) -> None:
+    def write_profile(self, values: Profile) -> None:
         """Writes profile.json: how long each part of a step takes."""
         replace_text(self.path / "profile.json", json.dumps(values))
 
-    def read_profile(self) -> dict[str, Any] | None:
-        """Returns profile.json (training/profile.py); None if no profile was asked for or the run is not done."""
-        return read_json(self.path / "profile.json")
+    def read_profile(self) -> Profile | None:
+        """Returns profile.json; None if no profile was asked for or the run is not done. Raises Damaged."""
+        return profile.read(self.path / "profile.json")
 
     @property
     def submission(self) -> SubmissionFile:
@@ -287,7 +288,7 @@ class RunDir:
         return rebuild.state(self.path, self.submission.read(), why)
 
     def discard(self) -> None:
-        """Removes a run that never began, and the folders that were made for it alone."""
+        """Removes a run that never began, and its study and root folders if they are empty then."""
         shutil.rmtree(self.path)
         for folder in (self.path.parent, self.path.parent.parent):
             with contextlib.suppress(OSError):  # not empty: others' runs
@@ -295,7 +296,7 @@ class RunDir:
 
 
 def refuse_others(root: Path, folder: Path) -> None:
-    """Raises UserError if others than this user have a hand in a folder below `root`, down to `folder`."""
+    """Raises UserError if users other than this one and root can write to a folder below `root`, down to `folder`."""
     try:
         os.close(ownership.walk(root, folder))
     except FileNotFoundError:
@@ -312,7 +313,7 @@ def refuse_others(root: Path, folder: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Makes a folder and its parents, those that are new for this user alone; the folder is 0700 under any umask.
+    """Makes a folder and its parents. New ones are for this user alone; the folder is 0700 under any umask.
 
     Raises UserError, and RunFailed(DISK_FULL).
     """
@@ -325,7 +326,7 @@ def make_private(path: Path) -> None:
         if path.stat().st_uid == os.getuid():
             path.chmod(0o700)
         with tempfile.TemporaryFile(dir=path):
-            pass  # a read-only file system says so only here
+            pass  # a read-only file system fails only here
     except OSError as error:
         if reason_of_oserror(error) == Reason.DISK_FULL:
             raise RunFailed(Reason.DISK_FULL, str(error)) from None
@@ -334,16 +335,15 @@ def make_private(path: Path) -> None:
 
 
 def claim_attempt(run: RunDir, token: str) -> int:
-    """Returns the number of the attempt that `token` names; the first process of it to come makes its folder.
+    """Returns the number of the attempt that `token` names; its first process makes the folder. Raises OSError.
 
-    Ranks of one attempt come in any order and at once, on several nodes: a folder is published with its
-    token by one rename, which fails if another was faster. Numbers grow, even if the folders were removed. Raises
-    OSError.
+    Ranks of one attempt start in any order and at the same time, on several nodes: the folder is published with its
+    token by one rename, which fails if another rank was faster. Numbers grow even if the folders were removed.
     """
     folder = run.path / "attempts"
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
-        # Before the look for the token: if another process makes its folder in between, the look finds that.
+        # This comes before the look for the token, which sees a folder that another process makes in between.
         number = 1 + max([*run.attempts(), run.read_state().attempt or 0])
         if (known := run.attempt_of(token)) is not None:
             return known
@@ -360,9 +360,9 @@ def claim_attempt(run: RunDir, token: str) -> int:
 
 
 def absolute(path: str | Path) -> Path:
-    """Returns the absolute path as the user means it: links stay, as nodes may have others than a login node.
+    """Returns the absolute path as the user means it: links stay, because nodes may have other links.
 
-    A relative path is one below the folder in which the shell says that it is.
+    A relative path starts at the folder that the shell names as its own ($PWD).
     """
     shell = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
@@ -372,7 +372,7 @@ def absolute(path: str | Path) -> Path:
 
 
 def check_root(root: str) -> None:
-    """Raises UserError for a folder of runs whose name Slurm's files cannot hold."""
+    """Raises UserError for a folder of runs whose name cannot stand in Slurm's scripts."""
     if not root:
         raise UserError("run.root", "", "must be a folder, such as runs")
     place = str(absolute(root))
@@ -383,10 +383,8 @@ def check_root(root: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise UserError("run.root", root, f"cannot be a folder ({error.strerror})") from None
-    if tag := re.search(r"%[jtAa]", place):  # submitit's, wherever in the path they are
-        raise UserError(
-            "run.root", root, f"must not hold {tag[0]}, for which the number of a job would be put"
-        )
+    if tag := re.search(r"%[jtAa]", place):  # submitit replaces them anywhere in the path
+        raise UserError("run.root", root, f"must not hold {tag[0]}, which submitit would replace")
 
 
 def locate(root: str, study: str, run_id: str) -> RunDir:
@@ -395,13 +393,13 @@ def locate(root: str, study: str, run_id: str) -> RunDir:
 
 
 def _silent(words: str) -> None:
-    """Hears what nobody asked for."""
+    """Ignores what it is told."""
 
 
 def runs(root: Path, study: str | None = None, say: Callable[[str], None] = _silent) -> Iterator[RunDir]:
-    """Yields all runs below `root` that may be read, in order of study and run id; `say` hears of other folders.
+    """Yields all runs in `root` that may be read, in order of study and run id; tells `say` of other folders.
 
-    `study`, a name or a folder, chooses one.
+    `study`, a name or a folder, chooses one study.
     """
     if may_enter(root, say):
         for folder in [Path(root) / study] if study else sorted(Path(root).glob("*/")):
@@ -420,7 +418,7 @@ def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
 
 
 def may_enter(folder: Path, say: Callable[[str], None] = _silent) -> bool:
-    """Returns whether the entries of a folder may be read; `say` hears why not. One that is not there has none."""
+    """Returns whether the entries of a folder may be read; tells `say` why not, unless the folder does not exist."""
     if os.access(folder, os.R_OK | os.X_OK):
         return True
     with contextlib.suppress(FileNotFoundError):
@@ -433,9 +431,10 @@ def may_enter(folder: Path, say: Callable[[str], None] = _silent) -> bool:
 
 
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:
-    """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id; None: the newest.
+    """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id.
 
-    A number is a job before it is a part of a run id. Raises UserError if none fits, or more than one.
+    None means the newest run. A number is a job rather than a part of a run id. Raises UserError unless exactly one run
+    fits.
     """
     if text and (Path(text) / "config.yaml").is_file():
         return RunDir(absolute(text))
@@ -454,7 +453,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
         fitting = [run for run in known if fits(run, text)]
         if (
             len(fitting) > 1
-        ):  # jobs of a study do several runs, and numbers begin again: what has ended counts less
+        ):  # a study's job does several runs, and Slurm reuses numbers: prefer what has not ended
             fitting = [run for run in fitting if not run.read_state().final] or fitting
         if len(fitting) == 1:
             return fitting[0]
@@ -465,7 +464,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
 
 
 def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
-    """Returns the error for a name that none of `run_ids`, those below `root`, has."""
+    """Returns the error for a name that fits none of `run_ids`, which are the runs in `root`."""
     allowed = f"no such run in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
     return UserError("run", text, allowed, nearest(text, run_ids))
 
@@ -485,7 +484,7 @@ def _has_job(run: RunDir, text: str) -> bool:
     if not re.fullmatch(r"\d+(_\d+)?", text):
         return False
     submission = run.submission.read()
-    noted = Path(submission.path or run.path)  # a copy of the folder has the numbers of the original's jobs
+    noted = Path(submission.path or run.path)  # a copy of the folder names the jobs of the original
     return text in submission.job_ids and (not noted.exists() or noted.samefile(run.path))
 
 

@@ -1,4 +1,4 @@
-"""How a run stands and how it ends: phases, reasons, state.json and submission.json. The one file that writes either.
+"""How a run stands and how it ends: phases, reasons, state.json and submission.json. Only this file writes these two.
 
 Phases and reasons are closed sets; a transition that names another is a bug and raises ValueError. Both files are
 JSON objects that are replaced atomically; keys that this version does not know are kept. No torch.
@@ -19,13 +19,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from hpctrain.errors import Damaged, Foreign, RunFailed
+from hpctrain.shown import without_secrets
 from hpctrain.storage.json_files import Count, Number, ProcessId, parse, read_own, read_small, replace_text
 
 
 class Phase(StrEnum):
-    """Where a run is in its life."""
+    """The stage of a run."""
 
-    NEW = "new"  # has a folder, was never started
+    NEW = "new"  # it has a folder, and was never started
     SUBMITTED = "submitted"
     STARTING = "starting"
     RUNNING = "running"
@@ -37,7 +38,7 @@ class Phase(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether the run has ended: in this phase nothing goes on by itself."""
+        """Whether the run has ended: in this phase nothing changes by itself."""
         return self in FINAL
 
 
@@ -77,9 +78,9 @@ class Reason(StrEnum):
 class Ending:
     """What a reason means.
 
-    `phase`: what it leaves the run in; None: `requeued` in a Slurm job, that may come back, else `interrupted`.
-    `passing`: it says nothing of the run itself, so a study tries again. `signals` ask a rank to stop for this reason,
-    the first of them if we ask. `slurm_states`: what Slurm calls it. `errnos`: of an OSError.
+    `phase` is the run's phase afterwards; None: `requeued` in a Slurm job, which may come back, else `interrupted`.
+    `passing`: the reason is not the run's fault, so a study tries again. `signals` ask a rank to stop for this reason;
+    hpctrain sends the first one. `slurm_states` are Slurm's names for it; `errnos` are those of an OSError.
     """
 
     text: str
@@ -96,12 +97,12 @@ ENDINGS: dict[str, Ending] = {
     Reason.INTERRUPTED: Ending(
         "stopped by Ctrl-C or a signal; a checkpoint was saved", Phase.INTERRUPTED, signals=(signal.SIGINT,)
     ),
-    # Sent ahead of the limit (sbatch --signal), and before a preemption if the site has it so.
+    # Slurm sends them ahead of the time limit (sbatch --signal), and before a preemption if the site is set up so.
     Reason.PREEMPTED: Ending(
         "the scheduler took the nodes; a checkpoint was saved", None,
         signals=(signal.SIGUSR2, signal.SIGUSR1), slurm_states=("PREEMPTED",),
     ),
-    # Slurm's preemption, scancel and a node's shutdown all begin with it: which one, only Slurm knows.
+    # Slurm's preemption, scancel and a node's shutdown all begin with it; only Slurm knows which one it is.
     Reason.TERMINATED: Ending(
         "ended by SIGTERM (preemption or scancel); a checkpoint was saved", None, signals=(signal.SIGTERM,)
     ),
@@ -131,22 +132,22 @@ ENDINGS: dict[str, Ending] = {
 
 
 def passing() -> frozenset[str]:
-    """Returns the reasons that say nothing of the run itself: a study tries again."""
+    """Returns the reasons that are not the run's fault, after which a study tries again."""
     return frozenset(reason for reason, ending in ENDINGS.items() if ending.passing)
 
 
 def reason_of_slurm(state: str) -> str | None:
-    """Returns the reason for which a job ended that Slurm says is in `state`; None if that is not an end known here."""
+    """Returns the reason why a job in Slurm's `state` ended; None if the state is not a known end."""
     return next((r for r, ending in ENDINGS.items() if state in ending.slurm_states), None)
 
 
 def reasons_of_signals() -> dict[signal.Signals, str]:
-    """Returns the reason to stop by signal, for handlers."""
+    """Returns the reason to stop for each signal, for handlers."""
     return {number: reason for reason, ending in ENDINGS.items() for number in ending.signals}
 
 
 def signal_for(reason: str) -> signal.Signals:
-    """Returns the signal that asks a rank to save and stop for `reason`; a time limit's warning is a preemption's."""
+    """Returns the signal that asks a rank to save and stop for `reason`; that of PREEMPTED for reasons without one."""
     signals = ENDINGS[reason].signals or ENDINGS[Reason.PREEMPTED].signals
     return signals[0]
 
@@ -157,20 +158,20 @@ def reason_of_oserror(error: OSError) -> str | None:
 
 
 def storage_failure(error: OSError, what: str) -> RunFailed:
-    """Returns the failure of a run that could not write `what`: DISK_FULL if that is why, else STORAGE_ERROR."""
+    """Returns the failure of a run that could not write `what`: DISK_FULL if the disk is full, else STORAGE_ERROR."""
     reason = reason_of_oserror(error) or Reason.STORAGE_ERROR
     return RunFailed(reason, f"{what}: {error}")
 
 
 def phase_after(reason: str, in_slurm: bool) -> Phase:
-    """Returns the phase that `reason` leaves a run in. In a Slurm job, one that was warned may come back."""
+    """Returns the phase of a run that ended for `reason`. In a Slurm job, a run that was warned may come back."""
     phase = ENDINGS[reason].phase
     if phase is not None:
         return phase
     return Phase.REQUEUED if in_slurm else Phase.INTERRUPTED
 
 
-# A job as Slurm's commands take it, and nothing that they would take for an option. Version 0.1.0 wrote numbers.
+# A job's id for Slurm's commands, never something that they would take for an option. Version 0.1.0 wrote numbers.
 JobId = Annotated[
     str,
     BeforeValidator(lambda given: str(given) if type(given) is int else given),
@@ -180,12 +181,12 @@ JobId = Annotated[
 
 @dataclass(frozen=True)
 class RunState:
-    """state.json. Times are seconds since the epoch; what is not known is None.
+    """state.json. Times are seconds since the epoch; an unknown value is None.
 
-    `starts`: the step that each start in a row began at, as long as none made a step. `figures`: the newest record's
-    figures; `summary`: those of the whole run, at its end. `checkpoint`: the newest step that was saved.
-    `rank`: the one at fault. `damage`: why the file could not be read, if this is what the run's other files say
-    (storage/rebuild.py); it is never in the file.
+    `starts`: the steps at which the last starts in a row began, none of which made a step. `figures`: the newest
+    record's figures; `summary`: those of the whole run, at its end. `checkpoint`: the newest step that was saved.
+    `rank`: the one at fault. `damage` is never in the file: it says why the file could not be read, if the other values
+    come from the run's other files (storage/rebuild.py).
     """
 
     phase: Phase = Phase.NEW
@@ -215,17 +216,17 @@ class RunState:
         return self.phase in FINAL
 
 
-CLOCK_ERROR_S = 5.0  # of clocks that are kept in step
+CLOCK_ERROR_S = 5.0  # synchronised clocks differ by less
 
 
 class StateFile:
     """state.json of one run. One writer at a time: rank 0, or the launcher while no rank runs.
 
-    `stands` tells whether this process's right to write is still the newest (storage/lock.py): an attempt that others
-    have taken over must not end a run that goes on elsewhere. Such a writer keeps what it has said, written or not: the
-    next write says it again, and a word of an attempt before it, which came between, does not stay. `rebuild` returns
-    what the run's other files say of its state if this one is missing (None) or damaged (why); the next one who writes
-    a state writes that as well.
+    `stands` tells whether this process's right to write is still the newest (storage/lock.py): an attempt whose run
+    another has taken over must not end a run that goes on elsewhere. Such a writer remembers all values that it has
+    written, or tried to: its next write contains them, and so undoes what an earlier attempt wrote in between.
+    `rebuild` returns the state by the run's other files if this one is missing (its argument is None) or damaged (why);
+    the next write keeps those values.
     """
 
     def __init__(
@@ -239,7 +240,7 @@ class StateFile:
         self._said: dict[str, Any] | None = None
 
     def held_by(self, stands: Callable[[], bool]) -> StateFile:
-        """Returns this file for the process that has the right to write as long as `stands()`."""
+        """Returns this file for a process that has the right to write as long as `stands()`."""
         return StateFile(self.path, stands, self._rebuild)
 
     def read(self) -> RunState:
@@ -249,7 +250,7 @@ class StateFile:
     def read_with_age(self, now_s: float) -> tuple[RunState, float | None]:
         """Returns the state, and the seconds since it was written; `now_s` is on the files' clock (`clock_of`).
 
-        The age is None if there was no heartbeat, or if it lies ahead of the clock: then no clock tells.
+        The age is None if there was no heartbeat, or if the clocks differ so much that it lies in the future.
         """
         state, written_s, _ = self._look()
         if state.heartbeat is None or written_s is None or written_s - now_s > CLOCK_ERROR_S:
@@ -257,13 +258,13 @@ class StateFile:
         return state, max(0.0, now_s - written_s)
 
     def submitted(self, first: bool = False) -> None:
-        """A job is queued for the run. `first`: the count of starts without progress begins anew."""
+        """Writes that a job is queued for the run. `first`: the count of starts without progress begins at 0."""
         self._write(
             phase=Phase.SUBMITTED, reason=None, detail=None, rank=None, **({"starts": []} if first else {})
         )
 
     def starting(self, *, first: bool = False, **where: Any) -> None:
-        """Its ranks are being started, by the launcher of `where` (host, pid, job_id, attempt, ranks, started)."""
+        """Writes that ranks are being started, and `where` (host, pid, job_id, attempt, ranks, started)."""
         self._write(
             phase=Phase.STARTING,
             reason=None,
@@ -274,15 +275,15 @@ class StateFile:
         )
 
     def beat(self, **progress: Any) -> None:
-        """Rank 0 lives; `progress` (phase running, step, epoch, figures, summary, ...) is what has changed."""
+        """Writes that rank 0 lives, and `progress`: values that changed (phase, step, epoch, figures, summary, ...)."""
         self._write(**progress)
 
     def started_at(self, starts: Sequence[Any]) -> None:
-        """The starts in a row that have made no step so far."""
+        """Writes at which steps the last starts began, none of which has made a step so far."""
         self._write(starts=list(starts))
 
     def stopped(self, reason: str, in_slurm: bool, detail: str | None = None) -> RunState:
-        """All ranks stopped in good order; returns the new state."""
+        """Writes that all ranks stopped in good order; returns the new state."""
         return self._write(phase=phase_after(reason, in_slurm), reason=reason, detail=detail)
 
     def failed(
@@ -293,38 +294,38 @@ class StateFile:
         host: str | None = None,
         attempt: int | None = None,
     ) -> RunState:
-        """The work failed, by the fault of `rank`; returns the new state. CANCELLED and the like keep their phase."""
+        """Writes that the work failed, by the fault of `rank`, in the phase of `reason`; returns the new state."""
         phase = ENDINGS[reason].phase or Phase.FAILED
         where = {key: value for key, value in (("host", host), ("attempt", attempt)) if value is not None}
         return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **where)
 
     def cancelled(self, detail: str) -> None:
-        """Cancelled while no rank ran."""
+        """Writes that the run was cancelled while no rank ran."""
         self._write(phase=Phase.CANCELLED, reason=Reason.CANCELLED, detail=detail)
 
     def reason_is(self, reason: str) -> None:
-        """Somebody knows better why it stopped; the phase stays."""
+        """Writes a better-known reason why the run stopped; the phase stays."""
         self._write(reason=reason)
 
     def interrupted(self, detail: str) -> None:
-        """Nobody puts it back; the reason stays."""
+        """Writes that nothing will start the run again; the reason stays."""
         self._write(phase=Phase.INTERRUPTED, detail=detail)
 
     def not_submitted(self, before: RunState, reason: str, detail: str) -> None:
-        """A submission failed: the phase of before it, and why."""
+        """Writes why a submission failed, and the phase from before it."""
         phase = Phase.FAILED if before.phase == Phase.NEW else before.phase
         self._write(phase=phase, reason=reason, detail=detail)
 
     def ended(self, phase: Phase, reason: str | None, detail: str | None) -> None:
-        """An end that the scheduler alone knew of."""
+        """Writes an end of which only the scheduler knew."""
         self._write(phase=phase, reason=reason, detail=detail)
 
     def _look(self) -> tuple[RunState, float | None, bytes | None]:
-        """The state, when it was written, and the content of the file; None if that does not hold the state."""
+        """The state, when it was written, and the file's content, which is None if the state was rebuilt."""
         try:
             content, written_s = read_small(self.path)
             state = parse(self.path, content, RunState)
-            if state.damage is not None:  # nobody writes that
+            if state.damage is not None:  # no writer puts it there
                 state = replace(state, damage=None)
             return state, written_s, content
         except FileNotFoundError:
@@ -334,7 +335,7 @@ class StateFile:
         return state, state.heartbeat, None
 
     def _kept(self) -> dict[str, Any]:
-        """What a writer keeps of what was there before: the whole file, or what was found again of a lost one."""
+        """The earlier values, which a writer keeps: the whole file, or what was rebuilt of a lost one."""
         state, _, content = self._look()
         if content is not None:
             known: dict[str, Any] = json.loads(content)
@@ -345,6 +346,8 @@ class StateFile:
 
     def _write(self, **changes: Any) -> RunState:
         before = self._kept() if self._said is None else self._said
+        if changes.get("detail"):
+            changes["detail"] = without_secrets(changes["detail"])
         values = before | changes | {"heartbeat": time.time()}
         if "phase" in changes:
             Phase(changes["phase"])
@@ -362,12 +365,14 @@ class StateFile:
 class Submission:
     """submission.json: the jobs of a run, the newest last.
 
-    `token` is in the comment of the newest submission's jobs, which are the last `newest` of `job_ids`; `open`: sbatch
-    may have a job whose id is not noted yet. `known_as`: the comment and name that Slurm has for each job; a job that
-    has others merely has the same number. `path`: the run's folder, as its jobs know it. `study`: the jobs are a
-    study's and have other runs to do as well. `over`: a person says that none of the jobs lives. `damage`: why the file
-    could not be read, if this is what the run's other files say: there may be more jobs. `foreign`: who else could have
-    written the file; then nothing else of it is here. Neither is ever in the file.
+    `token` is in the comment of the newest submission's jobs, which are the last `newest` of `job_ids`. `open`: sbatch
+    may have made a job whose id is not noted yet. `known_as`: the comment and name that Slurm has for each job; a job
+    with another comment or name merely has the same number. `path`: the run's folder, as its jobs know it. `study`: the
+    jobs are a study's, which have other runs to do as well. `over`: a person says that none of the jobs lives.
+
+    Two values are never in the file. `damage` says why the file could not be read, if the other values come from the
+    run's other files; then there may be more jobs. `foreign` says who else could have written the file; then all other
+    values are the defaults.
     """
 
     cluster: str = "local"
@@ -394,7 +399,7 @@ class Submission:
         return replace(self, cluster="local", newest=0, open=False, study=False, over=False)
 
     def with_jobs(self, job_ids: Sequence[str], comment: str = "", name: str = "") -> Submission:
-        """Returns the submission, complete, with these jobs as its newest; Slurm has `comment` and `name` for them."""
+        """Returns the closed submission with these jobs as its newest; Slurm has `comment` and `name` for them."""
         earlier = tuple(job_id for job_id in self.job_ids if job_id not in job_ids)
         known_as = dict(self.known_as) | {job_id: (comment, name) for job_id in job_ids if comment or name}
         return replace(
@@ -402,13 +407,13 @@ class Submission:
         )
 
     def has_passed(self, job_id: str) -> bool:
-        """Returns whether a later submission of the run than that of job `job_id` was made, or is being made."""
+        """Returns whether a submission of the run later than that of job `job_id` was made, or is being made."""
         newest = self.job_ids[len(self.job_ids) - self.newest :]
         return job_id in self.job_ids and ((self.open and not self.damage) or job_id not in newest)
 
 
 class SubmissionFile:
-    """submission.json of one run. Its writer is whoever has the right to start the run (launch/start.py)."""
+    """submission.json of one run. The process that has the right to start the run writes it (launch/start.py)."""
 
     def __init__(
         self, path: Path, rebuild: Callable[[str | None], Submission] = lambda why: Submission(damage=why)

@@ -1,4 +1,4 @@
-"""A configuration that holds a secret is refused: it would be written to disk and into job scripts."""
+"""Refuses a configuration that holds a secret, which would be written to disk and into job scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpctrain.shown import without_secrets
 
 
 def refuse_secrets(values: Mapping[str, Any]) -> None:
-    """Raises UserError, which does not show it, if a value anywhere in `values`, plain containers, is a secret."""
+    """Raises UserError if a text anywhere in `values`, plain containers, is a secret; the error does not show it."""
     for key, name, text in _texts(values, ""):
         if without_secrets(f"{name}={text}") != f"{name}={text}":
             raise UserError(
@@ -20,7 +20,7 @@ def refuse_secrets(values: Mapping[str, Any]) -> None:
 
 
 def _texts(values: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Every text: its key, the last name in that, and the text itself."""
+    """Yields each text with its key and the last name in the key: (key, name, text)."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _texts(value, f"{key}.{name}" if key else str(name))

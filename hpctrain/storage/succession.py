@@ -1,8 +1,7 @@
-"""Whose word on a run counts: that of a later attempt or job, before that of an earlier one.
+"""Which attempt may say how a run stands: a later attempt or job before an earlier one.
 
-An attempt that its scheduler has given up may go on for a while, or come back: its node was cut off, its launcher
-was stopped. What it says of the run's end is then about itself alone. Takes a run directory; reads small files.
-No torch.
+An attempt that the scheduler has given up may go on for a while, or come back, if its node was cut off or its launcher
+was stopped. What it says about an end is then about itself only. Takes a run directory; reads small files. No torch.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from hpctrain.storage.run_dir import RunDir
 def superseded(
     run: RunDir, attempt: int | None, job_id: str | None, job_ended: JobEnded | None = None
 ) -> str | None:
-    """Returns who has the run now instead of an attempt of a job; None if that one may say how the run stands.
+    """Returns who has the run now instead of an attempt of a job; None if this attempt may say how the run stands.
 
-    `attempt`: None if no rank of it has come up. `job_id`: None outside of Slurm. `job_ended` as in storage/lock.py.
-    Who holds the newest term (storage/lock.py) is never superseded by an attempt that was refused.
+    `attempt` is None if none of its ranks came up, `job_id` outside of Slurm; `job_ended` is as in storage/lock.py. An
+    attempt that was refused never supersedes the owner of the newest term.
     """
     if job_id is not None and run.submission.read().has_passed(job_id):
         return "a later submission"
     try:
         owner = lock.last_owner(run.checkpoints)
-    except RunFailed as damaged:  # nobody can tell
+    except RunFailed as damaged:  # the owner is unknown
         return damaged.detail
     if owner is not None and owner.attempt == attempt:
         return None

@@ -1,4 +1,4 @@
-"""A study's jobs: how many, in which arrays, with which resources, and at what cost at most.
+"""A study's jobs: how many there are, in which arrays, with which resources, and what they may cost at most.
 
 Pure: takes settings, a run's configuration and Slurm's limits; returns plans and sbatch parameters under submitit's
 names. Units are in the names. No I/O, no submitit, no torch.
@@ -31,12 +31,12 @@ class Plan:
 
     @property
     def jobs(self) -> int:
-        """All tasks of all arrays."""
+        """The number of tasks of all arrays."""
         return sum(self.arrays)
 
 
 def quota_of(settings: SweepConfig) -> int | None:
-    """Returns how many runs each job does at most, if there is room for all jobs; None: until nothing is left."""
+    """Returns how many runs each job does at most, if there is room for all jobs; None: no limit."""
     return settings.runs_per_job or (None if settings.searches else settings.runs_at_once)
 
 

@@ -31,8 +31,8 @@ JUDGED = frozenset({"done", "paused", "failed", "cancelled"})  # outcomes that e
 class ClaimRecord(TypedDict, total=False):
     """The file of a claim; empty if it is missing. The keys from `until` on are there once it is over.
 
-    `seconds` and `job` are those of study_dir.Ended. `damage` names a file that is damaged, and says why: then nothing
-    else is known. It is never in the file.
+    `seconds` and `job` are those of study_dir.Ended. `damage` is never in the file: it names a file that is damaged,
+    and says why; then nothing else is known.
     """
 
     owner: Owner
@@ -48,7 +48,7 @@ class ClaimRecord(TypedDict, total=False):
 
 @dataclass
 class Claim:
-    """One piece of work in this process's hands."""
+    """One piece of work that this process has claimed."""
 
     work: Work
     path: Path
@@ -108,8 +108,9 @@ def is_over(record: ClaimRecord, mine: Owner, job_ended: JobEnded | None = None)
 
 
 def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
-    """Returns whether somebody works on this claim; None if nobody can tell: Slurm does not know the job, or another
-    machine has the process. Raises Unreachable if Slurm does not answer.
+    """Returns whether somebody works on this claim. Raises Unreachable if Slurm does not answer.
+
+    None if that cannot be known: Slurm does not know the job, or another machine has the process.
     """
     if is_over(record, mine, slurm.has_ended):
         return False
@@ -120,7 +121,7 @@ def lives(record: ClaimRecord, mine: Owner, slurm: Snapshot) -> bool | None:
 
 
 def unlock(folder: Path, key: str, number: int) -> None:
-    """Records, on the word of a person, that nobody works on a claim any more. Raises OSError."""
+    """Records that nobody works on a claim any more, because a person says so. Raises OSError."""
     _close(_path(folder, key, number), "unlocked")
 
 

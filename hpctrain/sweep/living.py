@@ -1,6 +1,6 @@
-"""Which jobs of a study live, and how many runs they will still do, on the word of Slurm or of the processes here.
+"""Which jobs of a study live, and how many runs they will still do, according to Slurm or to the processes here.
 
-Takes a study's folder and the queue, as it was told; returns numbers. No side effects, no torch.
+Takes a study's folder and Slurm's queue; returns numbers. No side effects, no torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from hpctrain.sweep.study_dir import JobRecord, StudyDir
 
 @dataclass(frozen=True)
 class LiveJob:
-    """A job that waits or runs: how many runs it will still begin, and end, which adds those that it is at.
+    """A job that waits or runs. It will begin `begins` more runs, and end `ends`, which counts those that run now.
 
-    None: it goes on until nothing is left.
+    None: it works until nothing is left.
     """
 
     job_id: str
@@ -42,7 +42,7 @@ def in_slurm(study: StudyDir, queue: Mapping[str, Job]) -> list[LiveJob]:
 
 
 def here(study: StudyDir) -> tuple[int, int]:
-    """Returns how many processes of this machine do the study, and how many may do so on others."""
+    """Returns how many processes of this machine work on the study, and how many may do so on others."""
     mine = this_process(0)
     records = [job["owner"] for job in study.jobs() if job["until"] is None and job["job_id"] is None]
     # A job's own record comes once it has imported everything; its submitter notes the process that waits for it.

@@ -1,4 +1,4 @@
-"""How a start of a run ended and what that means for the study, from the files of this start alone.
+"""How one start of a run ended and what that means for the study, from the files of this start alone.
 
 Takes a run directory whose processes have ended, and the claim that they were started for; returns an `End`. What an
 earlier start or rung left behind never counts: a run that ended before it had begun is tried again. Side effect:
@@ -22,14 +22,14 @@ from hpctrain.sweep import results
 from hpctrain.sweep.claims import Claim
 from hpctrain.sweep.study_dir import Ended
 
-TRIES = 3  # a run whose end says nothing of the run itself is tried again, so many times in a row at most
+TRIES = 3  # a run whose end says nothing about the run itself is tried at most this often in a row
 
 
 @dataclass(frozen=True)
 class End:
-    """`outcome` as claims.JUDGED has it, or "stopped" or "locked": the work goes on later.
+    """How a start ended. `outcome` is one of claims.JUDGED, or "stopped" or "locked": then the work goes on later.
 
-    `ended`: what the files of the run say of it; None if it did not end by itself.
+    `ended` is what the run's files say about the end; None if the run did not end by itself.
     """
 
     outcome: str
@@ -42,14 +42,14 @@ def judge(
 ) -> End:
     """Returns the end of one start.
 
-    `token` names the start; `told`: why the job stops, if it does; `asked`: whether the run was told so; `code`: the
-    exit code of its process.
+    `token` names the start. `told` is the reason for which the job stops, None if it goes on; `asked` says whether the
+    run was asked to stop; `code` is the exit code of its process.
     """
     state, attempt, place = run.read_state(), run.attempt_of(token), job_environment.read()
     failure = run.failure(attempt) if attempt is not None else None
     locked = failure is not None and failure["reason"] == Reason.RUN_LOCKED
     if locked or superseded(run, attempt, place.job_id, client.has_ended):
-        return End("locked")  # another process is at it: not ours to judge
+        return End("locked")  # another process has the run, and will judge it
     full = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
     if full or not (state.final or state.phase == Phase.REQUEUED):
         if asked and told and failure is None and not full and not run.cancel_file.exists():
@@ -58,17 +58,16 @@ def judge(
             return End("stopped", told)
         state = settle(run, launcher_logs.text(run, None), attempt, code)
     epochs = claim.work.epochs
-    ended: Ended = {
-        **results.ended(run, metric, epochs),
-        "detail": state.detail,
-    }  # the disk may not have taken it
+    # state.json may lack the detail, if the disk was full.
+    ended: Ended = {**results.ended(run, metric, epochs), "detail": state.detail}
     phase, reason = state.phase, state.reason
     again = reason in passing() or (asked and reason == Reason.ERROR)  # a signal can make anything fail
     if phase == Phase.DONE or reason == Reason.PAUSED:
         if epochs is None or ended["epochs"] >= epochs:
             outcome = "done" if epochs is None else "paused"
             return End(outcome, reason, {**ended, "phase": outcome})
-        phase, again = Phase.FAILED, True  # it stopped short of this rung: whatever led it astray has passed
+        # It stopped before the end of this rung, for a reason that has passed.
+        phase, again = Phase.FAILED, True
         ended["phase"] = phase
         ended["detail"] = f"stopped after {ended['epochs']:g} of {epochs} epochs"
     mishaps = passing() | {Reason.PAUSED, Reason.ERROR}

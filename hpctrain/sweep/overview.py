@@ -1,4 +1,4 @@
-"""A study as `status` and `cancel` see it: runs that nobody has begun, a summary line, and cancelling all of it.
+"""A study as `status` and `cancel` see it: runs that no job has begun, a summary line, and cancelling the study.
 
 Takes a study's folder; returns rows and text. Side effects: those of `cancel`, and at most one squeue call.
 """
@@ -25,19 +25,23 @@ from hpctrain.sweep import living
 from hpctrain.sweep.study_dir import StudyDir
 
 _IN_LINE = "waits for a slot of its study"
-_FULL = "waits for hpctrain sweep: the jobs of the study have others to do"
+_FULL = "waits for hpctrain sweep: the jobs of the study have other runs to do"
 _NO_JOB = "waits for hpctrain sweep: no job of the study is left"
 _CANCELLED = "waits for hpctrain sweep: the study is cancelled"
 
 
 @dataclass(frozen=True)
 class _Prospects:
-    """What becomes of the runs that no job has begun: `first` of them, in any order, are in line, and `rest` is said of
-    the others. `scheduler` is as in a Row."""
+    """What becomes of the runs that no job has begun: `first` of them, in any order, wait in line.
+
+    `rest` is the detail of the others, and `needs_start` whether these wait for a call of `sweep`; `scheduler` is as in
+    a Row.
+    """
 
     first: float
     rest: str = ""
     scheduler: str | None = None
+    needs_start: bool = False
 
 
 def waiting(
@@ -61,18 +65,19 @@ def waiting(
             run_ids = place.trials() if place.exists() else ()
             unbegun = [run_id for run_id in run_ids if not place.run(run_id).config_file.exists()]
             if foreign:
-                prospects = _Prospects(0, f"as its study's files say, which {foreign}")
+                prospects = _Prospects(0, f"as its study's files say: the study's folder {foreign}")
             else:
                 prospects = _prospects(StudyDir(folder, own=True), queues) if unbegun else _Prospects(0)
         except OSError as error:  # Damaged, or not to be read
             say(str(error))
             continue
         for number, run_id in enumerate(unbegun):
-            detail = _IN_LINE if number < prospects.first else prospects.rest
+            in_line = number < prospects.first
             if name is None or name in run_id:
                 rows.append(
-                    Row(place.name, run_id, Phase.SUBMITTED, None, detail, None, None, None, {}, None,
-                        prospects.scheduler, None)
+                    Row(place.name, run_id, Phase.SUBMITTED, None, _IN_LINE if in_line else prospects.rest,
+                        None, None, None, {}, None, prospects.scheduler, None,
+                        needs_start=prospects.needs_start and not in_line)
                 )  # fmt: skip
     return rows
 
@@ -85,14 +90,9 @@ def swept(study: StudyDir) -> dict[str, str]:
     return {}
 
 
-def needs_sweep(row: Row) -> bool:
-    """Returns whether nothing becomes of a run before the next `hpctrain sweep`."""
-    return row.detail in (_NO_JOB, _CANCELLED)
-
-
 def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
     if study.cancel_file.exists():
-        return _Prospects(0, _CANCELLED)
+        return _Prospects(0, _CANCELLED, needs_start=True)
     parts, jobs = study.parts(), 0
     begins = 0.0
     for conf in _clusters(study):
@@ -107,7 +107,7 @@ def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
             begins = math.inf
         elif elsewhere:
             return _Prospects(math.inf, scheduler=UNKNOWN)
-    return _Prospects(begins, _FULL if jobs else _NO_JOB)
+    return _Prospects(begins, _FULL if jobs else _NO_JOB, needs_start=not jobs)
 
 
 def summary(study: StudyDir, rows: list[Row]) -> str:

@@ -7,95 +7,95 @@ from typing import Any
 
 from hpctrain.report import html, plots
 from hpctrain.storage.run_state import Phase
-from hpctrain.sweep.report import Found, cost_facts, like_best
+from hpctrain.sweep.report import Report, cost_facts, like_best
 from hpctrain.sweep.results import Result
 
 MOST_ROWS = 200  # of the leaderboard on the page; tables for programs have all
 
 
-def study_page(found: Found) -> str:
+def study_page(report: Report) -> str:
     """Returns the study's page as HTML."""
-    ran = [r for r in found.rows if r.value is not None]
-    counts = ", ".join(f"{n} {phase}" for phase, n in found.phases.most_common())
+    ran = [r for r in report.rows if r.value is not None]
+    counts = ", ".join(f"{n} {phase}" for phase, n in report.phases.most_common())
     sections = [
-        html.Section("Result", _result(found)),
-        html.Section("Leaderboard", _leaderboard(found)),
-        html.Section("Learning curves", _curves(found, ran)),
-        html.Section("What matters", _parameters(found, ran)),
-        html.Section("Cost", [html.Facts(cost_facts(found))]),
-        html.Section("Failed runs", _failed(found.rows)),
+        html.Section("Result", _result(report)),
+        html.Section("Leaderboard", _leaderboard(report)),
+        html.Section("Learning curves", _curves(report, ran)),
+        html.Section("What matters", _parameters(report, ran)),
+        html.Section("Cost", [html.Facts(cost_facts(report))]),
+        html.Section("Failed runs", _failed(report.rows)),
     ]
-    better = "more" if found.higher_is_better else "less"
-    subtitle = f"{len(found.rows)} runs ({counts}), {found.searched}; {found.metric}: {better} is better"
-    return html.page(f"Study {found.study.name}", subtitle, sections)
+    better = "more" if report.higher_is_better else "less"
+    subtitle = f"{len(report.rows)} runs ({counts}), {report.searched}; {report.metric}: {better} is better"
+    return html.page(f"Study {report.study.name}", subtitle, sections)
 
 
-def _result(found: Found) -> list[html.Block]:
+def _result(report: Report) -> list[html.Block]:
     blocks: list[html.Block] = []
-    if found.settings:
-        best = found.settings[0]
+    if report.settings:
+        best = report.settings[0]
         width = "" if best.half_width is None else f" ± {best.half_width:.2g}"
-        items = [(f"best {found.metric}", f"{best.mean:.4g}{width}"), ("epochs", f"{best.epochs:g}")]
+        items = [(f"best {report.metric}", f"{best.mean:.4g}{width}"), ("epochs", f"{best.epochs:g}")]
         items += [(key, html.number(value)) for key, value in best.params.items()]
         blocks.append(html.Facts(items))
-    blocks.append(html.Text(found.verdict()))
-    if found.best_line:
-        blocks.append(html.Code(found.best_line))
+    blocks.append(html.Text(report.verdict()))
+    if report.best_line:
+        blocks.append(html.Code(report.best_line))
     return blocks
 
 
-def _leaderboard(found: Found) -> list[html.Block]:
-    if not found.settings:
+def _leaderboard(report: Report) -> list[html.Block]:
+    if not report.settings:
         return []
-    keys = [k for k in found.params if k != "seed"]
-    columns = ["#", found.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"]
+    keys = [k for k in report.params if k != "seed"]
+    columns = ["#", report.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"]
     rows: list[Sequence[Any]] = [
         (n, s.mean, s.half_width, len(s.results), s.epochs, *(s.params.get(k) for k in keys), like_best(s))
-        for n, s in enumerate(found.settings[:MOST_ROWS], 1)
+        for n, s in enumerate(report.settings[:MOST_ROWS], 1)
     ]
-    alike = frozenset(n for n, s in enumerate(found.settings[:MOST_ROWS]) if n == 0 or s.like_best)
+    alike = frozenset(n for n, s in enumerate(report.settings[:MOST_ROWS]) if n == 0 or s.like_best)
     blocks: list[html.Block] = [html.Table(columns, rows, alike)]
-    if any(s.half_width is not None for s in found.settings):
+    if any(s.half_width is not None for s in report.settings):
         blocks.append(
             html.Text(
                 "Marked settings (≈ best) are not distinguishable from the best: "
                 "Welch's t-test over the seeds, 5 % family-wise (Holm)."
             )
         )
-    if len(found.settings) > MOST_ROWS:
-        blocks.append(html.Text(f"{len(found.settings) - MOST_ROWS} more are in hpctrain report --csv."))
+    if len(report.settings) > MOST_ROWS:
+        blocks.append(html.Text(f"{len(report.settings) - MOST_ROWS} more are in hpctrain report --csv."))
     return blocks
 
 
-def _curves(found: Found, ran: list[Result]) -> list[html.Block]:
+def _curves(report: Report, ran: list[Result]) -> list[html.Block]:
     if not ran:
         return []
-    best = found.settings[0].best_run.run_id
+    best = report.settings[0].best_run.run_id
     place = next(n for n, r in enumerate(ran) if r.run_id == best)
-    png = plots.learning_curves([r.curve for r in ran], [r.value for r in ran], place, found.metric)
-    return [html.Picture(png, f"validation {found.metric} of every run over its epochs")]
+    png = plots.learning_curves([r.curve for r in ran], [r.value for r in ran], place, report.metric)
+    return [html.Picture(png, f"validation {report.metric} of every run over its epochs")]
 
 
-def _parameters(found: Found, ran: list[Result]) -> list[html.Block]:
-    keys = [k for k in found.params if len({repr(r.params.get(k)) for r in ran}) > 1]
+def _parameters(report: Report, ran: list[Result]) -> list[html.Block]:
+    keys = [k for k in report.params if len({repr(r.params.get(k)) for r in ran}) > 1]
     if len(ran) < 2 or not keys:
         return []
     params = {key: [r.params.get(key) for r in ran] for key in keys}
     values = [r.value for r in ran if r.value is not None]
     blocks: list[html.Block] = []
-    shares = importance(params, values, found.higher_is_better)
+    shares = importance(params, values, report.higher_is_better)
     if shares:
         caption = "Share of the variation among the better runs (PED-ANOVA, Watanabe et al. 2023, by Optuna)."
         blocks.append(html.Picture(plots.bars(shares, "importance"), "importance of each setting", caption))
     slices = [
         html.Picture(
-            plots.slice_of(key, given, values, found.metric), f"{found.metric} over {key}", wide=False
+            plots.slice_of(key, given, values, report.metric), f"{report.metric} over {key}", wide=False
         )
         for key, given in params.items()
     ]
     blocks.append(html.Grid(slices))
     if len(keys) > 1:
-        png = plots.parallel_coordinates(params, values, found.metric, found.higher_is_better)
+        png = plots.parallel_coordinates(params, values, report.metric, report.higher_is_better)
         blocks.append(html.Picture(png, "one line per run through all settings to the metric"))
     return blocks
 

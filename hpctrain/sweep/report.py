@@ -22,7 +22,7 @@ from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.study_dir import StudyDir
 
 
-class Found:
+class Report:
     """Everything that a report shows."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Found:
         )
 
 
-def look(study: StudyDir, metric: str | None = None) -> Found:
+def look(study: StudyDir, metric: str | None = None) -> Report:
     """Returns what the study found so far. Raises UserError if it has no run, or no run has the metric."""
     parts = study.parts() if study.exists() else []
     if parts:
@@ -94,28 +94,28 @@ def look(study: StudyDir, metric: str | None = None) -> Found:
         )
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None
-    return Found(study, name, higher_is_better, rows, use, searched)
+    return Report(study, name, higher_is_better, rows, use, searched)
 
 
-def table_rows(found: Found) -> list[dict[str, Any]]:
+def table_rows(report: Report) -> list[dict[str, Any]]:
     """Returns one flat row per run."""
     return [
         {
-            "run": r.run_id, "phase": r.phase, "reason": r.reason, found.metric: r.value, "epochs": r.epochs,
+            "run": r.run_id, "phase": r.phase, "reason": r.reason, report.metric: r.value, "epochs": r.epochs,
             **r.params, "rank_hours": r.seconds * r.ranks / 3600, "flops": r.flops,
         }
-        for r in found.rows
+        for r in report.rows
     ]  # fmt: skip
 
 
-def write_table(found: Found, path: Path, kind: str) -> None:
+def write_table(report: Report, path: Path, kind: str) -> None:
     """Write the rows as `csv` or `parquet`. Raises UserError if a package is missing or the path cannot be written."""
     try:
         import pandas
     except ImportError:
         raise UserError(f"--{kind}", path, "needs pandas: pip install 'hpctrain[sweep]'") from None
-    frame = pandas.DataFrame(table_rows(found))
-    for column in found.params:  # one of names and numbers is one of names
+    frame = pandas.DataFrame(table_rows(report))
+    for column in report.params:  # one of names and numbers is one of names
         if frame[column].map(type).nunique() > 1:
             frame[column] = frame[column].map(str)
     try:
@@ -129,26 +129,26 @@ def write_table(found: Found, path: Path, kind: str) -> None:
         raise UserError(f"--{kind}", path, f"cannot be written ({error.strerror})") from None
 
 
-def as_json(found: Found) -> dict[str, object]:
+def as_json(report: Report) -> dict[str, object]:
     """Returns everything for programs."""
     return {
-        "study": found.study.name, "metric": found.metric, "mode": "max" if found.higher_is_better else "min",
-        "phases": dict(found.phases), "best": found.best_line, "verdict": found.verdict(), "costs": found.costs,
-        "slots": None if found.use is None else
-        {"seconds": found.use.slots_s, "busy_seconds": found.use.busy_s, "jobs": found.use.jobs},
+        "study": report.study.name, "metric": report.metric, "mode": "max" if report.higher_is_better else "min",
+        "phases": dict(report.phases), "best": report.best_line, "verdict": report.verdict(), "costs": report.costs,
+        "slots": None if report.use is None else
+        {"seconds": report.use.slots_s, "busy_seconds": report.use.busy_s, "jobs": report.use.jobs},
         "settings": [
             {"params": dict(s.params), "mean": s.mean, "half_width": s.half_width, "epochs": s.epochs,
              "like_best": s.like_best, "runs": [r.run_id for r in s.results],
              "values": [r.value for r in s.results]}
-            for s in found.settings
+            for s in report.settings
         ],
-        "runs": table_rows(found),
+        "runs": table_rows(report),
     }  # fmt: skip
 
 
-def cost_facts(found: Found) -> list[tuple[str, str]]:
+def cost_facts(report: Report) -> list[tuple[str, str]]:
     """Returns what the study cost, in words."""
-    c, use = found.costs, found.use
+    c, use = report.costs, report.use
     facts = [
         ("rank-hours", f"{c['hours']:.3g}"),
         ("of failed runs", f"{c['failed_hours']:.3g} h"),

@@ -1,6 +1,6 @@
-"""What a `hpctrain sweep` asks for: its settings understood and checked, its runs and their costs.
+"""What one call of `hpctrain sweep` asks for: its checked settings, its runs and their costs.
 
-Takes overrides in the sweep's grammar; looks at everything that can be wrong. Nothing is written.
+Takes overrides in the sweep's grammar; checks everything that can be wrong. Writes nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from hpctrain.sweep.study_dir import Trial
 
 @dataclass(frozen=True)
 class Costs:
-    """What all runs cost to their ends: optimiser steps, FLOPs, a lower bound on the time of each run (None if the
-    device's peak is unknown), and the node-hours of all jobs at most (None without Slurm)."""
+    """What all runs cost if they train to their ends: optimiser steps, FLOPs, a lower bound on the time of each run.
+
+    `bounds_s` is None if the device's peak is unknown. `node_hours_max` is for all jobs; None without Slurm.
+    """
 
     steps: int
     flops: float
@@ -39,7 +41,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, understood and checked."""
+    """What is asked for, parsed and checked."""
 
     fixed: list[str]
     space: list[Swept]
@@ -84,7 +86,7 @@ def understand(words: Sequence[str]) -> Request:
 
 
 def _try_bounds(composer: sweep_grammar.Composer, space: Sequence[Swept], first: tuple[str, ...]) -> None:
-    """Each value and bound of each key once: what a sampler will suggest can be made."""
+    """Makes a run with each value and each bound of each key, so that a sampler's suggestions will be valid."""
     for place, swept in enumerate(space):
         bounds = isinstance(swept, Interval)
         values = [swept.written(swept.low), swept.written(swept.high)] if bounds else swept.values  # type: ignore[union-attr]
@@ -93,7 +95,7 @@ def _try_bounds(composer: sweep_grammar.Composer, space: Sequence[Swept], first:
 
 
 def _costs(configs: Iterable[Config]) -> Costs:
-    """FLOPs and lower bounds of all runs to their ends; one look at each different step."""
+    """The costs of all runs; counts each different step once."""
     known: dict[str, StepWork] = {}
     flops, steps = 0.0, 0
     bounds_s: list[float | None] = []

@@ -55,7 +55,7 @@ def score(records: Sequence[ValidationRecord], metric: str, epochs: float | None
 
 
 def ended(run: RunDir, metric: str, epochs: float | None = None) -> Ended:
-    """Returns what the record of a finished piece of work says of the run."""
+    """Returns the record of a finished piece of work, from the run's files."""
     state, records = run.read_state(), validation_records(run.metrics_file)
     return {
         "value": score(records, metric, epochs), "epochs": records[-1].epoch if records else 0.0,
@@ -152,9 +152,9 @@ def seconds(study: StudyDir) -> dict[str, float]:
 
 
 def damage(study: StudyDir) -> list[str]:
-    """Returns what is wrong with claims that are damaged, in a line each: their turns do not count as costs."""
-    found = claims.newest(study.claims).items()
-    records = (claims.read(study.claims, key, n) for key, last in found for n in range(1, last + 1))
+    """Returns a line for each damaged claim that says what is wrong; the turns of these do not count as costs."""
+    newest = claims.newest(study.claims).items()
+    records = (claims.read(study.claims, key, n) for key, last in newest for n in range(1, last + 1))
     return [record["damage"] for record in records if "damage" in record]
 
 

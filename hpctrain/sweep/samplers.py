@@ -1,4 +1,4 @@
-"""Optuna's samplers by ask-and-tell, from any number of jobs at once, over a journal file on shared storage.
+"""Optuna's samplers, which any number of jobs ask and tell at once over a journal file on shared storage.
 
 The only file that imports Optuna (the extra `sweep`). The study's own files (suggested/, ended/) hold what was
 tried; the journal is the sampler's memory, which is updated from them. With asha the sampler is told the result of
@@ -28,18 +28,22 @@ from hpctrain.sweep.space import trial
 from hpctrain.sweep.study_dir import StudyDir, Trial
 
 JOURNAL_GRACE_S = 10  # an older lock on the journal belongs to a dead process
-TRIES = 20  # suggestions in a row that make no new run, before the job gives up
+TRIES = 20  # the job gives up after this many suggestions in a row that are not a new run
 
 
 def optuna() -> Any:
-    """Returns the module optuna, without its log messages. Raises UserError if it is missing or too old (Hydra's
-    Optuna sweeper needs an old one)."""
+    """Returns the module optuna, with its log messages off.
+
+    Raises UserError if it is missing or too old (Hydra's Optuna sweeper needs an old one).
+    """
     try:
         import optuna
     except ImportError:
         raise UserError("sweep.sampler", "", "needs Optuna: pip install 'hpctrain[sweep]'") from None
     if int(optuna.__version__.split(".")[0]) < 4:
-        what = f"needs Optuna 4 or newer, here is {optuna.__version__}: pip install 'hpctrain[sweep]'"
+        what = (
+            f"needs Optuna 4 or newer, and {optuna.__version__} is installed: pip install 'hpctrain[sweep]'"
+        )
         raise UserError("sweep.sampler", "", what)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -115,7 +119,7 @@ class Search:
             raise _failed(error) from None
 
     def suggest(self) -> Trial | None:
-        """Publishes a new run for all jobs and returns it; None if the study has all that were asked for."""
+        """Publishes a new run for all jobs and returns it; None if the study has as many as were asked for."""
         limit = int(self._study.parts()[-1]["sweep"]["trials"] or 0)  # a later `sweep` may ask for more
         try:
             for _ in range(TRIES):

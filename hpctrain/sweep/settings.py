@@ -112,7 +112,7 @@ def _check_metric(settings: SweepConfig, config: Config) -> None:
                 if settings.pruner != "none"
                 else f"sampler {settings.sampler}"
             )
-            raise UserError("sweep.metric", "null", f"{what} needs one: {', '.join(known)}")
+            raise UserError("sweep.metric", "null", f"{what} needs a metric: {', '.join(known)}")
         if settings.mode is not None:
             raise UserError("sweep.mode", settings.mode, "needs sweep.metric")
     elif known and settings.metric not in known:

@@ -23,7 +23,7 @@ from hpctrain.sweep.study_dir import Trial
 
 
 def combinations(settings: SweepConfig, space: Sequence[Swept]) -> Iterator[tuple[str, ...]]:
-    """Yields the overrides of each run: all combinations, or `trials` draws. Draw n depends on seed and n alone."""
+    """Yields the overrides of each run: all combinations, or `trials` draws. Draw n depends only on the seed and n."""
     if settings.sampler == "grid":
         choices = [[f"{s.key}={v}" for v in s.values] for s in space if isinstance(s, Choice)]
         yield from itertools.product(*choices)

@@ -1,4 +1,4 @@
-"""Start a sweep, or complete it: publish its runs in the study's folder, then submit jobs that do them.
+"""Starts a sweep, or completes it: publishes its runs in the study's folder, then submits jobs that do them.
 
 Takes a request; writes under runs/<study>/.study and calls sbatch a few times. Returns at once: the jobs find their
 work in the study's files (sweep/worker.py). Whatever interrupts a call, the next one completes the study.
@@ -37,7 +37,7 @@ PATIENCE_S = 60.0  # for another `sweep` of the same study
 
 
 class Facts(TypedDict):
-    """A start for programs: runs, jobs (`arrays`: tasks of each array), costs, and a lower bound on the time."""
+    """What `hpctrain sweep --json` prints: runs, jobs (`arrays`: tasks of each array), costs, a bound on the time."""
 
     study: str
     path: str
@@ -55,7 +55,7 @@ class Facts(TypedDict):
 
 @dataclass(frozen=True)
 class Started:
-    """The jobs that were submitted for `left` pieces of work, or that would be; `job_ids` are of arrays."""
+    """The jobs that were submitted for `left` pieces of work, or would be; `job_ids` holds the ids of arrays."""
 
     study: StudyDir
     request: Request
@@ -65,7 +65,7 @@ class Started:
 
     @property
     def runs(self) -> int:
-        """Returns the number of runs that the request names; trials that are not drawn yet count."""
+        """The number of runs that the request names, counting trials that are not drawn yet."""
         return len(self.request.trials) or count_runs(self.request.settings, self.request.space)
 
     def facts(self) -> Facts:
@@ -88,7 +88,7 @@ def foresee(request: Request) -> Started:
 
 
 def start(request: Request, retry: str | None) -> Started:
-    """Publish the runs and submit jobs for what is left. `retry`: open the runs again that ended in this phase.
+    """Publishes the runs and submits jobs for what is left; does runs that ended in phase `retry` again.
 
     Raises UserError, and RunFailed if Slurm refuses.
     """
@@ -102,7 +102,7 @@ def start(request: Request, retry: str | None) -> Started:
         study.folder, 0, lambda job_id: client.has_ended(job_id, conf), PATIENCE_S,
         doing="extending the study", unlock=unlock,
     ):  # fmt: skip
-        _agree(study, request.settings)  # somebody else may have begun it meanwhile
+        _agree(study, request.settings)  # another call may have begun the study meanwhile
         _publish(study, request, retry)
         left = _left(study, request)
         jobs, job_ids = (_plan(request, 0, None, ()), []) if left == 0 else _submit(study, request, left)
@@ -118,7 +118,7 @@ def _study(request: Request) -> StudyDir:
 
 
 def _agree(study: StudyDir, settings: SweepConfig) -> None:
-    """A study is searched in one way. Raises UserError naming what differs from earlier calls."""
+    """Raises UserError, naming what differs, unless the study is searched as by its earlier calls."""
     if not study.exists():
         return
     before = sweep_config(study.parts()[0]["sweep"])
@@ -131,7 +131,7 @@ def _agree(study: StudyDir, settings: SweepConfig) -> None:
 
 
 def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
-    """Add the runs that the study does not have yet; open again what should be done again."""
+    """Adds the runs that the study does not have yet; opens again those that are to be done again."""
     known, config = study.trials(), request.config
     part: Part = {
         "path": str(study.path), "comment": study.comment,
@@ -152,7 +152,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
 
 
 def _left(study: StudyDir, request: Request) -> int:
-    """How many pieces of work nobody has done yet, as far as is known now."""
+    """The number of pieces of work that are not done yet, as far as is known now."""
     work_queue = WorkQueue(study, request.settings, objective(request.settings, request.config.task.name)[1])
     work_queue.refresh()
     new = sum(t.run_id not in work_queue.trials for t in request.trials)
@@ -169,7 +169,7 @@ def _plan(request: Request, left: int, room: int | None, live: Sequence[int | No
 
 
 def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[str]]:
-    """Jobs for what is left, less those that are at it already. Raises RunFailed."""
+    """Submits jobs for what is left, less those that work on it already. Raises RunFailed."""
     settings, config = request.settings, request.config
     if config.cluster.kind == "local":
         jobs = _plan(request, left, None, [None] * sum(living.here(study)))
@@ -201,7 +201,7 @@ def _submit(study: StudyDir, request: Request, left: int) -> tuple[Plan, list[st
 
 
 def _refuse_moved(study: StudyDir, queue: Sequence[answers.Job]) -> None:
-    """Raises UserError if jobs look for the study in a folder that it has no longer."""
+    """Raises UserError if jobs look for the study in a folder where it no longer is."""
     for old, comment in study.moved_from().items():
         ids = [job.job_id for job in queue if job.comment == comment]
         if ids:

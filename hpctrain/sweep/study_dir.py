@@ -96,8 +96,8 @@ class Part(TypedDict, total=False):
 class Ended(TypedDict):
     """ended/<run>.<rung>.json: how a piece of work ended. `phase` is one of claims.JUDGED.
 
-    `seconds`: how long the last turn held its slot; `job`: the token of the job that did it. A piece of work that
-    nobody could do has neither.
+    `seconds`: how long the last turn held its slot; `job`: the token of the job that did it. Both are missing if no
+    job could do the work.
     """
 
     value: float | None
@@ -113,7 +113,7 @@ class JobRecord(TypedDict):
     """jobs/<token>.json: a job of the study, its slots (`lanes`), and from when to when it was at work.
 
     `owner` is lock.Owner's fields; `until` is None while the job goes on, `seen` its last sign of life. The job has
-    begun `taken` runs, of `quota` at most (None: no limit), and is at `busy` of them now.
+    begun `taken` runs, of at most `quota` (None: no limit), and `busy` of them run now.
     """
 
     job_id: str | None
@@ -154,7 +154,7 @@ class StudyDir:
     """
 
     def __init__(self, path: Path, own: bool = False) -> None:
-        """`path` is runs/<study>. `own`: what the files say is done, and not only shown: others' raise Foreign."""
+        """`path` is runs/<study>. `own`: its files are acted on, not only shown, so those of others raise Foreign."""
         self.path, self.folder, self._own = path, path / NAME, own
         self._read: dict[Path, object] = {}  # parts and suggestions do not change
 
@@ -172,7 +172,7 @@ class StudyDir:
         return f"hpctrain:study:{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
 
     def moved_from(self) -> dict[str, str]:
-        """Returns the folders that the study had for an earlier `sweep` and no longer has, with its jobs' comments."""
+        """Returns earlier folders of the study that are gone, with the comments of the jobs submitted there."""
         noted = {part["path"]: part["comment"] for part in self.parts() if "path" in part}
         return {path: comment for path, comment in noted.items() if not os.path.lexists(path)}
 
@@ -210,7 +210,7 @@ class StudyDir:
         return ownership.foreign(self.path) or ownership.foreign(self.folder)
 
     def refuse_others(self) -> None:
-        """Raises UserError if others than this user have a hand in the study's folders."""
+        """Raises UserError if users other than this one can write to the study's folders."""
         refuse_others(self.path.parent, self.folder)
 
     def create(self) -> None:

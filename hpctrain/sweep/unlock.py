@@ -1,7 +1,7 @@
-"""A person's word that who held a study has ended: a `sweep` on another host, jobs that Slurm has forgotten.
+"""Unlocks a study because a person says that its holders have ended: a `sweep` on another host, forgotten jobs.
 
-Takes a study's folder; asks squeue. Side effects: the study's lock, claims and runs of those of whom nobody can tell
-whether they live. Whoever is known to live keeps what he has. No torch.
+Takes a study's folder; asks squeue. Side effects: releases the study's lock, and the claims and runs of processes of
+which it is not known whether they live. A process that is known to live keeps what it has. No torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpctrain.sweep.study_dir import StudyDir
 
 
 def unlock(study: StudyDir) -> list[str]:
-    """Takes for ended who may still hold the study or its runs; returns in words who that was.
+    """Releases what processes that may have ended still hold of the study; returns the names of these processes.
 
     Raises RunFailed if a `sweep` of the study is known to live, or if Slurm does not answer.
     """
@@ -41,7 +41,7 @@ def _sweep(study: StudyDir, slurm: client.Snapshot) -> list[str]:
 
 
 def _jobs(study: StudyDir, slurm: client.Snapshot) -> list[str]:
-    """The claims of those of whom nobody can tell, and the locks of these runs, are free afterwards."""
+    """Releases the claims whose owners may have ended, and the locks of their runs."""
     mine, ended = lock.this_process(0), set()
     for key, number in claims.newest(study.claims).items():
         record = claims.read(study.claims, key, number)
@@ -50,7 +50,7 @@ def _jobs(study: StudyDir, slurm: client.Snapshot) -> list[str]:
         run = study.run(key.rpartition(".")[0])
         try:
             upkeep.unlock(run, slurm.has_ended)
-        except RunFailed:  # its rank lives, whoever claimed it
+        except RunFailed:  # a rank of the run lives
             continue
         claims.unlock(study.claims, key, number)
         owner = record["owner"]

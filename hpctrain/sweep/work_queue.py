@@ -17,7 +17,7 @@ from hpctrain.sweep.claims import Claim
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import Ended, StudyDir, Trial, Work
 
-MAX_DEATHS = 3  # a run during which so many jobs died in a row is not tried again
+MAX_DEATHS = 3  # a run is not tried again after this many jobs in a row died during it
 
 
 class WorkQueue:
@@ -54,7 +54,7 @@ class WorkQueue:
     ) -> Claim | None:
         """Claims the next piece of work and returns it; None if there is none now (see `waits`). Raises OSError.
 
-        `begin_at` spreads jobs that start together over the list; `but`: the keys of work that is left alone.
+        `begin_at` spreads jobs that start together over the list; `but` holds the keys of work to leave alone.
         """
         self._left_alone = but
         self.refresh()
@@ -139,8 +139,10 @@ class WorkQueue:
         return [self.work(run_id, 0) for run_id in [*fresh[start:], *fresh[:start]]]
 
     def _open(self) -> list[Work]:
-        """Returns work that was begun and has not ended, of each run the lowest rung; claiming it shows whether
-        somebody still works on it."""
+        """Returns work that was begun and has not ended, the lowest rung of each run.
+
+        Claiming it shows whether somebody still works on it.
+        """
         open_works = []
         for key in self._last:
             run_id, rung = key.rpartition(".")[0], int(key.rpartition(".")[2])
@@ -152,7 +154,7 @@ class WorkQueue:
     def _below_the_top(self) -> bool:
         """Returns whether somebody works on a rung whose result may promote a run.
 
-        For one of whom nobody can tell whether he lives nothing waits: that could be for ever.
+        If it is not known whether the owner of a claim lives, the queue does not wait for it: that could be for ever.
         """
         mine, slurm = this_process(0), client.Snapshot()
         rungs = [work for work in self._open() if work.epochs is not None]

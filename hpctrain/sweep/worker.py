@@ -1,8 +1,9 @@
 """A job of a study: it takes one piece of work after another, `runs_at_once` at a time, until none is left.
 
 Takes a study's folder. Runs of one rank are forked from this process, which has torch in memory already; runs
-of several ranks are a Slurm step (or mpirun) each. Side effects: the runs' own files, claims, how each ended.
-Whatever is killed at whatever point, the study goes on: a claim whose owner has ended is taken by the next.
+of several ranks are a Slurm step (or mpirun) each. Side effects: the runs' own files, claims, records of how runs
+ended.
+The study goes on whatever is killed, and whenever: another job takes a claim whose owner has ended.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from hpctrain.training.stop import StopFlag
 
 POLL_S = 0.1
 WAIT_S = (1.0, 5.0)  # between looks for more work, while others' results may bring some
-REFUSALS = 6  # of a run that somebody else is at, or may be; over some minutes
+REFUSALS = 6  # tries of a run that another process has, or may have, over some minutes
 RELAY_S = 2.0  # a run that was asked to stop is asked again this often
 
 
@@ -53,14 +54,14 @@ class Slot:
     number: int
     claim: Claim | None = None
     process: Process | None = None
-    token: str = ""  # of this start
+    token: str = ""  # names this start
     began: float = 0.0
     asked_at: float = 0.0
 
 
 @dataclass
 class Refused:
-    """A piece of work that this job could not have, because another is at it, or may be: how often, until when."""
+    """A piece of work that another process has, or may have: how often this job tried, and when it tries again."""
 
     times: int = 0
     until_s: float = 0.0
@@ -73,25 +74,25 @@ class Job:
     study: StudyDir
     settings: SweepConfig
     metric: str
-    agenda: WorkQueue
+    work_queue: WorkQueue
     slots: list[Slot]
     job_id: str | None
     stop: StopFlag
     quota: int | None
     taken: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
-    full: str | None = None  # which part of the disk is full: nothing more is begun
+    full: str | None = None  # which part of the disk is full; then no further run begins
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     began: float = field(default_factory=lambda: began_at())
 
     @property
     def busy(self) -> list[Slot]:
-        """The slots in which a run goes on."""
+        """The slots that have a run."""
         return [slot for slot in self.slots if slot.process is not None]
 
 
 def work_on(path: str, quota: int | None = None) -> None:
-    """The whole job: what submitit calls. `quota`: at most so many runs; None: until nothing is left.
+    """Does the whole job; submitit calls it. It does at most `quota` runs (None: until nothing is left).
 
     Exits with 1 if it cannot go on.
     """
@@ -127,8 +128,8 @@ def _join(study: StudyDir, quota: int | None) -> Job:
     if part["ranks"] == 1:
         preload()
     slots = [Slot(n) for n in range(settings.runs_at_once)]
-    agenda = WorkQueue(study, settings, more, suggest)
-    return Job(study, settings, metric, agenda, slots, job_id, stop, quota)
+    work_queue = WorkQueue(study, settings, more, suggest)
+    return Job(study, settings, metric, work_queue, slots, job_id, stop, quota)
 
 
 def _work(job: Job) -> None:
@@ -149,18 +150,18 @@ def _work(job: Job) -> None:
             if free and not stopping and not over and time.monotonic() >= look_at:
                 claim = None
                 try:
-                    take = functools.partial(job.agenda.take, index, restarted, _left_alone(job))
+                    take = functools.partial(job.work_queue.take, index, restarted, _left_alone(job))
                     claim = patiently(take)
                     if claim:
                         restarted, patience_s, look_at = False, WAIT_S[0], 0.0
                         _begin(job, free[0], claim)
                 except (OSError, RunFailed) as error:
-                    job.full = _full(error)  # the runs that go on may still find room
+                    job.full = _full(error)  # runs under way may still find room
                     _give_back(free[0])
                     continue
                 if claim:
                     continue
-                if not job.busy and not job.agenda.waits and not _tries_again(job):
+                if not job.busy and not job.work_queue.waits and not _tries_again(job):
                     return
                 look_at = time.monotonic() + patience_s * random.uniform(0.7, 1.3)
                 patience_s = min(patience_s * 1.5, WAIT_S[1])
@@ -168,34 +169,34 @@ def _work(job: Job) -> None:
                 return
             time.sleep(POLL_S)
     finally:
-        for slot in job.busy:  # only if something has gone wrong
+        for slot in job.busy:  # not empty only after an error
             assert slot.process is not None
             slot.process.kill()
         _note(job, until=time.time())
 
 
 def _left_alone(job: Job) -> set[str]:
-    """The keys of work that this job does not try now, or not any more."""
+    """The keys of work that this job does not try now, or no longer tries."""
     now_s = time.monotonic()
     return {key for key, it in job.refused.items() if it.times >= REFUSALS or now_s < it.until_s}
 
 
 def _tries_again(job: Job) -> bool:
-    """Whether this job will try work once more that it could not have."""
+    """Whether this job will try again some work that another process had."""
     now_s = time.monotonic()
     return any(it.times < REFUSALS and now_s < it.until_s for it in job.refused.values())
 
 
 def _refuse(job: Job, claim: Claim) -> None:
-    """Leaves a run alone that somebody else is at, or may be: each time for longer, in the end for good."""
+    """Leaves a run that another process has, or may have: each time for longer, in the end for good."""
     refused = job.refused.setdefault(claim.work.key, Refused())
     refused.until_s = time.monotonic() + WAIT_S[1] * 2**refused.times
     refused.times += 1
 
 
 def _begin(job: Job, slot: Slot, claim: Claim) -> None:
-    """Start the run of a claim, or find that it has nothing left to do, or that somebody else is at it."""
-    trial, run = job.agenda.trials[claim.work.run_id], job.study.run(claim.work.run_id)
+    """Starts the run of a claim, unless it has nothing left to do, or another process has it."""
+    trial, run = job.work_queue.trials[claim.work.run_id], job.study.run(claim.work.run_id)
     slot.claim, slot.token, slot.began, slot.asked_at = claim, "", time.monotonic(), 0.0
     for record in claim.earlier:
         if "damage" in record:
@@ -214,7 +215,7 @@ def _begin(job: Job, slot: Slot, claim: Claim) -> None:
 
 
 def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config | None:
-    """Makes the run's folder as the run needs it for this piece of work; returns None if somebody else is at it."""
+    """Makes the run's folder for this piece of work and returns the settings; None if another process has the run."""
     run.create(trial.config)
     with contextlib.ExitStack() as right:
         try:
@@ -231,7 +232,7 @@ def _prepare(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config | None
 
 
 def _note_start(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
-    """Writes what the run needs to know of this start; returns its settings."""
+    """Writes what the run needs to know about this start; returns its settings."""
     config = from_dict(trial.config)
     identify.note(run, config, trial.contents)
     run.cancel_file.unlink(missing_ok=True)
@@ -246,7 +247,7 @@ def _note_start(job: Job, run: RunDir, trial: Trial, claim: Claim) -> Config:
 
 
 def _attend(job: Job, slot: Slot) -> None:
-    """Pass on what the run should know; see whether it has ended."""
+    """Passes a request to stop on to the run, and ends the work if the run has ended."""
     assert slot.process is not None
     assert slot.claim is not None
     if slot.process.poll() is not None:
@@ -260,7 +261,7 @@ def _attend(job: Job, slot: Slot) -> None:
 
 
 def _end(job: Job, slot: Slot) -> None:
-    """Note how a piece of work ended, and free the slot."""
+    """Notes how a piece of work ended, and frees the slot."""
     claim = slot.claim
     assert claim is not None
     code = slot.process.poll() if slot.process else None
@@ -269,7 +270,7 @@ def _end(job: Job, slot: Slot) -> None:
     run = job.study.run(claim.work.run_id)
     end = judge(run, claim, job.metric, slot.token, job.stop.reason, slot.asked_at > 0, code)
     detail = end.ended and end.ended["detail"]
-    if end.reason == Reason.DISK_FULL:  # says nothing of the run, and the next ones would fail as well
+    if end.reason == Reason.DISK_FULL:  # that is not the run's fault, and the next runs would fail as well
         job.full = str(detail)
         return patiently(lambda: claim.close("stopped", reason=end.reason))
     spent_s = time.monotonic() - slot.began
@@ -282,12 +283,12 @@ def _end(job: Job, slot: Slot) -> None:
         job.refused.pop(claim.work.key, None)
     if end.outcome == "failed":
         print(f"{run.run_id} failed: {end.reason}: {detail}", flush=True)
-    # What goes on later does so here, in this job when it comes back, or in another.
+    # Work that is not over goes on in this job when it comes back, or in another one.
     return patiently(lambda: claim.close(end.outcome, reason=end.reason, seconds=spent_s, job=job.token))
 
 
 def _give_back(slot: Slot) -> None:
-    """Another job, or a later one, takes the work of a slot that could not begin it."""
+    """Gives back the work of a slot that could not begin it: another job takes it."""
     claim, slot.claim = slot.claim, None
     if claim is not None:
         with contextlib.suppress(OSError):
@@ -295,7 +296,7 @@ def _give_back(slot: Slot) -> None:
 
 
 def _full(error: OSError | RunFailed) -> str:
-    """Returns what is full. Raises the error if that is not why."""
+    """Returns what is full. Raises the error if it is not about a full disk."""
     reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
     if reason != Reason.DISK_FULL:
         raise error
@@ -303,7 +304,7 @@ def _full(error: OSError | RunFailed) -> str:
 
 
 def _come_back(job: Job) -> None:
-    """After an orderly stop: back into the queue, unless Slurm does that itself or the study was cancelled."""
+    """Puts the job back into the queue after an orderly stop, unless Slurm does so or the study was cancelled."""
     if job.job_id is None or job.study.cancel_file.exists():
         return
     if job.stop.reason == Reason.TERMINATED and not client.in_grace(job.job_id, _say):
@@ -319,7 +320,7 @@ def _say(words: str) -> None:
 
 
 def _note(job: Job, until: float | None = None) -> None:
-    """Writes the job's own record: the slots that it holds, from when to when."""
+    """Writes the job's own record: its slots, and from when to when it holds them."""
     with contextlib.suppress(OSError):
         record: JobRecord = {
             "job_id": job.job_id, "lanes": len(job.slots), "began": job.began, "until": until,

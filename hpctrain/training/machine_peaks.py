@@ -9,34 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TypedDict
 
 import torch
 
 from hpctrain import hardware
+from hpctrain.storage.profile import Ceilings, Sum
 from hpctrain.training.comm import Comm
 
 SWEEP_BYTES = tuple(1024 * 4**k for k in range(10))  # 1 KiB to 256 MiB
-SWEEP_S = 1.5  # at most so long for one size
-PEAK_S = 0.3  # for one number format, and for copies
+SWEEP_S = 1.5  # one size takes at most this long
+PEAK_S = 0.3  # per number format, and for copies
 COPIED = 2**24  # float32 elements: 64 MiB, beyond the caches
-
-
-class Sum(TypedDict):
-    """One size of an allreduce: the seconds of each try, on the slowest rank."""
-
-    bytes: int
-    s: list[float]
-
-
-class Ceilings(TypedDict):
-    """The peaks: lists have one value per rank; `sums` is for all ranks together."""
-
-    device: str
-    threads: int
-    flops_per_s: list[dict[str, float]]
-    bytes_per_s: list[float]
-    sums: list[Sum]
 
 
 def ceilings(comm: Comm, device: torch.device) -> Ceilings:
@@ -54,15 +37,15 @@ def ceilings(comm: Comm, device: torch.device) -> Ceilings:
 
 
 def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[Sum]:
-    """Returns the seconds of one allreduce, by size in bytes, on the slowest rank, as the others wait for it.
+    """Returns the seconds of one allreduce, by size in bytes, on the slowest rank, for which the others wait.
 
     Stops before a size for which one sum would take longer than SWEEP_S.
     """
     if comm.size == 1:
         return []
-    found: list[Sum] = []
+    measured: list[Sum] = []
     for size in sizes:
-        if found and min(found[-1]["s"]) * size / found[-1]["bytes"] > SWEEP_S:
+        if measured and min(measured[-1]["s"]) * size / measured[-1]["bytes"] > SWEEP_S:
             break
         tensor = torch.zeros(size // 4, device=device)
         taken: list[float] = []
@@ -76,8 +59,8 @@ def sums(comm: Comm, device: torch.device, sizes: Sequence[int]) -> list[Sum]:
             slowest_s = max(comm.gather_objects(time.perf_counter() - start))
             taken.append(slowest_s)
             spent_s += slowest_s
-        found.append({"bytes": size, "s": taken[1:]})
-    return found
+        measured.append({"bytes": size, "s": taken[1:]})
+    return measured
 
 
 def wait(device: torch.device) -> None:

@@ -1,8 +1,8 @@
 """What one step is made of, measured at the end of a run: `train.profile=N` steps of each kind.
 
-Takes the trainer of the run; returns plain values (profile.json): the step without exchange of gradients at several
-batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective. Seconds
-and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
+Takes the trainer of the run; returns profile.json (storage/profile.py): the step without exchange of gradients at
+several batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective.
+Seconds and bytes. Weights stay as they are, but batch statistics move on: the run must be over.
 """
 
 from __future__ import annotations
@@ -10,54 +10,18 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 
+from hpctrain.storage.profile import Arrival, Computing, Profile
 from hpctrain.training.comm import Comm
-from hpctrain.training.machine_peaks import Ceilings, Sum, sums, wait
+from hpctrain.training.machine_peaks import sums, wait
 from hpctrain.training.step import Trainer
 
 SWEEP_BYTES = tuple(4096 * 4**k for k in range(8))
 BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling makes the batch of a rank smaller
-
-
-class Arrival(TypedDict):
-    """The gradient of one parameter, and when it is ready, from the backward pass's start."""
-
-    name: str
-    bytes: int
-    ready_s: float
-
-
-class Computing(TypedDict):
-    """The step without exchange at one batch size; `step_s` has a list per rank, which shows how unequal they are.
-
-    `cpu_s`: of all cores; the rest is what computing leaves to others. Profiles of version 0.1.0 may lack it.
-    """
-
-    data_s: float
-    forward_s: float
-    backward_s: float
-    cpu_s: NotRequired[float]
-    step_s: list[list[float]]
-
-
-class Profile(TypedDict):
-    """profile.json. `computing` has the batch sizes as text; `exchange_s` and `sums` are empty for one rank."""
-
-    ranks: int
-    ranks_per_node: int
-    batch_size: int
-    device: str
-    cores: int
-    gradients: list[Arrival]
-    computing: dict[str, Computing]
-    optimizer_s: float
-    exchange_s: list[float]
-    sums: list[Sum]
-    ceilings: NotRequired[Ceilings]
 
 
 def profile(trainer: Trainer, comm: Comm, steps: int) -> Profile:

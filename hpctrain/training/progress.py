@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
-from hpctrain.config.identity import identity_hash, refuse_change, science
+from hpctrain.config.identity import identity_hash, noted, refuse_change
 from hpctrain.config.settings import Config
 from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
@@ -127,7 +127,7 @@ def document(
     place = {"epoch": at.step // steps_per_epoch, "place": at.step % steps_per_epoch}
     place |= {"steps_per_epoch": steps_per_epoch, "effective_batch": config.effective_batch}
     rest = Document(
-        at, ledger, place | {"seed": config.seed}, {"lr": next_lr}, science(config), identity_hash(config, {})
+        at, ledger, place | {"seed": config.seed}, {"lr": next_lr}, noted(config), identity_hash(config, {})
     )
     head = {"step": at.step, "epoch": at.step / steps_per_epoch, "samples": at.samples}
     return head | asdict(rest)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import io
 import json
 import os
 import socket
@@ -19,12 +18,13 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hpctrain import job_environment
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
-from hpctrain.storage import last_word
+from hpctrain.shown import without_secrets
+from hpctrain.storage import last_word, output
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.json_files import replace_text
@@ -131,6 +131,7 @@ def _end(launcher: int, word: LastWord) -> NoReturn:
 def _explain(error: BaseException) -> tuple[str, str]:
     """Returns as `_reason_of`; where the error came from is shown if it is not one that hpctrain has words for."""
     reason, detail = _reason_of(error)
+    detail = without_secrets(detail)
     if reason != Reason.DISK_FULL and not isinstance(error, (RunFailed, UserError, Damaged)):
         traceback.print_exc()
     return reason, detail
@@ -163,23 +164,7 @@ def _redirect_output(path: Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(
-            io.BufferedWriter(_Log(number, "w", closefd=False)), "utf-8", "replace", line_buffering=True
-        )
-        for number in (1, 2)
-    )
-
-
-class _Log(io.FileIO):
-    """A log that loses lines if storage does not take them: a line is not worth a run."""
-
-    def write(self, data: Any) -> int:
-        """Returns how many bytes of `data` are dealt with."""
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
+    output.as_log()
 
 
 if __name__ == "__main__":

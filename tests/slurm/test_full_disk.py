@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpctrain.storage.last_word import EXIT_DISK_FULL
 from tests.small_disk import Disk
 from tests.waiting import until
 
@@ -76,7 +77,7 @@ def test_a_job_that_comes_back_onto_a_full_disk(cluster, disk, run, same_weights
     job.await_end("failed", "DISK_FULL")
     assert "Traceback" not in job.logs(), job.logs()
     codes = until(lambda: cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode"), "accounting")
-    assert "FAILED|228:0" in codes
+    assert f"FAILED|{EXIT_DISK_FULL - 128}:0" in codes, job.logs()  # sacct takes 128 off all that are higher
     disk.free()
     job.await_end("failed", "DISK_FULL")
     cluster.hpctrain("resume", "--root", job.root)

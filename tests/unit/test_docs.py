@@ -58,3 +58,11 @@ def test_quoted_costs_are_the_commands(model, capsys):
     lines = [line.replace(" ", "") for line in quoted.splitlines() if line.strip()]
     assert len(lines) >= 2
     assert all(line in said for line in lines)
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"], ids=lambda path: path.name
+)
+def test_what_a_shell_would_eat_is_quoted(page):
+    """No setting with a bracket, a star or the like begins without a quotation mark."""
+    assert not re.findall(r"[`\s][\w.]+=\w*[(*{<|;&][^`\s]*", page.read_text(encoding="utf-8"))

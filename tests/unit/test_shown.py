@@ -58,3 +58,14 @@ def test_what_is_no_secret_stays(text):
 def test_control_characters_are_shown_as_text():
     assert printable("a\x1b[31mb\x07\u202e\udcff\n\tc\r") == "a\\x1b[31mb\\x07\\u202e\\udcff\n\tc\\r"
     assert shown("a\x1b token=word") == "a\\x1b token=***"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("x", None), ("eyJhbGciOiJIUzI-", None), ("a-token-", None), ("://", None), ("sk-", "***"),
+     ("authorization:", "authorization:***")],
+)  # fmt: skip
+def test_a_line_of_a_million_letters_has_an_answer(word, said):
+    """A pattern that is tried from every letter to the end takes hours; pytest's timeout ends it."""
+    line = word * (10**6 // len(word))
+    assert shown(line) == (said or line)

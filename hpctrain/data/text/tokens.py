@@ -34,6 +34,7 @@ from hpctrain.data.text import vocabulary as vocabularies
 from hpctrain.data.text.source import Source, cache_folder, find_source
 from hpctrain.data.text.vocabulary import KINDS, Vocabulary
 from hpctrain.errors import UserError
+from hpctrain.report.numbers import short
 from hpctrain.storage.files import lock_file
 from hpctrain.storage.run_state import storage_failure
 
@@ -122,7 +123,7 @@ def _tokenise(config: DataConfig, source: Source, draft: Path) -> None:
     began = time.monotonic()
     loud = (source.size_bytes or 0) >= SAY_FROM_BYTES
     if loud:
-        _say(f"reading {(source.size_bytes or 0) / 1e6:,.0f} MB of text into {draft.parent}")
+        _say(f"reading {short(source.size_bytes or 0, 'B', digits=3)} of text into {draft.parent}")
     words: Vocabulary = KINDS[config.tokens].learn(source.train(), config.vocabulary_size or 0)
     dtype = np.dtype("<u2" if words.size <= 2**16 else "<u4")
     meta: dict[str, Any] = {"format": FORMAT, "dtype": dtype.str}

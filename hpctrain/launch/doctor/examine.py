@@ -1,7 +1,7 @@
-"""Examine a cluster: ask Slurm, look at the run folder and at Horovod, and submit one short job of two ranks.
+"""Examines a cluster: asks Slurm, looks at the run folder and at Horovod, and submits one short job of two ranks.
 
-Takes a configuration; yields findings. The job looks from two nodes (one, if there is one). Side effects: that job,
-a folder in run.root while it runs, and conf/cluster/NAME.yaml if asked for.
+Takes a configuration; yields findings. The job runs on two nodes if the cluster has two, else on one. Side effects:
+that job, a folder in run.root while it runs, and conf/cluster/NAME.yaml if asked for.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage.json_files import read_json
 from hpctrain.storage.run_dir import RunDir, absolute, make_private
 
-JOB_PATIENCE_S = 300.0  # in the queue and running
+JOB_PATIENCE_S = 300.0  # for the job to wait and to run
 
 
 def examine(config: Config, with_job: bool, write_to: Path | None = None) -> Iterator[Finding]:
-    """Yields all findings, each as soon as it is known; writes the preset that they make to `write_to`."""
+    """Yields all findings, each as soon as it is known; writes a preset made of them to `write_to`."""
     root = absolute(config.run.root)
     if config.cluster.kind == "local":
         yield from _local(config)
         return
     conf = slurm_conf(config)
     try:
-        found = look(config, conf)
+        slurm = look(config, conf)
     except client.Unreachable as error:
         hint = f"start it with {config.cluster.source} up" if config.cluster.name == "devcluster" else (
             "ask on a login node of the cluster, with its Slurm commands on the PATH"
         )  # fmt: skip
         yield Finding("Slurm", f"does not answer: {error}", hint)
         return
-    yield Finding("Slurm", f"{found.config.get('SLURM_VERSION')}, cluster {found.config.get('ClusterName')}")
-    yield from judge(config, found)
+    yield Finding("Slurm", f"{slurm.config.get('SLURM_VERSION')}, cluster {slurm.config.get('ClusterName')}")
+    yield from judge(config, slurm)
     try:
         make_private(root)
     except UserError as error:
         yield Finding("run folder", str(error), "give run.root=FOLDER on storage that all nodes share")
         return
-    if with_job and found.partition is not None:
-        yield from _job(config, conf, root, two_nodes=len(found.nodes) > 1)
+    if with_job and slurm.partition is not None:
+        yield from _job(config, conf, root, two_nodes=len(slurm.nodes) > 1)
     with contextlib.suppress(OSError):  # not empty: it holds runs
         root.rmdir()
     if write_to:
         try:
-            write_to.write_text(preset(write_to.stem, config, found))
+            write_to.write_text(preset(write_to.stem, config, slurm))
             yield Finding("preset", f"{write_to}; use it as cluster={write_to.stem}")
         except OSError as error:
             yield Finding(
@@ -121,7 +121,7 @@ def _local(config: Config) -> Iterator[Finding]:
 
 
 def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Iterator[Finding]:
-    """Two ranks as a real job; what each of them saw."""
+    """Submits a job of two ranks; yields the findings from what each of them saw."""
     folder = Path(tempfile.mkdtemp(dir=root, prefix=".doctor."))
     RunDir(folder).submitit.mkdir()
     try:
@@ -145,7 +145,7 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
 
 
 def _script(config: Config, folder: Path, two_nodes: bool) -> str:
-    """The job's script: a run's of two ranks, with another command."""
+    """Returns the job's script: that of a run of two ranks, with another command."""
     nodes = 2 if two_nodes else 1
     resources = dataclasses.replace(
         config.resources, nodes=nodes, gpus_per_node=2 // nodes, timeout_min=5, chain=1
@@ -156,7 +156,7 @@ def _script(config: Config, folder: Path, two_nodes: bool) -> str:
 
 
 def _await(job_id: str, conf: str | None) -> answers.Job | None:
-    """The job once it has ended, or as it is after JOB_PATIENCE_S; None: Slurm has forgotten it."""
+    """Returns the job once it has ended, or as it is after JOB_PATIENCE_S; None if Slurm has forgotten it."""
     end_s = time.monotonic() + JOB_PATIENCE_S
     while True:
         try:

@@ -1,6 +1,6 @@
-"""A cluster beside its preset: pure judgement of what Slurm and a job of two ranks said.
+"""Compares a cluster with its preset: pure judgement of what Slurm and a job of two ranks said.
 
-Takes a configuration and parsed answers (scheduler/site.py); returns findings: each is ok, or says what to do.
+Takes a configuration and parsed answers (scheduler/site.py); returns findings: each is ok or says what to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpctrain.scheduler import answers, site
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `advice` is empty if it is ok."""
+    """One line of the doctor's answer. `advice` is empty if nothing is wrong."""
 
     what: str
     text: str
@@ -49,35 +49,35 @@ class Site:
         return dataclasses.replace(self.nodes[0], **least)
 
 
-def judge(config: Config, found: Site) -> Iterator[Finding]:
-    """Yields the findings from the preset beside what Slurm says. Pure."""
-    cluster, settings = config.cluster, found.config
-    yield _judge_partition(config, found)
-    if found.node is not None:
-        yield _judge_nodes(config, found, found.node)
-    fits = cluster.mpi is None or cluster.mpi in found.mpi
+def judge(config: Config, slurm: Site) -> Iterator[Finding]:
+    """Yields the findings from a comparison of the preset with what Slurm says. Pure."""
+    cluster, settings = config.cluster, slurm.config
+    yield _judge_partition(config, slurm)
+    if slurm.node is not None:
+        yield _judge_nodes(config, slurm, slurm.node)
+    fits = cluster.mpi is None or cluster.mpi in slurm.mpi
     yield Finding(
-        "MPI", f"srun --mpi={cluster.mpi}; Slurm has {', '.join(found.mpi)}",
-        "" if fits else f"set cluster.mpi={site.choose_mpi(found.mpi)}",
+        "MPI", f"srun --mpi={cluster.mpi}; Slurm has {', '.join(slurm.mpi)}",
+        "" if fits else f"set cluster.mpi={site.choose_mpi(slurm.mpi)}",
     )  # fmt: skip
-    yield _judge_accounting(config, found)
+    yield _judge_accounting(config, slurm)
     yield Finding(
         "limits", f"MaxArraySize {settings.get('MaxArraySize')}, MaxJobCount {settings.get('MaxJobCount')}"
-        + "".join(f", {a.account}: {a.max_submit} jobs submitted" for a in found.associations or [] if a.max_submit),
+        + "".join(f", {a.account}: {a.max_submit} jobs submitted" for a in slurm.associations or [] if a.max_submit),
     )  # fmt: skip
     requeue = settings.get("JobRequeue") == "1"
     after = "jobs are put back by Slurm" if cluster.requeue else "the run submits its next job itself"
     yield Finding("requeue", f"JobRequeue {'on' if requeue else 'off, asked for by each job'}; {after}")
-    yield _judge_preemption(found)
+    yield _judge_preemption(slurm)
 
 
-def _judge_partition(config: Config, found: Site) -> Finding:
-    cluster, partition = config.cluster, found.partition
+def _judge_partition(config: Config, slurm: Site) -> Finding:
+    cluster, partition = config.cluster, slurm.partition
     if partition is None:
         wanted = f"there is no {cluster.partition}" if cluster.partition else "none is the default"
         return Finding("partition", wanted, "set cluster.partition=NAME; `sinfo -s` lists them")
     limit = f"{partition.max_time_min} min" if partition.max_time_min else "no time limit"
-    text = f"{partition.name}: {len(found.nodes)} nodes, {limit}, {partition.max_nodes} nodes per job"
+    text = f"{partition.name}: {len(slurm.nodes)} nodes, {limit}, {partition.max_nodes} nodes per job"
     if not partition.up:
         return Finding(
             "partition", f"{text}; it is down", "choose another with cluster.partition=NAME, or wait"
@@ -90,9 +90,9 @@ def _judge_partition(config: Config, found: Site) -> Finding:
     return Finding("partition", text)
 
 
-def _judge_nodes(config: Config, found: Site, node: site.Node) -> Finding:
+def _judge_nodes(config: Config, slurm: Site, node: site.Node) -> Finding:
     cluster = config.cluster
-    usable = [n for n in found.nodes if n.state in ("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED")]
+    usable = [n for n in slurm.nodes if n.state in ("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED")]
     text = f"{node.cpus} CPUs, {node.gpus} GPUs, {node.memory_mb / 1024:.0f} GB each; {len(usable)} in use or free"
     for key, says, has in (
         ("gpus_per_node", cluster.gpus_per_node, node.gpus),
@@ -106,15 +106,17 @@ def _judge_nodes(config: Config, found: Site, node: site.Node) -> Finding:
     )
 
 
-def _judge_accounting(config: Config, found: Site) -> Finding:
+def _judge_accounting(config: Config, slurm: Site) -> Finding:
     account = config.cluster.account
-    if "slurmdbd" not in found.config.get("AccountingStorageType", ""):
-        return Finding("accounting", "off: status does without sacct")
-    if found.associations is None:
+    if "slurmdbd" not in slurm.config.get("AccountingStorageType", ""):
+        return Finding("accounting", "off: status works without sacct")
+    if slurm.associations is None:
         return Finding(
-            "accounting", "on, but sacctmgr does not answer; status does without", "tell the site's admins"
+            "accounting",
+            "on, but sacctmgr does not answer; status works without it",
+            "tell the site's admins",
         )
-    names = sorted({a.account for a in found.associations})
+    names = sorted({a.account for a in slurm.associations})
     if account and names and account not in names:
         return Finding(
             "accounting", f"account {account} is not yours", f"set cluster.account to {' or '.join(names)}"
@@ -129,27 +131,26 @@ def _judge_accounting(config: Config, found: Site) -> Finding:
     return Finding("accounting", f"on; your accounts: {', '.join(names) or 'not said'}")
 
 
-def _judge_preemption(found: Site) -> Finding:
-    settings, partition = found.config, found.partition
+def _judge_preemption(slurm: Site) -> Finding:
+    settings, partition = slurm.config, slurm.partition
     wait = settings.get("KillWait", "30 sec")
     if settings.get("PreemptType", "preempt/none") == "preempt/none" or not (
         partition and partition.preempted
     ):
-        return Finding("preemption", f"none of jobs in this partition; KillWait {wait}")
-    told = settings.get("PreemptParameters", "") + settings.get(
-        "SlurmctldParameters", ""
-    )  # newer, older Slurm
+        return Finding("preemption", f"jobs in this partition are not preempted; KillWait {wait}")
+    # Newer versions of Slurm have the first, older ones the second.
+    told = settings.get("PreemptParameters", "") + settings.get("SlurmctldParameters", "")
     signal = "the job's own signal" if "send_user_signal" in told else "SIGTERM"
     grace = f"{partition.grace_s} s to save" if partition.grace_s else f"KillWait ({wait}) alone to save"
     return Finding("preemption", f"by {settings.get('PreemptMode')}: {signal}, then {grace}")
 
 
-def preset(name: str, config: Config, found: Site) -> str:
-    """Returns what was found, as a file for conf/cluster."""
+def preset(name: str, config: Config, slurm: Site) -> str:
+    """Returns what Slurm says of the cluster, as a file for conf/cluster."""
     import yaml
 
-    cluster, partition, node = config.cluster, found.partition, found.node
-    accounts = {a.account for a in found.associations or []}
+    cluster, partition, node = config.cluster, slurm.partition, slurm.node
+    accounts = {a.account for a in slurm.associations or []}
     facts = {
         "name": name,
         "kind": "slurm",
@@ -161,9 +162,9 @@ def preset(name: str, config: Config, found: Site) -> str:
         "mem_gb_per_node": node and round(node.memory_mb / 1024, 1),
         "max_time_min": partition and partition.max_time_min,
         "max_nodes": partition and partition.max_nodes,
-        "mpi": cluster.mpi if cluster.mpi in found.mpi else site.choose_mpi(found.mpi),
+        "mpi": cluster.mpi if cluster.mpi in slurm.mpi else site.choose_mpi(slurm.mpi),
         "slurm_conf": cluster.slurm_conf,
-        "source": f"hpctrain doctor on {found.config.get('ClusterName')}, Slurm {found.config.get('SLURM_VERSION')}",
+        "source": f"hpctrain doctor on {slurm.config.get('ClusterName')}, Slurm {slurm.config.get('SLURM_VERSION')}",
         "source_date": time.strftime("%Y-%m-%d"),
     }
     given = {key: value for key, value in facts.items() if value is not None}
@@ -175,7 +176,7 @@ def judge_job(
 ) -> Iterator[Finding]:
     """Yields the findings from the job's end and from what its ranks wrote below `folder`."""
     if end is not None and end.state in answers.WAITING:
-        yield Finding("job", f"{job_id} waits longer than the doctor does: {end.reason}",
+        yield Finding("job", f"{job_id} waits for longer than the doctor does: {end.reason}",
                       "try again when nodes are free, or with --no-job")  # fmt: skip
         return
     errors = [f"rank {r['rank']} on {r['host']}: {r['error']}" for r in ranks if "error" in r]
@@ -203,7 +204,7 @@ def judge_job(
     took_ms = max(r["allreduce_ms"] for r in ranks)
     text = f"Horovod over {ranks[0]['transport']} ({', '.join(built)} built): 4 MB in {took_ms:.1f} ms"
     right = all(r["sum"] == 3.0 for r in ranks)
-    yield Finding("allreduce", text, "" if right else "the sum is wrong: build Horovod anew on a node")
+    yield Finding("allreduce", text, "" if right else "the sum is wrong: build Horovod again on a node")
     given = ", ".join(r["visible_gpus"] or "none" for r in ranks)
     on_gpu = all(r["device"] != "cpu" for r in ranks)
     where = f"on {ranks[0]['device']}" if on_gpu else "on the CPU: torch sees no GPU"

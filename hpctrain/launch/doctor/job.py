@@ -1,7 +1,7 @@
 """`python -m hpctrain.launch.doctor.job FOLDER`: one rank of the doctor's job, on a node of the cluster.
 
-Takes a folder on shared storage; writes rank_<r>.json there: what this rank saw. The ranks find each other by
-Horovod and add up a tensor on their devices; before that, each looks at the folder as the other sees it.
+Takes a folder on shared storage; writes there what this rank saw, as rank_<r>.json. Each rank first checks that it sees
+what the others write to the folder; then the ranks add up a tensor on their devices with Horovod.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from hpctrain import job_environment
 from hpctrain.storage.json_files import replace_text
 
-PATIENCE_S = 30.0  # file systems show another node's file after a while
+PATIENCE_S = 30.0  # file systems show another node's file with a delay
 
 
 def main() -> int:
-    """Looks from one rank and writes what it found; returns the exit code."""
+    """Examines the node from one rank and writes what it saw; returns the exit code."""
     folder, rank, ranks = Path(sys.argv[1]), job_environment.read().rank, int(sys.argv[2])
     facts: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "python": sys.version.split()[0]}
     try:
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def storage(folder: Path, rank: int, ranks: int) -> str:
-    """Write, flush, rename, link and lock here, and find what the others wrote; returns "ok" or what failed."""
+    """Writes, flushes, renames, links and locks, and looks for the others' files; returns "ok" or what failed."""
     replace_text(folder / f"hello_{rank}", str(rank))  # writes, flushes, renames
     for other in range(ranks):
         end_s = time.monotonic() + PATIENCE_S
@@ -58,7 +58,7 @@ def storage(folder: Path, rank: int, ranks: int) -> str:
 
 
 def allreduce(ranks: int) -> dict[str, Any]:
-    """Returns the sum of a tensor over the ranks, by Horovod as training uses it, and what Horovod was built with."""
+    """Returns the sum of a tensor over the ranks, made by Horovod as in training, and what Horovod was built with."""
     import torch
 
     from hpctrain.config.settings import CommConfig

@@ -16,7 +16,7 @@ from hpctrain.errors import UserError
         (["lenet_digit"], "experiment=lenet_digit: "),
         (
             ["char_lstm_python", "--synthetic", "data.vocabulary_size=9"],
-            "noise is for images; data=python_stdlib are none",
+            "noise replaces images; data=python_stdlib are not images",
         ),
         (["lenet_digits", "resources.ranks=0"], "resources.ranks=0: must be ≥ 1"),
     ],

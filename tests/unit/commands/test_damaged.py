@@ -127,7 +127,9 @@ def test_a_job_of_which_nobody_knows_the_folder_is_left_alone_and_none_is_begun_
     cli.main(["status", queued.run_id, "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["phase"], row["job_id"], row["scheduler"]) == ("new", "31", "unknown")
-    assert row["detail"].startswith("job 31 is of a run of this id, and Slurm does not say in which folder")
+    assert row["detail"].startswith(
+        "job 31 belongs to a run with this id, and Slurm does not say in which folder"
+    )
     assert cli.main(["resume", queued.run_id]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1

@@ -1,8 +1,18 @@
-"""Bad input to submit: one line, exit code 2, nothing submitted, nothing created."""
+"""Bad input to submit: one line, exit code 2, nothing submitted, nothing created; and what is not submitted again."""
+
+import contextlib
 
 import pytest
 
 from hpctrain import cli
+from hpctrain.commands import submit as command
+from hpctrain.config.load import to_dict
+from hpctrain.data.derive import load
+from hpctrain.data.identify import note, run_id
+from hpctrain.errors import UserError
+from hpctrain.launch import estimate
+from hpctrain.launch.standing import Standing
+from hpctrain.storage.run_dir import locate
 
 
 @pytest.fixture
@@ -63,3 +73,52 @@ def test_a_cluster_that_is_not_up(submit, monkeypatch, tmp_path):
     monkeypatch.delenv("SLURM_CONF")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "slurm/devcluster up" in submit()
+
+
+@pytest.fixture
+def uncountable(tmp_path, monkeypatch):
+    """Settings of a run whose FLOPs cannot be counted, and the folder of the run, which is not there yet."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(config):
+        raise UserError("model", "lenet", "refuses its input")
+
+    monkeypatch.setattr(estimate, "estimate", refuse)
+    words = ["lenet_digits", "cluster=local"]
+    config = load(words)
+    return words, config, locate(config.run.root, config.run.study, run_id(config))
+
+
+def prepared(config, run):
+    run.create(to_dict(config))
+    note(run, config)
+
+
+def test_a_run_that_is_done_is_not_counted(uncountable, capsys):
+    words, config, run = uncountable
+    prepared(config, run)
+    run.state.beat(phase="done", reason="DONE")
+    assert cli.main(["submit", *words]) == 0
+    assert "is done already" in capsys.readouterr().err
+
+
+def test_a_run_that_is_under_way_is_not_counted(uncountable, capsys, monkeypatch):
+    words, config, run = uncountable
+    prepared(config, run)
+    monkeypatch.setattr(command, "right_to_start", lambda run: contextlib.nullcontext(Standing("31")))
+    assert cli.main(["submit", *words]) == 0
+    out = capsys.readouterr().out
+    assert out == (
+        f"run {run.run_id} is under way already as job 31\nfollow it: hpctrain logs -f {run.run_id}\n"
+    )
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_cannot_be_counted_is_not_submitted(uncountable, capsys, monkeypatch, again):
+    words, config, run = uncountable
+    if again:
+        prepared(config, run)
+    monkeypatch.setattr(Standing, "submit", lambda *args: pytest.fail("submitted"))
+    assert cli.main(["submit", *words]) == 2
+    assert "refuses its input" in capsys.readouterr().err
+    assert run.path.exists() == again

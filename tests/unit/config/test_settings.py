@@ -37,6 +37,11 @@ def load(*overrides):
         ("resources.ranks=100000", "resources.ranks", None),
         ("train.epochs=null", "train.epochs", None),
         ("optimizer.lr=[1", "optimizer.lr", None),
+        ("seed=true", "seed", None),
+        ("optimizer.lr=false", "optimizer.lr", None),
+        ("train.epochs=true", "train.epochs", None),
+        ("data.std=[true]", "data.std", None),
+        ("model.padding=true", "model.padding", None),
         ("checkpoint.every=sometimes", "checkpoint.every", None),
     ],
 )

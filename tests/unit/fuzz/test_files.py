@@ -58,7 +58,7 @@ COMMANDS = [["status"], ["status", "--json"], ["status", "RUN"], ["status", "--s
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, read_once):
     """A run that is done, in a study, with one file of each kind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -58,7 +58,7 @@ def judge(argv, folder=None):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, read_once):
     """An empty folder; jobs are made ready, but nothing is started."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -105,7 +105,7 @@ LONG = settings(SHORT, max_examples=2000)
 
 def configuration(here, command, recipe, overrides):
     words = [recipe] if recipe != "lenet_digits" else [recipe, "cluster=devcluster"]
-    judge([*command, *words, *overrides], here)
+    assert judge([*command, *words, *overrides], here) != 1, f"{overrides}: no work was begun that could fail"
     for left in here.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -126,6 +126,11 @@ def test_no_configuration_is_without_an_answer(here, command, recipe, overrides)
 @given(*CONFIGURATION)
 def test_no_configuration_of_many_is_without_an_answer(here, command, recipe, overrides):
     configuration(here, command, recipe, overrides)
+
+
+@pytest.mark.parametrize("root", ["x" * 5000, "/" + "x/" * 2500, "x" * 300])
+def test_a_name_that_no_disk_takes(here, root):
+    assert judge(["submit", "--dry-run", "lenet_digits", "cluster=devcluster", f"run.root={root}"], here) == 2
 
 
 FLAGS = [

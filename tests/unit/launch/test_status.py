@@ -26,7 +26,7 @@ def row(phase, age_s=1.0, reason=None, **more):
 
 
 def no_word(state):
-    return f"Slurm says {state}; the ranks said nothing of an end"
+    return f"Slurm says {state}; no rank said how it ended"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ NOT_KNOWN = "Slurm knows nothing of job 7; if you know that it has ended: hpctra
             {"scheduler": "unknown", "detail": NOT_KNOWN.format("checkpoints r --unlock")},
         ),
         (row("submitted", 99), True, {"scheduler": "unknown", "detail": NOT_KNOWN.format("sweep --unlock s")}),
-        (row("submitted", job_id=None), False, {"scheduler": "unknown", "detail": "Slurm knows no job of it"}),
+        (row("submitted", job_id=None), False, {"scheduler": "unknown", "detail": "Slurm has no job of this run"}),
         (row("done", reason="DONE"), False, {}),
     ],
 )  # fmt: skip
@@ -115,13 +115,13 @@ def test_what_slurm_does_not_know_is_no_end(own, of_study, changes):
 @pytest.mark.parametrize(
     ("age_s", "changes"),
     [
-        (86400.0, {"scheduler": "unknown", "detail": "accounting has job 7 as RUNNING, the queue not"}),
-        (None, {"scheduler": "unknown", "detail": "accounting has job 7 as RUNNING, the queue not"}),
+        (86400.0, {"scheduler": "unknown", "detail": "accounting lists job 7 as RUNNING, but it is not in the queue"}),
+        (None, {"scheduler": "unknown", "detail": "accounting lists job 7 as RUNNING, but it is not in the queue"}),
         (
             86401.0,
             {
                 "scheduler": "RUNNING", "phase": "failed", "reason": "LOST",
-                "detail": "accounting alone knows its job, and the last heartbeat is a day old",
+                "detail": "only accounting lists its job, and the last heartbeat is a day old",
             },
         ),
     ],
@@ -131,7 +131,7 @@ def test_what_accounting_alone_shows_as_running_is_lost_after_a_day(age_s, chang
     assert status.settle(own, Job("7", "RUNNING"), queued=False) == replace(own, **changes)
 
 
-LEFT = "job 7 has left its array; the ranks said nothing of an end"
+LEFT = "job 7 has left its array; no rank said how it ended"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ class TestSlurm:
         run = a_run(tmp_path, submission=two)
         assert status.row_of(run) == told(run, scheduler="COMPLETED"), "the queue comes first"
         slurm.queues["/c.conf"] = []
-        detail = "accounting has job 8 as RUNNING, the queue not"
+        detail = "accounting lists job 8 as RUNNING, but it is not in the queue"
         assert status.row_of(run) == told(run, scheduler="unknown", job_id="8", detail=detail)
 
     def test_a_job_whose_number_was_not_noted_is_the_run_s(self, tmp_path, slurm):
@@ -367,8 +367,8 @@ class TestSlurm:
         slurm.queues["/c.conf"] = [Job(job, "RUNNING", comment="hpctrain:r:abc") for job in ("5", "6", "7")]
         damage = "submission.json is damaged (not JSON: trailing characters at line 1 column 3)"
         detail = (
-            "job 7 is of a run of this id, and Slurm does not say in which folder; "
-            "if it is another's: hpctrain checkpoints r --unlock"
+            "job 7 belongs to a run with this id, and Slurm does not say in which folder; "
+            "if that is another folder: hpctrain checkpoints r --unlock"
         )
         assert status.row_of(run) == told(
             run, job_id="7", scheduler="unknown", detail=f"{detail}; {damage}", damage=(damage,)
@@ -451,7 +451,7 @@ class TestSlurm:
 class TestThisMachine:
     """Runs outside of Slurm."""
 
-    LOST = "no heartbeat, and no process of it is left on this host"
+    LOST = "it sends no heartbeat, and none of its processes is left on this host"
 
     def a_run(self, folder, age_s=99.0, **state):
         return a_run(folder, age_s=age_s, submission={}, job_id="7", attempt=1, **state)
@@ -495,7 +495,7 @@ class TestThisMachine:
 
     def test_processes_elsewhere_are_not_seen(self, tmp_path):
         run = self.a_run(tmp_path)
-        words = "runs on {}, whose processes are not seen from here"
+        words = "runs on {}, whose processes cannot be seen from here"
         self.rank(run, 0, host=socket.gethostname(), pid=1, boot="another", started="0")
         self.rank(run, 1, host="n0", outcome="ERROR")
         self.rank(run, 2)
@@ -536,25 +536,13 @@ class TestThisMachine:
             self.started_by(run, **starter)
         monkeypatch.setattr(client, "has_ended", lambda *job: ended if job == ("7", "/c.conf") else None)
         detail = "was never started, and nobody is known to start it: hpctrain resume r" if waits else None
-        assert status.row_of(run) == told(run, None, phase="new", job_id=None, detail=detail)
-        assert status.needs_resume(status.row_of(run)) is waits
+        shown = told(run, None, phase="new", job_id=None, detail=detail, needs_start=waits)
+        assert status.row_of(run) == shown
 
     def test_one_whose_configuration_is_gone_waits(self, tmp_path):
         run = a_run(tmp_path, phase="new", submission={})
         run.config_file.unlink()
-        assert status.needs_resume(status.row_of(run))
-
-    @pytest.mark.parametrize(
-        ("seen", "needs"),
-        [
-            (row("new"), False),
-            (row("new", detail="another's"), False),
-            (row("running", detail=status._WAITS.format("r")), False),
-            (row("new", detail=status._WAITS.format("r") + "; submission.json is missing"), True),
-        ],
-    )
-    def test_a_resume_is_needed_if_nobody_starts_a_new_run(self, seen, needs):
-        assert status.needs_resume(seen) is needs
+        assert status.row_of(run).needs_start
 
 
 WORD = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
@@ -694,6 +682,8 @@ class TestTable:
         assert (cell.plain, cell.style) == (f"{phase} (ERROR)", colour)
         assert [(span.start, span.style) for span in cell.spans] == [(len(phase), "default")]
 
-    def test_a_program_gets_all_but_the_damage_that_the_detail_has(self):
+    def test_a_program_gets_all_but_what_the_detail_has(self):
         (found,) = status.as_json([self.ROWS[0]])
-        assert found == {key: value for key, value in asdict(self.ROWS[0]).items() if key != "damage"}
+        assert found == {
+            key: value for key, value in asdict(self.ROWS[0]).items() if key not in status._NOT_IN_JSON
+        }

@@ -7,6 +7,7 @@ import pytest
 from hpctrain.data.derive import load
 from hpctrain.scaling import bench_page
 from hpctrain.storage.run_dir import RunDir
+from tests.profiles import profile
 
 SUMS = [{"bytes": 1024, "s": [2e-5, 1e-5, 3e-5]}, {"bytes": 4**9 * 1024, "s": [0.25]}]
 
@@ -31,14 +32,14 @@ def made_up_run(folder):
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.write_profile(
-        {
-            "ranks": 2, "batch_size": 2, "exchange_s": [0.001, 0.003],
-            "computing": {"2": {"step_s": [[0.1, 0.1], [0.1005, 0.1005]]}},
-            "ceilings": {
+        profile(
+            2, 2, exchange_s=[0.001, 0.003],
+            computing={"2": profile(2, 2)["computing"]["2"] | {"step_s": [[0.1, 0.1], [0.1005, 0.1005]]}},
+            ceilings={
                 "device": "a CPU", "threads": 1, "bytes_per_s": [1e9, 3e9], "sums": SUMS,
                 "flops_per_s": [{"fp32": 4e9, "bf16": 9e9}, {"fp32": 6e9, "bf16": 9e9}],
             },
-        }
+        )
     )  # fmt: skip
     run.state.beat(phase="done", summary={"device_peak": {"device": "a CPU"}})
     return run

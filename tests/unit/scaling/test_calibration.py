@@ -11,6 +11,7 @@ from hpctrain.launch import estimate
 from hpctrain.scaling import calibration, plan
 from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import locate
+from tests.profiles import profile
 
 MS = 1e-3
 
@@ -19,12 +20,12 @@ def made_up(ranks, s_per_byte):
     """64 ms per step of 64 samples, one gradient of 100 MB at its end; sums of two ranks take 20 µs + nβ."""
     part = {"data_s": 0.0, "forward_s": 0.02, "backward_s": 0.04, "step_s": [[0.06] * 10] * ranks}
     sizes = [4096 * 4**k for k in range(8)]
-    return {
-        "ranks": ranks, "batch_size": 64, "device": "cuda", "cores": 64, "optimizer_s": 4 * MS, "exchange_s": [],
-        "gradients": [{"name": "w", "bytes": 100e6, "ready_s": 0.04}],
-        "computing": {str(64 >> k): {n: v if n == "step_s" else v / 2**k for n, v in part.items()} for k in range(4)},
-        "sums": [{"bytes": n, "s": [2e-5 + n * s_per_byte] * 3} for n in sizes] if ranks > 1 else [],
-    }  # fmt: skip
+    return profile(
+        ranks, device="cuda", cores=64, optimizer_s=4 * MS, gradients=[{"name": "w", "bytes": 10**8, "ready_s": 0.04}],
+        computing={str(64 >> k): {n: v if n == "step_s" else v / 2**k for n, v in part.items()} for k in range(4)},
+        **({"sums": [{"bytes": n, "s": [2e-5 + n * s_per_byte] * 3} for n in sizes],
+            "exchange_s": [2e-5 + 10**8 * s_per_byte] * 3} if ranks > 1 else {}),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hpctrain.scaling import measured, report
 from hpctrain.scaling.plan import plan
 from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import RunDir
+from tests.profiles import profile
 
 WORDS = [
     "experiment=lenet_digits",
@@ -48,12 +49,11 @@ def study(tmp_path):
                 file.write(json.dumps(record) + "\n")
         if one.gpus > 1:
             # Rank 0 waits 1 ms for the others; the exchange alone takes 5 ms, of which 3 show.
+            whole = profile(one.gpus, 64 // one.gpus)["computing"]
             of_rank = [[0.030] * 5] + [[0.031] * 5] * (one.gpus - 1)
             run.write_profile(
-                {
-                    "ranks": one.gpus, "batch_size": 64 // one.gpus, "exchange_s": [0.005] * 5,
-                    "computing": {str(64 // one.gpus): {"step_s": of_rank}},
-                }
+                profile(one.gpus, 64 // one.gpus, exchange_s=[0.005] * 5,
+                        computing={size: part | {"step_s": of_rank} for size, part in whole.items()})
             )  # fmt: skip
         run.state.beat(phase="done", reason="DONE")
     facts = {

@@ -251,6 +251,29 @@ def test_how_a_job_starts_python():
     assert sbatch.python_command(load(*inside, *more), "x") == "apptainer exec '/apps/my hpc.sif' /x/py -P"
 
 
+def test_python_may_have_arguments():
+    assert (
+        sbatch.python_command(load("cluster.python='conda run -n x python'"), "y")
+        == "conda run -n x python -P"
+    )
+    assert sbatch.python_command(load("cluster.python=\"'/my env/py' -O\""), "y") == "'/my env/py' -O -P"
+    with pytest.raises(UserError, match=r"cluster.python=py 'x: is not a command line: no closing quotation"):
+        sbatch.check(load('cluster.python="py \'x"'))
+
+
+def test_what_comes_from_a_variable_is_read_by_the_script(monkeypatch):
+    monkeypatch.setenv("MY_STACK", "canary")
+    words = [
+        "cluster.modules=['${oc.env:MY_STACK}/4','b c']",
+        "cluster.setup=['cd ${oc.env:MY_STACK}/x','y']",
+    ]
+    lines = sbatch.setup(load(*words), PurePath("/run"))
+    assert any(line.startswith("""module load "${MY_STACK}"/4 'b c' || """) for line in lines)
+    assert "cd ${MY_STACK}/x" in lines
+    assert "y" in lines
+    assert "canary" not in "".join(lines)
+
+
 def test_ranks_on_cpus_ask_for_no_gpus():
     p = parameters("resources.device=cpu", "resources.gpus_per_node=2")
     assert "gpus_per_node" not in p

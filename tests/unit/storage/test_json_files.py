@@ -1,5 +1,6 @@
 """Small files that anything may have happened to: what is read of them, and what is said of what cannot be."""
 
+import copy
 import errno
 import os
 import pickle
@@ -9,8 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typing_extensions import TypedDict
 
 from hpctrain.errors import Damaged
 from hpctrain.storage import json_files
@@ -210,6 +213,18 @@ def test_any_kind_of_record_is_read_and_a_fault_inside_of_it_has_its_place(tmp_p
     path.write_text('{"part": {"step": "3"}}')
     with pytest.raises(Damaged, match=r"\(part\.step: input should be a valid integer\)"):
         load(path, Whole)
+
+
+def test_a_key_that_a_table_inside_of_a_record_lacks_is_named(tmp_path):
+    class Plan(TypedDict):
+        runs: list[dict[str, Any]]
+
+    path = tmp_path / "plan.json"
+    path.write_text('{"runs": [{"config": {}}]}')
+    plan = load(path, Plan)
+    with pytest.raises(Damaged, match=r"plan\.json is damaged \(runs\.0\.config\.cluster is missing\)"):
+        plan["runs"][0]["config"]["cluster"]
+    assert plan == {"runs": [{"config": {}}]} == copy.deepcopy(plan)
 
 
 @pytest.mark.parametrize(("text", "value"), [

@@ -1,7 +1,10 @@
 """What a rank says on its launcher's stderr is read again from any launcher's output."""
 
+import errno
+
 import pytest
 
+from hpctrain.errors import RunFailed
 from hpctrain.storage import last_word
 from hpctrain.storage.last_word import LastWord
 
@@ -32,3 +35,19 @@ def test_other_lines_say_nothing(text):
 
 def test_exit_codes():
     assert (last_word.exit_code("DISK_FULL"), last_word.exit_code("ERROR")) == (228, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RunFailed("DATA_ERROR", "line 3"), "hpctrain: DATA_ERROR: line 3"),
+        (OSError(errno.ENOSPC, "No space", "f"), "hpctrain: DISK_FULL: [Errno 28] No space: 'f'"),
+        (OSError(errno.EIO, "I/O", "f"), "hpctrain: STORAGE_ERROR: [Errno 5] I/O: 'f'"),
+    ],
+)
+def test_an_error_with_a_reason_has_a_last_word(error, said):
+    assert last_word.line(last_word.of(error)) == said
+
+
+def test_an_error_without_a_reason_has_none():
+    assert last_word.of(FileNotFoundError(errno.ENOENT, "No such file", "f")) is None

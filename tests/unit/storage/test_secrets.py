@@ -38,6 +38,17 @@ def test_a_secret_is_refused_unseen_and_nothing_is_written(here, capsys, place, 
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("place", ["account='{}'", "srun_args=['{}']", "sbatch.x='{}'", "partition='{}'"])
+def test_what_a_script_would_hold_of_a_variable_is_looked_at(here, capsys, monkeypatch, place):
+    monkeypatch.setenv("MY_CANARY", CANARIES["github"])
+    setting = f"cluster.{place.format('${oc.env:MY_CANARY}')}"
+    assert cli.main(["submit", "lenet_digits", "cluster=devcluster", setting]) == 2
+    said = capsys.readouterr()
+    assert CANARIES["github"] not in said.out + said.err
+    assert setting.partition("=")[0] in said.err
+    assert not list(here.iterdir())
+
+
 def test_what_a_variable_holds_is_in_no_file_and_reaches_the_job(here, capsys, monkeypatch):
     monkeypatch.setenv("MY_CANARY", "canary-of-the-shell")
     words = ["submit", "lenet_digits", "cluster=devcluster", "cluster.environment.X_TOKEN=${oc.env:MY_CANARY}",

@@ -131,9 +131,9 @@ def test_runs_in_line_for_the_study_s_jobs(study, queued):
     study.note_job("12", 1)
     queued(("12_0", "RUNNING", study.comment), ("12_1", "PENDING", study.comment))
     study.write_job("x", record("12_0", quota=1, taken=0, busy=0))
-    full = "waits for hpctrain sweep: the jobs of the study have others to do"
+    full = "waits for hpctrain sweep: the jobs of the study have other runs to do"
     assert details(study) == [("a", IN_LINE, None), ("b", IN_LINE, None), ("c", full, None)]
-    assert not any(map(overview.needs_sweep, overview.waiting(study.path.parent, "s")))
+    assert not any(row.needs_start for row in overview.waiting(study.path.parent, "s"))
     study.run("a").create({})  # begun
     assert [run for run, *_ in details(study)] == ["b", "c"]
 
@@ -142,7 +142,7 @@ def test_runs_that_no_job_will_do_wait_for_a_sweep(study, queued):
     study.add_part(part(["a"]))
     queued(("12_0", "COMPLETED", study.comment), ("13", "RUNNING", "another's"))
     assert details(study) == [("a", NO_JOB, None)]
-    assert overview.needs_sweep(*overview.waiting(study.path.parent, "s"))
+    assert [row.needs_start for row in overview.waiting(study.path.parent, "s")] == [True]
     queued(None)
     assert details(study) == [("a", IN_LINE, UNREACHABLE)], "no answer is no news"
     study.cancel_file.touch()

@@ -368,7 +368,7 @@ def test_an_optuna_that_is_missing_or_too_old_is_said(monkeypatch):
         (None, "needs Optuna: pip install 'hpctrain[sweep]'"),
         (
             SimpleNamespace(__version__="3.6.2"),
-            "needs Optuna 4 or newer, here is 3.6.2: pip install 'hpctrain[sweep]'",
+            "needs Optuna 4 or newer, and 3.6.2 is installed: pip install 'hpctrain[sweep]'",
         ),
     ):
         monkeypatch.setitem(sys.modules, "optuna", module)

@@ -164,10 +164,10 @@ BY_SIGNAL = "PreemptParameters = send_user_signal\n"
          Finding("nodes", "4 CPUs, 2 GPUs, 16 GB each; 0 in use or free",
                  "no node can take a job now; `sinfo --list-reasons` says why")),
         (found(slurm=CONFIG.replace("slurmdbd", "none")),
-         Finding("accounting", "off: status does without sacct")),
-        (found(slurm=""), Finding("accounting", "off: status does without sacct")),
+         Finding("accounting", "off: status works without sacct")),
+        (found(slurm=""), Finding("accounting", "off: status works without sacct")),
         (found(associations=None),
-         Finding("accounting", "on, but sacctmgr does not answer; status does without", "tell the site's admins")),
+         Finding("accounting", "on, but sacctmgr does not answer; status works without it", "tell the site's admins")),
         (found(associations=[]), Finding("accounting", "on; your accounts: not said")),
         (found(associations=site.parse_associations("b||\na||\nb||\n")),
          Finding("accounting", "on; your accounts: a, b")),
@@ -177,10 +177,10 @@ BY_SIGNAL = "PreemptParameters = send_user_signal\n"
         (found(slurm=CONFIG.replace("JobRequeue              = 1", "JobRequeue = 0")),
          Finding("requeue", "JobRequeue off, asked for by each job; jobs are put back by Slurm")),
         (found(slurm=CONFIG.replace("preempt/partition_prio", "preempt/none")),
-         Finding("preemption", "none of jobs in this partition; KillWait 5 sec")),
-        (found(slurm=""), Finding("preemption", "none of jobs in this partition; KillWait 30 sec")),
-        (found(partition=HIGH), Finding("preemption", "none of jobs in this partition; KillWait 5 sec")),
-        (found(partition=None), Finding("preemption", "none of jobs in this partition; KillWait 5 sec")),
+         Finding("preemption", "jobs in this partition are not preempted; KillWait 5 sec")),
+        (found(slurm=""), Finding("preemption", "jobs in this partition are not preempted; KillWait 30 sec")),
+        (found(partition=HIGH), Finding("preemption", "jobs in this partition are not preempted; KillWait 5 sec")),
+        (found(partition=None), Finding("preemption", "jobs in this partition are not preempted; KillWait 5 sec")),
         (found(partition=dataclasses.replace(LOW, grace_s=30)),
          Finding("preemption", "by REQUEUE: SIGTERM, then 30 s to save")),
         (found(slurm=CONFIG + BY_SIGNAL),
@@ -279,7 +279,7 @@ def test_a_job_that_worked(tmp_path):
         ({"storage": "flock() fails"}, Finding("storage", "{root}: flock() fails",
          "give run.root=FOLDER on storage that all nodes share")),
         ({"sum": 2.0}, Finding("allreduce", "Horovod over mpi (mpi, gloo built): 4 MB in 5.0 ms",
-         "the sum is wrong: build Horovod anew on a node")),
+         "the sum is wrong: build Horovod again on a node")),
     ],
 )  # fmt: skip
 def test_what_one_rank_says_is_enough(tmp_path, changes, expected):
@@ -308,7 +308,7 @@ def test_gpus_need_nccl(tmp_path, built, advice):
 def test_a_job_that_waits_is_not_judged(tmp_path):
     assert judged_job(tmp_path, state="PENDING") == [
         Finding(
-            "job", "7 waits longer than the doctor does: Resources",
+            "job", "7 waits for longer than the doctor does: Resources",
             "try again when nodes are free, or with --no-job",
         )
     ]  # fmt: skip
