@@ -21,6 +21,9 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("x: 1\nsbatch:\n  time: 12:00:00\n", "line 3: 12:00:00 is a number in base 60 to YAML"),
         ("- 1\n", "line 1: must be a table of settings"),
         ("just words\n", "line 1: must be a table of settings"),
+        ("?\n", "line 1: the name of a setting must be a word"),
+        ("a: 1\n[b]: 2\n", "line 2: the name of a setting must be a word"),
+        ("# @packag\na: 1\n", "line 1: must be # @package NAME, or begin without @"),
         (BOMB, "values, with its aliases unfolded"),
         ("a: " + 60 * "[" + 60 * "]", "is nested too deeply"),
     ],
@@ -32,6 +35,13 @@ def test_a_mistake_is_named_with_its_line(tmp_path, text, said):
         yaml_files.check("cluster", path)
     assert said in str(caught.value)
     assert "mine.yaml" in str(caught.value)
+
+
+def test_a_reference_that_cannot_be_followed_is_named_with_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: ${b}\nc: [1, 'x ${oc.']\n")
+    with pytest.raises(UserError, match=r"line 2: its \$\{\.\.\.\} cannot be followed"):
+        yaml_files.check("model", path, lambda text: "}" in text)
 
 
 @pytest.mark.parametrize(
