@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from hpctrain.commands.flags import Parser
-from hpctrain.commands.say import show_done
+from hpctrain.commands.say import show_done, warn_of_others
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import check, prepare
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
     estimated = estimate.estimate(config)  # before anything is written: a network may refuse its input
+    warn_of_others(config)
     run = prepare(config)
     with right_to_start(run) as standing:
         known = standing.job_id
