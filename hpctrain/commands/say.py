@@ -8,16 +8,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpctrain.shown import shown
-from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage import ownership
+from hpctrain.storage.run_dir import RunDir, absolute
 from hpctrain.storage.run_state import RunState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hpctrain.config.settings import Config
+
 
 def say(text: str) -> None:
     """Print one line about the work on stderr: stdout is for the answer."""
     print(f"hpctrain: {shown(text)}", file=sys.stderr, flush=True)
+
+
+def warn_of_others(config: Config) -> None:
+    """Print a line if a group may rename the studies in run.root."""
+    root = absolute(config.run.root)
+    if why := ownership.shared(root):
+        say(f"run.root={root}: {why}")
 
 
 def show_end(run: RunDir, state: RunState | None = None) -> int:

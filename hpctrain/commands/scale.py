@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import warn_of_others
 from hpctrain.config.settings import Config
 from hpctrain.launch.estimate import hours_shown
 from hpctrain.scaling.plan import ScalingConfig
@@ -25,6 +26,8 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv)
     config, settings = load(args.words)
+    if not args.dry_run:
+        warn_of_others(config)
     if args.calibrate:
         calibration, configs = calibrate(config, settings, args.dry_run)
         if args.json:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import warn_of_others
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import bound_shown, hours_shown
 from hpctrain.storage.run_state import Phase
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
     if args.unlock:
         return _unlock(StudyDir(Path(args.root or "runs") / args.unlock), args.json)
     request = understand(args.words)
+    if not args.dry_run:
+        warn_of_others(request.config)
     started = foresee(request) if args.dry_run else start(request, args.retry)
     if args.json:
         print(json.dumps(started.facts()))

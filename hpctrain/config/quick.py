@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config import yaml_files
 from hpctrain.config.conf_files import conf_dir
 
-_WORD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]+)")
+_WORD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]{1,200})")
 _NUMBER_LIKE = re.compile(r"[0-9.][0-9_.]*([eE][0-9_.]*)?|nan|inf", re.IGNORECASE)
 _CONSTANTS = {"null": None, "true": True, "false": False}
 _SELECT = re.compile(r"\$\{oc\.select:(?P<key>\w+)[^,]*,(\$\{oc\.create:(?P<made>.*)\}|(?P<plain>.*))\}")
@@ -88,6 +89,7 @@ def _load(path: Path, groups: Sequence[str]) -> dict[str, Any] | None:
 
     if not path.is_file():
         return None
+    yaml_files.check(path.parent.name, path)
     text = path.read_text(encoding="utf-8")
     if "@package" in text or any(match["key"] in groups for match in _SELECT.finditer(text)):
         return None
