@@ -134,7 +134,7 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
     try:
         file = folder / "job.sbatch"
         file.write_text(_script(config, folder, two_nodes))
-        job_id = client.run(["sbatch", "--parsable", str(file)], conf).split(";")[0].strip()
+        job_id = client.submit(file, conf)
     except client.Unreachable as error:
         shutil.rmtree(folder)
         yield Finding(
