@@ -233,6 +233,14 @@ def test_reading_writes_nothing_into_another_s_run(alice, reader, shared):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
+def test_another_s_run_is_not_resumed_nor_written_to(alice, reader, shared):
+    run = alices_run(alice, shared)
+    before = sorted(run.rglob("*"))
+    _, err = reader.hpctrain("resume", "run-1", "--root", shared, code=2)
+    assert f"belongs to uid {ALICE}" in err
+    assert sorted(run.rglob("*")) == before
+
+
 def test_code_that_another_s_run_names_is_not_run(alice, reader, shared):
     run = alices_run(alice, shared)
     code, marker = alice.home / "code", reader.home / "marker"
@@ -676,7 +684,7 @@ CACHES = {
     "contents": "from hpctrain.data import contents; contents.of_data(config.data)",
     "speech": (
         "from hpctrain.data.speech import source; folder = source.spoken(config.data)\n"
-        "[path.read_bytes() for path in folder.rglob('*') if path.is_file()]"
+        "assert [path.read_bytes() for path in folder.rglob('*') if path.is_file()]"
     ),
     "flops": "from hpctrain.flops import known; known.counted('lenet', config.model.settings, 7)",
 }
