@@ -351,6 +351,20 @@ def test_a_pickle_that_others_could_have_put_there_is_not_loaded(alice, bob, job
     assert ran(bob) is None
 
 
+@pytest.mark.parametrize(
+    ("attack", "phase"), [(open_folder, "failed"), (replaced_study, "submitted"), (linked_study, "submitted")]
+)
+def test_a_run_whose_job_is_refused_says_so_if_its_folders_are_its_user_s(alice, bob, job, attack, phase):
+    """What alice put in its place keeps what stands in it: nothing is written there."""
+    (job.parent / "state.json").write_text(json.dumps({"phase": "submitted"}))
+    bob.give(job.parent / "state.json")
+    attack(alice, job, bob.home / "marker")
+    begin(bob, job)
+    state = json.loads((job.parent / "state.json").read_text())
+    assert state["phase"] == phase
+    assert ("the job is not run" in state.get("detail", "")) == (phase == "failed")
+
+
 SWAP = """
 looked, study = checked._look_at, "{study}"
 def swapped(*given):
