@@ -42,7 +42,7 @@ from hpctrain.errors import Foreign, RunFailed, UserError, nearest
 from hpctrain.shown import CONTROL
 from hpctrain.storage import attempts, ownership, profile, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
-from hpctrain.storage.config_file import read_config
+from hpctrain.storage.config_file import read_config, write_config
 from hpctrain.storage.files import FILES
 from hpctrain.storage.json_files import load, replace_text
 from hpctrain.storage.profile import Profile
@@ -210,10 +210,7 @@ class RunDir:
         """Makes the folder, and writes config.yaml unless it exists. Raises UserError if the folder cannot be made."""
         make_private(self.path)
         if not self.config_file.exists():
-            import yaml
-
-            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            replace_text(self.config_file, text)
+            write_config(self.config_file, config)
 
     @property
     def vocabulary_file(self) -> Path:
