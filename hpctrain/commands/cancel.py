@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.errors import UserError
 from hpctrain.launch import cancel
 from hpctrain.storage.run_dir import absolute, find, runs
 from hpctrain.sweep import overview
@@ -24,6 +25,8 @@ def main(argv: list[str]) -> int:
         return 0 if answer.taken else 1
     if name is None and args.study:
         chosen = list(runs(Path(args.root), args.study))
+        if not chosen:
+            raise UserError("study", args.study, "has no runs yet")
     else:
         chosen = [find(args.root, name, args.study)]
     answers = [(run, cancel.cancel(run)) for run in chosen]
