@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
-from hpctrain.errors import UserError
 from hpctrain.launch import cancel
-from hpctrain.storage.run_dir import absolute, find, runs
+from hpctrain.storage.run_dir import absolute, find, no_such_study, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> int:
     if name is None and args.study:
         chosen = list(runs(Path(args.root), args.study))
         if not chosen:
-            raise UserError("study", args.study, "has no runs yet")
+            raise no_such_study(args.root, args.study)
     else:
         chosen = [find(args.root, name, args.study)]
     answers = [(run, cancel.cancel(run)) for run in chosen]

@@ -467,8 +467,10 @@ def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
 
 
 def no_such_study(root: str, study: str) -> UserError:
-    """Returns the error for a study that `root` does not have."""
+    """Returns the error for a study that `root` does not have, or of which no run was begun."""
     names = [folder.name for folder in absolute(root).glob("*/")]
+    if study in names:
+        return UserError("run.study", study, "has no runs yet")
     allowed = f"no such study in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
     return UserError("run.study", study, allowed, nearest(study, names))
 

@@ -12,4 +12,7 @@ def test_a_run_that_has_ended_is_not_cancelled(failed, capsys):
 def test_a_study_without_runs_is_named(failed, capsys):
     """A slip in a study's name is no success: the jobs of the study that is meant live on."""
     assert cli.main(["cancel", "--study", "nonsuch"]) == 2
-    assert capsys.readouterr().err == "hpctrain: study=nonsuch: has no runs yet\n"
+    assert "run.study=nonsuch: no such study in " in capsys.readouterr().err
+    (failed.path.parents[1] / "begun").mkdir()
+    assert cli.main(["cancel", "--study", "begun"]) == 2
+    assert capsys.readouterr().err == "hpctrain: run.study=begun: has no runs yet\n"
