@@ -123,8 +123,20 @@ def _files_of_package(name: str) -> Files:
     origins = [*places, *alone]
     if not origins or any(_installed(place.resolve()) for place in origins):
         return Path(), []
-    files = [*alone, *(p for place in places for p in sorted(place.rglob("*")) if p.suffix in CODE)]
+    files = [*alone, *(p for place in places for p in sorted(_code_below(place)))]
     return origins[0].parent, [p for p in files if p.is_file() and "__pycache__" not in p.parts]
+
+
+def _code_below(package: Path) -> Iterator[Path]:
+    """Yields the code of a package; Python imports from linked folders too. Each folder is read once."""
+    seen = set[Path]()
+    for place, folders, names in os.walk(package, followlinks=True):
+        if (real := Path(place).resolve()) in seen:
+            folders.clear()  # a link to a folder above it, or to one that has been read
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path for name in names if (path := Path(place, name)).suffix in CODE)
 
 
 def _installed(place: Path) -> bool:

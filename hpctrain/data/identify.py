@@ -7,7 +7,8 @@ Takes a `Config` and a run directory; returns ids, writes identity.json, refuses
 Data with `data.path` or `data.source`, the code behind `model.target` and the file `model.weights` count in the id
 by content; data that cannot be seen from here, by its path. Sets that are named alone (mnist, ptb, ...) and those
 that this machine makes or has (python_stdlib, gettext, espeak) count by name, so that an id is the same
-everywhere. Rank 0 notes what it finds of all of these when it first trains, and refuses other contents later.
+everywhere. Rank 0 notes what it finds of all of these when it first trains, and refuses other contents later. A run
+that is done has no rank 0: who asks for it again is told of a named set that has changed (`refuse_other_set`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hpctrain.config import identity
 from hpctrain.config.settings import Config
 from hpctrain.data import contents
 from hpctrain.data.contents import Contents
+from hpctrain.data.places import find_named
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.storage.json_files import load, read_json, replace_text
 from hpctrain.storage.run_dir import RunDir
@@ -106,6 +108,20 @@ def refuse_change(run: RunDir, config: Config) -> None:
     _refuse_contents(stored["contents"], config, {part: _look(config, part) for part in _brought(config)})
 
 
+def refuse_other_set(run: RunDir, config: Config) -> None:
+    """Raises UserError, naming the file, if a set that is named alone is not the one that the run was trained on.
+
+    Sets are compared that lie in one of their places; one that the machine makes or has is its own on each.
+    """
+    folder = find_named(config.data.name)
+    if folder is None or "data" in _brought(config):
+        return
+    stored = _stored(run, config)["contents"]
+    held = _look(config, "data") if "data" in stored else None
+    if held and held.place == str(folder):
+        _refuse_contents(stored, config, {"data": held})
+
+
 def refuse_change_here(run: RunDir, config: Config) -> None:
     """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
     held = {part: _look(config, part) for part in ("data", "target", "weights")}
@@ -132,7 +148,7 @@ def _refuse_contents(stored: Mapping[str, Any], config: Config, held: Mapping[st
             continue
         if part != "data" and config.checkpoint.allow_change:
             continue
-        raise UserError(now.key, now.place, f"{_difference(before, now)}; {_advice(part)}")
+        raise UserError(now.key, now.place, f"{_difference(before, now)}; {_advice(part, config)}")
 
 
 def refuse_settings(saved: Mapping[str, Any] | None, config: Config) -> None:
@@ -147,7 +163,9 @@ def refuse_settings(saved: Mapping[str, Any] | None, config: Config) -> None:
         raise UserError(key, value, why) from None
 
 
-def _advice(part: str) -> str:
+def _advice(part: str, config: Config) -> str:
+    if part not in _brought(config):
+        return "the id has only the set's name: data.path=FOLDER or another run.name begins a new run"
     new = "`hpctrain train` or `submit` with the same settings begins a new run"
     return new if part == "data" else f"{new}; if it is meant here: checkpoint.allow_change=true"
 

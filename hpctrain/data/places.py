@@ -59,9 +59,8 @@ def find_folder(name: str, path: str | None = None) -> Path:
         return folder
     if kind_of(name).given is not None:
         raise UserError("data.path", "null", f"give {kind_of(name).given}")
-    for folder in places(name):
-        if folder.is_dir():
-            return folder
+    if (found := find_named(name)) is not None:
+        return found
     looked = ", ".join(map(str, places(name)))
     raise UserError("data.path", "null", f"{name} is not in {looked}; run: hpctrain data fetch {name}")
 
@@ -69,6 +68,11 @@ def find_folder(name: str, path: str | None = None) -> Path:
 def source_of(config: DataConfig) -> Any:
     """Returns what the loader of the set's kind reads (`DataKind.source`). Raises UserError."""
     return pkgutil.resolve_name(str(kind_of(config.name).source))(config)
+
+
+def find_named(name: str) -> Path | None:
+    """Returns the first of `places` that is there; None if there is none."""
+    return next((folder for folder in places(name) if folder.is_dir()), None)
 
 
 def places(name: str) -> list[Path]:

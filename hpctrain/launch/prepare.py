@@ -20,6 +20,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
 from hpctrain.storage.run_dir import RunDir, absolute, check_root, locate
+from hpctrain.storage.run_state import Phase
 from hpctrain.storage.secrets import refuse_secrets
 
 
@@ -32,6 +33,8 @@ def prepare(config: Config) -> RunDir:
     run.create(with_places(to_dict(config)))
     run.refuse_others()
     identify.note(run, config)
+    if config.cluster.kind == "local" or run.read_state().phase == Phase.DONE:
+        identify.refuse_other_set(run, config)
     return run
 
 

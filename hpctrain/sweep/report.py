@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, scores_of
 from hpctrain.errors import UserError, choose
 from hpctrain.storage.records import validation_records
@@ -79,7 +80,7 @@ def look(study: StudyDir, metric: str | None = None) -> Report:
         task, settings = parts[0]["task"], sweep_config(parts[-1]["sweep"])
         searched = f"{settings.sampler}{' with asha' if settings.pruner == 'asha' else ''}"
     else:
-        task, settings, searched = "classification", SweepConfig(), "runs of this folder"
+        task, settings, searched = TaskConfig().name, SweepConfig(), "runs of this folder"
     if metric and metric != settings.metric:
         settings = replace(settings, metric=metric, mode=None)
     name, higher_is_better = objective(settings, task)

@@ -155,6 +155,10 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
             pictures += [(os.path.relpath(path, root), numbers[name]) for path in paths]
         if not pictures:
             raise UserError("data.path", place, f"holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        used = {number for _, number in pictures}
+        if split == "train" and (empty := next((c for n, c in enumerate(classes) if n not in used), None)):
+            # It would move the numbers of the classes after it, and no file that counts would tell.
+            raise UserError("data.path", place / empty, "is a class without pictures: remove the folder")
         pictures.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
         listed[split] = pictures
     return classes, listed

@@ -25,7 +25,7 @@ from typing import Any
 from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data import hub
-from hpctrain.data.places import places
+from hpctrain.data.places import find_named, places
 from hpctrain.errors import UserError
 
 BLOCK_BYTES = 2**20
@@ -86,11 +86,12 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     if config.path is not None:
         path = Path(config.path).expanduser()
     else:
-        own = [] if kind_of(config.name).given else places(config.name)
-        path = next((folder for folder in own if folder.is_dir()), Path())
-        if path == Path():
-            looked = "".join(f"{folder} or " for folder in own)
+        named = kind_of(config.name).given is None
+        found = find_named(config.name) if named else None
+        if found is None:
+            looked = "".join(f"{folder} or " for folder in places(config.name)) if named else ""
             raise UserError("data.path", "null", f"give {looked}a file or folder of UTF-8 text")
+        path = found
     if path.is_file():
         return path.parent, [path]
     if not path.is_dir():

@@ -149,6 +149,39 @@ def test_code_behind_a_target_counts_with_what_it_imports(tmp_path):
     identify.refuse_change(run, meant)
 
 
+def test_code_in_a_linked_folder_of_a_package_counts(tmp_path):
+    package, layers = tmp_path / f"linked_{os.getpid()}", tmp_path / "elsewhere"
+    package.mkdir(), layers.mkdir()
+    (package / "__init__.py").write_text("from .layers.act import act\n")
+    (package / "layers").symlink_to(layers)
+    (layers / "round").symlink_to(package)
+    (layers / "act.py").write_text("act = 'ReLU'\n")
+    files = contents.of_code(f"{package.name}:Net").files
+    assert set(files) == {f"{package.name}/__init__.py", f"{package.name}/layers/act.py"}
+    (layers / "act.py").write_text("act = 'Tanh'\n")
+    assert contents.of_code(f"{package.name}:Net").files != files
+
+
+def test_a_named_set_that_has_changed_is_told_who_asks_again(tmp_path):
+    """Its id is by name alone, and the run is done: no rank 0 would look."""
+    folder = tmp_path / "data" / "ptb"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("a house and a mouse\n" * 50)
+    words = ("experiment=char_lstm_python", "data=ptb", "data.tokens=word", "data.vocabulary_size=5")
+    run, config = begun(tmp_path, *words)
+    identify.refuse_other_set(run, config)
+    identify.refuse_change_here(run, config)
+    before = of(*words)
+    (folder / "train.txt").write_text("a house and a louse\n" * 50)
+    assert of(*words) == before
+    said = r"data\.path=data/ptb: train\.txt has changed since the run began; .*data\.path=FOLDER"
+    with pytest.raises(UserError, match=said):
+        identify.refuse_other_set(run, config)
+    with pytest.raises(RunFailed, match="DATA_ERROR"):
+        identify.refuse_change_here(run, config)
+    assert of(*words, "data.path=data/ptb") != before
+
+
 def test_weights_count_by_content(tmp_path):
     one, other = tmp_path / "a.pt", tmp_path / "b.pt"
     one.write_bytes(b"1"), other.write_bytes(b"1")

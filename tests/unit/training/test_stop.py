@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from hpctrain.scheduler.time_limit import TimeLimit
-from hpctrain.storage.run_state import Reason
-from hpctrain.training.stop import StopFlag
+from hpctrain.storage.run_state import Reason, reasons_of_signals
+from hpctrain.training.stop import STOP_REASONS, StopFlag
 
 
 def flag(left_s, margin_s=120.0):
@@ -40,6 +40,10 @@ def test_other_signals_keep_their_reason_at_the_limit(number, reason):
     stop = flag(10.0)
     stop._handle(number, None)
     assert stop.poll() == reason
+
+
+def test_every_reason_that_a_signal_asks_for_is_one_that_ranks_agree_on():
+    assert set(reasons_of_signals().values()) <= set(STOP_REASONS)
 
 
 def test_without_a_limit_only_signals_count():

@@ -272,6 +272,7 @@ def test_a_broken_picture_is_named(tmp_path, capsys):
         (lambda root: (root / "val").rename(root / "elsewhere"), r"has no folder val or valid or"),
         (lambda root: (root / "val" / "ant").rename(root / "val" / "dog"), r"dog: is not a class of .*train"),
         (lambda root: [p.unlink() for p in (root / "train").rglob("*.png")], r"train: holds no pictures"),
+        (lambda root: (root / "train" / "ab").mkdir(), r"train/ab: is a class without pictures"),
         (lambda root: (root / "pack.json").write_text("{}"), r"pack\.json: is not a list of packed pictures"),
     ],
 )
