@@ -27,6 +27,7 @@ def without_sacct(folder):
     return f"{tools}:{Path(sys.executable).parent}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """All tests of the cluster run in one process of several (pytest -n), one after the other."""
     for item in items:
