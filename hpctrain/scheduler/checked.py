@@ -48,7 +48,7 @@ def main() -> int:
 def _note(folder: Path, why: str) -> None:
     """Says in state.json of the run, which waits for this job, why it does not begin.
 
-    Only if each folder down to it belongs to this user and is no link: in another's, nothing is written.
+    Only if each folder down to it belongs to this user and is not a link: in another's, nothing is written.
     """
     with contextlib.suppress(OSError):
         handle = ownership.walk(folder.parents[2], folder.parent, owner_only=True)
