@@ -81,6 +81,12 @@ class Files:
 FILES = Files()
 
 
+def name_file(error: BaseException, path: Path) -> None:
+    """Notes in an OSError of a descriptor, which knows no name, that it is about `path`."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
+
+
 def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[int, str]:
     """Writes a new file durably, except for its name; returns its bytes and its SHA-256 in hex. Raises OSError."""
     digest, size = hashlib.sha256(), 0
@@ -91,9 +97,10 @@ def write_file(path: Path, chunks: Iterable[memoryview], files: Files) -> tuple[
             digest.update(chunk)
             size += len(chunk)
         files.sync(handle)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             files.close(handle)
+        name_file(error, path)
         raise
     files.close(handle)  # NFS may report a failed write only here
     return size, digest.hexdigest()

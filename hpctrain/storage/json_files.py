@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from hpctrain.errors import Damaged, Foreign
 from hpctrain.storage import ownership
-from hpctrain.storage.files import open_regular
+from hpctrain.storage.files import name_file, open_regular
 
 MOST_BYTES = 16 * 2**20  # a larger file counts as damaged
 # Numbers in a file: no text, no NaN, nothing that overflows.
@@ -40,9 +40,10 @@ def replace_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         _move(Path(name), path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             Path(name).unlink()
+        name_file(error, path)
         raise
 
 

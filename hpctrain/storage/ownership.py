@@ -78,7 +78,7 @@ def opened(path: Path) -> Iterator[int]:
 def held(folder: Path) -> Iterator[Path]:
     """Yields a path that leads into `folder` and nowhere else, whoever renames it meanwhile.
 
-    Raises Foreign unless the folder is this user's alone, and no link; OSError.
+    Raises Foreign unless the folder is this user's alone and not a link; OSError.
     """
     try:
         handle = os.open(folder, FOLDER | os.O_NOFOLLOW)

@@ -334,7 +334,7 @@ def make_writable(path: Path, mode: int | None = None) -> None:
             pass  # a read-only file system fails only here
     except OSError as error:
         if reason_of_oserror(error) == Reason.DISK_FULL:
-            raise RunFailed(Reason.DISK_FULL, str(error)) from None
+            raise RunFailed(Reason.DISK_FULL, f"{path}: {error.strerror}") from None
         allowed = f"must be a folder that you can write to ({error.strerror})"
         raise UserError("run.root", path, allowed) from None
 

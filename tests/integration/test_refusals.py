@@ -1,0 +1,99 @@
+"""What a machine may refuse when a run is submitted: one line, an exit code of 1 or 2, and nothing is left behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.test_two_users import BOB, PYTHON, Person, place
+from tests.small_disk import small_disk
+
+__all__ = ["place"]
+pytestmark = pytest.mark.skipif(PYTHON is None, reason="needs root, setpriv and an interpreter for all users")
+WORDS = ["lenet_digits", "cluster=local", "train.epochs=null", "train.steps=1", "data.train_limit=8",
+         "data.validation_limit=4", "train.batch_size=4"]  # fmt: skip
+COMMANDS = [["submit"], ["submit", "--json"], ["train"], ["sweep"]]
+
+
+def refused(process, *said):
+    out, err = process.communicate(timeout=120)
+    told = f"{process.args}\n{process.returncode}\n{out}\n{err}"
+    assert process.returncode in (1, 2), told
+    assert "Traceback" not in out + err, told
+    assert "internal error" not in err, told
+    lines = [line for line in err.splitlines() if line.startswith("hpctrain: ")]
+    assert len(lines) == 1, told
+    assert all(text in lines[0] for text in said), told
+
+
+def settings(command):
+    return [*command, *WORDS, *(["seed=1,2"] if command == ["sweep"] else [])]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_full_disk(place, command):
+    bob = Person(place, BOB)
+    with small_disk(place / "disk") as disk:
+        os.chown(place / "disk", BOB, BOB)
+        disk.fill()
+        disk.rest()
+        refused(
+            bob.start("-m", "hpctrain.cli", *settings(command), f"run.root={place}/disk/runs"),
+            "DISK_FULL",
+            "disk",
+        )
+        assert not list((place / "disk").rglob("config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("command", "mode"), [*((command, 0o555) for command in COMMANDS), (["submit"], 0o000)]
+)
+def test_no_permission(place, command, mode):
+    bob = Person(place, BOB)
+    (place / "runs").mkdir()
+    (place / "runs").chmod(mode)
+    refused(
+        bob.start("-m", "hpctrain.cli", *settings(command), f"run.root={place}/runs"),
+        "run.root=",
+        "Permission denied",
+    )
+    assert not list((place / "runs").iterdir())
+
+
+def test_a_folder_of_runs_that_is_a_file(place):
+    bob = Person(place, BOB)
+    (place / "runs").write_text("")
+    for command in COMMANDS:
+        refused(bob.start("-m", "hpctrain.cli", *settings(command), f"run.root={place}/runs"), "run.root=")
+
+
+@pytest.mark.parametrize(
+    "command", ["submit", "train", "sweep", "status", "flops", "report", "doctor", "models"]
+)
+def test_a_deleted_working_directory(tmp_path, command):
+    gone = tmp_path / "gone"
+    script = f"import os, shutil, sys; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); shutil.rmtree({str(gone)!r})\n"
+    script += "from hpctrain import cli; sys.exit(cli.main(sys.argv[1:]))"
+    line = [
+        sys.executable,
+        "-P",
+        "-c",
+        script,
+        command,
+        *(["lenet_digits"] if command in ("submit", "train") else []),
+    ]
+    refused(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), "was deleted")
+
+
+def test_a_user_without_an_entry_in_passwd_and_without_a_home(place):
+    """On a compute node's container a user is a number."""
+    bob = Person(place, BOB)
+    shutil.rmtree(bob.home)
+    (place / "runs").mkdir()
+    os.chown(place / "runs", BOB, BOB)
+    done = bob.start("-m", "hpctrain.cli", "submit", *WORDS, f"run.root={place}/runs", cwd=place / "runs")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
+    assert "submitted as job" in out
