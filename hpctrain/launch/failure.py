@@ -41,7 +41,7 @@ _ENDS = tuple(
 _CODE = re.compile(r"\bcode:? +(\d+)$")
 _SIGNALS = {signal.strsignal(number): int(number) for number in signal.valid_signals()}
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: ", from outside or by the kernel",
     signal.SIGTERM: ", from outside",
     signal.SIGILL: ", as of a library that was built for another processor",

@@ -128,7 +128,9 @@ def test_a_signal_by_its_name_and_the_rank_that_it_ended(tmp_path, name, outcome
     ],
 )
 def test_a_signal_that_only_a_site_or_a_person_sends(tmp_path, how, words):
-    found = explain(attempt(tmp_path, UP), f"srun: error: node2: task 1: {how}\nsrun: error: node1: task 0: Killed\n")
+    found = explain(
+        attempt(tmp_path, UP), f"srun: error: node2: task 1: {how}\nsrun: error: node1: task 0: Killed\n"
+    )
     assert found == ("RANK_KILLED", f"rank 1: {words}", 1)
 
 
