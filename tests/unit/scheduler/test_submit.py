@@ -62,3 +62,9 @@ def test_a_refusal_leaves_nothing_to_wait_for(run, config, slurm):
     with pytest.raises(RunFailed):
         submit.submit(run, config, job)
     assert not run.submission.read().open
+
+
+def test_a_relative_slurm_conf_is_noted_absolute(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", "etc/slurm.conf")
+    assert submit.slurm_conf(config) == str(tmp_path / "etc/slurm.conf")
