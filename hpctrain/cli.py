@@ -29,7 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "what a study found: leaderboard, plots, costs, one HTML page",
     ),
     "flops": ("hpctrain.commands.flops:main", "count floating-point operations, per layer and per run"),
-    "bench": ("hpctrain.commands.bench:main", "this machine's ceilings, and how near a training step comes"),
+    "bench": (
+        "hpctrain.commands.bench:main",
+        "measure this machine's peaks, and how near a training step comes",
+    ),
     "scale": ("hpctrain.commands.scale:main", "measure how a training job scales over GPUs"),
     "forecast": ("hpctrain.commands.forecast:main", "how it would scale, from a calibration"),
     "models": ("hpctrain.commands.models:main", "list the networks with parameters and multiply-adds"),
@@ -86,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say(f"stdout: cannot be written ({error.strerror})", 1)
         return _fail(argv, _of_the_system(error), 1)
     except MemoryError:
-        return _fail(argv, "this host has not enough memory for that", 1)
+        return _fail(argv, "this host does not have enough memory for that", 1)
     except Exception as error:
         if os.environ.get("HPCTRAIN_DEBUG"):
             raise

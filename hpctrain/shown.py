@@ -39,7 +39,7 @@ _SHAPES = [
 
 def printable(text: str) -> str:
     r"""Returns `text` with each control character as text, such as \x1b; line breaks and tabs stay."""
-    return CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+    return CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else ascii(match[0])[1:-1], text)
 
 
 def without_secrets(text: str) -> str:

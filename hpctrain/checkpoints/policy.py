@@ -42,24 +42,24 @@ class Retention:
             self._good.pop(entry, None)
         return doomed
 
-    def _keep(self, found: list[Entry]) -> set[Entry]:
+    def _keep(self, entries: list[Entry]) -> set[Entry]:
         """The last k that verify, only the newest of each step; every n-th; and the best that verifies."""
         settings = self._settings
         last: dict[int, Entry] = {}
-        for entry in reversed(found):
+        for entry in reversed(entries):
             if len(last) < settings.keep_last and entry.step not in last and self.is_good(entry):
                 last[entry.step] = entry
         if not last:
             return set()
         keep = set(last.values())
         if settings.keep_every:
-            keep |= set({e.step: e for e in found if e.step % settings.keep_every == 0}.values())
+            keep |= set({e.step: e for e in entries if e.step % settings.keep_every == 0}.values())
         if settings.keep_best:
-            ranked = sorted((m, e) for e in found if (m := self._metric(e)) is not None)
+            ranked = sorted((m, e) for e in entries if (m := self._metric(e)) is not None)
             best = next((e for _, e in ranked if self.is_good(e)), None)
             keep |= {best} if best else set()
         # A checkpoint newer than the newest good one is still there because the storage could not read it just now.
-        return keep | {e for e in found if e.step > max(last)}
+        return keep | {e for e in entries if e.step > max(last)}
 
     def is_good(self, entry: Entry) -> bool:
         """Returns whether a checkpoint verifies. A broken one is put aside and its name printed."""

@@ -135,10 +135,12 @@ def superseded(folder: Path) -> list[Entry]:
 
 def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = sorted(entry for entry in map(parse, names) if entry)
+    committed = sorted(entry for entry in map(parse, names) if entry)
     begun = {n: owner.step for n, owner in lock.owners(folder).items() if owner.step is not None}
-    stands = [all(e.step <= step for term, step in begun.items() if term > e.term) for e in found]
-    return list(compress(found, stands)), [e for e, good in zip(found, stands, strict=True) if not good]
+    stands = [all(e.step <= step for term, step in begun.items() if term > e.term) for e in committed]
+    return list(compress(committed, stands)), [
+        e for e, good in zip(committed, stands, strict=True) if not good
+    ]
 
 
 def had_some(folder: Path) -> bool:

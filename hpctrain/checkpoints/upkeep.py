@@ -45,8 +45,8 @@ class Row(TypedDict):
 
 def rows(folder: Path) -> list[Row]:
     """Returns what each checkpoint says of itself, oldest first; no tensors are read."""
-    found, late = store.entries(folder), store.superseded(folder)
-    return [_row(folder, entry, entry in late) for entry in sorted(found + late)]
+    committed, late = store.entries(folder), store.superseded(folder)
+    return [_row(folder, entry, entry in late) for entry in sorted(committed + late)]
 
 
 def _row(folder: Path, entry: Entry, late: bool) -> Row:
@@ -95,33 +95,33 @@ def locate(run: RunDir, text: str) -> tuple[Path, Entry]:
         if entry is None or not path.is_dir():
             raise UserError("--diff", text, "must be a step, a name, or the path of a step_... folder")
         return path.parent, entry
-    found = store.entries(run.checkpoints)
-    fits = [e for e in found if text in (e.name, str(e.step))]
+    entries = store.entries(run.checkpoints)
+    fits = [e for e in entries if text in (e.name, str(e.step))]
     if not fits:
-        steps = [str(entry.step) for entry in found]
+        steps = [str(entry.step) for entry in entries]
         raise UserError("--diff", text, f"must be one of {', '.join(steps)}", nearest(text, steps))
     return run.checkpoints, fits[-1]
 
 
 def choose(run: RunDir, text: str) -> Entry:
     """Returns the checkpoint of a step, or the `best`, or the `last`. Raises UserError."""
-    found = store.entries(run.checkpoints)
-    if not found:
+    entries = store.entries(run.checkpoints)
+    if not entries:
         raise UserError("run", run.run_id, "has no checkpoint to export")
     if text == "last":
-        return found[-1]
+        return entries[-1]
     if text == "best":
         scored = []
-        for entry in found:
+        for entry in entries:
             with contextlib.suppress(CorruptCheckpoint, Damaged):  # one that is damaged is not the best
                 if (metric := store.metric_of(store.read_meta(run.checkpoints, entry))) is not None:
                     scored.append((metric, entry))
         if not scored:
             raise UserError("--step", text, "no checkpoint here has been validated")
         return min(scored)[1]
-    fits = [entry for entry in found if str(entry.step) == text]
+    fits = [entry for entry in entries if str(entry.step) == text]
     if not fits:
-        steps = [str(entry.step) for entry in found]
+        steps = [str(entry.step) for entry in entries]
         raise UserError("--step", text, f"must be best, last or one of {', '.join(steps)}")
     return fits[-1]
 

@@ -7,12 +7,12 @@ import time
 
 from hpctrain.checkpoints import store, upkeep
 from hpctrain.checkpoints.upkeep import Row
-from hpctrain.commands.flags import Parser, whole
+from hpctrain.commands.flags import Parser, find_run, whole
 from hpctrain.commands.say import bar, console
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.report.numbers import short
 from hpctrain.shown import shown
-from hpctrain.storage.run_dir import RunDir, find
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     args = _parser().take(argv, most_words=1)
     if args.keep_last is not None and (not args.prune or args.keep_last < 1):
         raise UserError("--keep-last", args.keep_last, "must be ≥ 1, and goes with --prune")
-    run = find(args.root, next(iter(args.words), None), args.study)
+    run = find_run(args)
     if args.unlock:
         return _unlock(run)
     if not run.checkpoints.is_dir():
@@ -127,9 +127,14 @@ def _parser() -> Parser:
         "--diff", nargs=2, metavar=("A", "B"), help="compare two: steps, or a checkpoint folder's path"
     )
     what.add_argument("--prune", action="store_true", help="delete what checkpoint.keep_* does not keep")
-    what.add_argument("--unlock", action="store_true", help="you know that the last owner has ended: say so")
+    what.add_argument(
+        "--unlock", action="store_true", help="say that the last owner has ended, if you know it"
+    )
     parser.add_argument(
-        "--keep-last", type=whole(), metavar="K", help="with --prune: instead of the run's setting"
+        "--keep-last",
+        type=whole(),
+        metavar="K",
+        help="with --prune: how many to keep, in place of the run's setting",
     )
     parser.add_json()
     parser.add_run_place(as_settings=False)

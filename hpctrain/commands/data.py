@@ -1,4 +1,4 @@
-"""`hpctrain data`: which data sets there are and where they lie; fetch one; pack a folder of pictures, verify it."""
+"""`hpctrain data`: list the data sets and their places, fetch one, pack a folder of pictures, verify it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser = Parser("data", "Data sets: list them, fetch one.", "[list | fetch NAME]", MORE)
     parser.add_argument("--into", type=Path, help="the folder (default: $HPCTRAIN_DATA/NAME or data/NAME)")
     parser.add_argument(
-        "--from", dest="base_url", metavar="URL", help="another place that has the official files"
+        "--from", dest="base_url", metavar="URL", help="another server that has the official files"
     )
     parser.add_json()
     args = parser.take(argv, most_words=2)
@@ -68,13 +68,13 @@ def _list(as_json: bool) -> int:
 
 
 def _pack(argv: list[str]) -> int:
-    about = "A few large files of many pictures. FOLDER has train/<class>/* and val/<class>/*."
+    about = "Packs many pictures into a few large files. FOLDER has train/<class>/* and val/<class>/*."
     parser = Parser("data pack", about, "FOLDER")
     parser.add_argument(
         "--into", type=Path, required=True, metavar="PACKED", help="the packed set, a new folder"
     )
     parser.add_argument(
-        "--resize", type=whole(), metavar="PIXELS", help="make the shorter side so many pixels, if it is longer"
+        "--resize", type=whole(), metavar="PIXELS", help="make the shorter side this many pixels if it is longer"
     )  # fmt: skip
     parser.add_argument(
         "--shard-mb", type=whole(), default=SHARD_MB, metavar="MB", help=f"size of a file (default: {SHARD_MB})"

@@ -8,9 +8,8 @@ from hpctrain.checkpoints import export
 from hpctrain.checkpoints.export import FORMATS
 from hpctrain.checkpoints.upkeep import choose
 from hpctrain.checkpoints.weights import weights
-from hpctrain.commands.flags import Parser
+from hpctrain.commands.flags import Parser, find_run
 from hpctrain.errors import UserError
-from hpctrain.storage.run_dir import find
 
 ABOUT = """A run's weights as one file: safetensors (the bare state dictionary), TorchScript (traced, for torch.jit.load
 without this package) or ONNX (needs the extra: pip install 'hpctrain[onnx]'). The newest run's, or those of RUN
@@ -22,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv, most_words=1)
     export.check(args.format)
-    run = find(args.root, next(iter(args.words), None), args.study)
+    run = find_run(args)
     entry = choose(run, args.step)
     output = args.output or Path(f"{run.run_id}-step{entry.step}{FORMATS[args.format]}")
     if not output.absolute().parent.is_dir():

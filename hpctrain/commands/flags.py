@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
-from hpctrain.storage.run_dir import check_root
+from hpctrain.storage.run_dir import RunDir, check_root, find
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         return taken
 
     def _placed(self, taken: argparse.Namespace, words: list[str]) -> list[str]:
-        """The words with --root and --study as settings, or without the settings that mean these flags."""
+        """Returns the words with --root and --study as settings, or without the settings that mean these flags."""
         if self._place_is_settings is None:
             return words
         default = os.environ.get("HPCTRAIN_ROOT") or None
@@ -115,6 +115,11 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError; argparse calls this for a flag that must be given."""
         flags = message.removeprefix("the following arguments are required: ")
         raise UserError(flags, "", f"must be given; {self.prog} --help says more")
+
+
+def find_run(args: argparse.Namespace) -> RunDir:
+    """Returns the run that the first word names, or the newest one, by --root and --study. Raises UserError."""
+    return find(args.root, next(iter(args.words), None), args.study)
 
 
 def whole(least: int | None = None) -> Callable[[str], int]:

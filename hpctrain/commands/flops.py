@@ -91,9 +91,14 @@ def _parser() -> Parser:
         "--plot", metavar="FILE", help="bars per layer, and the roofline of a device (png, svg, pdf)"
     )
     parser.add_argument(
-        "--diff", action="append", metavar="SETTING", help="compare with the same network, so changed"
+        "--diff",
+        action="append",
+        metavar="SETTING",
+        help="compare with the same network with SETTING changed",
     )
-    parser.add_argument("--measure", action="store_true", help="measure this machine's peaks; bound by them")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure this machine's peaks, for the lower bound"
+    )
     parser.add_argument(
         "--allow-unknown", action="store_true", help="leave out, and list, operators without a rule"
     )

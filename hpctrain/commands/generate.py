@@ -6,15 +6,14 @@ import argparse
 import sys
 
 from hpctrain.checkpoints.generate import writer
-from hpctrain.commands.flags import Parser, number, text, whole
+from hpctrain.commands.flags import Parser, find_run, number, text, whole
 from hpctrain.errors import UserError
-from hpctrain.storage.run_dir import find
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _arguments(argv)
-    author = writer(find(args.root, next(iter(args.words), None), args.study), args.prompt)
+    author = writer(find_run(args), args.prompt)
     out = sys.stdout
     out.write(args.prompt)
     if author.vocabulary.kind == "word" and not args.prompt.endswith(("\n", " ")):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from hpctrain.commands.flags import Parser, whole
+from hpctrain.commands.flags import Parser, find_run, whole
 from hpctrain.commands.say import say, show_end
 from hpctrain.launch import follow
 from hpctrain.shown import printable
-from hpctrain.storage.run_dir import RunDir, find
+from hpctrain.storage.run_dir import RunDir
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rank", type=whole(), default=0, metavar="N", help="that rank's log (default: 0)")
     parser.add_run_place(as_settings=False)
     args = parser.take(argv, most_words=1)
-    run = find(args.root, next(iter(args.words), None), args.study)
+    run = find_run(args)
     if not args.follow:
         follow.follow(run, lambda: True, sys.stdout, rank=args.rank, bar=False)
         _show_start(run, args.rank)
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
 
 
 def _show_start(run: RunDir, rank: int) -> None:
-    """Print what the batch shell or the launcher said, if the rank's own log does not tell how the run went."""
+    """Print what the batch shell or the launcher said, if the rank's own log does not show how the run ended."""
     start = follow.start_log(run, run.read_state(), rank)
     if start:
         say(f"the log of rank {rank} does not tell; from {start[0]}:")

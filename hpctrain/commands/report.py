@@ -1,6 +1,6 @@
 """`hpctrain report STUDY`: what a study found, from its files alone: tables, plots, costs, one HTML page.
 
-Works while the study runs. No torch, no Slurm but for the energy of a scaling study's jobs.
+Works while the study runs. No torch; asks Slurm only for the energy of a scaling study's jobs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpctrain.commands.flags import Parser, whole
 from hpctrain.commands.say import console, say
-from hpctrain.errors import UserError
+from hpctrain.errors import Foreign, UserError
 from hpctrain.scaling.measured import is_scaling
 from hpctrain.shown import shown
 from hpctrain.storage import ownership
@@ -55,16 +55,16 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
         report.write_table(seen, Path(args.csv), "csv")
     if args.parquet:
         report.write_table(seen, Path(args.parquet), "parquet")
-    page = Path(args.html) if args.html else study.path / "report.html"
+    page = None
     if not args.no_html:
         from hpctrain.sweep.page import study_page
 
-        _write("--html", page, study_page(seen))
+        page = _write_page(study.path, args.html, study_page(seen))
     if args.json:
         print(json.dumps(report.as_json(seen)))
         return 0
     _show(seen, args.top)
-    if not args.no_html:
+    if page:
         print(f"page: {page}")
     return 0
 
@@ -119,18 +119,31 @@ def _scaling(study: Path, args: argparse.Namespace) -> int:
     }
     if args.plot:
         scaling_plots.write("--plot", Path(args.plot), page.picture(analyses[0]))
-    if not args.no_html:
-        files[args.html or str(study / "report.html")] = ("--html", page.page(study.name, plan, analyses))
     for name, (flag, text) in files.items():
         if name:
             _write(flag, Path(name), text)
+    written = None if args.no_html else _write_page(study, args.html, page.page(study.name, plan, analyses))
     if args.json:
         print(json.dumps(scaling_report.as_json(plan, analyses)))
         return 0
     print(page.text(study.name, plan, analyses))
-    if not args.no_html:
-        print(f"page: {args.html or study / 'report.html'}")
+    if written:
+        print(f"page: {written}")
     return 0
+
+
+def _write_page(study: Path, given: str | None, text: str) -> Path | None:
+    """Returns where the page was written: `given`, else the study's folder, unless others have a hand in that."""
+    if given:
+        _write("--html", Path(given), text)
+        return Path(given)
+    try:
+        with ownership.held(study) as folder:
+            _write("--html", folder / "report.html", text)
+    except Foreign as error:
+        say(f"no page is written: {error.filename} {error.why}; --html FILE puts it elsewhere")
+        return None
+    return study / "report.html"
 
 
 def _write(flag: str, path: Path, text: str) -> None:
@@ -142,7 +155,7 @@ def _write(flag: str, path: Path, text: str) -> None:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser("report", "What a study found. STUDY is its name (run.study), or a path.", "STUDY")
-    parser.add_argument("--metric", help="rank by this figure of the validation instead")
+    parser.add_argument("--metric", help="rank by this validation score, in place of sweep.metric")
     parser.add_argument("--top", type=whole(), default=15, metavar="N", help="rows shown (default: 15)")
     parser.add_json()
     parser.add_argument("--csv", metavar="FILE", help="write one row per run")

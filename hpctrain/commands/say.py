@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpctrain.shown import shown
-from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage import ownership
+from hpctrain.storage.run_dir import RunDir, absolute
 from hpctrain.storage.run_state import RunState
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from hpctrain.config.settings import Config
 
 
 def say(text: str) -> None:
@@ -20,8 +23,15 @@ def say(text: str) -> None:
     print(f"hpctrain: {shown(text)}", file=sys.stderr, flush=True)
 
 
+def warn_of_others(config: Config) -> None:
+    """Print a line if a group may rename the studies in run.root."""
+    root = absolute(config.run.root)
+    if why := ownership.shared(root):
+        say(f"run.root={root}: {why}")
+
+
 def show_end(run: RunDir, state: RunState | None = None) -> int:
-    """Print how the run ended; returns the exit code. `state`: of one start of it, if state.json may not say so."""
+    """Print how the run ended; returns the exit code. `state` is that of one start, if state.json may differ."""
     from hpctrain.launch import follow
 
     return follow.show_end(run, state or run.read_state(), sys.stdout, sys.stderr)

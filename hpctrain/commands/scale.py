@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import warn_of_others
 from hpctrain.config.settings import Config
+from hpctrain.launch.estimate import hours_shown
 from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.start import CalibrationStart, StudyStart, calibrate, load, measure
 
@@ -24,6 +26,8 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
     args = _parser().take(argv)
     config, settings = load(args.words)
+    if not args.dry_run:
+        warn_of_others(config)
     if args.calibrate:
         calibration, configs = calibrate(config, settings, args.dry_run)
         if args.json:
@@ -44,7 +48,7 @@ def _show_calibration(facts: CalibrationStart, config: Config, configs: Sequence
     print(
         f"calibration of {config.cluster.name} for {config.model.name}: {len(configs)} jobs (nodes × ranks: {shapes})"
     )
-    print(f"asks for {facts['node_hours_max']:.2f} node-hours at most")
+    print(hours_shown(facts["node_hours_max"]))
     if "submitted" in facts:
         jobs = facts["submitted"]
         print(
@@ -66,7 +70,7 @@ def _show(facts: StudyStart, settings: ScalingConfig, dry_run: bool) -> None:
     once = "one at a time, " if settings.one_at_a_time else ""
     warm_up, timed = (count * settings.window_steps for count in (settings.warmup_windows, settings.windows))
     print(f"{facts['jobs']} jobs in random order, {once}each {warm_up} steps of warm-up and {timed} timed")
-    print(f"asks for {facts['node_hours_max']:.2f} node-hours at most")
+    print(hours_shown(facts["node_hours_max"]))
     expected = facts["node_seconds_a_point"]
     if expected:
         each = ", ".join(f"{gpus}: {s:.0f}" for gpus, s in expected.items())

@@ -66,7 +66,7 @@ def _say_once(told: set[str], words: str) -> None:
 
 
 def _show(listed: list[Row], args: argparse.Namespace) -> None:
-    """Print the table, a study's summary above it, and below it what the table of one run has no room for."""
+    """Print the table, a study's summary above it, and the details of a single run below it."""
     study = StudyDir(absolute(args.root) / (args.study or ""))
     if args.study and not args.watch and may_enter(study.folder) and study.exists():
         print(overview.summary(study, listed))
@@ -77,7 +77,7 @@ def _show(listed: list[Row], args: argparse.Namespace) -> None:
 
 
 def _none(args: argparse.Namespace) -> str:
-    """What is said of an empty table: where it looked."""
+    """Returns what to print for an empty table: where status looked."""
     place = absolute(args.root) / (args.study or "")
     fits = f" is {args.phase}" if args.phase else ""
     return f"no run in {place}{fits}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
@@ -108,6 +108,8 @@ def _parser() -> Parser:
         help=f"only runs in this phase: {', '.join(PHASES)}",
     )  # fmt: skip
     parser.add_json()
-    parser.add_argument("--watch", action="store_true", help="go on until nothing changes any more by itself")
+    parser.add_argument(
+        "--watch", action="store_true", help="repeat until nothing changes by itself any more"
+    )
     parser.add_run_place(as_settings=False)
     return parser

@@ -6,7 +6,7 @@ import functools
 import json
 
 from hpctrain.commands.flags import Parser
-from hpctrain.commands.say import show_done
+from hpctrain.commands.say import show_done, warn_of_others
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.launch.prepare import check, prepare
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     estimated = functools.cache(functools.partial(estimate.estimate, config))
     if not locate(config.run.root, config.run.study, run_id(config)).config_file.exists():
         estimated()  # before anything is written: a network may refuse its input
+    warn_of_others(config)
     run = prepare(config)
     with right_to_start(run) as standing:
         known = standing.job_id

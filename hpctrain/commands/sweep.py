@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser
+from hpctrain.commands.say import warn_of_others
 from hpctrain.errors import UserError
+from hpctrain.launch.estimate import bound_shown, hours_shown
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.start import Started, foresee, start
@@ -26,6 +28,8 @@ def main(argv: list[str]) -> int:
     if args.unlock:
         return _unlock(StudyDir(Path(args.root or "runs") / args.unlock), args.json)
     request = understand(args.words)
+    if not args.dry_run:
+        warn_of_others(request.config)
     started = foresee(request) if args.dry_run else start(request, args.retry)
     if args.json:
         print(json.dumps(started.facts()))
@@ -43,9 +47,9 @@ def _unlock(study: StudyDir, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"study": study.name, "ended": ended}))
     elif ended:
-        print(f"taken to have ended: {', '.join(ended)}")
+        print(f"now counted as ended: {', '.join(ended)}")
     else:
-        print("nothing to unlock: nobody holds the study, or who does is known to live")
+        print("nothing to unlock: no process holds the study, or its owner is known to live")
     return 0
 
 
@@ -55,13 +59,10 @@ def _show(started: Started, dry_run: bool) -> None:
         f"study {study.name}: {started.runs:,} runs, of which {max(0, started.runs - left):,} are done already"
     )
     most = "at most " if started.request.settings.pruner != "none" else ""
-    bound = (
-        f"at least {facts['lower_bound_s'] / 60:.1f} min on these devices"
-        if facts["lower_bound_s"] else "lower bound unknown (no peak for this device)"
-    )  # fmt: skip
+    bound = bound_shown(facts["lower_bound_s"])
     print(f"{most}{facts['steps']:,} steps, {facts['flops_total']:.3g} FLOPs; {bound}")
     if facts["node_hours_max"] is not None:
-        print(f"asks for {facts['node_hours_max']:.2f} node-hours at most")
+        print(hours_shown(facts["node_hours_max"]))
     each = "each works until all is done" if jobs.quota is None else f"{_many(jobs.quota, 'run')} each"
     what = f"{_many(jobs.jobs, 'job')} in {_many(len(jobs.arrays), 'array')}, {each}, {jobs.at_once} at once"
     if dry_run:
@@ -88,8 +89,8 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--unlock", metavar="STUDY",
-        help="you know that a `sweep` of STUDY on another host, or jobs that Slurm has forgotten, have ended: say so; "
-        "STUDY is a name or a folder, and nothing is started",
+        help="say that a `sweep` of STUDY on another host, or jobs that Slurm has forgotten, have ended, if you know; "
+        "STUDY is a name or a folder; starts nothing",
     )  # fmt: skip
     parser.add_json()
     parser.add_run_place(as_settings=True)

@@ -28,6 +28,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.grammar_parser import parse
 
 from hpctrain.config import from_environment, quick, yaml_files
 from hpctrain.config.conf_files import conf_dir, groups
@@ -72,7 +73,7 @@ _register()
 @contextlib.contextmanager
 def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
     """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
-    _check_files(overrides, conf_dir())
+    _check_files(list(spelled_out(overrides)), conf_dir())
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield
@@ -209,7 +210,16 @@ def _check_files(overrides: Sequence[str], folder: Path) -> None:
         for name in names.split(","):
             path = folder / group.partition("@")[0] / f"{name}.yaml"
             if re.fullmatch(r"[\w./@-]{1,200}=[\w.,-]{1,200}", override.lstrip("+")) and path.is_file():
-                yaml_files.check(group, path)
+                yaml_files.check(group, path, _followed)
+
+
+def _followed(text: str) -> bool:
+    """Returns whether a text with ${...} is of OmegaConf's grammar."""
+    try:
+        parse(text)
+    except GrammarParseError:
+        return False
+    return True
 
 
 def plain(values: DictConfig) -> dict[str, Any]:
@@ -243,9 +253,9 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         return _unreadable(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file)
-    found = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
-    if found and found[1] == "override":
-        return _unknown_key(found[2], overrides, config_name)
+    match = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
+    if match and match[1] == "override":
+        return _unknown_key(match[2], overrides, config_name)
     if isinstance(error, yaml.YAMLError):
         return yaml_files.explain(
             "--config-dir", getattr(getattr(error, "problem_mark", None), "name", ""), error

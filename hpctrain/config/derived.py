@@ -29,4 +29,4 @@ def fill(values: Any, figure: Callable[[str], Any]) -> Any:
     if not isinstance(values, str):
         return values
     whole = _MARK.fullmatch(values)
-    return figure(whole[1]) if whole else _MARK.sub(lambda found: str(figure(found[1])), values)
+    return figure(whole[1]) if whole else _MARK.sub(lambda match: str(figure(match[1])), values)

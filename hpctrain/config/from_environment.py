@@ -35,10 +35,10 @@ def resolve(values: Any, key: str = "") -> Any:
     if not isinstance(values, str) or "${" not in values:
         return values
 
-    def held(found: re.Match[str]) -> str:
-        value = os.environ.get(found[1], found[2])
+    def held(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1], match[2])
         if value is None:
-            raise UserError(key, values, f"the variable {found[1]} is not set in your shell")
+            raise UserError(key, values, f"the variable {match[1]} is not set in your shell")
         return value
 
     text = _REFERENCE.sub(held, values)
@@ -48,10 +48,10 @@ def resolve(values: Any, key: str = "") -> Any:
 def as_shell(text: str) -> str:
     """Returns `text` as a shell writes it: its variables are read when the shell comes to them."""
     words, end = [], 0
-    for found in _REFERENCE.finditer(text):
-        default = "" if found[2] is None else "-" + re.sub(r'([\\"$`])', r"\\\1", found[2])
-        words += [shlex.quote(text[end : found.start()]), f'"${{{found[1]}{default}}}"']
-        end = found.end()
+    for match in _REFERENCE.finditer(text):
+        default = "" if match[2] is None else "-" + re.sub(r'([\\"$`])', r"\\\1", match[2])
+        words += [shlex.quote(text[end : match.start()]), f'"${{{match[1]}{default}}}"']
+        end = match.end()
     return "".join(word for word in [*words, shlex.quote(text[end:])] if word != "''") or "''"
 
 

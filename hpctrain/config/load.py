@@ -32,11 +32,14 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     return dataclasses.replace(model, settings=validate(NETWORKS[model.name].settings, rest, "model."))
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
+def from_dict(values: Mapping[str, Any], own: bool = True) -> Config:
     """Takes a resolved configuration, as plain containers; returns a checked `Config`. Raises UserError.
 
-    From then on this process finds a user's `model.target` in the folder where the run's maker found it.
+    From then on this process finds a user's `model.target` in the folder where the run's maker found it. Not `own`:
+    others could have written the values, so they name no such folder, and no variables of this user's shell.
     """
+    for key, text in () if own else references(dict(values)):
+        raise UserError(key, text, "is not followed in a file that others could have written")
     rest = dict(values)
     data = validate(DataConfig, rest.get("data", {}), "data.")  # before what takes its sizes from there
     check_shape(data)
@@ -45,7 +48,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     config: Config = validate(Config, rest | {"model": model, "data": data}, "")
     config = dataclasses.replace(config, from_environment=dict(references(dict(values))))
     check_whole(config)
-    if config.model.target_folder is not None:
+    if own and config.model.target is not None and config.model.target_folder is not None:
         search(config.model.target_folder)
     return config
 

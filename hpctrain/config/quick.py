@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config import yaml_files
 from hpctrain.config.conf_files import conf_dir
 
-_WORD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]+)")
+_WORD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([A-Za-z0-9_.]{1,200})")
 _NUMBER_LIKE = re.compile(r"[0-9.][0-9_.]*([eE][0-9_.]*)?|nan|inf", re.IGNORECASE)
 _CONSTANTS = {"null": None, "true": True, "false": False}
 _SELECT = re.compile(r"\$\{oc\.select:(?P<key>\w+)[^,]*,(\$\{oc\.create:(?P<made>.*)\}|(?P<plain>.*))\}")
@@ -48,10 +49,10 @@ def compose(overrides: Sequence[str], config_name: str) -> dict[str, Any] | None
 
 def read(override: str) -> tuple[str, Any] | None:
     """Returns the key and the value as Hydra reads them; None if the text is not so plain that this is certain."""
-    found = _WORD.fullmatch(override)
-    if found is None:
+    match = _WORD.fullmatch(override)
+    if match is None:
         return None
-    key, text = found.groups()
+    key, text = match.groups()
     if text.lower() in _CONSTANTS:
         return key, _CONSTANTS[text.lower()]
     if re.fullmatch(r"0|[1-9][0-9]*", text):
@@ -88,10 +89,11 @@ def _load(path: Path, groups: Sequence[str]) -> dict[str, Any] | None:
 
     if not path.is_file():
         return None
+    yaml_files.check(path.parent.name, path)
     text = path.read_text(encoding="utf-8")
-    if "@package" in text or any(found["key"] in groups for found in _SELECT.finditer(text)):
+    if "@package" in text or any(match["key"] in groups for match in _SELECT.finditer(text)):
         return None
-    text = _SELECT.sub(lambda found: found["made"] or found["plain"], text)
+    text = _SELECT.sub(lambda match: match["made"] or match["plain"], text)
     text = re.sub(r"(^|\s)(\d+)[eE]-(\d)", r"\1\2.0e-\3", text)  # 1e-3 is a number to Hydra, a word to PyYAML
     values: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     return None if re.search(r"\$\{|'\?\?\?'", str(values)) else values

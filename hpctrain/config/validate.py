@@ -81,9 +81,9 @@ def _refuse_control(values: Any, key: str) -> None:
     elif isinstance(values, list):
         for value in values:
             _refuse_control(value, key)
-    elif isinstance(values, str) and (found := CONTROL.search(values)):
+    elif isinstance(values, str) and (match := CONTROL.search(values)):
         raise UserError(
-            key, ascii(values), f"must be plain text without line breaks: {found[0]!a} cannot stand in it"
+            key, ascii(values), f"must be plain text without line breaks: {match[0]!a} cannot stand in it"
         )
 
 

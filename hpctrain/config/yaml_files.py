@@ -7,6 +7,7 @@ Hydra and PyYAML say part of it in words of their own, and take without a word a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ _MOST_DEPTH = 50
 _CLOCK = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 
-def check(key: str, path: Path) -> None:
-    """Raises UserError, of the setting `key`, for a file that is not plain YAML: a table of settings."""
+def check(key: str, path: Path, followed: Callable[[str], bool] = lambda text: True) -> None:
+    """Raises UserError, of the setting `key`, for a file that is not plain YAML: a table of settings.
+
+    `followed` returns whether a text that refers to another setting by `${...}` is rightly written.
+    """
     try:
         text = read_small(path.resolve())[0].decode()
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         _count(key, path, root, {}, 0)
+        _check_header(key, path, text)
+        for node in _texts(root):
+            if "${" in node.value and not followed(node.value):
+                raise _at(key, path, node, "its ${...} cannot be followed; a $ in a text is written \\$")
     except Damaged as error:
         raise UserError(key, path, f"cannot be read: {error.why}") from None
     except UnicodeDecodeError:
@@ -52,6 +60,28 @@ def explain(key: str, path: Any, error: yaml.YAMLError) -> UserError:
     return UserError(key, path, f"{place}{' '.join(problem.split())}")
 
 
+def _check_header(key: str, path: Path, text: str) -> None:
+    """Raises UserError for a first comment that is no `# @package NAME` of Hydra's."""
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.strip().lstrip("#").split()
+        if not re.match(r"\s*(#\s*@|$)", line):
+            return
+        if words and len(words) != 2:
+            raise UserError(key, path, f"line {number}: must be # @package NAME, or begin without @")
+
+
+def _texts(node: Any) -> Iterator[yaml.ScalarNode]:
+    """Yields every single value below `node`, which does not hold itself."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from _texts(pair[1])
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            yield from _texts(each)
+
+
 def _at(key: str, path: Path, node: yaml.Node, what: str) -> UserError:
     return UserError(key, path, f"line {node.start_mark.line + 1}: {what}")
 
@@ -68,9 +98,11 @@ def _count(key: str, path: Path, node: Any, known: dict[int, int], depth: int) -
     if isinstance(node, yaml.MappingNode):
         names = set()
         for name, value in node.value:
-            if name.value.__hash__ is not None and name.value in names:
+            if not isinstance(name, yaml.ScalarNode) or name.tag.endswith(":null"):
+                raise _at(key, path, name, "the name of a setting must be a word")
+            if name.value in names:
                 raise _at(key, path, name, f"{name.value} is given twice")
-            names.add(name.value if isinstance(name.value, str) else id(name))
+            names.add(name.value)
             total += _count(key, path, value, known, depth + 1)
     elif isinstance(node, yaml.SequenceNode):
         total += sum(_count(key, path, value, known, depth + 1) for value in node.value)

@@ -33,7 +33,7 @@ from pathlib import Path
 from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.downloads import SOURCES
-from hpctrain.data.text.source import cache_folder
+from hpctrain.data.text.source import cache_folder, make_cache
 from hpctrain.errors import UserError
 from hpctrain.models.settings import check_target
 from hpctrain.storage.json_files import read_json, replace_text
@@ -253,7 +253,7 @@ def kept(name: str) -> Path:
     """Returns a file of this module's cache; the folder is there if it can be made."""
     folder = cache_folder().parent / "contents"
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_cache(folder)
     return folder / f"{name}.json"
 
 

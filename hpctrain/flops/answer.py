@@ -45,9 +45,9 @@ def answer(overrides: list[str], measured: Device | None = None, allow_unknown: 
     """
     asked = request(overrides)
     device = measured or _device(asked)
-    found = _count(asked, allow_unknown)
-    made = document(asked, found, device)
-    run = run_figures(asked, found, made["lower_bound"]["step_s"] if "lower_bound" in made else None)
+    count = _count(asked, allow_unknown)
+    made = document(asked, count, device)
+    run = run_figures(asked, count, made["lower_bound"]["step_s"] if "lower_bound" in made else None)
     if run is not None:
         made["run"] = run
     return made
@@ -73,11 +73,11 @@ def _device(asked: Request) -> Device | None:
                 "measured_step_s", asked.settings.measured_step_s, "needs device=NAME or --measure"
             )
         return None
-    found = hardware.find(name)
-    if found is None:
-        names = [device.name for _, device in hardware.devices()]
+    device = hardware.find(name)
+    if device is None:
+        names = [each.name for _, each in hardware.devices()]
         raise UserError("device", name, f"unknown device: known are {', '.join(names)}", nearest(name, names))
-    return found
+    return device
 
 
 def changed(settings: list[str], changes: list[str]) -> list[str]:

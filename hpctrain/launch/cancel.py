@@ -32,8 +32,6 @@ def cancel(run: RunDir) -> Answer:
     submission = run.submission.read()
     if submission.foreign:
         return Answer(f"is not yours to cancel: its folder {submission.foreign}", taken=False)
-    if run.read_state().phase == Phase.DONE:
-        return Answer(f"has ended already ({Phase.DONE})")
     if copied := original(run, submission):
         return Answer(f"is a copy of {copied}, which has the jobs: cancel it there", taken=False)
     if submission.in_slurm:
@@ -83,7 +81,7 @@ def _cancel_study_s(run: RunDir) -> Answer:
 
 def _cancel_here(run: RunDir) -> Answer:
     """Cancels a run outside of Slurm: its ranks here get a signal; those elsewhere look for the request."""
-    if local.living(run):
+    if run.read_state().phase != Phase.DONE and local.living(run):
         run.cancel_file.touch()
         local.signal_ranks(run, run.attempts()[-1], signal.SIGINT)
         return Answer("asked to save and stop")

@@ -103,17 +103,26 @@ def step_work(config: Config, pixels: int | None = None) -> StepWork:
     return work_of(counted(model.name, settings, batch), config.optimizer, batch)
 
 
+def bound_shown(bound_s: float | None) -> str:
+    """Returns a lower bound on the time as text; None: it is unknown."""
+    if bound_s is None:
+        return "lower bound unknown (no peak for this device)"
+    return f"at least {bound_s / 60:.1f} min on these devices"
+
+
+def hours_shown(node_hours: float) -> str:
+    """Returns the most that jobs may cost as text."""
+    return f"asks for {node_hours:.2f} node-hours at most"
+
+
 def shown(facts: dict[str, Any]) -> str:
     """Returns the estimate as lines for people."""
-    bound = facts["lower_bound_s"]
     parts = [
         f"{facts['steps']:,} steps over {facts['samples']:,} samples, {facts['flops_total']:.3g} FLOPs",
-        "lower bound unknown (no peak for this device)"
-        if bound is None
-        else f"at least {bound / 60:.1f} min on these devices",
+        bound_shown(facts["lower_bound_s"]),
     ]
     if "node_hours_max" in facts:
-        parts.append(f"asks for {facts['node_hours_max']:.2f} node-hours at most")
+        parts.append(hours_shown(facts["node_hours_max"]))
     lines = ["; ".join(parts)]
     if "expected_s" in facts:
         lines.append(

@@ -100,23 +100,23 @@ def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
 
 def _load(model: nn.Module, path: Path) -> None:
     """Copy the weights of a safetensors or torch file; every name and shape must agree. Raises UserError."""
-    found, own = _read(path), model.state_dict()
+    weights, own = _read(path), model.state_dict()
     # Files older than PyTorch 0.4.1 lack batch norm's counter, which no published result depends on.
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     shapes = [
-        f"{key} ({_shape(found[key])} where {_shape(own[key])} is needed)"
+        f"{key} ({_shape(weights[key])} where {_shape(own[key])} is needed)"
         for key in own
-        if key in found and found[key].shape != own[key].shape
+        if key in weights and weights[key].shape != own[key].shape
     ]
     faults = {
         "missing": missing,
-        "unexpected": [key for key in found if key not in own],
+        "unexpected": [key for key in weights if key not in own],
         "mis-shaped": shapes,
     }
     text = "; ".join(f"{fault}: {_listing(keys)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError("model.weights", path, f"does not fit the model; {text}")
-    model.load_state_dict(found, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
+    model.load_state_dict(weights, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -127,13 +127,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds; all mean that this is not a weight file
         reason = str(error).strip().partition("\n")[0]
         raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError("model.weights", path, "must hold a state dict: names to tensors")
-    return dict(found)
+    return dict(content)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -73,7 +73,7 @@ def analyse(study: Path, job_j: Mapping[str, float] | None = None) -> tuple[Stud
         finding = laws.finding(table, mode, curve)
         results.append(
             Figures(
-                data, points, table, law, predicted, finding, _exaflops(plan, samples),
+                data, points, table, law, predicted, finding, _exaflops(study, plan, samples),
                 timelines=measured.timelines(study, plan, data),
             )
         )  # fmt: skip
@@ -128,7 +128,7 @@ def _predicted_effects(
 
 def _settings(study: Path, plan: StudyPlan) -> tuple[Config, ScalingConfig]:
     """Returns the study's configuration, with its present folder as the root, and its scaling settings."""
-    config = from_dict(plan["config"])
+    config = from_dict(plan["config"], own=measured.own_plan(study) is not None)
     return replace(config, run=replace(config.run, root=str(study.parent))), scaling_config(plan["settings"])
 
 
@@ -151,9 +151,9 @@ def _predicted(study: Path, plan: StudyPlan, gpus: Sequence[int]) -> list[Predic
     return predictions
 
 
-def _exaflops(plan: StudyPlan, samples: float) -> float | None:
+def _exaflops(study: Path, plan: StudyPlan, samples: float) -> float | None:
     """Returns the exaFLOPs of the target's forward and backward passes; None for a user's own network."""
-    config = from_dict(plan["config"])
+    config, _ = _settings(study, plan)
     if not samples or config.model.target is not None:
         return None
     work = step_work(config)

@@ -28,6 +28,8 @@ NO_JOB_ID = "sbatch did not answer with the number of a job"
 _NO_ANSWER = re.compile(
     r"(?i)timed out|unable to contact|zero bytes|connect|communication|did not answer|standby"
 )
+_JOB_ID = re.compile(r"^Submitted batch job (\d+)\b", re.MULTILINE)
+_END = re.compile(r"^\s*(\d+|[A-Za-z/]+)\|([\d:-]+|[A-Za-z_/]+)\s*$", re.MULTILINE)
 _DURATION = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")
 _NOW = re.compile(r"^sdiag output at .*\((\d+)\)$", re.MULTILINE)
 _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
@@ -80,10 +82,13 @@ def parse_squeue(text: str) -> list[Job]:
 def parse_end(text: str) -> tuple[float | None, float | None]:
     """Returns when a job ends, in seconds since the epoch, and the seconds left by the clock of the machine that asks.
 
-    `text` is the output of `squeue --noheader --jobs=ID --format=%e|%L`. None: unknown, or no such job.
+    `text` is the output of `squeue --noheader --jobs=ID --format=%e|%L`, among whatever a site prints. None: unknown,
+    or no such job.
     """
-    end, _, left = next(iter(text.split()), "").partition("|")
-    return float(end) if end.isdigit() else None, parse_duration(left)
+    said = _END.search(text)
+    if said is None:
+        return None, None
+    return float(said[1]) if said[1].isdigit() else None, parse_duration(said[2])
 
 
 def parse_duration(text: str) -> float | None:
@@ -153,9 +158,9 @@ def over_limit(said: str) -> bool:
 
 
 def parse_sbatch(text: str) -> str | None:
-    """Returns the job's id in the output of `sbatch --parsable`, after whatever a site prints; None without one."""
-    ids = re.findall(r"(?m)^(\d+)(?:;\S*)?\s*$", text)
-    return str(ids[-1]) if ids else None
+    """Returns the job's id in the output of `sbatch`, among whatever a site prints; None without one."""
+    said = _JOB_ID.search(text)
+    return said[1] if said else None
 
 
 def parse_max_array_size(text: str) -> int:

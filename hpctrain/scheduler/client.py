@@ -39,7 +39,7 @@ def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float 
 def submit(script: Path, slurm_conf: str | None = None) -> str:
     """Submits `script`; returns the id of the new job. Raises Unreachable, with sbatch's words."""
     said = _call(
-        ["sbatch", "--parsable", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S
+        ["sbatch", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S
     )
     job_id = answers.parse_sbatch(said)
     if job_id is None:

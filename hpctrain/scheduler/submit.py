@@ -28,7 +28,7 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, original
-from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_dir import RunDir, absolute, make_private
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
 CHECKED = "hpctrain.scheduler.checked"  # the module that each job runs first, in place of submitit's own
@@ -53,9 +53,9 @@ def check_here(config: Config) -> None:
 
 
 def slurm_conf(config: Config) -> str | None:
-    """Returns the slurm.conf that names the cluster's controller; None for Slurm's own default."""
+    """Returns the slurm.conf that names the cluster's controller, absolute; None for Slurm's own default."""
     given = job_environment.read().slurm_conf or config.cluster.slurm_conf
-    return str(Path(given).expanduser()) if given else None
+    return str(absolute(Path(given).expanduser())) if given else None
 
 
 def submit(

@@ -74,6 +74,34 @@ def opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """Yields a path that leads into `folder` and nowhere else, whoever renames it meanwhile.
+
+    Raises Foreign unless the folder is this user's alone, and no link; OSError.
+    """
+    try:
+        handle = os.open(folder, FOLDER | os.O_NOFOLLOW)
+    except NotADirectoryError:
+        raise Foreign(folder, "is not a folder, or is a link to one") from None
+    try:
+        _believe(handle, folder)
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
+
+
+def shared(root: Path) -> str | None:
+    """Returns what members of a group may do to the studies in `root`; None if they may not, or it is not there."""
+    try:
+        mode = stat.S_IMODE(root.stat().st_mode)
+    except OSError:
+        return None
+    if mode & stat.S_IWGRP and not mode & stat.S_ISVTX:
+        return f"members of its group may rename and remove your studies there (mode {mode:04o}): chmod +t {root}"
+    return None
+
+
 def walk(root: Path, folder: Path, owner_only: bool = False) -> int:
     """Returns a descriptor of `folder`, after a look at each folder from `root` down to it; follows no link below.
 

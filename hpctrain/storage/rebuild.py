@@ -115,7 +115,7 @@ def submission(run: Path, why: str | None) -> Submission:
     return Submission(
         cluster=str(cluster.get("name", "unknown")), job_ids=job_ids, newest=len(newest), open=True,
         token=comments[job_ids[-1]].rpartition(":")[2] if job_ids else "",
-        slurm_conf=str(Path(conf).expanduser()) if isinstance(conf, str) else None,
+        slurm_conf=str(Path(conf).expanduser().absolute()) if isinstance(conf, str) else None,
         known_as={job_id: (comment, "") for job_id, comment in comments.items()},
         path=next((path for job_id in job_ids if (path := _folder(scripts[job_id]))), None), damage=why or MISSING,
     )  # fmt: skip

@@ -317,14 +317,22 @@ def make_private(path: Path) -> None:
 
     Raises UserError, and RunFailed(DISK_FULL).
     """
+    make_writable(path, mode=0o700)
+
+
+def make_writable(path: Path, mode: int | None = None) -> None:
+    """Makes a folder and its parents as `make_private` does; one that is there gets `mode`, or keeps its own (None).
+
+    Raises UserError, and RunFailed(DISK_FULL).
+    """
     try:
-        for folder in reversed((path, *path.parents)):
-            if not folder.exists():
-                FILES.make_folder(folder)
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(new):
+            FILES.make_folder(folder)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
-        if path.stat().st_uid == os.getuid():
-            path.chmod(0o700)
+        if new or (mode is not None and path.stat().st_uid == os.getuid()):
+            path.chmod(mode or 0o700)
         with tempfile.TemporaryFile(dir=path):
             pass  # a read-only file system fails only here
     except OSError as error:

@@ -157,6 +157,11 @@ def reason_of_oserror(error: OSError) -> str | None:
     return next((r for r, ending in ENDINGS.items() if error.errno in ending.errnos), None)
 
 
+def says_out_of_memory(text: str) -> bool:
+    """Returns whether an error's text says that an allocation failed, on a GPU or in the host's memory."""
+    return any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
+
+
 def storage_failure(error: OSError, what: str) -> RunFailed:
     """Returns the failure of a run that could not write `what`: DISK_FULL if the disk is full, else STORAGE_ERROR."""
     reason = reason_of_oserror(error) or Reason.STORAGE_ERROR

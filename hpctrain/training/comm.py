@@ -73,7 +73,7 @@ class Comm:
         collective()
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
-        """Returns Horovod's own wrapper of `optimizer`. It sums: our losses are already divided by the global batch."""
+        """Returns Horovod's own wrapper of `optimizer`. It sums: our losses are divided by the global batch already."""
         del named_parameters
         return optimizer
 
@@ -90,7 +90,7 @@ class Comm:
         return [value]
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this."""
         self.gather_objects(None)
 
     def built_with(self) -> list[str]:
@@ -184,7 +184,7 @@ class HorovodComm(Comm):
         with self._watch:
             if self._mpi is not None:
                 return self._mpi.bcast(value, root=0)
-            # Without a name Horovod takes that of the value's type, which is another on each rank.
+            # Without a name Horovod uses that of the value's type, which differs between ranks.
             return self._hvd.broadcast_object(value, root_rank=0, name="object")
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -195,9 +195,9 @@ class HorovodComm(Comm):
             return list(self._hvd.allgather_object(value, name="objects"))
 
     def distributed_optimizer(self, optimizer: Any, named_parameters: Any) -> Any:
-        """Returns Horovod's own wrapper of `optimizer`, with the state that it has."""
+        """Returns Horovod's own wrapper of `optimizer`, with the state of the optimiser."""
         wrapped = self._hvd.DistributedOptimizer(optimizer, named_parameters, op=self._hvd.Sum)
-        wrapped.state.update(optimizer.state)  # Horovod's copy of the optimiser leaves it out
+        wrapped.state.update(optimizer.state)  # Horovod's copy of the optimiser does not have it
         return wrapped
 
     def built_with(self) -> list[str]:
@@ -205,7 +205,7 @@ class HorovodComm(Comm):
         return [name for name in ("mpi", "gloo", "nccl") if getattr(self._hvd, f"{name}_built")()]
 
     def shutdown(self) -> None:
-        """Leave the group, once every rank has come here. Collective."""
+        """Leave the group when every rank has called this. Collective."""
         # The call of one rank ends MPI on all of them at once, so no rank may still be in a call of ours to MPI.
         self.sum(torch.zeros(1), "shutdown")
         with self._watch:
@@ -266,7 +266,7 @@ def bind_device(device: str, local_rank: int) -> torch.device:
 def _set_environment(settings: CommConfig) -> None:
     """Set Horovod's environment variables before its init; a value that the user has exported stays."""
     cycle = settings.cycle_time_ms if settings.cycle_time_ms is not None else default_cycle_time_ms()
-    knobs = {
+    variables = {
         "HOROVOD_CYCLE_TIME": str(cycle),
         "HOROVOD_FUSION_THRESHOLD": str(round(settings.fusion_bytes)),
         # Horovod says which rank is late, but only the watchdog ends a run: Horovod and Gloo count by the clock alone,
@@ -280,19 +280,19 @@ def _set_environment(settings: CommConfig) -> None:
     # Horovod polls all process sets in one loop; sleeping for an idle set would delay a busy one.
     if settings.exchange == "buckets" and settings.batch_norm_ranks in (1, "all"):
         # The Horovod that slurm/build_horovod builds knows this variable: a bucket wakes its thread.
-        knobs["HOROVOD_IDLE_TIME"] = str(IDLE_MS)
+        variables["HOROVOD_IDLE_TIME"] = str(IDLE_MS)
     if settings.transport != "auto":
-        knobs["HOROVOD_CONTROLLER"] = knobs["HOROVOD_CPU_OPERATIONS"] = settings.transport
+        variables["HOROVOD_CONTROLLER"] = variables["HOROVOD_CPU_OPERATIONS"] = settings.transport
     if settings.hierarchical:
-        knobs["HOROVOD_HIERARCHICAL_ALLREDUCE"] = "1"
-    for key, value in knobs.items():
+        variables["HOROVOD_HIERARCHICAL_ALLREDUCE"] = "1"
+    for key, value in variables.items():
         os.environ.setdefault(key, value)
 
 
 def default_cycle_time_ms() -> float:
-    """Returns how often Horovod's background thread asks whether the other ranks have come as far.
+    """Returns the interval in which Horovod's background thread asks whether the other ranks have come as far.
 
-    There are few, large buckets, so it is worth while to ask at once; the thread sleeps in between.
+    The buckets are few and large, so it pays to ask at once; the thread sleeps in between.
     """
     return 0.5
 

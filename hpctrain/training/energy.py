@@ -1,7 +1,7 @@
 """The energy that this rank's hardware reports: CPU packages by RAPL, its GPU by NVML.
 
-Takes the rank's device; returns joules since the meter was made, by source. A source that is missing, or may not be
-read, is left out: no figure is made up. Side effects: reads files under /sys and asks the driver. Seconds and joules.
+Takes the rank's device; returns joules since the meter was made, by source. Leaves out a source that is missing or may
+not be read: no figure is made up. Side effects: reads files under /sys and asks the driver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergyUse(TypedDict):
-    """Joules by source, and the samples that they were spent on."""
+    """Joules by source, and the number of samples that took them."""
 
     joules: dict[str, float]
     samples: int
@@ -46,19 +46,19 @@ class Energy:
     def joules(self) -> dict[str, float]:
         """Returns the joules of this rank so far, by source."""
         self.update()
-        found = {}
+        by_source = {}
         if any(before is not None for before in self._zones.values()):
-            found["packages"] = self._packages_j
+            by_source["packages"] = self._packages_j
         if self._gpu:
-            found["gpu"] = self._gpu() - self._gpu_start_j
-        return found
+            by_source["gpu"] = self._gpu() - self._gpu_start_j
+        return by_source
 
 
 def total(of_ranks: list[dict[str, float]], nodes: int, ranks: int) -> dict[str, float]:
     """Returns the sum over ranks of each source that all nodes (packages) or all ranks (GPUs) have."""
     wanted = {"packages": nodes, "gpu": ranks}
     values = {source: [one[source] for one in of_ranks if source in one] for source in wanted}
-    return {source: sum(found) for source, found in values.items() if len(found) == wanted[source]}
+    return {source: sum(each) for source, each in values.items() if len(each) == wanted[source]}
 
 
 def _read(path: Path) -> int | None:
@@ -78,6 +78,6 @@ def _gpu(device: torch.device) -> Any:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # not installed, an old GPU, no permission: NVML has an error class for each
+    except Exception:  # it is not installed, the GPU is old, no permission: NVML has an error class for each
         return None
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3

@@ -20,7 +20,7 @@ from hpctrain.training.step import Carried
 
 Forward = Callable[[Batch, Carry], tuple[Tensor, Tensor, Carry]]
 
-ALIVE_S = 0.5  # while rank 0 computes scores, it says so each time that this has passed
+ALIVE_S = 0.5  # while rank 0 computes scores, it tells the others so after each interval of this length
 
 
 def evaluation_shares(samples: int, batch: int, comm: Comm) -> Iterator[Share]:
@@ -44,7 +44,7 @@ def evaluate(
     """Returns the scores of the whole data set: each sample once, in streams as wide as the global `batch`.
 
     The result does not depend on the number of ranks, except for the order of sums. `forward` is the model's forward
-    pass, at most `batch_size` samples at a time; `tick` is called after each, and again and again during the scoring.
+    pass, at most `batch_size` samples at a time; `tick` is called after each, and repeatedly during the scoring.
     """
     output: Any = None
 
@@ -82,7 +82,7 @@ def _score(evaluator: Evaluator, comm: Comm, tick: Callable[[], None]) -> dict[s
         return dict(scores)
     aside = ThreadPoolExecutor(1, "scores")
     scoring = aside.submit(evaluator.scores, parts)
-    aside.shutdown(wait=False)  # what ends the run meanwhile need not wait for the scores
+    aside.shutdown(wait=False)  # an error that ends the run meanwhile need not wait for the scores
     while not wait([scoring], ALIVE_S).done:
         comm.broadcast_object(None)
         tick()

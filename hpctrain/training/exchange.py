@@ -1,8 +1,8 @@
 """Gradient exchange: sums gradients over ranks while the backward pass still runs.
 
-Takes parameters and a `Comm`. The gradients live in flat buckets (flat_gradients.py; buckets.py says which share one).
-A few more numbers of the caller's ride at the end of the last bucket for nothing. Scaling is the caller's: losses
-divided by the global batch make the sum the mean.
+Takes parameters and a `Comm`. The gradients are in flat buckets (flat_gradients.py; buckets.py says which share one).
+The caller may add a few numbers, which are summed at the end of the last bucket at no cost. It also does the scaling:
+losses divided by the global batch make the sum the mean.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Exchange(Protocol):
 
 
 class GradientExchange(FlatGradients):
-    """One allreduce per bucket, in place, as soon as the last gradient of the bucket is there."""
+    """Does one allreduce per bucket, in place, as soon as the last gradient of the bucket is ready."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class GradientExchange(FlatGradients):
         half: bool = False,
         adasum: bool = False,
     ) -> None:
-        """`extras`: how many float32 numbers are summed beside the gradients. `half`: float16 on the wire.
+        """`extras`: how many float32 numbers are summed with the gradients. `half`: float16 on the wire.
 
         `adasum`: each parameter gets the Adasum of its gradients times the number of ranks, which is their sum if all
-        ranks agree.
+        ranks have the same gradients.
         """
         super().__init__(parameters, bucket_mb=bucket_mb, extras=extras)
         self._comm, self._half, self._adasum = comm, half, adasum
@@ -76,7 +76,7 @@ class GradientExchange(FlatGradients):
             bucket.handles = []
 
     def arm(self) -> None:
-        """The next backward pass is the last of the step: sum each bucket as soon as it is whole.
+        """The next backward pass is the last of the step: sum each bucket as soon as it is complete.
 
         The extras must be set before it.
         """
@@ -121,7 +121,7 @@ class GradientExchange(FlatGradients):
             bucket.handles = [self._comm.start_sum(tensor, bucket.name)]
 
     def _start_adasum(self, bucket: Bucket, tensor: Tensor) -> list[Any]:
-        """Layer by layer, as Adasum is defined; the extras are summed."""
+        """Starts an Adasum per layer, as Adasum is defined, and a sum of the extras; returns the handles."""
         sizes = [p.numel() for p in bucket.parameters]
         *parts, rest = tensor.split([*sizes, tensor.numel() - sum(sizes)])
         handles = [self._comm.start_adasum(part, f"{bucket.name}.{i}") for i, part in enumerate(parts)]
@@ -129,9 +129,9 @@ class GradientExchange(FlatGradients):
 
 
 class StockExchange(FlatGradients):
-    """Horovod's DistributedOptimizer, to compare with: one allreduce per parameter, which Horovod fuses.
+    """Horovod's DistributedOptimizer, for comparisons: one allreduce per parameter, which Horovod fuses.
 
-    Gradients are contiguous, because Horovod takes no others.
+    Gradients are contiguous, because Horovod does not take others.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class StockExchange(FlatGradients):
         """`optimizer` is what comm.distributed_optimizer returned."""
         super().__init__(parameters, extras=extras)
         self._comm, self._optimizer = comm, optimizer
-        # For good, because `finish` synchronises. Kept in a field: its end would end the skipping.
+        # Skips for good, because `finish` synchronises. The context is kept in a field: its end would end the skipping.
         self._skipping = optimizer.skip_synchronize()
         self._skipping.__enter__()
 
@@ -163,7 +163,7 @@ class StockExchange(FlatGradients):
 def make_exchange(
     settings: CommConfig, model: nn.Module, optimizer: Any, comm: Comm, extras: int
 ) -> tuple[Exchange, Any]:
-    """Returns the exchange that the settings ask for, and the optimiser that goes with it."""
+    """Returns the exchange that the settings ask for, and the optimiser to use with it."""
     parameters = list(model.parameters())
     if settings.exchange == "distributed_optimizer" and comm.size > 1:
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
 """All gradients of a model in a few flat buffers, in the order in which the backward pass makes them ready.
 
-`p.grad` is a view of its bucket with the parameter's own strides, so nothing is copied and channels_last stays as it
-is. A few more numbers of the caller's (loss, counts, flags) have a place at the end of the last bucket.
+`p.grad` is a view of its bucket with the parameter's own strides, so nothing is copied and channels_last is kept. The
+last bucket has room at its end for a few numbers of the caller (loss, counts, flags).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpctrain.training import buckets
 
 @dataclass
 class Bucket:
-    """One flat buffer (n,); `missing` counts the gradients that the running backward pass still owes it."""
+    """One flat buffer (n,); `missing` counts the gradients that the running backward pass has not made yet."""
 
     name: str
     flat: Tensor
@@ -36,7 +36,7 @@ class FlatGradients:
     def __init__(
         self, parameters: Sequence[nn.Parameter], *, bucket_mb: float = 25.0, extras: int = 0
     ) -> None:
-        """`extras`: how many float32 numbers stand beside the gradients."""
+        """`extras`: how many float32 numbers are stored with the gradients."""
         self.buckets: list[Bucket] = []
         owned = [p for p in parameters if p.requires_grad]
         groups = _group(list(reversed(owned)), round(bucket_mb * 2**20))
@@ -74,7 +74,7 @@ def _group(parameters: Sequence[nn.Parameter], limit_bytes: int) -> list[list[nn
 
 
 def _make_bucket(name: str, parameters: list[nn.Parameter], extras: int) -> Bucket:
-    """One zeroed buffer, with each parameter's gradient a view of it."""
+    """Makes one zeroed buffer, and makes each parameter's gradient a view of it."""
     first = parameters[0]
     total = sum(p.numel() for p in parameters)
     flat = torch.zeros(total + extras, dtype=first.dtype, device=first.device)

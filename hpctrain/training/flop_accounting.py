@@ -1,4 +1,4 @@
-"""What a run costs and reaches: FLOPs per sample, rates, and the summary at its end.
+"""What a run costs and achieves: FLOPs per sample, rates, and the summary at its end.
 
 Takes the model and a batch of its data; returns figures with units in their names. hpctrain.flops counts the FLOPs
 (multiply-add = 2). The device's peak is looked up (GPUs, cluster.device) or, on a CPU, measured at the start; if it is
@@ -44,7 +44,7 @@ class DevicePeak(TypedDict):
 class Summary(TypedDict):
     """The figures of a whole run, in state.json and in its last record. See storage/records.py for the rates.
 
-    `train_s` leaves out what `elapsed_s` counts: validation, checkpoints. `energy` is of one attempt alone.
+    `elapsed_s` counts validation and checkpoints as well, which `train_s` leaves out. `energy` is of one attempt alone.
     """
 
     validation: Scores | None
@@ -66,7 +66,7 @@ class Summary(TypedDict):
 
 
 class Costs:
-    """The FLOPs of a run's steps, and what they are of the device's peak."""
+    """The FLOPs of a run's steps, and their share of the device's peak."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class Costs:
         self.resize(None)
 
     def resize(self, pixels: int | None) -> None:
-        """Figures are of images with `pixels` per side from now on; None: the size that the data set has."""
+        """From now on figures are for images with `pixels` per side; None: the size of the data set's images."""
         self.work = self._works[pixels]
         self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
-        """Returns one line that says what begins: steps, ranks, parameters, cost."""
+        """Returns the line that announces the run: steps, ranks, parameters, cost."""
         work, start = self.work, f"resuming at step {step} of" if step else "starting"
         return (
             f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
@@ -178,7 +178,7 @@ class Costs:
         }
 
     def _of_sizes(self, records: Sequence[TrainRecord], rates: Rates, train_s: float) -> Rates:
-        """If images change their size during the run: what its records add up to, as each is of one size."""
+        """Returns the sums over the records if images change their size during the run: each record is of one size."""
         if len(self._works) == 1 or not train_s:
             return rates
         done = sum(record.rates.flops for record in records)

@@ -1,9 +1,9 @@
 """Batch norm over the samples of several ranks: `comm.batch_norm_ranks` neighbours share mean and variance.
 
 If the batch of a rank is small its statistics are noise, and the result of a run depends on its number of ranks. Over
-all ranks they are the statistics of one large batch (Ying et al. 2018, arXiv:1811.06992, section 4.3). Two small sums
-per layer and step travel over the group's process set, and the passes wait for them. Validation uses running statistics
-as always.
+all ranks they are the statistics of one large batch (Ying et al. 2018, arXiv:1811.06992, section 4.3). Each layer does
+two small sums per step over the group's process set, and the passes wait for them. Validation uses running statistics,
+as without groups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpctrain.training.comm import Comm
 
 @dataclass
 class Group:
-    """What the layers share. `together`: every rank of the group is in the same pass now."""
+    """What the layers share. `together` says whether every rank of the group is in the same pass now."""
 
     comm: Comm = field(default_factory=Comm)
     together: bool = False

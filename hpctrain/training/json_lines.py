@@ -29,19 +29,19 @@ class JsonLines:
     """The logger that every run has; other commands read what it writes."""
 
     def __init__(self, run: RunDir, start: Start) -> None:
-        """Open the file, and drop what is damaged and the records of work that this attempt does again."""
+        """Open the file; drop damaged lines, and the records of work that this attempt does again."""
         file = run.metrics_file
         if os.path.lexists(file):
             kept = [line for line in _readable(file) if _stands(from_line(line), start)]
             text = "".join(json.dumps(line) + "\n" for line in kept)
-            if not _holds(file, text):  # a copy needs room on the disk
+            if not _holds(file, text):  # a copy would need space on the disk
                 replace_text(file, text)
         self._attempt = start.attempt
         self._file = file.open("ab", buffering=0)
-        self._lines = deque[bytes]()  # what is not written yet, the oldest first
+        self._lines = deque[bytes]()  # those that are not written yet, the oldest first
 
     def record(self, record: Record) -> None:
-        """Write one line. Raises OSError if the disk does not take it; it is written before the next one then."""
+        """Write one line. Raises OSError if the disk does not take it; then it is written before the next one."""
         line = to_line(record, self._attempt, round(time.time(), 3))
         self._lines.append(f"{json.dumps(line)}\n".encode())
         self._write()
@@ -54,7 +54,7 @@ class JsonLines:
             self._file.close()
 
     def _write(self) -> None:
-        """Write whole lines only: one that the disk takes in part is cut off again."""
+        """Write whole lines only; remove a part of a line that the disk took."""
         while self._lines:
             whole = os.fstat(self._file.fileno()).st_size
             data = memoryview(self._lines[0])
@@ -69,12 +69,12 @@ class JsonLines:
 
 
 def _readable(file: Path) -> list[dict[str, Any]]:
-    """The records of the file; says in the log what is lost of a damaged one."""
+    """Returns the records of the file; says in the log what a damaged file has lost."""
     damage = Damage()
     try:
         lines = list(read_lines(file, damage))
     except OSError as error:
-        print(f"{file.name} cannot be read and begins anew: {error}", flush=True)
+        print(f"{file.name} cannot be read and begins again: {error}", flush=True)
         return []
     if damage.lines:
         print(f"{file.name}: {damage.lines} damaged lines are dropped, {damage.size} bytes", flush=True)
@@ -91,7 +91,7 @@ def _holds(file: Path, text: str) -> bool:
 
 
 def _stands(record: Record | None, start: Start) -> bool:
-    """Whether the record is of work that the checkpoint holds. A window that a stop cut short is recorded again."""
+    """Whether the checkpoint holds the record's work. A window that a stop cut short is recorded again."""
     if isinstance(record, ValidationRecord):
         return record.step <= start.validated_at
     if isinstance(record, TrainRecord) and record.cut:

@@ -1,4 +1,4 @@
-"""What a logger is: something that is told of every record of a run. reporter.LOGGERS lists them."""
+"""What a logger is: an object that receives every record of a run. reporter.LOGGERS lists all loggers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Start:
 
 
 class Logger(Protocol):
-    """Made from the run directory and the `Start` of the attempt, on rank 0 alone."""
+    """Made from the run directory and the `Start` of the attempt, only on rank 0."""
 
     def record(self, record: Record) -> None:
-        """Take one record. Raises OSError if it cannot be written now; the next record comes all the same."""
+        """Take one record. Raises OSError if it cannot be written now; the next record still comes."""
 
     def close(self) -> None:
-        """No record follows. Raises OSError if what is left cannot be written."""
+        """No record follows. Raises OSError if the rest cannot be written."""

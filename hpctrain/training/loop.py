@@ -53,7 +53,7 @@ def train(
     # --- Set up: device, data, model, optimiser. Order matters to Horovod: device, model, then state.
     settings = config.train
     device = bind_device(config.resources.device, comm.local_rank)
-    if settings.deterministic and device.type == "cuda":  # the call alone costs seconds of imports
+    if settings.deterministic and device.type == "cuda":  # the call takes seconds for its imports
         torch.use_deterministic_algorithms(True, warn_only=True)
     splits = data.load(config.data, read_ahead.feeding(config, device))
     if comm.rank == 0:
@@ -70,7 +70,7 @@ def train(
     model = models.build(network.name, network.settings, weights=network.weights, target=network.target)
     automatic = config.precision.name == "auto"
     numbers = precision.settle(config.precision, device)
-    # A checkpoint holds the format that the run computed with, so that no device goes on in another one.
+    # A checkpoint holds the number format of the run, so that no device goes on in another one.
     config = replace(config, precision=numbers)
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -190,9 +190,7 @@ def train(
             if not precision.out_of_memory(error):
                 raise
             detail = " ".join(str(error).split())[:200]
-        if (
-            detail is not None
-        ):  # outside of the except block, because the error keeps the tensors of the step alive
+        if detail is not None:  # not in the except block: there the error keeps the tensors of the step alive
             raise RunFailed(Reason.OUT_OF_MEMORY, f"{precision.advice(trainer, device)}: {detail}")
         bad, wanted, *stops = extras[task.width :]
         if bad:
@@ -251,7 +249,7 @@ def train(
     waits = comm.gather_objects(read_ahead.waited(train_set))
     if comm.rank == 0:
         summary = costs.summary(run, at.samples, window.elapsed_s, waits)
-        if joules:  # of this attempt alone
+        if joules:  # they are of this attempt alone
             summary["energy"] = {"joules": joules, "samples": at.samples - energy_from}
         report.record(SummaryRecord(at.step, reason, dict(summary)))
         report.beat(

@@ -1,7 +1,7 @@
 """Optimisers from their settings: torch's fused ones, and LARS.
 
 Takes named parameters and an `OptimizerConfig`; returns a torch optimiser whose `step` reads `optimizer.found_inf`, a
-float32 tensor of shape (): if it is 1, nothing changes, and the host need not look.
+float32 tensor of shape (): if it is 1, the step changes nothing, without a look by the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpctrain.config.settings import AdamConfig, LarsConfig, OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
-    """Returns one optimiser over all trainable parameters. Vectors (norms, biases) are not decayed if so configured."""
+    """Returns one optimiser of all trainable parameters. `config` says whether vectors (norms, biases) are decayed."""
     trainable = [p for _, p in parameters if p.requires_grad]
     optimizer = _make(config, trainable)
     for group in optimizer.param_groups:
@@ -64,7 +64,7 @@ class Lars(torch.optim.SGD):
     """
 
     def __init__(self, groups: list[dict[str, Any]], trust: float, **settings: Any) -> None:
-        """`trust`: the trust coefficient. `settings`: those of SGD."""
+        """`trust` is the trust coefficient; `settings` are those of SGD."""
         super().__init__(groups, **settings)
         self._trust = trust
         self._matrices = [
@@ -89,7 +89,7 @@ class Lars(torch.optim.SGD):
         gradients = [p.grad for p in weights]
         w_norms, g_norms = (torch.stack(torch._foreach_norm(of)) for of in (weights, gradients))
         rates = self._trust * w_norms / (g_norms + decay * w_norms)
-        # A layer of zeros, or without a gradient, makes the plain step.
+        # A layer of zeros, or without a gradient, gets the plain step.
         rates = torch.where(matrices & (w_norms > 0) & (g_norms > 0), rates, 1.0) * group["lr"]
         if decay:
             torch._foreach_add_(gradients, weights, alpha=decay)

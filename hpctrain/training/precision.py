@@ -1,4 +1,4 @@
-"""Number format and compilation of a run, as far as its device supports them; and advice if a batch does not fit.
+"""Number format and compilation of a run, as far as its device supports them, and advice if a batch does not fit.
 
 Takes the precision settings, a device and a model; returns contexts and messages. Weights and the optimiser stay fp32.
 """
@@ -16,7 +16,7 @@ from torch import nn
 from hpctrain.config.settings import PrecisionConfig
 from hpctrain.errors import RunFailed
 from hpctrain.hardware import cpu_has_bf16
-from hpctrain.storage.run_state import Reason
+from hpctrain.storage.run_state import Reason, says_out_of_memory
 from hpctrain.training.comm import Comm
 
 if TYPE_CHECKING:
@@ -50,17 +50,17 @@ def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
 def compile_blocks(model: nn.Module, **options: Any) -> list[str]:
     """Compile each block of `model` by itself with torch.compile, in place. Returns the names of the blocks.
 
-    A graph of the whole model would deliver all gradients at its end, and nothing would be left to hide their exchange
-    behind. A block is a member of a sequence inside the model, or a child that is not a sequence. Recurrent layers keep
-    the kernels of their library. `options` are those of torch.compile.
+    A graph of the whole model would deliver all gradients at its end, and no computing would be left to hide their
+    exchange. A block is a member of a sequence inside the model, or a child that is not a sequence. Recurrent layers
+    keep the kernels of their library. `options` are those of torch.compile.
     """
-    found: dict[str, nn.Module] = {}
+    blocks: dict[str, nn.Module] = {}
     for name, child in model.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
-            found |= {f"{name}.{number}": block for number, block in child.named_children()}
+            blocks |= {f"{name}.{number}": block for number, block in child.named_children()}
         else:
-            found[name] = child
-    chosen = {name: block for name, block in found.items() if _worth_compiling(block)}
+            blocks[name] = child
+    chosen = {name: block for name, block in blocks.items() if _worth_compiling(block)}
     for block in chosen.values():
         block.compile(dynamic=False, **options)
     return list(chosen)
@@ -74,16 +74,15 @@ def _worth_compiling(block: nn.Module) -> bool:
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether the error says that an allocation failed, on a GPU or in the host's memory."""
-    said = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+        isinstance(error, RuntimeError) and says_out_of_memory(str(error))
     )
 
 
 def advice(trainer: Trainer, device: torch.device) -> str:
-    """Returns what to set after a step that did not fit: the largest half, quarter, ... of the batch that does fit.
+    """Returns what to set after a step that did not fit: the largest half, quarter, ... of the batch that fits.
 
-    It tries them out, on this rank alone.
+    Tries them on this rank alone.
     """
     import numpy as np
 

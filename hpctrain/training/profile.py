@@ -1,4 +1,4 @@
-"""What one step is made of, measured at the end of a run: `train.profile=N` steps of each kind.
+"""Measures the parts of a step at the end of a run: `train.profile=N` steps of each kind.
 
 Takes the trainer of the run; returns profile.json (storage/profile.py): the step without exchange of gradients at
 several batch sizes, when each gradient is ready, the exchange without a step, and sums of 4 KiB to 64 MiB. Collective.
@@ -26,7 +26,7 @@ BATCHES = 4  # the run's batch, a half, a quarter, an eighth: strong scaling mak
 
 def profile(trainer: Trainer, comm: Comm, steps: int) -> Profile:
     """Returns the whole profile, from `steps` steps of each kind; the same on every rank. Collective."""
-    trainer.norms.together = True  # the last step may have been an epoch's tail
+    trainer.norms.together = True  # the last step may have been a smaller one, at the end of an epoch
     sizes = [trainer.batch_size >> k for k in range(BATCHES) if k == 0 or trainer.batch_size >> k > 1]
     hooks = _Arrivals(trainer)
     of_size = {size: _compute(trainer, comm, size, steps, hooks) for size in sizes}
@@ -48,7 +48,7 @@ def profile(trainer: Trainer, comm: Comm, steps: int) -> Profile:
 
 
 class _Arrivals:
-    """When the backward pass has each gradient: one mark per parameter."""
+    """Notes when the backward pass has each gradient: one mark per parameter."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.parameters = [p for bucket in trainer.exchange.buckets for p in bucket.parameters]
@@ -61,7 +61,7 @@ class _Arrivals:
         self.marks[id(parameter)] = self.now()
 
     def now(self) -> Any:
-        """Returns a moment: an event on the stream of a GPU, else the clock's time."""
+        """Returns the present moment: an event on the stream of a GPU, or the clock's time."""
         if not self._gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -87,7 +87,7 @@ def _compute(
     """Returns the times of steps without exchange on `size` samples per rank, which all ranks begin together, the
     seconds of an update, and when each gradient is ready.
 
-    The first step does not count. The learning rate of the updates is zero.
+    The first step does not count. The updates have learning rate zero.
     """
     parts: list[tuple[float, float, float]] = []
     cpu_s: list[float] = []
@@ -135,7 +135,7 @@ def _compute(
 
 
 def _exchange(trainer: Trainer, comm: Comm, steps: int) -> list[float]:
-    """Seconds of the whole exchange, with no backward pass to hide behind; one value per step."""
+    """Returns the seconds of the whole exchange without a backward pass that hides it, one value per step."""
     if comm.size == 1:
         return []
     device, taken = next(trainer.model.parameters()).device, []

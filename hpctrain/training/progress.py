@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds beside tensors, and whether it fits the run that resumes from it.
+"""How far a run has come: what a checkpoint holds besides tensors, and whether it fits the run that resumes from it.
 
 Takes counts and settings; returns dictionaries for JSON, and reads them back with checks. Pure, no I/O. The ledger
 proves that each sample is taken once per epoch: it is a count and a fingerprint of what the ranks took, and does not
@@ -38,7 +38,7 @@ class Ledger:
     epochs: list[tuple[_Count, _Count]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Not hashed yet: to hash the samples of many steps at once costs no more than those of one.
+        # Not hashed yet: hashing the samples of many steps at once costs no more than those of one step.
         self._waiting: list[Indices] = []
 
     def take(self, indices: Indices) -> None:
@@ -78,7 +78,7 @@ class Ledger:
 
 @dataclass
 class Window:
-    """What was added up since the last training record: the task's sums, seconds in all and by part of a step."""
+    """Sums since the last training record: the task's sums, and seconds, in total and by part of a step."""
 
     step: _Count = 0
     samples: _Count = 0
@@ -136,26 +136,26 @@ def document(
 def continued(
     meta: Mapping[str, Any], config: Config, order_of: Callable[[int], Indices]
 ) -> tuple[Progress, Ledger]:
-    """Returns how far the checkpoint with this meta was, for a run of `config` whose epochs have `order_of(epoch)`.
+    """Returns how far the run was at the checkpoint with this meta; `order_of(epoch)` is the order of its samples.
 
     Raises RunFailed: NO_VALID_CHECKPOINT if a value is malformed, CONFIG_CHANGED if the settings that make the science
     differ, DATA_ERROR if the order of this run does not begin with the samples that the checkpoint took.
     """
     try:
-        found = _DOCUMENT.validate_python({k: meta.get(k) for k in Document.__dataclass_fields__})
+        saved = _DOCUMENT.validate_python({k: meta.get(k) for k in Document.__dataclass_fields__})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"meta.json: {where}: {first['msg']}") from None
-    refuse_change(found.config, config)
-    begun = order_of(found.ledger.epoch)[: found.ledger.taken]
-    if found.ledger.share != (len(begun), fingerprint(begun)):
+    refuse_change(saved.config, config)
+    begun = order_of(saved.ledger.epoch)[: saved.ledger.taken]
+    if saved.ledger.share != (len(begun), fingerprint(begun)):
         raise RunFailed(
             Reason.DATA_ERROR,
-            f"the {found.ledger.taken} samples that the checkpoint took of epoch {found.ledger.epoch} are not"
+            f"the {saved.ledger.taken} samples that the checkpoint took of epoch {saved.ledger.epoch} are not"
             " the first of this run's order: the data, or NumPy's permutation, has changed",
         )
-    return found.progress, found.ledger
+    return saved.progress, saved.ledger
 
 
 def fingerprint(indices: Indices) -> int:

@@ -47,7 +47,7 @@ def write_provenance(run: RunDir, comm: Comm) -> None:
 
 
 def git_state(folder: Path) -> dict[str, str | None] | None:
-    """Returns the commit and a hash of what differs from it, or None outside a checkout."""
+    """Returns the commit and a hash of the differences from it; None outside a checkout."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]

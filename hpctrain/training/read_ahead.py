@@ -1,4 +1,4 @@
-"""What a data set that reads ahead is told of the steps to come, and whether it kept up with them.
+"""Tells a data set that reads ahead which steps will come, and measures whether it kept up with them.
 
 Takes plans of batches; announces them to the data set and returns figures for the summary. No I/O.
 """
@@ -32,7 +32,7 @@ def feeding(config: Config, device: torch.device) -> data.Feeding:
 
 
 def announce(dataset: Any, shares: Iterable[tuple[int, Share]], config: Config) -> None:
-    """Tell a data set that reads ahead what this rank will ask for: (epoch, its share) of each step to come."""
+    """Tell a data set that reads ahead what this rank will ask for: (epoch, share) of each step to come."""
 
     def wanted() -> Iterator[Wanted]:
         for epoch, share in shares:
@@ -52,7 +52,7 @@ def waited(dataset: Any) -> tuple[float, int] | None:
 
 
 class Waiting(TypedDict):
-    """The rank that waited longest for its data: which share of the training time, and how many processes decode."""
+    """The rank that waited longest for its data: for which share of the training time; its number of decoders."""
 
     waited_share: float
     rank: int
@@ -64,8 +64,8 @@ def kept_up(of_ranks: list[tuple[float, int] | None], train_s: float) -> Waiting
 
     None if no data set reads ahead.
     """
-    found = [(*what, rank) for rank, what in enumerate(of_ranks) if what is not None]
-    if not found or not train_s:
+    waits = [(*waited, rank) for rank, waited in enumerate(of_ranks) if waited is not None]
+    if not waits or not train_s:
         return None
-    waited_s, workers, rank = max(found)
+    waited_s, workers, rank = max(waits)
     return {"waited_share": waited_s / train_s, "rank": rank, "workers": workers}

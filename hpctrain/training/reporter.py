@@ -1,4 +1,4 @@
-"""What a run tells the outside: records to its loggers, the heartbeat in state.json, lines for people.
+"""What a run reports: records to its loggers, the heartbeat in state.json, lines for people.
 
 Takes figures from the loop on rank 0; the reporters of other ranks do nothing. Side effects: files of the run
 directory, and the rank's log. Units are in the names.
@@ -24,7 +24,7 @@ from hpctrain.training.logger import Logger, Start
 from hpctrain.training.tensorboard import TensorBoard
 
 HEARTBEAT_S = 1.0
-UNTOLD_S = 120.0  # records and heartbeats may fail for so long: without them a run trains just as well
+UNTOLD_S = 120.0  # records and heartbeats may fail for this long: the run trains just as well without them
 PATIENT_STARTS = 3
 
 # To add a logger: write its class in a file of its own, and add a line here.
@@ -37,7 +37,7 @@ def chosen_loggers(settings: TrainConfig) -> list[str]:
 
 
 class Reporter:
-    """All that a run says. Close it at the end."""
+    """Reports everything of a run. Close it at the end."""
 
     def __init__(
         self, run: RunDir, attempt: int, enabled: bool, loggers: Sequence[str] = ("json_lines",)
@@ -45,7 +45,7 @@ class Reporter:
         """`run` is held by rank 0, which is `enabled`. `loggers`: names of LOGGERS; `begin` makes them."""
         self._run, self._attempt, self._enabled = run, attempt, enabled
         self._beat_s = 0.0
-        self._has_saved = False  # and the attempt's folder says so
+        self._has_saved = False  # whether the attempt's folder notes a saved step
         # Heartbeats are written in a thread of their own: shared storage may be slow.
         self._writer = ThreadPoolExecutor(1, "heartbeat")
         self._beating: Future[Any] | None = None
@@ -84,9 +84,8 @@ class Reporter:
     def beat(self, now: bool = False, **values: Any) -> None:
         """Write a heartbeat and `values` into state.json, at most once in HEARTBEAT_S and never two at a time.
 
-        `now`: it is on disk when this returns. What a failed heartbeat was to say, the next one says (run_state.py).
-        Raises RunFailed if none could be written for UNTOLD_S seconds, and OSError if that is impossible now and must
-        be.
+        `now`: it is on disk when this returns. The next heartbeat has the values of a failed one too (run_state.py).
+        Raises RunFailed if none could be written for UNTOLD_S seconds, and OSError if `now` and it cannot be written.
         """
         if not self._enabled or not (now or time.monotonic() - self._beat_s >= HEARTBEAT_S):
             return

@@ -1,4 +1,4 @@
-"""Saving a run: the state of all ranks, and where the run is, as one snapshot for the checkpointer."""
+"""Saves a run: makes one snapshot of the state of all ranks and of the progress, for the checkpointer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpctrain.training.window import WindowRecorder
 
 
 class Saving:
-    """Saves a run that is at `at`. All methods are collective."""
+    """Saves a run whose progress is `at`. All methods are collective."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What surrounds the loop: join the ranks, lock the run, note its origin, train, record how it ended."""
+"""Surrounds the loop: joins the ranks, locks the run, notes its origin, trains, and records how it ended."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def run_session(
     """Join the other ranks and train. Returns the reason of the end. Exceptions pass through. Collective.
 
     `stuck` ends this process if the other ranks no longer answer (training/comm.py). `time_left` asks Slurm how long
-    it lets the job go on; one rank that has it is enough.
+    the job may go on; it is enough if one rank has it.
     """
-    stop.install()  # again: libraries may have taken signals over
+    stop.install()  # a second time, because libraries may have taken signals over
     if time_left is not None:
         stop.limit = TimeLimit(time_left, config.cluster.signal_s)
         stop.limit.watch()
@@ -100,14 +100,15 @@ def _train_locked(
 
 
 def share_cores(comm: Comm) -> int:
-    """Returns the number of cores of this rank: those that it may use, and no more than Slurm gave it. Collective.
+    """Returns the number of cores of this rank: those that it may use, at most those that Slurm gave it. Collective.
 
-    If all ranks of a node may use the same cores (their launcher bound none of them), each is bound to a share, with
-    all its threads: the communication of a rank then runs where its own computing waits for it, and does not compete
-    with another rank's. Ranks with GPUs are left alone: their hosts have cores to spare, and a GPU is nearer to some.
+    If all ranks of a node may use the same cores (their launcher did not bind them), binds each to a share, with all
+    its threads: the communication of a rank then runs on cores where its own computing waits for it, and does not
+    compete with another rank's. Does not bind ranks with GPUs: their hosts have cores to spare, and a GPU is nearer to
+    some.
     """
     own = sorted(os.sched_getaffinity(0))
-    # Not every Slurm binds its tasks: a rank that took all cores it sees would take those of its neighbours.
+    # Not every Slurm binds its tasks: a rank that took all cores that it sees would take those of its neighbours.
     given = job_environment.read().cpus_per_task or len(own)
     places = comm.gather_objects((socket.gethostname(), own))
     neighbours = [theirs for host, theirs in places if host == socket.gethostname()]
@@ -118,6 +119,6 @@ def share_cores(comm: Comm) -> int:
     if ranks > 1 and len(own) >= ranks and not torch.cuda.is_available():
         mine = own[comm.local_rank * each : (comm.local_rank + 1) * each]
         for thread in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(OSError):  # one that has ended meanwhile
+            with contextlib.suppress(OSError):  # the thread has ended meanwhile
                 os.sched_setaffinity(int(thread.name), mine)
     return min(each, given)

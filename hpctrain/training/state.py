@@ -1,4 +1,4 @@
-"""A training state as one flat, named set of tensors and JSON, and back.
+"""Turns a training state into one flat set of named tensors and JSON, and back.
 
 Takes the state of all ranks; returns a `Snapshot`, which checkpoints/saver.py writes. Names:
 model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>.
@@ -21,7 +21,7 @@ from hpctrain.storage.run_state import Reason
 from hpctrain.tasks import Carry
 from hpctrain.training.comm import Comm
 
-_RANKS = ("rng/", "carry/")  # one rank's own; everything else is the same on all ranks
+_RANKS = ("rng/", "carry/")  # tensors of one rank; all others are the same on every rank
 
 
 class Live:
@@ -41,13 +41,13 @@ class Live:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Move the average after an update."""
+        """Update the average after an update of the weights."""
         if self.ema and self._decay is not None:
             torch._foreach_lerp_(list(self.ema.values()), list(self._weights.values()), 1 - self._decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, if there is an average."""
+        """Inside the block the model has the averaged weights, if there is an average."""
         own = {name: self._weights[name].clone() for name in self.ema}
         try:
             for name, value in self.ema.items():
@@ -59,17 +59,17 @@ class Live:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the live tensors (...,) by name. Raises RunFailed if the optimiser keeps anything else."""
-        found: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
-            found |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
-        found |= {f"ema/{name}": value for name, value in self.ema.items()}
-        for name, value in found.items():
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+        tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
+        for name, value in tensors.items():
             if not isinstance(value, Tensor):
                 raise RunFailed(
                     Reason.ERROR, f"{name} is not a tensor ({type(value).__name__}): cannot be saved"
                 )
-        return found
+        return tensors
 
     @torch.no_grad()
     def load(self, snapshot: Snapshot | None, comm: Comm) -> None:
@@ -130,7 +130,7 @@ def capture(live: Live, comm: Comm, device: torch.device, meta: dict[str, Any]) 
 
 
 def of_ranks(snapshot: Snapshot) -> dict[str, Tensor]:
-    """Returns the tensors (...,) that belong to a single rank, those of all ranks."""
+    """Returns the tensors (...,) that belong to single ranks, for all ranks."""
     return {name: value for name, value in snapshot.tensors.items() if name.startswith(_RANKS)}
 
 
@@ -139,7 +139,9 @@ def restore_random(tensors: Mapping[str, Tensor], comm: Comm, device: torch.devi
     prefix = f"rng/{comm.rank}/"
     saved = {name: state for name, state in tensors.items() if name.startswith(prefix)}
     wanted = {f"{prefix}{name}": state for name, state in rng_states(generators(device)).items()}
-    if f"{prefix}cuda" not in saved or f"{prefix}cuda" not in wanted:  # one of both had no GPU
+    if (
+        f"{prefix}cuda" not in saved or f"{prefix}cuda" not in wanted
+    ):  # the run had no GPU then, or has none now
         wanted.pop(f"{prefix}cuda", None), saved.pop(f"{prefix}cuda", None)
     compare(wanted, saved)
     set_rng_states({name.removeprefix(prefix): state for name, state in saved.items()})
@@ -170,12 +172,12 @@ def set_rng_states(states: Mapping[str, Tensor]) -> None:
         write[name](state.cpu())
 
 
-def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def compare(expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Compare tensors (...,). Raises RunFailed for the first that is missing, unknown, or of another shape or dtype."""
-    for name in [*expected, *found]:
-        here, there = expected.get(name), found.get(name)
+    for name in [*expected, *saved]:
+        here, there = expected.get(name), saved.get(name)
         if here is None or there is None:
-            side = "has no" if there is None else "has an unknown"
+            side = "does not have" if there is None else "has an unknown"
             raise RunFailed(Reason.NO_VALID_CHECKPOINT, f"the checkpoint {side} tensor {name}")
         if here.shape != there.shape or here.dtype != there.dtype:
             raise RunFailed(

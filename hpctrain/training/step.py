@@ -22,14 +22,14 @@ from hpctrain.training.group_batch_norm import Group
 from hpctrain.training.step_timer import Clock
 from hpctrain.training.stop import STOP_REASONS
 
-# These numbers travel with the gradients, after the task's sums: 1 if the gradient is not finite, 1 if the clock of
+# These numbers are summed with the gradients, after the task's sums: 1 if the gradient is not finite, 1 if the clock of
 # rank 0 asks for a checkpoint, and for each reason to stop the number of ranks that have it.
 FLAGS = 2 + len(STOP_REASONS)
 
 
 @dataclass
 class Trainer:
-    """What a step needs that does not change from step to step."""
+    """Everything that a step needs and that stays the same from step to step."""
 
     model: nn.Module
     task: Task
@@ -61,7 +61,7 @@ class Trainer:
         exchange, clock = self.exchange, self.clock
         clock.mark("other")
         exchange.begin()
-        clock.mark("optimizer")  # to zero the gradients is the last part of the update
+        clock.mark("optimizer")  # zeroing the gradients counts as the last part of the update
         if save:
             exchange.extras[self.task.width + 1] = 1
         if stop is not None:

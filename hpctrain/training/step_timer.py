@@ -1,4 +1,4 @@
-"""Where the time of a step goes. `mark` closes a part; `take` returns seconds per part since the last `take`.
+"""Measures the parts of a step. `mark` closes a part; `take` returns seconds per part since the last `take`.
 
 On a GPU, parts are measured between events on the stream, so that `mark` does not wait.
 """

@@ -13,7 +13,7 @@ from types import FrameType
 from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage.run_state import Reason, reasons_of_signals
 
-# In order of weight: if ranks see different ones, the first counts.
+# In order of weight: if ranks see different reasons, the first one counts.
 STOP_REASONS = (Reason.INTERRUPTED, Reason.TIME_LIMIT, Reason.PREEMPTED, Reason.TERMINATED)
 
 LOOK_S = 1.0
@@ -24,14 +24,14 @@ class StopFlag:
     """Set from signal handlers and the time limit; read once per step."""
 
     def __init__(self, limit: TimeLimit | None = None) -> None:
-        """`limit`: the job's, if this process is to keep it; it may also be set later."""
+        """`limit` is the job's time limit if this process observes it; it may also be set later."""
         self.reason: str | None = None
         self.limit = limit
         self._request: Path | None = None
         self._looked_s = 0.0
 
     def watch(self, request: Path) -> None:
-        """A file whose existence asks to stop, from whatever machine: looked for once in LOOK_S."""
+        """Look once in LOOK_S for the file `request`, which asks to stop and may come from any machine."""
         self._request = request
 
     def install(self) -> None:
@@ -45,7 +45,7 @@ class StopFlag:
             self._looked_s = time.monotonic()
             if self._request.exists():
                 self.reason = Reason.INTERRUPTED
-        # The warning and the limit come at the same time; a minute's grace for Slurm's own rounding.
+        # The warning and the limit come at the same time; a minute more allows for Slurm's rounding.
         early_s = 60.0 if self.reason else 0.0
         if self.limit and self.reason in (None, Reason.PREEMPTED) and self.limit.is_near(early_s):
             self.reason = Reason.TIME_LIMIT

@@ -1,4 +1,4 @@
-"""TensorBoard: scores and figures of a run as curves, if `train.tensorboard` asks for them."""
+"""The logger for TensorBoard: scores and figures of a run as curves, if `train.tensorboard` is on."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TensorBoard:
     def record(self, record: Record) -> None:
         """Add each score and each figure under the record's kind, as in `validation/accuracy`.
 
-        Raises OSError if an earlier one could not be written: TensorBoard's writer has ended then, and what it held is
-        lost. The next record begins another file.
+        Raises OSError if an earlier record could not be written: then TensorBoard's writer has ended, and the records
+        that it held are lost. The next record begins another file.
         """
         try:
             self._writer = self._writer or self._open()
@@ -50,6 +50,6 @@ class TensorBoard:
                 self._writer.add_scalar(f"{record.kind}/{key}", value, step)
 
     def close(self) -> None:
-        """Write what is left. Raises OSError."""
+        """Write the rest. Raises OSError."""
         if self._writer is not None:
             self._writer.close()

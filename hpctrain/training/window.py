@@ -1,4 +1,4 @@
-"""The window of steps between two training records: what it adds up, and the record at its end.
+"""The window of steps between two training records: its sums, and the record at its end.
 
 Takes the sums of each step; keeps them in `Progress.window`, which a checkpoint holds, so that a window continues in
 the next attempt. Side effects: records and lines for people, through the reporter. Times in seconds.
@@ -34,7 +34,7 @@ class WindowRecorder:
         window.good_steps += 1
 
     def measure(self) -> None:
-        """Bring the times of `at` and of its window up to now."""
+        """Add the time until now to `at` and to its window."""
         now, window = time.perf_counter(), self._at.window
         self._at.elapsed_s = now - self._run_began
         window.seconds, self._part_began = window.seconds + now - self._part_began, now
@@ -42,7 +42,7 @@ class WindowRecorder:
             window.parts_s[part] = window.parts_s.get(part, 0.0) + part_s
 
     def leave_out(self) -> None:
-        """The time since the last measurement does not count as training."""
+        """Do not count the time since the last measurement as training."""
         self._clock.take()
         self._part_began = time.perf_counter()
 

@@ -3,7 +3,7 @@
 Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
 Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
 The exit code is 0 if the run is done or stopped in good order, 228 if it failed as DISK_FULL, and 1 if it failed for
-another reason; why is also said on the stderr that the process began with (storage/last_word.py).
+another reason. The process says why also on the stderr that it began with (storage/last_word.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from hpctrain import job_environment
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.shown import without_secrets
-from hpctrain.storage import attempts, last_word, output
+from hpctrain.storage import last_word, output
+from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.lock import JobEnded, this_process
 from hpctrain.storage.run_dir import RunDir, claim_attempt
-from hpctrain.storage.run_state import Reason, reason_of_oserror
+from hpctrain.storage.run_state import Reason, reason_of_oserror, says_out_of_memory
 from hpctrain.storage.succession import superseded
 from hpctrain.training.stop import StopFlag
 
@@ -47,16 +48,16 @@ def work(
     stop.install()  # before the imports that take seconds: a signal is never lost
     number, launcher = job_environment.read().rank, os.dup(2)
     try:
-        run.refuse_others()  # before anything is written, or believed
+        run.refuse_others()  # before it writes anything, or believes any file
         attempt = patiently(lambda: claim_attempt(run, token))
         patiently(lambda: _redirect_output(run.rank_log(attempt, number)))
     except BaseException as error:
         _end(launcher, LastWord(*_explain(error), number))
-    faulthandler.enable()  # where native code crashed, in the rank's log
+    faulthandler.enable()  # says in the rank's log where native code crashed
     rank = _Rank(run, attempt, number, launcher, job_ended)
     try:
-        patiently(lambda: rank.say(attempts.RUNNING))
-        # Imported here so that an import that fails is a reason like any other.
+        patiently(lambda: rank.say(RUNNING))
+        # Imported here so that a failed import is a reason like any other.
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session
 
@@ -81,7 +82,7 @@ class _Rank:
     job_ended: JobEnded | None
 
     def say(self, outcome: str, detail: str = "") -> None:
-        """rank_<r>.json: where this rank runs, and how it ended; a reader finds the first that failed."""
+        """Write rank_<r>.json: where this rank runs, and how it ended. Readers look there for the first that failed."""
         process = this_process(self.attempt)
         who = {
             "rank": self.number, "host": process.host, "pid": process.pid, "boot": process.boot,
@@ -90,7 +91,7 @@ class _Rank:
         replace_text(self.run.rank_file(self.attempt, self.number), json.dumps(who))
 
     def fail(self, reason: str, detail: str) -> NoReturn:
-        """Say why this rank ends, in the run's files as far as they can be written, and end it."""
+        """Write why this rank ends into the run's files, as far as they can be written, and end it."""
         word = LastWord(reason, detail, self.number)
         print(last_word.line(word), file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
@@ -108,10 +109,10 @@ class _Rank:
         self.fail(Reason.COLLECTIVE_TIMEOUT, detail)
 
     def _publish(self, word: LastWord) -> None:
-        """failure.json, and state.json if the run is still this attempt's; the first rank that fails writes them."""
+        """Write failure.json, and state.json if the run is still this attempt's, unless another rank failed first."""
         host, job_id = socket.gethostname(), job_environment.read().job_id
         failure = {"rank": self.number, "host": host, "reason": word.reason, "detail": word.detail}
-        # Whoever ends for a full disk has waited for it already.
+        # A rank that ends because of a full disk has waited for space already.
         patience_s = 0.0 if word.reason == Reason.DISK_FULL else PATIENCE_S
         first = patiently(lambda: self.run.claim_failure(self.attempt, failure), patience_s)
         if first and not superseded(self.run, self.attempt, job_id, self.job_ended):
@@ -122,14 +123,14 @@ class _Rank:
 
 
 def _end(launcher: int, word: LastWord) -> NoReturn:
-    """Tell the launcher why, and leave at once: an orderly exit would wait for ranks that wait for us."""
+    """Tell the launcher why, and exit at once: an orderly exit would wait for ranks that wait for this one."""
     with contextlib.suppress(OSError):
         os.write(launcher, f"{last_word.line(word)}\n".encode())
     os._exit(last_word.exit_code(word.reason))
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """Returns as `_reason_of`; where the error came from is shown if it is not one that hpctrain has words for."""
+    """Returns what `_reason_of` does; prints the traceback of an error for which hpctrain does not have words."""
     reason, detail = _reason_of(error)
     detail = without_secrets(detail)
     if reason != Reason.DISK_FULL and not isinstance(error, (RunFailed, UserError, Damaged)):
@@ -153,13 +154,13 @@ def _reason_of(error: BaseException) -> tuple[str, str]:
             return Reason.OUT_OF_MEMORY, detail
         case OSError() if (reason := reason_of_oserror(error)) is not None:
             return reason, detail
-    if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+    if says_out_of_memory(str(error)):
         return Reason.OUT_OF_MEMORY, detail
     return Reason.ERROR, detail
 
 
 def _redirect_output(path: Path) -> None:
-    """stdout and stderr of this process, C libraries included, into its log."""
+    """Send stdout and stderr of this process, those of C libraries included, into its log."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

@@ -504,3 +504,239 @@ def test_nothing_of_a_configuration_leads_out_of_the_root(bob, place, setting):
     assert "letters, digits" in err
     (bob.home / "net.py").unlink()
     assert sorted(place.rglob("*")) == before
+
+
+# 1 again: the other commands that read
+
+
+def trained(person, root):
+    """A run that `person` has trained for a step, for all to read."""
+    words = ["lenet_digits", "train.epochs=null", "train.steps=1", "data.train_limit=8", "data.validation_limit=4",
+             "train.batch_size=4", f"run.root={root}", "run.study=hers"]  # fmt: skip
+    person.hpctrain("train", *words, umask=0o022)
+    (run,) = (root / "hers").glob("*/config.yaml")
+    for path in (root / "hers", *(root / "hers").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return run.parent
+
+
+MODULES = (
+    "monkeytype",
+    "opt_einsum",
+    "pynvml",
+    "pydot",
+    "torchcomms",
+    "IPython",
+    "winreg",
+)  # looked for, not there
+
+
+def test_modules_beside_another_s_run_are_not_found(alice, reader, shared):
+    """Modules that PyTorch looks for and that nobody has installed, in the folder that her run names."""
+    run = trained(alice, shared)
+    code, marker = alice.home / "code", reader.home / "marker"
+    code.mkdir()
+    for name in MODULES:
+        (code / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})")
+    written = run / "config.yaml"
+    written.write_text(written.read_text().replace("model:\n", f"model:\n  target_folder: {code}\n", 1))
+    out = reader.home / "weights.pt"
+    reader.hpctrain("export", run.name, "--root", shared, "--format", "torchscript", "--output", out)
+    reader.hpctrain("report", "hers", "--root", shared)
+    reader.hpctrain("checkpoints", run.name, "--root", shared, "--verify")
+    assert out.exists()
+    assert not marker.exists()
+    before = {p: p.stat().st_mtime_ns for p in (shared / "hers").rglob("*")}
+    assert not [p for p in before if p.name == "report.html"], "nothing is written into another's study"
+
+
+SCALING = {
+    "mode": "strong", "warmup_windows": 1, "cluster": "karolina", "epochs": 1, "train_samples": 100, "command": "",
+    "settings": {}, "experiment": "x", "runs": [{"run": "one", "gpus": 1, "nodes": 1, "batch": 4, "repeat": 0,
+                                                 "data": "own"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("conf", ["/tmp/evil/slurm.conf", "/etc/hostname"])
+def test_a_scaling_study_s_slurm_conf_and_job_ids_are_not_the_reader_s(alice, reader, shared, conf):
+    plan = SCALING | {
+        "config": {"cluster": {"slurm_conf": conf}, "model": {"target_folder": str(alice.home)}}
+    }
+    plant(shared / "hers", alice, **{"scaling.json": plan})
+    plant(
+        shared / "hers" / "one",
+        alice,
+        **{"config.yaml": "{}", "state.json": {"phase": "done", "job_id": "7"}},
+    )
+    for words in (["report", "hers"], ["status", "--study", "hers"]):
+        process = reader.start("-m", "hpctrain.cli", *words, "--root", shared)
+        _, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert "internal error" not in err
+    assert "sacct" not in reader.slurm()
+    assert conf not in reader.slurm()
+
+
+def test_a_page_is_written_through_no_link(alice, reader, shared):
+    """A study of alice's that is a link to a folder of the reader's."""
+    study = reader.home / "study"
+    (study / "one").mkdir(parents=True)
+    (study / "one" / "config.yaml").write_text("{}")
+    (study / "report.html").write_text("the reader's own")
+    for path in (study, *study.rglob("*")):
+        reader.give(path)
+    (shared / "hers").symlink_to(study)
+    os.chown(shared / "hers", ALICE, ALICE, follow_symlinks=False)
+    reader.start("-m", "hpctrain.cli", "report", "hers", "--root", shared).communicate(timeout=60)
+    assert (study / "report.html").read_text() == "the reader's own"
+
+
+def test_a_study_of_another_is_not_scaled(alice, reader, shared):
+    plant(shared / "hers", alice, **{"scaling.json": SCALING | {"config": {}}})
+    words = [
+        "lenet_digits",
+        "cluster=karolina",
+        "cluster.account=x",
+        "scaling.gpus=8,16",
+        f"run.root={shared}",
+    ]
+    _, err = reader.hpctrain("scale", *words, "run.study=hers", code=2)
+    assert f"belongs to uid {ALICE}" in err
+    assert "sbatch" not in reader.slurm()
+
+
+@pytest.mark.parametrize("kind", ["link", "pickle"])
+def test_another_s_calibration_is_data(alice, reader, shared, kind):
+    secret, marker = reader.home / "secret", reader.home / "marker"
+    secret.write_text("the-reader-s-secret")
+    secret.chmod(0o600)
+    reader.give(secret)
+    words = ["lenet_digits", "cluster=karolina", "cluster.account=x", "scaling=weak", "scaling.gpus=8"]
+    find = (
+        "import sys; from hpctrain.scaling import plan, start; from hpctrain.data.identify import run_id\n"
+        "config, settings = start.load(sys.argv[1:])\n"
+        "print(*[f'{one.run.study}/{run_id(one)}' for one in plan.calibration(config, settings).values()])"
+    )
+    for name in reader.python("-c", find, *words)[0].split():
+        plant(shared / name, alice, **{"config.yaml": "{}"})
+        profile = shared / name / "profile.json"
+        if kind == "link":
+            profile.symlink_to(secret)
+        else:
+            profile.write_bytes(evil(marker))
+    process = reader.start("-m", "hpctrain.cli", "forecast", *words, f"run.root={shared}")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "profile.json" in err
+    assert "secret" not in out + err
+    assert "Traceback" not in err
+    assert not marker.exists()
+
+
+def test_a_root_that_a_group_may_change_is_said(alice, bob, shared):
+    words = ["lenet_digits", "cluster=local", f"run.root={shared}", "run.study=his", "train.epochs=null",
+             "train.steps=1", "data.train_limit=8", "data.validation_limit=4", "train.batch_size=4"]  # fmt: skip
+    _, err = bob.hpctrain("submit", *words)
+    assert (
+        f"run.root={shared}: members of its group may rename and remove your studies there (mode 2775)" in err
+    )
+    out, _ = bob.hpctrain("doctor", "cluster=local", f"run.root={shared}", code=1)
+    assert "chmod +t" in out
+    assert shared.stat().st_mode & 0o7777 == 0o2775, "looking at a folder leaves its mode alone"
+    shared.chmod(0o3775)
+    _, err = bob.hpctrain("submit", *words)
+    assert "members of its group" not in err
+    out, _ = bob.hpctrain("doctor", "cluster=local", f"run.root={shared}", code=0)
+    assert "chmod +t" not in out
+
+
+def test_doctor_goes_through_no_link_of_another(alice, bob, shared):
+    """Her root has the folders and files of a test job already, as links to bob's."""
+    precious = bob.home / "precious"
+    precious.mkdir()
+    (precious / "job.sbatch").write_text("bob's own")
+    for path in (precious, precious / "job.sbatch"):
+        bob.give(path)
+    hers = shared / "runs"
+    hers.mkdir()
+    hers.chmod(0o777)
+    alice.give(hers)
+    for name in (".doctor.x", "submitit", "job.sbatch", "rank_0.json"):
+        (hers / name).symlink_to(precious)
+        os.chown(hers / name, ALICE, ALICE, follow_symlinks=False)
+    bob.start("-m", "hpctrain.cli", "doctor", "cluster=karolina", f"run.root={hers}").communicate(timeout=60)
+    assert sorted(path.name for path in precious.iterdir()) == ["job.sbatch"]
+    assert (precious / "job.sbatch").read_text() == "bob's own"
+
+
+# 4 again: caches of two users
+
+CACHES = {
+    "tokens": "from hpctrain.data.text import tokens; tokens.load(config.data).train[0]",
+    "contents": "from hpctrain.data import contents; contents.of_data(config.data)",
+    "speech": (
+        "from hpctrain.data.speech import source; folder = source.spoken(config.data)\n"
+        "[path.read_bytes() for path in folder.rglob('*') if path.is_file()]"
+    ),
+    "flops": "from hpctrain.flops import known; known.counted('lenet', config.model.settings, 7)",
+}
+WORDS = {
+    "tokens": ["model=lstm", "task=language_model", "data=text", "data.tokens=character"],
+    "contents": ["model=lstm", "task=language_model", "data=text", "data.tokens=character"],
+    "speech": ["deep_speech_digits", "data.train_limit=2", "data.validation_limit=1"],
+    "flops": ["lenet_digits"],
+}
+USE = "import sys; from hpctrain.data.derive import load; config = load(sys.argv[1:])\n"
+
+
+def uses(person, cache, kind, text):
+    words = [*WORDS[kind], *([f"data.path={text}"] if kind in ("tokens", "contents") else [])]
+    script = (
+        f"import os; os.environ |= {{'HPCTRAIN_CACHE': {str(cache)!r}, 'XDG_CACHE_HOME': {str(cache)!r}}}\n"
+    )
+    person.python("-c", f"{script}{USE}{CACHES[kind]}", *words, umask=0o022)
+
+
+@pytest.fixture
+def cache(place):
+    """A cache of the team, and a text."""
+    (place / "cache").mkdir()
+    os.chown(place / "cache", ROOT, TEAM)
+    (place / "cache").chmod(0o2775)
+    (place / "text.txt").write_text("some words of a text\n" * 200)
+    return place / "cache"
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_two_users_share_a_cache(alice, bob, cache, kind):
+    if kind == "speech" and shutil.which("espeak-ng") is None:
+        pytest.skip("needs espeak-ng")
+    for person in (alice, bob, alice):
+        uses(person, cache, kind, cache.parent / "text.txt")
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_a_cache_is_written_through_no_link(alice, bob, cache, kind):
+    """Every file that bob's first use makes is there already, as alice's link to a file of his."""
+    if kind == "speech" and shutil.which("espeak-ng") is None:
+        pytest.skip("needs espeak-ng")
+    text, precious = cache.parent / "text.txt", bob.home / "precious"
+    precious.write_text("bob's own")
+    bob.give(precious)
+    uses(bob, cache, kind, text)
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    assert files
+    for path in (*cache.rglob("*"), cache):
+        os.chown(path, ALICE, TEAM)
+        path.chmod(0o2775 if path.is_dir() else 0o664)
+    for path in files:
+        path.unlink()
+        path.symlink_to(precious)
+        os.chown(path, ALICE, ALICE, follow_symlinks=False)
+    script = f"{text}"
+    words = [*WORDS[kind], *([f"data.path={script}"] if kind in ("tokens", "contents") else [])]
+    before = (
+        f"import os; os.environ |= {{'HPCTRAIN_CACHE': {str(cache)!r}, 'XDG_CACHE_HOME': {str(cache)!r}}}\n"
+    )
+    bob.start("-c", f"{before}{USE}{CACHES[kind]}", *words).communicate(timeout=120)
+    assert precious.read_text() == "bob's own"

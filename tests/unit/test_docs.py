@@ -66,3 +66,15 @@ def test_quoted_costs_are_the_commands(model, capsys):
 def test_what_a_shell_would_eat_is_quoted(page):
     """No setting with a bracket, a star or the like begins without a quotation mark."""
     assert not re.findall(r"[`\s][\w.]+=\w*[(*{<|;&][^`\s]*", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", ["slurm.md", "checkpoints.md", "architecture.md"])
+def test_the_tests_that_a_page_names_exist(page):
+    named = re.findall(
+        r"`(?:tests/)?((?:slurm|integration|unit)/[\w/]+\.py)(?:::(\w+))?`", (DOCS / page).read_text()
+    )
+    assert named
+    for path, name in named:
+        file = DOCS.parent / "tests" / path
+        assert file.is_file(), path
+        assert not name or re.search(rf"(class|def) {name}\b", file.read_text()), (path, name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.places import find_folder, source_of
-from hpctrain.data.text.source import cache_folder
+from hpctrain.data.text.source import cache_folder, make_cache, open_as
 from hpctrain.errors import UserError
 
 SPLITS = {"train": "train*", "validation": "dev*"}
@@ -100,11 +100,12 @@ def spoken(config: DataConfig) -> Path:
         return folder
     if shutil.which("espeak-ng") is None:
         raise UserError("data", config.name, "needs espeak-ng (Debian's package of this name)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_cache(folder.parent)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         for split, name in (("train", "train"), ("validation", "dev")):
             _speak(draft / name, counts[split], seed=len(name))
+        open_as(folder.parent, draft)
         try:
             draft.rename(folder)  # whole, or not at all
         except OSError:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import pkgutil
 import re
+import stat
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -212,3 +213,23 @@ def _blocks(rows: Any) -> Iterator[str]:
             lines, size = [], 0
     if lines:
         yield "".join(lines)
+
+
+def make_cache(folder: Path) -> None:
+    """Makes a folder of the cache: for this user alone; below HPCTRAIN_CACHE for those of that. Raises OSError."""
+    if folder.is_dir():
+        return
+    top = folder == cache_folder().parent
+    if not top:
+        make_cache(folder.parent)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.environ.get("HPCTRAIN_CACHE") and not top and folder.stat().st_uid == os.geteuid():
+        folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode) | 0o700)
+
+
+def open_as(cache: Path, draft: Path) -> None:
+    """Lets those read what is below `draft` who may read the cache: another user of a shared one needs no copy."""
+    may = stat.S_IMODE(cache.stat().st_mode) & 0o755 | 0o700
+    for path in draft.rglob("*"):
+        path.chmod(may if path.is_dir() else may & 0o644)
+    draft.chmod(may)

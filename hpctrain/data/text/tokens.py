@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from hpctrain.config.settings import DataConfig
 from hpctrain.data.text import vocabulary as vocabularies
-from hpctrain.data.text.source import Source, cache_folder, find_source
+from hpctrain.data.text.source import Source, cache_folder, find_source, make_cache, open_as
 from hpctrain.data.text.vocabulary import KINDS, Vocabulary
 from hpctrain.errors import UserError
 from hpctrain.report.numbers import short
@@ -110,7 +109,7 @@ def _prepared(config: DataConfig) -> Path:
                 raise UserError("data.path", config.path, "changed while it was read")
             if folder.exists():
                 shutil.rmtree(folder)  # damaged: a whole one would have been taken
-            _open_as(parent, draft)
+            open_as(parent, draft)
             with contextlib.suppress(FileExistsError):
                 _publish(draft, folder)
         finally:
@@ -161,7 +160,7 @@ def _digest(config: DataConfig, source: Source) -> str:
 def _cache() -> Path:
     folder = cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_cache(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
@@ -190,14 +189,6 @@ def _lock(path: Path) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 locked = True
         yield locked
-
-
-def _open_as(cache: Path, draft: Path) -> None:
-    """Lets those read the tokens who may read the cache: another user of a shared one needs no copy."""
-    may = stat.S_IMODE(cache.stat().st_mode) & 0o755 | 0o700
-    for file in draft.iterdir():
-        file.chmod(may & 0o644)
-    draft.chmod(may)
 
 
 def _publish(draft: Path, folder: Path) -> None:

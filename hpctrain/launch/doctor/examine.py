@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import shlex
 import shutil
 import subprocess
@@ -25,8 +26,9 @@ from hpctrain.job_environment import user_name
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
 from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
+from hpctrain.storage import ownership
 from hpctrain.storage.json_files import read_json
-from hpctrain.storage.run_dir import RunDir, absolute, make_private
+from hpctrain.storage.run_dir import RunDir, absolute, make_writable
 
 JOB_PATIENCE_S = 300.0  # for the job to wait and to run
 
@@ -48,10 +50,8 @@ def examine(config: Config, with_job: bool, write_to: Path | None = None) -> Ite
         return
     yield Finding("Slurm", f"{slurm.config.get('SLURM_VERSION')}, cluster {slurm.config.get('ClusterName')}")
     yield from judge(config, slurm)
-    try:
-        make_private(root)
-    except UserError as error:
-        yield Finding("run folder", str(error), "give run.root=FOLDER on storage that all nodes share")
+    yield _run_folder(root, "give run.root=FOLDER on storage that all nodes share")
+    if not os.access(root, os.W_OK):
         return
     if with_job and slurm.partition is not None:
         yield from _job(config, conf, root, two_nodes=len(slurm.nodes) > 1)
@@ -104,11 +104,7 @@ def preset_path(name: str) -> Path:
 
 def _local(config: Config) -> Iterator[Finding]:
     """This machine, without Slurm."""
-    try:
-        make_private(absolute(config.run.root))
-        yield Finding("run folder", f"{absolute(config.run.root)} can be written to")
-    except UserError as error:
-        yield Finding("run folder", str(error), "give run.root=FOLDER that you can write to")
+    yield _run_folder(absolute(config.run.root), "give run.root=FOLDER that you can write to")
     built = importlib.util.find_spec("horovod") is not None
     yield Finding(
         "Horovod", "installed" if built else "is missing", "" if built else "run slurm/build_horovod"
@@ -120,6 +116,17 @@ def _local(config: Config) -> Iterator[Finding]:
     )
 
 
+def _run_folder(root: Path, advice: str) -> Finding:
+    """Whether runs can be written there, and whether others can take them away. Makes the folder."""
+    try:
+        make_writable(root)
+    except UserError as error:
+        return Finding("run folder", str(error), advice)
+    if why := ownership.shared(root):
+        return Finding("run folder", f"{root}: {why}", "do so, or give run.root=FOLDER of your own")
+    return Finding("run folder", f"{root} can be written to")
+
+
 def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Iterator[Finding]:
     """Submits a job of two ranks; yields the findings from what each of them saw."""
     folder = Path(tempfile.mkdtemp(dir=root, prefix=".doctor."))
@@ -127,7 +134,7 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
     try:
         file = folder / "job.sbatch"
         file.write_text(_script(config, folder, two_nodes))
-        job_id = client.run(["sbatch", "--parsable", str(file)], conf).split(";")[0].strip()
+        job_id = client.submit(file, conf)
     except client.Unreachable as error:
         shutil.rmtree(folder)
         yield Finding(

@@ -20,9 +20,11 @@ IDS = json.loads((GOLDEN / "ids.json").read_text())
 GROUPS = ("data", "task", "optimizer", "schedule", "precision", "train", "comm")
 
 
-@cache  # frozen, and a second to compose
 def load(*overrides):
     return derive.load(["experiment=lenet_digits", *overrides])
+
+
+loaded = cache(load)  # for what refers to no variable of the environment
 
 
 @pytest.mark.parametrize("words", IDS)
@@ -75,7 +77,7 @@ def changed_setting(config, group):
 @pytest.mark.parametrize("group", ["model", *GROUPS])
 @pytest.mark.parametrize("recipe", [(), ("optimizer=adam", "model=mlp"), ("optimizer=lars", "schedule=step")])
 def test_a_new_neutral_setting_changes_no_id_and_no_checkpoint(group, recipe):
-    before = load(*recipe)
+    before = loaded(*recipe)
     now = with_new_setting(before, group)
     assert run_id(now) == run_id(before)
     identity.refuse_change(identity.science(before), now)
@@ -93,14 +95,14 @@ def test_where_and_how_a_run_is_done_is_not_science(group):
 
 @pytest.mark.parametrize("network", SETTINGS)
 def test_a_new_setting_of_any_network_changes_no_id(network):
-    values = dataclasses.replace(load().model, name=network, settings=SETTINGS[network]())
-    config = dataclasses.replace(load(), model=values)
+    values = dataclasses.replace(loaded().model, name=network, settings=SETTINGS[network]())
+    config = dataclasses.replace(loaded(), model=values)
     assert run_id(with_new_setting(config, "model")) == run_id(config)
 
 
 def test_kinds_with_equal_settings_are_told_apart():
     sgd, adam, lars = (
-        dataclasses.replace(load(), optimizer=kind(lr=0.1))
+        dataclasses.replace(loaded(), optimizer=kind(lr=0.1))
         for kind in (settings.SgdConfig, settings.AdamConfig, settings.LarsConfig)
     )
     assert len({run_id(sgd), run_id(adam), run_id(lars)}) == 3

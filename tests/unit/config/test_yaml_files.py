@@ -51,6 +51,9 @@ def refused(path):
         ("x:\n- -1:30\n", f"line 2: {in_base_60('-1:30')}"),
         ("- 1\n", f"line 1: {TABLE}"),
         ("\njust words\n", f"line 2: {TABLE}"),
+        ("?\n", "line 1: the name of a setting must be a word"),
+        ("a: 1\n[b]: 2\n", "line 2: the name of a setting must be a word"),
+        ("# @packag\na: 1\n", "line 1: must be # @package NAME, or begin without @"),
         (BOMB, "line 4: has more than 10,000 values, with its aliases unfolded"),
         (nested(51), f"line 1: {DEEP}"),
         ("a: &x [*x]\n", f"line 1: {DEEP}"),
@@ -62,6 +65,13 @@ def test_a_mistake_is_named_with_its_line(path, text, said):
     assert refused(path) == said
 
 
+def test_a_reference_that_cannot_be_followed_is_named_with_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: ${b}\nc: [1, 'x ${oc.']\n")
+    with pytest.raises(UserError, match=r"line 2: its \$\{\.\.\.\} cannot be followed"):
+        yaml_files.check("model", path, lambda text: "}" in text)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -71,7 +81,6 @@ def test_a_mistake_is_named_with_its_line(path, text, said):
         "time: 12:00:00.5\n",  # to YAML a float
         "a: &x [1]\nb: *x\n",
         "# only words\n",
-        "{1: a, [1]: b, [1]: c, {a: 1}: d}\n",
         nested(50),
         "a: [" + 9997 * "1," + "]\n",
     ],

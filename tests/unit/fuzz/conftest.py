@@ -12,6 +12,8 @@ def read_once(monkeypatch):
     load, kept = ConfigRepository.load_config, {}
 
     def load_config(self, config_path):
+        if config_path.endswith("/mine"):  # what a test writes
+            return load(self, config_path)
         place = (*(source.full_path() for source in self.sources), config_path)
         if place not in kept:
             kept[place] = load(self, config_path)

@@ -1,11 +1,17 @@
 """The prediction from made-up profiles whose answer is known, and from what a fit must find."""
 
+import random
+from dataclasses import replace
+from statistics import fmean, stdev
+
 import pytest
 
 from hpctrain.scaling import predict
-from hpctrain.scaling.network import Exchange, Shape
+from hpctrain.scaling.network import Exchange, Gradient, Link, Shape, Work
 from hpctrain.scaling.predict import (
     Calibration,
+    LinkFit,
+    Links,
     fit_link,
     fit_links,
     network_of,
@@ -178,3 +184,310 @@ def test_an_exchange_takes_what_no_idle_core_gives():
     assert waiting(64 * MS).stolen(Shape(1, 2)) == pytest.approx(1)
     assert waiting(6.4 * MS).stolen(Shape(1, 2)) == pytest.approx(0.01)
     assert waiting(64 * MS, cores=64).stolen(Shape(1, 4)) == 0
+
+
+class TestMachine:
+    """How ranks share a machine's cores."""
+
+    @pytest.mark.parametrize(
+        ("changes", "cores", "on", "ranks"),
+        [
+            ({}, 2, Shape(1, 4), 2.0),
+            ({}, 2, Shape(1, 1), 1.0),
+            ({}, 2, Shape(4, 3), 1.5),
+            ({"nodes_per_host": 2}, 2, Shape(4, 3), 3.0),
+            ({"nodes_per_host": 4}, 2, Shape(2, 3), 3.0),
+            ({"device": "cuda"}, 2, Shape(1, 4), 1.0),
+        ],
+    )
+    def test_ranks_per_core(self, changes, cores, on, ranks):
+        given = dict(changes)
+        one = profile(1, cores=cores, device=given.pop("device", "cpu"))
+        assert Calibration({"1x1": one}, **given).load(on) == ranks
+
+    @pytest.mark.parametrize(
+        ("cpu_s", "cores", "busy"), [(32 * MS, 4, 0.5), (128 * MS, 4, 2.0), (128 * MS, 1, 1), (None, 4, 1.0)]
+    )
+    def test_the_cores_that_a_rank_keeps_busy(self, cpu_s, cores, busy):
+        known = waiting(cpu_s, cores)
+        if cpu_s is None:
+            del known.profiles["1x1"]["computing"]["64"]["cpu_s"]
+        assert known.busy() == pytest.approx(busy)
+        assert known.busy("1x2") == 1.0
+
+    @pytest.mark.parametrize(
+        ("cpu_s", "ranks", "factor"),
+        [(64 * MS, 2, 1.0), (64 * MS, 3, 1.5), (64 * MS, 4, 2.0), (32 * MS, 4, 1.5), (128 * MS, 4, 4.0)],
+    )
+    def test_ranks_that_want_more_cores_than_there_are_slow_down(self, cpu_s, ranks, factor):
+        assert waiting(cpu_s).contention(ranks) == pytest.approx(factor)
+
+    @pytest.mark.parametrize(
+        ("cpu_s", "cores", "on", "share"),
+        [
+            (64 * MS, 3, Shape(1, 2), 0.5),
+            (64 * MS, 4, Shape(1, 2), 0.0),
+            (32 * MS, 2, Shape(1, 2), 0.25),
+            (128 * MS, 2, Shape(1, 2), 1.0),
+            (32 * MS, 1, Shape(1, 4), 0.5),
+        ],
+    )
+    def test_an_exchange_takes_the_share_of_a_core_that_is_not_left(self, cpu_s, cores, on, share):
+        assert waiting(cpu_s, cores).stolen(on) == pytest.approx(share)
+
+    def test_on_gpus_an_exchange_takes_nothing(self):
+        assert Calibration({"1x1": profile(1, cores=1, device="cuda")}).stolen(Shape(1, 4)) == 0.0
+
+
+class TestLinks:
+    TWO = [  # noqa: RUF012
+        {"bytes": 4_000_000, "s": [9e-3, 8.02e-3, 1e-3]},
+        {"bytes": 1000, "s": [2e-5]},
+        {"bytes": 1_000_000, "s": [1.02e-3]},
+    ]
+
+    @pytest.mark.parametrize(
+        ("size", "beta", "error"),
+        [
+            # Half way in the logarithms: √(1.02 × 8.02) ms, less 2α = 0.02 ms, for 2 MB.
+            (2e6, 1.4200699e-9, ((1 / 1.4200699 - 1) ** 2 + (2 / 1.4200699 - 1) ** 2) ** 0.5 / 2**0.5),
+            (4e6, 2e-9, 0.5 / 2**0.5),
+            (1e9, 2e-9, 0.5 / 2**0.5),
+            # The shortest sum is latency alone; twice as much is as wrong as an error can be.
+            (1e6, 1e-9, 1 / 2**0.5),
+            (1.0, 1e-9, 1 / 2**0.5),
+        ],
+    )
+    def test_a_byte_s_time_is_interpolated_at_the_size(self, size, beta, error):
+        found = fit_link(self.TWO, size)
+        assert found.latency_s == pytest.approx(1e-5)
+        assert found.s_per_byte == pytest.approx(beta, rel=1e-6)
+        assert found.error == pytest.approx(error, rel=1e-5)
+
+    def test_half_a_cycle_is_waited_for_in_every_sum(self):
+        found = fit_link(self.TWO, 1e6, cycle_s=2e-5)
+        assert found.latency_s == pytest.approx(5e-6)
+        assert found.s_per_byte == pytest.approx(1e-9)
+
+    def test_a_link_takes_some_time_whatever_was_measured(self):
+        flat = [{"bytes": n, "s": [1e-9]} for n in (1000, 1_000_000)]
+        assert fit_link(flat, 1e6) == LinkFit(1e-7, 1e-13, 1.0)
+
+    def test_a_cluster_of_one_kind_of_link_has_that_everywhere(self):
+        inside, between = (
+            fit_links(calibration(), EXCHANGE).inside,
+            fit_links(calibration(), EXCHANGE).between,
+        )
+        assert (inside.s_per_byte, between.s_per_byte) == (
+            pytest.approx(1e-10, rel=0.01),
+            pytest.approx(1e-9, rel=0.01),
+        )
+        for name, link in (("1x2", inside), ("2x1", between)):
+            profiles = {key: value for key, value in calibration().profiles.items() if key in ("1x1", name)}
+            assert fit_links(Calibration(profiles), EXCHANGE) == Links(link, link)
+        nothing = LinkFit(0.0, 0.0, 0.0)
+        assert fit_links(Calibration({"1x1": profile(1)}), EXCHANGE) == Links(nothing, nothing)
+
+    def test_a_byte_s_time_is_taken_at_the_bucket_of_an_average_byte(self):
+        bent = [s | {"s": [t * (2 if s["bytes"] > 2**20 else 1) for t in s["s"]]} for s in sums(1e-7, 1e-9)]
+        profiles = {"1x1": profile(1), "1x2": profile(2, sweep=bent)}
+        for one in profiles.values():
+            one["gradients"] = [
+                {"name": "g", "bytes": n, "ready_s": t} for t, n in enumerate((1e6, 1e6, 2e6))
+            ]
+        each = fit_links(Calibration(profiles), Exchange(cycle_s=0.0, bucket_bytes=1e6)).inside
+        assert each == fit_link(bent, (1e12 + 1e12 + 4e12) / 4e6)
+        whole = fit_links(Calibration(profiles), Exchange(cycle_s=0.0, bucket_bytes=1e9)).inside
+        assert whole == fit_link(bent, (4e12 + 4e12) / 4e6)
+
+    @pytest.mark.parametrize(
+        ("exchange_s", "bytes_", "factor"),
+        [(None, 1_000_000, 1.0), (2.0, 1_000_000, 2.0), (1e-3, 1_000_000, 0.1), (2.0, 7, 1.0)],
+    )
+    def test_the_exchange_of_these_gradients_counts_more_than_sums_of_one_buffer(
+        self, exchange_s, bytes_, factor
+    ):
+        profiles = {"1x1": profile(1), "1x2": profile(2, sweep=sums(20e-6, 1e-9))}
+        profiles["1x2"]["gradients"][0]["bytes"] = bytes_
+        plain = fit_links(
+            Calibration(profiles, cycle_s=1e-5, bucket_bytes=1e6), Exchange(cycle_s=0.0, bucket_bytes=1e6)
+        )
+        if exchange_s is not None:
+            # Two buckets of 1 MB, which were waited for through half a cycle.
+            took_s = 0.5e-5 + 2 * 2 * plain.inside.latency_s + exchange_s * 2e6 * plain.inside.s_per_byte
+            profiles["1x2"]["exchange_s"] = [9.0, took_s, 0.0]
+        known = Calibration(profiles, cycle_s=1e-5, bucket_bytes=1e6)
+        found = fit_links(known, Exchange(cycle_s=0.0, bucket_bytes=1e6)).inside
+        assert found.s_per_byte / plain.inside.s_per_byte == pytest.approx(factor)
+        assert replace(found, s_per_byte=0.0) == replace(plain.inside, s_per_byte=0.0)
+
+    LINKS = Links(LinkFit(2e-6, 1e-10, 0.1), LinkFit(2e-5, 1e-9, 0.1))
+
+    @pytest.mark.parametrize(
+        ("device", "known_gbit_per_s", "gbit_per_s", "inside", "between"),
+        [
+            ("cuda", None, None, Link(2e-6, 1e-10, 0.0), Link(2e-5, 1e-9, 0.0)),
+            ("cuda", 10.0, 5.0, Link(2e-6, 1e-10, 0.0), Link(2e-5, 2e-9, 0.0)),
+            ("cuda", None, 5.0, Link(2e-6, 1e-10, 0.0), Link(2e-5, 1e-9, 0.0)),
+            ("cpu", None, None, Link(2e-6, 0.0, 1e-10), Link(2e-5, 1e-9, 0.0)),
+            ("cpu", 16.0, None, Link(2e-6, 0.0, 1e-10),
+             Link(2e-5, 0.5e-9 * predict.HEADERS, 1e-9 - 0.5e-9 * predict.HEADERS)),
+            ("cpu", 1.0, 2.0, Link(2e-6, 0.0, 1e-10), Link(2e-5, 0.5e-9, 0.0)),  # no faster than was measured
+        ],
+    )  # fmt: skip
+    def test_the_network_of_a_job(self, device, known_gbit_per_s, gbit_per_s, inside, between):
+        known = Calibration({"1x1": profile(1, cores=2, device=device)}, link_gbit_per_s=known_gbit_per_s)
+        found = network_of(known, self.LINKS, Shape(2, 1), gbit_per_s)
+        assert (found.inside, found.load) == (inside, 1.0)
+        for part in ("latency_s", "wire_s_per_byte", "host_s_per_byte"):
+            assert getattr(found.between, part) == pytest.approx(getattr(between, part)), part
+
+    def test_ranks_that_share_a_core_share_it_for_their_copies(self):
+        known = Calibration({"1x1": profile(1, cores=1)})
+        assert (
+            network_of(known, self.LINKS, Shape(1, 6), None).load == 3.0
+        )  # of the two that were measured together
+
+
+class TestWork:
+    def bent(self, factor=1.0):
+        """A profile whose parts grow each in a way of its own."""
+        one = profile(1)
+        one["computing"] = {
+            str(size): {
+                "data_s": a * factor,
+                "forward_s": b * factor,
+                "backward_s": c * factor,
+                "step_s": [[1.0] * 4],
+            }
+            for size, a, b, c in ((128, 9.0, 40.0, 80.0), (32, 1.0, 10.0, 20.0), (64, 3.0, 16.0, 40.0))
+        }
+        one["gradients"] = [
+            {"name": "b", "bytes": 5, "ready_s": 10.0 * factor},
+            {"name": "a", "bytes": 7, "ready_s": 50.0 * factor},
+        ]
+        one["optimizer_s"] = 2.0 * factor
+        return one
+
+    @pytest.mark.parametrize(
+        ("batch", "data_s", "forward_s", "backward_s"),
+        [
+            (64, 3.0, 16.0, 40.0), (48, 2.0, 13.0, 30.0), (96, 6.0, 28.0, 60.0), (16, 0.0, 7.0, 10.0),
+            (160, 12.0, 52.0, 100.0), (8, 0.0, 5.5, 5.0),
+        ],
+    )  # fmt: skip
+    def test_each_part_follows_the_measured_batches(self, batch, data_s, forward_s, backward_s):
+        gradients = (Gradient(backward_s / 4, 5), Gradient(backward_s, 7))
+        expected = Work(data_s, forward_s, backward_s, 2.0, gradients)
+        assert work_of(Calibration({"1x1": self.bent()}), Shape(1, 1), batch) == expected
+
+    def test_one_measured_batch_is_scaled(self):
+        one = self.bent()
+        one["computing"] = {"64": one["computing"]["64"]}
+        found = work_of(Calibration({"1x1": one}), Shape(1, 1), 16)
+        assert (found.data_s, found.forward_s, found.backward_s) == (0.75, 4.0, 10.0)
+
+    def test_neighbours_between_those_measured_are_interpolated(self):
+        known = Calibration({"1x1": self.bent(), "1x4": self.bent(4.0), "2x1": self.bent(9.0)})
+        expected = Work(6.0, 32.0, 80.0, 4.0, (Gradient(20.0, 5), Gradient(80.0, 7)))
+        assert work_of(known, Shape(1, 2), 64) == expected
+        assert work_of(known, Shape(1, 4), 64).forward_s == 64.0
+
+    @pytest.mark.parametrize(("device", "forward_s"), [("cpu", 32.0), ("cuda", 16.0)])
+    def test_more_neighbours_than_measured_take_turns_on_cores_alone(self, device, forward_s):
+        one = self.bent() | {"device": device, "cores": 1}
+        assert work_of(Calibration({"1x1": one}), Shape(1, 2), 64).forward_s == forward_s
+
+
+def test_scatter_is_the_median_step_s():
+    def of(*steps):
+        one = profile(len(steps[0]))
+        one["computing"]["64"]["step_s"] = [list(rank) for rank in zip(*steps, strict=True)]
+        return one
+
+    steps = [(1.0, 3.0), (1.0, 1.0), (2.0, 3.0)]
+    spreads = sorted(stdev(step) / fmean(step) for step in steps)
+    assert variation(Calibration({"1x1": profile(1), "1x2": of(*steps)})) == pytest.approx(spreads[1])
+    both = Calibration({"1x1": profile(1), "1x2": of(*steps), "2x1": of((1.0, 9.0), (1.0, 9.0))})
+    assert variation(both) == pytest.approx(spreads[2])
+    assert variation(Calibration({"1x1": profile(1)})) == 0.0
+
+
+class TestPredictions:
+    """On GPUs, with one link: a step of p ranks takes 65 ms and the exchange of its last bucket."""
+
+    def known(self, error=False, unsure=False):
+        link = [
+            s | {"s": [t * (2 if error and s["bytes"] > 2**19 else 1) for t in s["s"]]}
+            for s in sums(20e-6, 1e-8)
+        ]
+        one = profile(1, device="cuda")
+        if unsure:
+            one["computing"]["64"]["step_s"] = [[64 * MS * f for f in (0.9, 1.1) * 8]]
+        return Calibration({"1x1": one, "2x1": profile(2, sweep=link, device="cuda")})
+
+    def predicted(self, known, on, **more):
+        given = {"single_batch": 64, "draws": 40} | more
+        return predict.predict(known, [(on, 64)], EXCHANGE, "ring", **given)[0]
+
+    def test_what_is_certain_has_no_interval(self):
+        found = self.predicted(self.known(), Shape(4, 1))
+        link = fit_links(self.known(), EXCHANGE).between
+        exchange_s = 2 * 3 * (link.latency_s + 1e6 / 4 * link.s_per_byte)
+        total_s = 65 * MS + exchange_s
+        assert (found.gpus, found.nodes, found.batch) == (4, 4, 256)
+        assert found.step.total_s == pytest.approx(total_s)
+        assert found.samples_per_s == pytest.approx(256 / total_s)
+        assert found.efficiency == pytest.approx(65 * MS / total_s)
+        for value in (found.low_s, found.high_s):
+            assert value == pytest.approx(total_s, rel=0.03)
+        for value in (found.efficiency_low, found.efficiency_high):
+            assert value == pytest.approx(found.efficiency, rel=0.03)
+
+    def test_efficiency_refers_to_the_batch_of_the_single_gpu(self):
+        found = self.predicted(self.known(), Shape(1, 1), single_batch=32)
+        assert (
+            found.efficiency
+            == found.efficiency_low
+            == found.efficiency_high
+            == pytest.approx((64 / 65) / (32 / 33))
+        )
+
+    def test_passes_before_the_last_exchange_nothing(self):
+        once, twice = (self.predicted(self.known(), Shape(4, 1), accumulate=a) for a in (1, 3))
+        assert twice.step.total_s == pytest.approx(once.step.total_s + 2 * 64 * MS)
+        assert twice.batch == 3 * once.batch
+        assert twice.efficiency == pytest.approx((3 * 64 + 1) * MS / twice.step.total_s)
+
+    def test_the_interval_is_that_of_the_same_draws(self):
+        known = self.known(unsure=True)
+        found = self.predicted(known, Shape(1, 1), draws=41)
+        draw = random.Random(0)
+        steps_s = known.profiles["1x1"]["computing"]["64"]["step_s"][0]
+        unsure = stdev(steps_s) / 4 / fmean(steps_s)
+        factors = sorted([(draw.gauss(1, unsure), draw.gauss(0, 1))[0] for _ in range(41)])
+        assert (found.low_s, found.high_s) == (
+            pytest.approx(65 * MS * factors[1]),
+            pytest.approx(65 * MS * factors[39]),
+        )
+        assert found.efficiency_low == found.efficiency_high == pytest.approx(1.0)
+
+    def test_the_interval_has_the_link_s_error(self):
+        narrow, wide = (self.predicted(self.known(error=error), Shape(4, 1)) for error in (False, True))
+        assert narrow.high_s - narrow.low_s < 0.1 * (wide.high_s - wide.low_s)
+        assert wide.low_s < wide.step.total_s < wide.high_s
+
+
+def test_a_slower_link_is_slower_by_the_byte():
+    link = Link(1e-6, 2e-9, 4e-9)
+    assert predict._slower(link, 1.5) == Link(1e-6, pytest.approx(3e-9), pytest.approx(6e-9))
+    assert predict._slower(link, -3.0) == Link(1e-6, pytest.approx(0.4e-9), pytest.approx(0.8e-9))
+
+
+@pytest.mark.parametrize(
+    ("number", "interval"), [(101, (2, 98)), (200, (4, 195)), (1, (0, 0)), (41, (1, 39))]
+)
+def test_an_interval_leaves_out_a_fortieth_at_each_end(number, interval):
+    values = list(range(number))
+    random.Random(1).shuffle(values)
+    assert predict._interval(values) == interval

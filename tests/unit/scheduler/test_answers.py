@@ -23,8 +23,9 @@ def test_whether_a_job_s_processes_may_be_at_work(state, writes):
 
 
 @pytest.mark.parametrize(("text", "job_id"), [
-    ("12\n", "12"), ("12;cluster\n", "12"), ("Welcome, job 7 of 9!\n12\n", "12"), ("3\n12;c \n", "12"),
-    ("Submitted batch job 12\n", None), ("", None), ("\ufffd\n12", "12"),
+    ("Submitted batch job 12\n", "12"), ("Submitted batch job 12 on cluster c\n", "12"), ("12\n", None), ("", None),
+    ("Welcome, job 7 of 9!\n3\nSubmitted batch job 12\n", "12"), ("\ufffd\nSubmitted batch job 12", "12"),
+    ("Submitted batch job 12\nhours left:\n1000\n", "12"),
 ])  # fmt: skip
 def test_sbatch_s_answer(text, job_id):
     assert answers.parse_sbatch(text) == job_id
@@ -53,6 +54,7 @@ def test_limits_and_sizes():
         ("1795498503|1-02:03:04\n", (1795498503.0, 93784.0)),
         ("1795498503|5:00\n1795498504|6:00\n", (1795498503.0, 300.0)),
         ("N/A|UNLIMITED\n", (None, None)),
+        ("12345\n** Down|tonight **\n1795498503|5:00\n1000\n", (1795498503.0, 300.0)),
         ("\n", (None, None)),
         ("slurm_load_jobs error\n", (None, None)),
     ],

@@ -1,6 +1,8 @@
 """Writes that fail for a while: tried again, left out, or the end of the run."""
 
 import errno
+import io
+import sys
 
 import pytest
 
@@ -51,6 +53,22 @@ def test_patience_has_an_end(clock):
     with pytest.raises(OSError, match="as the test wishes"):
         patiently(failing(FULL), 0.0)
     assert clock[0] - 1000 == PATIENCE_S
+
+
+def test_a_time_in_which_the_process_was_stopped_does_not_count(clock, monkeypatch):
+    naps = iter([1.0, 600.0, 1.0])
+    monkeypatch.setattr(full_disk.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + next(naps)))
+    assert patiently(failing(FULL, FULL, FULL)) == "written"
+
+
+def test_a_line_is_seen_at_once(monkeypatch):
+    log = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log, write_through=False))
+    with left_out("curves.png"):
+        raise FULL
+    assert b"curves.png" in log.getvalue()
+    Tolerance("heartbeat", 120.0).failed(FULL)
+    assert b"heartbeat" in log.getvalue()
 
 
 def test_what_is_left_out_is_said(capsys):

@@ -22,12 +22,19 @@ def folder(tmp_path):
     return run
 
 
-def walked(folder):
-    handle = ownership.walk(folder.parent.parent, folder)
+def walked(folder, **how):
+    handle = ownership.walk(folder.parent.parent, folder, **how)
     try:
         return os.fstat(handle).st_ino == folder.stat().st_ino
     finally:
         os.close(handle)
+
+
+def refused(folder, **how):
+    """Returns the line with which a walk to a folder is refused."""
+    with pytest.raises(Foreign) as caught:
+        walked(folder, **how)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +70,31 @@ def test_links_are_not_followed_below_the_root(folder, depth):
     place = [None, folder.parent, folder][depth]
     place.rename(folder.parents[2] / "elsewhere")
     place.symlink_to(folder.parents[2] / "elsewhere")
-    with pytest.raises(Foreign, match="link"):
-        walked(folder)
+    assert refused(folder) == f"{place} is not believed: is not a folder, or is a link to one"
+
+
+def test_one_that_became_a_link_between_two_looks_is_not_followed(folder, monkeypatch):
+    before, look = folder.stat(), os.stat
+    folder.rename(folder.parents[2] / "elsewhere")
+    folder.symlink_to(folder.parents[2] / "elsewhere")
+    monkeypatch.setattr(os, "stat", lambda name, **how: before if name == "run" else look(name, **how))
+    assert refused(folder) == f"{folder} is not believed: became a link meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("owner", "why"), [(0, "cannot be read (Permission denied)"), (STRANGER, f"belongs to uid {STRANGER}")]
+)
+def test_one_that_is_closed_says_whose_it_is_if_it_is_another_s(folder, monkeypatch, owner, why):
+    os.chown(folder, owner, owner)
+    enter = os.open
+
+    def closed(name, flags, **how):
+        if name == "run":
+            raise PermissionError(13, "Permission denied")
+        return enter(name, flags, **how)
+
+    monkeypatch.setattr(os, "open", closed)
+    assert refused(folder) == f"{folder} is not believed: {why}"
 
 
 def test_the_root_itself_may_be_a_link(folder):
@@ -120,3 +150,34 @@ def test_a_link_is_damage(folder):
     (folder / "f").symlink_to("/etc/hostname")
     with pytest.raises(Damaged, match="not a regular file"):
         read_own(folder / "f")
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_what_nothing_acts_on_may_lie_in_a_folder_of_ours_that_others_may_write_to(folder, depth):
+    place = [folder.parent.parent, folder.parent, folder][depth]
+    place.chmod(0o777)
+    assert walked(folder, owner_only=True)
+    assert "0777" in refused(folder)
+    os.chown(folder, STRANGER, STRANGER)
+    assert refused(folder, owner_only=True) == f"{folder} is not believed: belongs to uid {STRANGER}"
+
+
+def test_root_is_believed_by_everybody(folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    assert ownership.others(folder.stat()) is None
+    os.chown(folder, 1, 1)
+    assert ownership.others(folder.stat()) == f"belongs to {ownership.user(1)}"
+
+
+def test_a_folder_is_this_user_s_alone_or_says_why_not(folder):
+    before = len([*Path("/proc/self/fd").iterdir()])
+    assert ownership.foreign(folder) is None
+    assert ownership.foreign(folder / "missing") is None
+    folder.chmod(0o1777)  # nothing is sticky to a folder of one user
+    assert ownership.foreign(folder) == "others may write there (mode 1777): look at it, then chmod go-w"
+    os.chown(folder, STRANGER, STRANGER)
+    assert ownership.foreign(folder) == f"belongs to uid {STRANGER}"
+    (folder / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        ownership.foreign(folder / "file")
+    assert len([*Path("/proc/self/fd").iterdir()]) == before

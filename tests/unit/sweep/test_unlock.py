@@ -77,7 +77,7 @@ def test_the_command_that_the_message_names_frees_the_study(study, slurm, monkey
     command = shlex.split(caught.value.detail.partition(": hpctrain ")[2])
     assert command[:2] == ["sweep", "--unlock"]
     monkeypatch.chdir("/")  # wherever it is typed
-    assert unlock(capsys, *command[2:]) == (0, "taken to have ended: process 7 on login2")
+    assert unlock(capsys, *command[2:]) == (0, "now counted as ended: process 7 on login2")
     assert lock.acquire(study.folder, 0).number == 2
 
 
@@ -86,7 +86,7 @@ def test_claims_of_forgotten_jobs_are_freed_and_others_stay(study, slurm, capsys
         claim(study, run_id, job_id=job_id)
     claims.take(study.claims, Work("m"))  # this process's own
     slurm(Job("12_1", "RUNNING"), Job("12_9", "FAILED"), Job("12_4", "A_NEW_WORD"))
-    assert unlock(capsys, "s") == (0, "taken to have ended: job 77_0")
+    assert unlock(capsys, "s") == (0, "now counted as ended: job 77_0")
     assert outcomes(study) == {"f": "unlocked", "r": None, "e": None, "u": None, "m": None}
     again = claims.take(study.claims, Work("f"), 1)
     assert (again.number, again.goes_on, again.mishaps()) == (2, True, 0)
