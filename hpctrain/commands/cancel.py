@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpctrain.commands.flags import Parser
 from hpctrain.launch import cancel
-from hpctrain.storage.run_dir import absolute, find, runs
+from hpctrain.storage.run_dir import absolute, find, no_such_study, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
         return 0 if answer.taken else 1
     if name is None and args.study:
         chosen = list(runs(Path(args.root), args.study))
+        if not chosen:
+            raise no_such_study(args.root, args.study)
     else:
         chosen = [find(args.root, name, args.study)]
     answers = [(run, cancel.cancel(run)) for run in chosen]

@@ -39,10 +39,9 @@ _ENDS = tuple(
     )
 )
 _CODE = re.compile(r"\bcode:? +(\d+)$")
-_SIGNALS = {signal.strsignal(number): number for number in signal.Signals}
-_BY_NUMBER = {int(number): number for number in signal.Signals}
+_SIGNALS = {signal.strsignal(number): int(number) for number in signal.valid_signals()}
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: ", from outside or by the kernel",
     signal.SIGTERM: ", from outside",
     signal.SIGILL: ", as of a library that was built for another processor",
@@ -142,10 +141,11 @@ class _End:
     place: int
 
     @property
-    def signal(self) -> signal.Signals | None:
+    def signal(self) -> int | None:
         """The signal that ended them: named as such, or as a shell's exit code (128 + its number)."""
         said = _SIGNALS.get(self.how.removesuffix(" (core dumped)"))
-        return said or _BY_NUMBER.get((self.code or 0) - 128)
+        number = (self.code or 0) - 128
+        return said or (number if number in signal.valid_signals() else None)
 
     @property
     def code(self) -> int | None:
@@ -363,10 +363,14 @@ def _unique(lines: Iterable[str]) -> Sequence[str]:
     return list(dict.fromkeys(lines))
 
 
-def _named(what: signal.Signals | str) -> str:
-    """A signal with both of its names: Illegal instruction (SIGILL)."""
+def _named(what: int | str) -> str:
+    """A signal with both of its names: Illegal instruction (SIGILL). Most real-time signals have numbers only."""
     number = _SIGNALS.get(what) if isinstance(what, str) else what
-    return f"{signal.strsignal(number)} ({number.name})" if number else str(what)
+    if number is None:
+        return str(what)
+    named = number in set(signal.Signals)
+    name = signal.Signals(number).name if named else f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return f"{signal.strsignal(number)} ({name})"
 
 
 def _reason(said: str) -> str:

@@ -16,7 +16,7 @@ from hpctrain.config.settings import Config
 from hpctrain.data import identify
 from hpctrain.errors import UserError
 from hpctrain.launch import prepare
-from hpctrain.storage.json_files import replace_text
+from hpctrain.storage.config_file import write_config
 from hpctrain.storage.run_dir import RunDir
 
 BATCH = ("train.batch_size", "train.accumulate")
@@ -71,9 +71,7 @@ def renew(run: RunDir, config: Config) -> str | None:
     if prepare.with_places(to_dict(before)) == values:
         return None
     identify.refuse_settings(science(before), config)
-    import yaml
-
-    replace_text(run.config_file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_config(run.config_file, values)
     if (before.ranks, science(before)) == (config.ranks, science(config)):
         return None
     note = {"ranks": config.ranks, "batch_size": config.train.batch_size}

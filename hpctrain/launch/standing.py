@@ -50,8 +50,10 @@ class Standing:
 def right_to_start(run: RunDir) -> Iterator[Standing]:
     """Yields how the run stands; if nothing is under way, the block may start it, and nobody else can meanwhile.
 
-    Raises UserError if a process trains it, or if that is not known; RunFailed if another process keeps the right.
+    Raises UserError if a process trains it, if that is not known, or if others can write to its folder; RunFailed if
+    another process keeps the right.
     """
+    run.refuse_others()  # before anything is written there
     end_s = time.monotonic() + PATIENCE_S
     with contextlib.ExitStack() as stack:
         while True:

@@ -6,8 +6,10 @@ about the jobs. Side effects: those of the commands.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +40,7 @@ def run(command: Sequence[str], slurm_conf: str | None = None, timeout_s: float 
 
 def submit(script: Path, slurm_conf: str | None = None) -> str:
     """Submits `script`; returns the id of the new job. Raises Unreachable, with sbatch's words."""
-    said = _call(
-        ["sbatch", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S
-    )
+    said = _call(["sbatch", str(script)], job_environment.of_submitter(slurm_conf), SBATCH_TIMEOUT_S)
     job_id = answers.parse_sbatch(said)
     if job_id is None:
         raise Unreachable(f"{answers.NO_JOB_ID}: {' '.join(said.split())[-300:]}")
@@ -49,17 +49,33 @@ def submit(script: Path, slurm_conf: str | None = None) -> str:
 
 def _call(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout_s, env=env,
-            stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+            encoding="utf-8", errors="replace", env=env, start_new_session=True,
         )  # fmt: skip
     except FileNotFoundError:
         raise Unreachable(f"{command[0]} is not installed here") from None
+    try:
+        said, complaint = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer within {timeout_s:g} s") from None
-    if done.returncode != 0:
-        raise Unreachable(" ".join(done.stderr.split()) or f"{command[0]} failed ({done.returncode})")
-    return done.stdout
+    finally:
+        _end(process)
+    if process.returncode != 0:
+        raise Unreachable(" ".join(complaint.split()) or f"{command[0]} failed ({process.returncode})")
+    return said
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a command that was given up, and what a site's script in its place has started.
+
+    Otherwise an sbatch that waits for the controller would submit the job later, when nobody expects it.
+    """
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with process:  # closes its pipes and waits for it
+        pass
 
 
 def queue(slurm_conf: str | None = None) -> dict[str, Job]:

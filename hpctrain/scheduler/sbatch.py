@@ -37,7 +37,9 @@ _OWN = {
     "clusters": "a cluster is chosen by its preset: cluster=NAME with cluster.slurm_conf",
     "output": "the job's log is kept with the run: hpctrain logs",
     "signal": "the warning is set by cluster.signal_s",
-    "parsable": "it is used already",
+    **dict.fromkeys(("parsable", "quiet"), "sbatch's own words name the job"),
+    "test-only": "it makes no job: hpctrain submit --dry-run shows the script",
+    "wait": "hpctrain returns at once: hpctrain logs -f follows the run",
     "wrap": "the job's script is the run",
 }
 

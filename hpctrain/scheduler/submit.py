@@ -73,7 +73,9 @@ def submit(
     submission = run.submission.read()
     if original(run, submission):  # this folder is a copy: the jobs are the original's
         submission = Submission()
-    token = uuid.uuid4().hex
+    # The job of an earlier call, whose answer was lost, may still come: it is known by its token.
+    unanswered = submission.open
+    token = submission.token if unanswered and submission.token else uuid.uuid4().hex
     conf = slurm_conf(config) if config.cluster.kind == "slurm" else None
     if goes_on:  # a node may know the cluster by another file than the login nodes
         conf = submission.slurm_conf or conf
@@ -101,7 +103,7 @@ def submit(
             run.discard()
             raise
         run.state.not_submitted(before, error.reason, error.detail)
-        run.submission.write(replace(submission, open=not refused))
+        run.submission.write(replace(submission, open=unanswered or not refused))
         raise
     run.submission.write(submission.with_jobs(job_ids, *(() if local_job else (comment, run.run_id))))
     return job_ids[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import Damaged, Foreign, UserError
-from hpctrain.storage.json_files import read_own, read_small
+from hpctrain.storage.json_files import read_own, read_small, replace_text
 
 KEY = "config.yaml"  # the key of the UserError
 
@@ -35,6 +36,17 @@ def read_config(path: Path, own: bool = False) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise _damaged(path, "not a table of settings")
     return values
+
+
+def write_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Replaces the configuration in `path`. A table may be any kind of dict, such as one that was read from JSON."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes plain containers."""
+
+    Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+    replace_text(path, yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _damaged(path: Path, why: str) -> UserError:

@@ -42,7 +42,7 @@ from hpctrain.errors import Foreign, RunFailed, UserError, nearest
 from hpctrain.shown import CONTROL
 from hpctrain.storage import attempts, ownership, profile, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
-from hpctrain.storage.config_file import read_config
+from hpctrain.storage.config_file import read_config, write_config
 from hpctrain.storage.files import FILES
 from hpctrain.storage.json_files import load, replace_text
 from hpctrain.storage.profile import Profile
@@ -210,10 +210,7 @@ class RunDir:
         """Makes the folder, and writes config.yaml unless it exists. Raises UserError if the folder cannot be made."""
         make_private(self.path)
         if not self.config_file.exists():
-            import yaml
-
-            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            replace_text(self.config_file, text)
+            write_config(self.config_file, config)
 
     @property
     def vocabulary_file(self) -> Path:
@@ -478,8 +475,10 @@ def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
 
 
 def no_such_study(root: str, study: str) -> UserError:
-    """Returns the error for a study that `root` does not have."""
+    """Returns the error for a study that `root` does not have, or of which no run was begun."""
     names = [folder.name for folder in absolute(root).glob("*/")]
+    if study in names:
+        return UserError("run.study", study, "has no runs yet")
     allowed = f"no such study in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
     return UserError("run.study", study, allowed, nearest(study, names))
 

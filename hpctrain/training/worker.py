@@ -24,8 +24,7 @@ from hpctrain import job_environment
 from hpctrain.errors import Damaged, RunFailed, UserError
 from hpctrain.scheduler.time_limit import TimeLeft
 from hpctrain.shown import without_secrets
-from hpctrain.storage import last_word, output
-from hpctrain.storage.attempts import RUNNING
+from hpctrain.storage import attempts, last_word, output
 from hpctrain.storage.config_file import KEY as CONFIG_FILE
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
 from hpctrain.storage.json_files import replace_text
@@ -56,7 +55,7 @@ def work(
     faulthandler.enable()  # says in the rank's log where native code crashed
     rank = _Rank(run, attempt, number, launcher, job_ended)
     try:
-        patiently(lambda: rank.say(RUNNING))
+        patiently(lambda: rank.say(attempts.RUNNING))
         # Imported here so that a failed import is a reason like any other.
         from hpctrain.config.load import from_dict
         from hpctrain.training.session import run_session

@@ -233,6 +233,14 @@ def test_reading_writes_nothing_into_another_s_run(alice, reader, shared):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
+def test_another_s_run_is_not_resumed_nor_written_to(alice, reader, shared):
+    run = alices_run(alice, shared)
+    before = sorted(run.rglob("*"))
+    _, err = reader.hpctrain("resume", "run-1", "--root", shared, code=2)
+    assert f"belongs to uid {ALICE}" in err
+    assert sorted(run.rglob("*")) == before
+
+
 def test_code_that_another_s_run_names_is_not_run(alice, reader, shared):
     run = alices_run(alice, shared)
     code, marker = alice.home / "code", reader.home / "marker"
@@ -341,6 +349,20 @@ def test_a_pickle_that_others_could_have_put_there_is_not_loaded(alice, bob, job
     assert "the job is not run" in said
     assert not marker.exists()
     assert ran(bob) is None
+
+
+@pytest.mark.parametrize(
+    ("attack", "phase"), [(open_folder, "failed"), (replaced_study, "submitted"), (linked_study, "submitted")]
+)
+def test_a_run_whose_job_is_refused_says_so_if_its_folders_are_its_user_s(alice, bob, job, attack, phase):
+    """What alice put in its place keeps what stands in it: nothing is written there."""
+    (job.parent / "state.json").write_text(json.dumps({"phase": "submitted"}))
+    bob.give(job.parent / "state.json")
+    attack(alice, job, bob.home / "marker")
+    begin(bob, job)
+    state = json.loads((job.parent / "state.json").read_text())
+    assert state["phase"] == phase
+    assert ("the job is not run" in state.get("detail", "")) == (phase == "failed")
 
 
 SWAP = """
@@ -676,7 +698,7 @@ CACHES = {
     "contents": "from hpctrain.data import contents; contents.of_data(config.data)",
     "speech": (
         "from hpctrain.data.speech import source; folder = source.spoken(config.data)\n"
-        "[path.read_bytes() for path in folder.rglob('*') if path.is_file()]"
+        "assert [path.read_bytes() for path in folder.rglob('*') if path.is_file()]"
     ),
     "flops": "from hpctrain.flops import known; known.counted('lenet', config.model.settings, 7)",
 }

@@ -22,6 +22,7 @@ def play(seed, steps):
     return done.stdout
 
 
+@pytest.mark.timeout(900)
 def test_a_short_walk(cluster):
     assert "0 false ends" in play(7, 6)
 

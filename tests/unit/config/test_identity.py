@@ -152,6 +152,57 @@ def test_what_a_variable_holds_is_noted_as_a_digest(monkeypatch):
         identity.refuse_change(noted, compose("+data.field=${oc.env:MY_FIELD}"))
 
 
+def test_what_refers_to_no_variable_is_noted_as_it_is():
+    config = dataclasses.replace(
+        loaded("data.train_limit=9", "seed=3"),
+        from_environment={"data.train_limit": "${oc.env:LIMIT}", "seed": "${oc.env:SEED}"},
+    )
+    noted, science = identity.noted(config), identity.science(config)
+    assert noted["data"].pop("train_limit").startswith("sha256:")
+    assert science["data"].pop("train_limit") == 9
+    assert noted == science
+
+
+def refused(saved, config):
+    with pytest.raises(RunFailed) as failure:
+        identity.refuse_change(saved, config)
+    assert failure.value.reason == "CONFIG_CHANGED"
+    return failure.value.detail
+
+
+MEANT = "; if that is meant: checkpoint.allow_change=true"
+
+
+def test_a_setting_that_this_version_does_not_know_is_a_change():
+    config = loaded()
+    saved = identity.science(config)
+    saved["train"] = saved["train"] | {"old": 3}
+    assert refused(saved, config) == f"train.old is None, but the run was made with 3{MEANT}"
+
+
+def test_one_without_a_default_that_is_missing_is_a_change():
+    config = loaded()
+    saved = identity.science(config)
+    lr = saved["optimizer"].pop("lr")
+    assert refused(saved, config) == f"optimizer.lr is {lr}, but the run was made with None{MEANT}"
+
+
+def test_another_kind_is_a_change_whatever_its_settings():
+    sgd, adam = (
+        dataclasses.replace(loaded(), optimizer=kind(lr=0.1))
+        for kind in (settings.SgdConfig, settings.AdamConfig)
+    )
+    said = f"optimizer.name is adam, but the run was made with sgd{MEANT}"
+    assert refused(identity.science(sgd), adam) == said
+
+
+def test_every_setting_of_a_user_s_class_counts():
+    config = loaded()
+    model = dataclasses.replace(config.model, name="custom", settings={"depth": 3, "widths": (4, 5)})
+    found = identity.science(dataclasses.replace(config, model=model))["model"]
+    assert (found["depth"], found["widths"]) == (3, [4, 5])
+
+
 def test_every_mark_is_known():
     config = load()
     parts = [getattr(config, f.name) for f in dataclasses.fields(Config)]

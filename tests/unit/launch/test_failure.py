@@ -118,6 +118,22 @@ def test_a_signal_by_its_name_and_the_rank_that_it_ended(tmp_path, name, outcome
     assert found == ("RANK_KILLED", f"rank {rank}: {words}", rank)
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("Real-time signal 6", "Real-time signal 6 (SIGRTMIN+6)"),
+        ("Exited with exit code 168", "Real-time signal 6 (SIGRTMIN+6)"),
+        ("Alarm clock", "Alarm clock (SIGALRM)"),
+        ("CPU time limit exceeded", "CPU time limit exceeded (SIGXCPU)"),
+    ],
+)
+def test_a_signal_that_only_a_site_or_a_person_sends(tmp_path, how, words):
+    found = explain(
+        attempt(tmp_path, UP), f"srun: error: node2: task 1: {how}\nsrun: error: node1: task 0: Killed\n"
+    )
+    assert found == ("RANK_KILLED", f"rank 1: {words}", 1)
+
+
 OTHERS = {
     "srun_exceeded_memory": (
         "OUT_OF_MEMORY", 1, "the kernel or Slurm ended a rank for its memory: slurmstepd-node1: error: Exceeded job "

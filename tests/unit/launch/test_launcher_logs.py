@@ -47,7 +47,7 @@ def test_the_younger_log_is_the_newest(run):
     launcher, batch = run.path / "launcher.log", run.submitit / "12_0_log.out"
     launcher.write_text(f"{START_MARK}\nhere\n")
     assert launcher_logs.newest(run) == (launcher, f"{START_MARK}\nhere\n")
-    run.submission.write(Submission("karolina", job_ids=("11", "12")))
+    run.submission.write(Submission("karolina", job_ids=("10", "11", "12")))
     assert launcher_logs.newest(run) == (launcher, f"{START_MARK}\nhere\n")
     batch.write_text(BATCH)
     os.utime(launcher, (1, 1))
@@ -92,3 +92,36 @@ def test_a_start_that_said_nothing():
     assert not launcher_logs.said_something("")
     assert not launcher_logs.said_something(f"{START_MARK} 0 of job 12 on n1\n\n")
     assert launcher_logs.said_something(NEW)
+
+
+FIRST, SECOND, RANK = f"{START_MARK} 0 of job 12 on n1", f"{START_MARK} 1 of job 12 on n1", "[1]<stderr>:old"
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        (f"{SECOND}\none\n{RANK}\ntwo\n", f"{SECOND}\none\ntwo"),
+        (f"{FIRST}\none\n{RANK}\ntwo\n", f"{FIRST}\none\n{RANK}\ntwo\n"),
+        (f"one\n{RANK}\n", f"one\n{RANK}\n"),
+        ("", ""),
+    ],
+)
+def test_of_a_job_that_was_started_again_ranks_logs_may_be_older(said, lines):
+    assert launcher_logs.of_this_start(said) == lines
+
+
+def test_of_a_rank_s_long_log_the_end_is_read(run):
+    (run.submitit / "12_1_log.out").write_text("x" * 99 + "\n" + "y" * 3998 + "\n")
+    assert launcher_logs.text(run, "12") == f"[1]<stderr>:{'y' * 3998}\n"
+
+
+def test_a_file_that_names_no_rank_is_the_first_s(run):
+    (run.submitit / "12_x_log.out").write_text("early\n")
+    (run.submitit / "12_1_log.out").write_text("one\n")
+    assert launcher_logs.text(run, "12") == "early\n[1]<stderr>:one\n"
+
+
+def test_a_job_whose_logs_were_removed_has_its_launcher_s(run):
+    run.submitit.rmdir()
+    (run.path / "launcher.log").write_text(f"{START_MARK}\nhere\n")
+    assert launcher_logs.text(run, "12") == f"{START_MARK}\nhere\n"

@@ -52,7 +52,11 @@ def users(name):
 @pytest.mark.parametrize(
     ("name", "places"),
     [
-        ("scheduler.client.submit", {"scheduler.submit._slurm_executor.Executor._submit_command"}),
+        # The doctor's job looks at two nodes, and is of no run.
+        (
+            "scheduler.client.submit",
+            {"scheduler.submit._slurm_executor.Executor._submit_command", "launch.doctor.examine._job"},
+        ),
         ("scheduler.submit._submit_slurm", {"scheduler.submit.submit"}),
         ("scheduler.submit.submit", {"launch.start.Right.submit"}),
         # Nobody else makes a right, and the one who does holds the run's term.

@@ -1,5 +1,7 @@
 """What is asked of Slurm, and what an answer that does not come means. A fake stands for a command's output only."""
 
+import os
+
 import pytest
 
 from hpctrain.scheduler import client
@@ -147,3 +149,19 @@ def test_whether_a_job_is_in_grace_is_asked_until_slurm_answers(monkeypatch):
     heard = []
     assert client.in_grace("12_3", heard.append)
     assert len(heard) == 1
+
+
+def test_a_command_that_is_given_up_leaves_nothing_behind(tmp_path, monkeypatch):
+    """A site's script in the place of sbatch: the real one would submit the job later."""
+    late, script = tmp_path / "late", tmp_path / "sbatch"
+    os.mkfifo(late)
+    script.write_text(f"#!/bin/sh\n(sleep 5; echo submitted) >{late} &\nwait\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(client, "SBATCH_TIMEOUT_S", 1.0)
+    with late.open("r+b", buffering=0):  # so that the script need not wait for a reader
+        reader = os.open(late, os.O_RDONLY)
+        with pytest.raises(client.Unreachable, match="sbatch did not answer within 1 s"):
+            client.submit(tmp_path / "job.sh")
+    with os.fdopen(reader) as said:
+        assert said.read() == "", "the end of the file: nobody is left who could write"

@@ -203,6 +203,12 @@ def test_more_than_the_cluster_has_is_refused(overrides, said):
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("option", ["parsable", "quiet", "test-only", "wait", "comment", "job_name"])
+def test_options_that_hpctrain_needs_or_that_make_no_job_are_refused(option):
+    with pytest.raises(UserError, match=rf"cluster\.sbatch\.{option}=True: cannot be given: "):
+        sbatch.check(load(f"cluster.sbatch={{{option}:true}}"))
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

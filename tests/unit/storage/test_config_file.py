@@ -1,10 +1,13 @@
 """config.yaml of a run: read as plain containers, or refused in one line that says why."""
 
+import json
+
 import pytest
 import yaml
 
 from hpctrain.errors import UserError
-from hpctrain.storage.config_file import read_config
+from hpctrain.storage.config_file import read_config, write_config
+from hpctrain.storage.json_files import parse
 
 AGAIN = "`hpctrain train` or `submit` with the run's settings makes it again once it is removed"
 
@@ -83,3 +86,12 @@ def test_what_others_could_have_written_is_shown_and_not_used(path):
     error = refused(path, own=True)
     others = "is not believed: others may write there (mode 0666): look at it, then chmod go-w"
     assert (error.value, error.allowed) == (str(path), others)
+
+
+def test_a_configuration_that_a_study_has_kept_as_json_is_written_plainly(path):
+    """A study's part holds the configurations of its runs: what is read there goes into config.yaml."""
+    values = {"model": {"name": "lenet", "sizes": [{"width": 1}, None, 0.5]}, "seed": 0}
+    part = parse(path, json.dumps({"trials": [{"config": values}]}).encode(), dict)
+    write_config(path, part["trials"][0]["config"])
+    assert read_config(path) == values
+    assert "!" not in path.read_text()

@@ -394,7 +394,10 @@ def test_nobody_else_writes_the_state():
                 spelled.add(str(path.relative_to(PACKAGE)))
             if isinstance(node, ast.Attribute) and node.attr in ("state_file", "submission_file"):
                 led.add(str(path.relative_to(PACKAGE)))
-    assert spelled == {"storage/run_dir.py", "scheduler/checked.py"}  # the latter makes a StateFile of an open folder
+    assert spelled == {
+        "storage/run_dir.py",
+        "scheduler/checked.py",
+    }  # the latter makes a StateFile of an open folder
     assert led == {"storage/run_dir.py", "launch/status.py"}
 
 
