@@ -17,6 +17,7 @@ from typing import Any
 from hpctrain.errors import RunFailed
 from hpctrain.launch import failure, local
 from hpctrain.launch.start import hold, starter
+from hpctrain.report.numbers import measured
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original, perhaps_of
 from hpctrain.shown import shown
@@ -372,7 +373,7 @@ def table(runs_shown: list[Row], settings: Mapping[str, str]) -> Any:
             *([shown(settings.get(r.run, ""))] if settings else []),
             phase.append(shown(f"{reason}{heartbeat}{slurm_word}"), "default"),
             "" if r.progress is None else f"{100 * r.progress:.0f} %",
-            " ".join(f"{k} {r.scores[k]:,.4g}" for k in keys_known),
+            " ".join(f"{k} {measured(r.scores[k])}" for k in keys_known),
             Text(shown(r.job_id or "")),
         )
     return drawn

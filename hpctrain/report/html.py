@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpctrain.report.numbers import measured
+
 
 @dataclass(frozen=True)
 class Text:
@@ -93,7 +95,7 @@ def number(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"
+        return measured(value)
     return str(value)
 
 

@@ -13,6 +13,11 @@ def short(value: float, unit: str = "", digits: int = 4) -> str:
     return f"{value:,.{digits}g} {unit}".rstrip()
 
 
+def measured(value: float) -> str:
+    """Returns a measured figure with four digits, and with all before the point up to a billion: 12345.6 -> 12,346."""
+    return f"{value:,.0f}" if 9999.5 <= abs(value) < 1e9 else f"{value:,.4g}"
+
+
 def exact(value: float) -> str:
     """Returns a count as text; an average over units need not be a whole number."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
@@ -28,5 +33,6 @@ def seconds(value: float) -> str:
 
 def binary(count: int) -> str:
     """Returns a size whose unit is a power of 1024, rounded down: 2**28 -> 256 MiB."""
-    power = max(0, count.bit_length() - 1) // 10
-    return f"{count >> 10 * power} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    power = min(max(0, count.bit_length() - 1) // 10, len(units) - 1)
+    return f"{count >> 10 * power} {units[power]}"

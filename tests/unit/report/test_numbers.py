@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpctrain.report.numbers import binary, exact, seconds, short
+from hpctrain.report.numbers import binary, exact, measured, seconds, short
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,20 @@ def test_a_time(value, text):
         (2**20, "1 MiB"),
         (2**28, "256 MiB"),
         (3 * 2**30, "3 GiB"),
+        (5 * 2**40, "5 TiB"),
+        (2**70, "1024 EiB"),
     ],
 )
 def test_a_size_in_powers_of_1024(count, text):
     assert binary(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456, "0.1235"), (9999.4, "9,999"), (9999.6, "10,000"), (12345.6, "12,346"), (-12345.6, "-12,346"),
+        (123456789.0, "123,456,789"), (1e9, "1e+09"), (1.5e12, "1.5e+12"),
+    ],
+)  # fmt: skip
+def test_a_measured_figure(value, text):
+    assert measured(value) == text
