@@ -61,7 +61,7 @@ def explain(key: str, path: Any, error: yaml.YAMLError) -> UserError:
 
 
 def _check_header(key: str, path: Path, text: str) -> None:
-    """Raises UserError for a first comment that is no `# @package NAME` of Hydra's."""
+    """Raises UserError unless a first comment `# @package` is as Hydra takes it."""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.strip().lstrip("#").split()
         if not re.match(r"\s*(#\s*@|$)", line):
