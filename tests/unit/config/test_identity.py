@@ -137,9 +137,8 @@ def test_a_changed_setting_is_named_and_may_be_meant():
 
 def test_what_a_variable_holds_is_noted_as_a_digest(monkeypatch):
     """A file of the run holds no value of the user's shell; the id is that of the value all the same."""
-    compose = load.__wrapped__  # each time anew: the variable changes
     monkeypatch.setenv("MY_FIELD", "canary")
-    referring, given = compose("+data.field=${oc.env:MY_FIELD}"), compose("+data.field=canary")
+    referring, given = load("+data.field=${oc.env:MY_FIELD}"), load("+data.field=canary")
     noted = identity.noted(referring)
     assert "canary" not in json.dumps(noted)
     assert run_id(referring) == run_id(given)
@@ -149,7 +148,7 @@ def test_what_a_variable_holds_is_noted_as_a_digest(monkeypatch):
     with pytest.raises(
         RunFailed, match=r"data.field is \$\{oc.env:MY_FIELD\}, but the run was made with sha256:"
     ):
-        identity.refuse_change(noted, compose("+data.field=${oc.env:MY_FIELD}"))
+        identity.refuse_change(noted, load("+data.field=${oc.env:MY_FIELD}"))
 
 
 def test_what_refers_to_no_variable_is_noted_as_it_is():
