@@ -27,14 +27,6 @@ def without_sacct(folder):
     return f"{tools}:{Path(sys.executable).parent}"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    """All tests of the cluster run in one process of several (pytest -n), one after the other."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 class Cluster:
     """A development cluster by name, and hpctrain as its client."""
 
