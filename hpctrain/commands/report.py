@@ -48,7 +48,7 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
         if given := getattr(args, flag):
             shown = study.name if given is True else given
             raise UserError(f"--{flag.replace('_', '-')}", shown, "is for scaling studies")
-    seen = report.look(study, args.metric)
+    seen = report.look(study, args.metric, say)
     for line in results.damage(study):
         say(line)
     if args.csv:

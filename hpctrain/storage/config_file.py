@@ -10,10 +10,11 @@ from hpctrain.errors import Damaged, Foreign, UserError
 from hpctrain.storage.json_files import read_own, read_small, replace_text
 
 KEY = "config.yaml"  # the key of the UserError
+_AGAIN = "`hpctrain train` or `submit` with the run's settings makes it again"
 
 
 def read_config(path: Path, own: bool = False) -> dict[str, Any]:
-    """Returns the configuration in `path`. Raises FileNotFoundError; UserError, with KEY, if the file is damaged.
+    """Returns the configuration in `path`. Raises UserError, with KEY, if the file is missing or damaged.
 
     `own`: the values will be used and not only shown, so a file that others could have written is refused.
     """
@@ -22,6 +23,8 @@ def read_config(path: Path, own: bool = False) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         values = yaml.load((read_own if own else read_small)(path)[0].decode(), Loader=loader)
+    except FileNotFoundError:
+        raise UserError(KEY, path, f"is missing; {_AGAIN}") from None
     except Foreign as error:
         raise UserError(KEY, error.filename, str(error.strerror)) from None
     except Damaged as error:
@@ -50,5 +53,4 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    new = "`hpctrain train` or `submit` with the run's settings makes it again once it is removed"
-    return UserError(KEY, path, f"is damaged ({why}); {new}")
+    return UserError(KEY, path, f"is damaged ({why}); {_AGAIN} once it is removed")

@@ -78,6 +78,14 @@ class RunDir:
         return self.path.parent.name
 
     @property
+    def begun_s(self) -> float:
+        """When the run was made, by the file system's clock; of its folder's last entry if config.yaml is gone."""
+        try:
+            return self.config_file.lstat().st_mtime
+        except FileNotFoundError:
+            return self.path.stat().st_mtime
+
+    @property
     def config_file(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
@@ -229,7 +237,7 @@ class RunDir:
                 )
 
     def read_config(self) -> dict[str, Any]:
-        """Returns config.yaml as plain containers, to show it. Raises FileNotFoundError; UserError if it is damaged."""
+        """Returns config.yaml as plain containers, to show it. Raises UserError if it is missing or damaged."""
         return read_config(self.config_file)
 
     def own_config(self) -> dict[str, Any]:
@@ -416,10 +424,17 @@ def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
     with os.scandir(study) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
-        if os.path.lexists(f"{study}/{name}/config.yaml"):
+        if is_run(study / name):
             yield RunDir(study / name)
         else:
             may_enter(study / name, say)
+
+
+def is_run(folder: Path) -> bool:
+    """Returns whether a folder is a run's. A purge may have taken its config.yaml, and its job lives all the same."""
+    return any(
+        os.path.lexists(f"{folder}/{name}") for name in ("config.yaml", "state.json", "submission.json")
+    )
 
 
 def may_enter(folder: Path, say: Callable[[str], None] = _silent) -> bool:
@@ -441,7 +456,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     None means the newest run. A number is a job rather than a part of a run id. Raises UserError unless exactly one run
     fits.
     """
-    if text and (Path(text) / "config.yaml").is_file():
+    if text and is_run(Path(text)):
         return RunDir(absolute(text))
     known = list(runs(absolute(root), study))
     if not known:
@@ -453,7 +468,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
             "has no runs yet: --root FOLDER or HPCTRAIN_ROOT says where else to look",
         )
     if text is None:
-        return max(known, key=lambda run: run.config_file.lstat().st_mtime)
+        return max(known, key=lambda run: run.begun_s)
     for fits in (_is_named, _has_job, _begins, _contains):
         fitting = [run for run in known if fits(run, text)]
         if (

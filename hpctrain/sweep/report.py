@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,11 @@ class Report:
         )
 
 
-def look(study: StudyDir, metric: str | None = None) -> Report:
-    """Returns what the study found so far. Raises UserError if it has no run, or no run has the metric."""
+def look(study: StudyDir, metric: str | None, say: Callable[[str], None]) -> Report:
+    """Returns what the study found so far; `say` hears of settings that cannot be read.
+
+    Raises UserError if it has no run, or no run has the metric.
+    """
     parts = study.parts() if study.exists() else []
     if parts:
         task, settings = parts[0]["task"], sweep_config(parts[-1]["sweep"])
@@ -84,7 +88,7 @@ def look(study: StudyDir, metric: str | None = None) -> Report:
     if metric and metric != settings.metric:
         settings = replace(settings, metric=metric, mode=None)
     name, higher_is_better = objective(settings, task)
-    rows = results.read(study, name) if parts else results.read_plain(study, name)
+    rows = results.read(study, name) if parts else results.read_plain(study, name, say)
     if not rows:
         raise UserError("study", study.name, "has no runs yet")
     if metric and all(r.value is None for r in rows):

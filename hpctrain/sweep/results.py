@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpctrain.errors import UserError
 from hpctrain.storage.records import ValidationRecord, validation_records
 from hpctrain.storage.run_dir import RunDir, runs
 from hpctrain.storage.run_state import FINAL, Phase
@@ -89,13 +90,14 @@ def _with_all(trial: Trial, keys: Sequence[str]) -> Trial:
     return replace(trial, params=configured | dict(trial.params))
 
 
-def read_plain(study: StudyDir, metric: str) -> list[Result]:
+def read_plain(study: StudyDir, metric: str, say: Callable[[str], None]) -> list[Result]:
     """Returns the results of runs that `submit` or `train` put into one folder; the settings that differ between
-    them count as swept."""
+    them count as swept. A run whose config.yaml cannot be read has None for each setting; `say` hears why."""
     members = list(runs(study.path.parent, study.name))
-    configs = [run.read_config() for run in members]
+    configs = [_config(run, say) for run in members]
     flat = [dict(_flat(c)) for c in configs]
-    keys = [k for k in (flat[0] if flat else {}) if len({json.dumps(f.get(k)) for f in flat}) > 1]
+    read = [f for f in flat if f]
+    keys = [k for k in (read[0] if read else {}) if len({json.dumps(f.get(k)) for f in read}) > 1]
     keys = [k for k in keys if not k.startswith(("run.", "cluster.", "resources."))]
     results = []
     for run, config, values in zip(members, configs, flat, strict=True):
@@ -103,6 +105,14 @@ def read_plain(study: StudyDir, metric: str) -> list[Result]:
         overrides = tuple(f"{key}={value}" for key, value in params.items())
         results.append(_result(run, Trial(run.run_id, overrides, params, config), None, None, metric))
     return results
+
+
+def _config(run: RunDir, say: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        return run.read_config()
+    except (UserError, OSError) as error:
+        say(str(error))
+        return {}
 
 
 def _result(run: RunDir, trial: Trial, last: Ended | None, spent: float | None, metric: str) -> Result:

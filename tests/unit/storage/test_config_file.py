@@ -70,8 +70,7 @@ def test_whatever_the_parser_says_is_one_line(path, monkeypatch, error, why):
 
 
 def test_what_is_not_there_is_not_damaged(path):
-    with pytest.raises(FileNotFoundError):
-        read_config(path)
+    assert refused(path).allowed == f"is missing; {AGAIN.removesuffix(' once it is removed')}"
 
 
 def test_what_is_no_file_is_damaged(path):
