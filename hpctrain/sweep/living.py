@@ -31,7 +31,7 @@ class LiveJob:
 
 def in_slurm(study: StudyDir, queue: Mapping[str, Job]) -> list[LiveJob]:
     """Returns the jobs of the study in a queue."""
-    mine = [j for j in queue.values() if j.comment == study.comment and j.state not in answers.ENDED]
+    mine = _mine(study, queue)
     if not mine:
         return []
     quotas, records = study.quotas(), _newest(study.jobs())
@@ -39,6 +39,15 @@ def in_slurm(study: StudyDir, queue: Mapping[str, Job]) -> list[LiveJob]:
     return [
         _live(job, quotas.get(job.job_id.partition("_")[0], usual), records.get(job.job_id)) for job in mine
     ]
+
+
+def ids_in_slurm(study: StudyDir, queue: Mapping[str, Job]) -> list[str]:
+    """Returns the ids of the study's jobs in a queue, whatever its files say."""
+    return [job.job_id for job in _mine(study, queue)]
+
+
+def _mine(study: StudyDir, queue: Mapping[str, Job]) -> list[Job]:
+    return [j for j in queue.values() if j.comment == study.comment and j.state not in answers.ENDED]
 
 
 def here(study: StudyDir) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import Owner, has_ended, this_process
-from hpctrain.storage.run_dir import may_enter
+from hpctrain.storage.run_dir import may_enter, runs
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.sweep import living
-from hpctrain.sweep.study_dir import StudyDir
+from hpctrain.sweep.study_dir import Part, StudyDir
 
 _IN_LINE = "waits for a slot of its study"
 _FULL = "waits for hpctrain sweep: the jobs of the study have other runs to do"
@@ -95,7 +95,7 @@ def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
         return _Prospects(0, _CANCELLED, needs_start=True)
     parts, jobs = study.parts(), 0
     begins = 0.0
-    for conf in _clusters(study):
+    for conf in _clusters(parts):
         if (queue := queues.of(conf)) is None:
             return _Prospects(math.inf, scheduler=UNREACHABLE)
         for job in living.in_slurm(study, queue):
@@ -128,26 +128,33 @@ def cancel(study: StudyDir) -> Answer:
         return Answer(f"is not yours to cancel: its folder {foreign}", taken=False)
     study = StudyDir(study.path, own=True)
     study.cancel_file.touch()
-    stopped = 0
-    for run_id in study.trials():
-        run = study.run(run_id)
-        if run.config_file.exists() and not run.read_state().final:
-            run.cancel_file.touch()
-            stopped += 1
-    for job in study.jobs():
-        if job["job_id"] is None and job["until"] is None and _is_here(owner := Owner(**job["owner"])):
-            os.kill(owner.pid, signal.SIGTERM)
+    members = list(runs(study.path.parent, study.name))
+    open_runs = [run for run in members if not run.read_state().final]
+    for run in open_runs:
+        run.cancel_file.touch()
+    parts, damage = study.readable_parts()
+    clusters = _clusters(parts)
+    if damage:  # the runs name their cluster as well
+        submissions = [run.submission.read() for run in members]
+        clusters |= {submission.slurm_conf for submission in submissions if submission.in_slurm}
     try:
-        for conf in _clusters(study):
-            client.cancel([job.job_id for job in living.in_slurm(study, client.queue(conf))], conf)
+        for job in study.jobs():
+            if job["job_id"] is None and job["until"] is None and _is_here(owner := Owner(**job["owner"])):
+                os.kill(owner.pid, signal.SIGTERM)
+    except Damaged as error:
+        damage.append(str(error))
+    try:
+        for conf in clusters:
+            client.cancel(living.ids_in_slurm(study, client.queue(conf)), conf)
     except client.Unreachable as error:
         return Answer(f"Slurm did not take the request: {error}; try again", taken=False)
-    return Answer(f"no further run begins; {stopped} under way were asked to save and stop")
+    done = f"no further run begins; {len(open_runs)} under way were asked to save and stop"
+    return Answer("; ".join([done, *damage]), taken=not damage)
 
 
-def _clusters(study: StudyDir) -> set[str | None]:
+def _clusters(parts: Sequence[Part]) -> set[str | None]:
     """The clusters to which the study's calls of `sweep` have submitted, by slurm.conf."""
-    return {part["slurm_conf"] for part in study.parts() if part["on_slurm"]}
+    return {part["slurm_conf"] for part in parts if part["on_slurm"]}
 
 
 def _is_here(owner: Owner) -> bool:

@@ -27,6 +27,7 @@ from typing import Any, NotRequired, Required, TypeVar, cast
 
 from typing_extensions import TypedDict
 
+from hpctrain.errors import Damaged
 from hpctrain.storage import ownership
 from hpctrain.storage.files import FILES, write_file
 from hpctrain.storage.json_files import Number, load, replace_text
@@ -166,7 +167,7 @@ class StudyDir:
     @property
     def comment(self) -> str:
         """The comment by which Slurm knows the study's jobs, also those whose submitter died."""
-        for part in reversed(self.parts()):
+        for part in reversed(self.readable_parts()[0]):
             if "path" in part and _is_same(part["path"], self.path):
                 return str(part["comment"])
         return f"hpctrain:study:{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
@@ -227,6 +228,17 @@ class StudyDir:
     def parts(self) -> list[Part]:
         """Returns what each `sweep` asked for, in order."""
         return [part for n in self._numbers("parts") if (part := self._once("parts", n, Part))]
+
+    def readable_parts(self) -> tuple[list[Part], list[str]]:
+        """Returns the parts that can be read, and a line for each damaged one that says what is wrong with it."""
+        parts, damage = [], []
+        for n in self._numbers("parts"):
+            try:
+                if part := self._once("parts", n, Part):
+                    parts.append(part)
+            except Damaged as error:
+                damage.append(str(error))
+        return parts, damage
 
     def add_part(self, part: Part) -> None:
         """Publishes what a `sweep` asks for as the next part."""

@@ -9,6 +9,7 @@ from hpctrain.launch.status import UNKNOWN, UNREACHABLE
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.storage.lock import process, this_process
+from hpctrain.storage.run_state import Submission
 from hpctrain.sweep import living, overview
 from hpctrain.sweep.settings import SweepConfig
 from hpctrain.sweep.study_dir import StudyDir, Trial, stored
@@ -194,3 +195,19 @@ def test_cancelling_reaches_every_live_job_of_the_study(study, queued, monkeypat
     assert asked == ["12_0", "12_1"]
     queued(None)
     assert not overview.cancel(study).taken
+
+
+def test_cancelling_reaches_the_jobs_of_a_study_with_damaged_files(study, queued, monkeypatch):
+    study.add_part(part(["a"]))
+    comment = study.comment
+    run = study.run("a")
+    run.path.mkdir(parents=True)
+    run.submission.write(Submission(cluster="c", study=True, job_ids=("12_0",)))
+    (study.folder / "parts/1.json").write_text("{")
+    queued(("12_0", "RUNNING", comment), ("13", "RUNNING", "another's"))
+    asked = []
+    monkeypatch.setattr(client, "cancel", lambda ids, conf: asked.extend(ids))
+    answer = overview.cancel(StudyDir(study.path))
+    assert asked == ["12_0"]
+    assert run.cancel_file.exists()
+    assert (answer.taken, "parts/1.json is damaged" in answer.words) == (False, True)
