@@ -101,7 +101,7 @@ class Dying(Files):
 
 
 def in_child(work):
-    """Start `work(acknowledge)` in a forked process; gives its pid and what ends it and hears its last word."""
+    """Start `work(acknowledge)` in a forked process; gives its pid, what hears it speak, and what its last word was."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -110,14 +110,21 @@ def in_child(work):
         finally:
             os._exit(0)
     os.close(write_end)
+    words = []
+
+    def hear(times):
+        """Wait until it has acknowledged so often."""
+        while sum(word.count(b" ") for word in words) < times and (word := os.read(read_end, 4096)):
+            words.append(word)
 
     def end():
         """Whether it was killed, and the last step it acknowledged."""
         _, status = os.waitpid(pid, 0)
-        with os.fdopen(read_end) as pipe:
-            return os.WIFSIGNALED(status), max(map(int, pipe.read().split()), default=0)
+        with os.fdopen(read_end, "rb") as pipe:
+            said = b"".join([*words, pipe.read()])
+        return os.WIFSIGNALED(status), max(map(int, said.split()), default=0)
 
-    return pid, end
+    return pid, hear, end
 
 
 def kill_at_each_call(folder, ranks=1):
@@ -132,7 +139,7 @@ def kill_at_each_call(folder, ranks=1):
     while killed:
         at += 1
         shutil.copytree(folder / "base", folder / "now")
-        _, end = in_child(lambda say, at=at: scenario(folder / "now", Dying(at), say, ranks))
+        _, _, end = in_child(lambda say, at=at: scenario(folder / "now", Dying(at), say, ranks))
         killed, acknowledged = end()
         recover(folder / "now", max(20, acknowledged))
         shutil.rmtree(folder / "now")
@@ -141,7 +148,10 @@ def kill_at_each_call(folder, ranks=1):
 
 
 def kill_at_random(folder, times):
-    """Kill processes that save without a pause, each where the last one left off. Gives the last step."""
+    """Kill processes that save without a pause, each where the last one left off. Gives the last step.
+
+    Every other one is killed a moment after it has saved a few steps, the rest at any moment from their start.
+    """
 
     def work(attempt, say):
         with lock.acquire(folder, attempt) as term:
@@ -157,8 +167,10 @@ def kill_at_random(folder, times):
 
     generator, reached = random.Random(0), 0
     for attempt in range(1, times + 1):
-        pid, end = in_child(functools.partial(work, attempt))
-        time.sleep(generator.uniform(0.02, 0.15))
+        pid, hear, end = in_child(functools.partial(work, attempt))
+        if attempt % 2:
+            hear(4)  # where it goes on, and three steps more
+        time.sleep(generator.uniform(0.0, 0.1))
         os.kill(pid, signal.SIGKILL)
         reached = max(reached, end()[1])
         newest = max(store.entries(folder), default=None)
