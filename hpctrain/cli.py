@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter, a name that is not UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _dispatch(argv)
-        sys.stdout.flush()  # a full disk or a reader that has gone may show only here
-        return code
+        return _flushed(_dispatch(argv))
     except UserError as error:
         return _fail(argv, str(error), 2, error)
     except (RunFailed, Damaged, Unusable) as error:
@@ -85,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.filename is None and not _takes_output():
-            _drop_stdout()
-            return _say(f"stdout: cannot be written ({error.strerror})", 1)
+            return _full(error)
         return _fail(argv, _of_the_system(error), 1)
     except MemoryError:
         return _fail(argv, "this host does not have enough memory for that", 1)
@@ -108,13 +105,32 @@ def _of_the_system(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
-def _takes_output() -> bool:
-    """Returns whether stdout can be written; what is in its buffer is."""
+def _flushed(code: int) -> int:
+    """Returns the code once the output is written: a full disk or a reader that has gone may show only then."""
     try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _full(error)
+    return code
+
+
+def _takes_output() -> bool:
+    """Returns whether stdout can be written: of what it refused once, nothing is left to be tried again."""
+    try:
+        os.write(sys.stdout.fileno(), b"")
+    except io.UnsupportedOperation:  # not a file
+        return True
     except (OSError, ValueError):
         return False
     return True
+
+
+def _full(error: OSError) -> int:
+    """Says that the output was lost; returns the exit code."""
+    _drop_stdout()
+    return _say(f"stdout: cannot be written ({error.strerror})", 1)
 
 
 def _drop_stdout() -> None:

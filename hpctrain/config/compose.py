@@ -73,6 +73,7 @@ _register()
 @contextlib.contextmanager
 def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
     """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
+    _refuse_folder(overrides)
     _check_files(list(spelled_out(overrides)), conf_dir())
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -144,6 +145,7 @@ def run_app(
 
     argv = list(spelled_out(argv))
     _check_flags(argv)
+    _refuse_folder(argv)
     folders: list[str | Path] = [conf_dir(), *_given(argv, "--config-dir", "-cd", "--config-path", "-cp")]
     for folder in folders:
         _check_files(argv, Path(folder))
@@ -186,13 +188,18 @@ def _check_flags(argv: Sequence[str]) -> None:
             word.startswith("--cfg=") and word[6:] not in _SHOWN
         ):
             raise UserError("--cfg", value, f"must be one of {', '.join(_SHOWN)}", nearest(value, _SHOWN))
+    for folder in _given(argv, *_FOLDERS):
+        if not Path(folder).is_dir():
+            raise UserError("--config-dir", folder, "there is no such folder")
+
+
+def _refuse_folder(words: Sequence[str]) -> None:
+    """Raises UserError for a folder of Hydra's own: it would be ignored, or made beside the run's."""
+    for word in words:
         if re.match(r"\+*hydra\.run\.dir=", word):
             raise UserError(
                 "hydra.run.dir", word.partition("=")[2], "cannot be set: runs are kept in run.root"
             )
-    for folder in _given(argv, *_FOLDERS):
-        if not Path(folder).is_dir():
-            raise UserError("--config-dir", folder, "there is no such folder")
 
 
 def _given(argv: Sequence[str], *flags: str) -> list[str]:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,7 @@ def test_help_names_every_command(tmp_path):
         (["train", "data=mnist"], ["data.path", "hpctrain data fetch mnist"]),
         (["train", "data=fashion_mnist", "data.path=/nowhere"], ["data.path=/nowhere", "not a folder"]),
         (["train", "lenet_digits", "run.root=/proc/x"], ["run.root=/proc/x", "can write to"]),
+        (["submit", "lenet_digits", "cluster=local", "hydra.run.dir=/x"], ["hydra.run.dir=/x", "run.root"]),
         (["submit", "lenet_digits", "cluster=devclaster"], ["did you mean devcluster?"]),
         (["status", "--phase", "sleeping"], ["sleeping"]),
         (["logs", "nosuchrun"], ["has no runs yet"]),
@@ -106,3 +108,14 @@ def test_a_command_that_finds_the_disk_full_says_so_in_one_line(monkeypatch, cap
     assert cli.main(["status"]) == 1
     err = capsys.readouterr().err
     assert err == f"hpctrain: {said}: [Errno {number}] {os.strerror(number)}: 'runs/x'\n"
+
+
+@pytest.mark.parametrize("words", [["models"], ["flops", "model=lenet", "--json"], ["--help"]], ids=" ".join)
+def test_an_output_that_is_full_is_named(tmp_path, words):
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "hpctrain.cli", *words]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "hpctrain: stdout: cannot be written (No space left on device)\n",
+    )
