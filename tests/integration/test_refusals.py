@@ -7,11 +7,10 @@ import sys
 
 import pytest
 
-from tests.integration.test_two_users import BOB, PYTHON, Person, place
+from tests.integration.test_two_users import BOB, Person, place, pytestmark
 from tests.small_disk import small_disk
 
-__all__ = ["place"]
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="needs root, setpriv and an interpreter for all users")
+__all__ = ["place", "pytestmark"]
 WORDS = ["lenet_digits", "cluster=local", "train.epochs=null", "train.steps=1", "data.train_limit=8",
          "data.validation_limit=4", "train.batch_size=4"]  # fmt: skip
 COMMANDS = [["submit"], ["submit", "--json"], ["train"], ["sweep"]]

@@ -23,18 +23,24 @@ TEAM = 61300
 ALICE, BOB, ROOT = 61301, 61302, 0
 
 
+PACKAGES = next(p for p in sys.path if p.endswith("site-packages"))
+
+
 def _python():
     """An interpreter that every user may start, with the packages of this one; setpriv itself starts it with more."""
-    as_user = ["setpriv", f"--reuid={BOB}", f"--regid={BOB}", "--clear-groups", "sh", "-c", '"$0" -c ""']
+    as_user = ["setpriv", f"--reuid={BOB}", f"--regid={BOB}", "--clear-groups", "sh", "-c"]
+    environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{PACKAGES}"}
     for candidate in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        if subprocess.run([*as_user, candidate], capture_output=True).returncode == 0:
+        command = [*as_user, '"$0" -P -c "import hpctrain.cli, omegaconf"', candidate]
+        if subprocess.run(command, capture_output=True, env=environment, cwd="/").returncode == 0:
             return candidate
     return None
 
 
 PYTHON = _python() if os.geteuid() == 0 and shutil.which("setpriv") else None
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="needs root, setpriv and an interpreter for all users")
-PACKAGES = next(p for p in sys.path if p.endswith("site-packages"))
+pytestmark = pytest.mark.skipif(
+    PYTHON is None, reason="needs root, setpriv, and a checkout and an interpreter that all users may read"
+)
 
 
 class Person:
