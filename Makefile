@@ -23,7 +23,8 @@ test: setup-slurm ## check style and types, run the tests (with real Horovod ran
 	.venv/bin/ruff check . $(SCRIPTS)
 	.venv/bin/ruff format --check . $(SCRIPTS)
 	.venv/bin/mypy
-	.venv/bin/pytest -n 3 -m "not long" tests/slurm tests/integration tests/unit
+	.venv/bin/pytest -n 2 -m "not long" tests/unit
+	.venv/bin/pytest -m "not long" tests/integration tests/slurm
 
 test-long: setup-slurm ## run the tests that take minutes each
 	.venv/bin/pytest -m long tests/unit tests/integration tests/slurm

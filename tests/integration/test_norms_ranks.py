@@ -36,6 +36,7 @@ def losses_of(cli, study, *overrides):
     ]
 
 
+@pytest.mark.long
 def test_over_all_ranks_a_run_does_not_depend_on_their_number(cli):
     one = losses_of(cli, "one", "train.batch_size=16")
     two = ("resources.ranks=2", "train.batch_size=8")

@@ -34,7 +34,7 @@ def in_the_middle(cli, *given):
     return process, [json.loads(rank.read_text())["pid"] for rank in ranks]
 
 
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.long)])
 def test_ranks_that_are_stopped_and_resumed_together_go_on(cli, transport):
     cli.train(*settings(transport), "run.study=calm")
     process, pids = in_the_middle(cli, *settings(transport))

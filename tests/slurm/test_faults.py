@@ -150,7 +150,8 @@ def test_a_killed_rank_takes_the_others_with_it(cluster, run, same_weights):
     same_weights(job)
 
 
-@pytest.mark.parametrize("host", ["node1", pytest.param("node2", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("host", ["node1", "node2"])
 def test_a_stopped_rank_ends_the_run_after_the_timeout(cluster, run, same_weights, host):
     job = run("comm.timeout_s=8")
     job.submit()
@@ -178,6 +179,7 @@ def test_a_lost_node(cluster, run, same_weights):
     until(lambda: "node2 idle" in cluster.call("sinfo", "-Nh", "-plow", "-o%N %T"), "node2 to be back")
 
 
+@pytest.mark.long
 def test_the_controller_restarts(cluster, run, same_weights, tmp_path):
     job = run("+model.pause_s=0.4")
     job_id = job.submit()["job_id"]

@@ -114,6 +114,7 @@ class TestOneJob:
 
 
 class TestWhoseWord:
+    @pytest.mark.long
     def test_a_job_that_the_lock_refuses_does_not_end_the_run(self, cluster, run):
         job = run(*LONG)
         first = job.submit()["job_id"]
@@ -306,6 +307,7 @@ HABITS = {
 
 
 class TestAbsence:
+    @pytest.mark.long
     def test_a_user_s_habits_narrow_no_question(self, cluster, run):
         job = run(*LONG)
         job_id = job.submit()["job_id"]
@@ -326,6 +328,7 @@ class TestAbsence:
         finally:
             cluster.call("scontrol", "update", "partition=low", "Hidden=NO")
 
+    @pytest.mark.long
     def test_what_slurm_has_forgotten_is_unknown_until_a_person_says_so(self, cluster, run, tmp_path):
         cluster.set(MinJobAge=2)
         job = run("cluster.requeue=false")

@@ -43,6 +43,7 @@ def test_a_signal_to_the_batch_shell_alone_changes_nothing(cluster, run, same_we
     same_weights(job)
 
 
+@pytest.mark.long
 def test_a_warning_to_all_processes_of_the_job(cluster, run, same_weights):
     """srun, the ranks and the shell have it: the ranks save, and the job comes back."""
     job = run()

@@ -25,6 +25,7 @@ def suspend(cluster, job_id, seconds):
     cluster.call("scontrol", "resume", job_id)
 
 
+@pytest.mark.long
 def test_a_job_that_is_suspended_for_longer_than_its_timeout_goes_on(cluster, run, same_weights):
     job = run("comm.timeout_s=5")
     job_id = job.submit()["job_id"]

@@ -11,9 +11,9 @@ from tests.slurm.walk import minimal, steps_of
 pytestmark = pytest.mark.slurm
 
 
-def play(seed, steps):
+def play(seed, steps, *words):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.slurm.walk", str(seed), str(steps)],
+        [sys.executable, "-m", "tests.slurm.walk", str(seed), str(steps), *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -24,7 +24,7 @@ def play(seed, steps):
 
 @pytest.mark.timeout(900)
 def test_a_short_walk(cluster):
-    assert "0 false ends" in play(7, 6)
+    assert "0 false ends" in play(7, 6, "uncompared")
 
 
 @pytest.mark.long
