@@ -402,7 +402,10 @@ def cluster_with_small_disk(name, size="600m"):
 
 
 def main(seed, count, compared=True):
-    """Plays one walk, and before it the same runs undisturbed if it is `compared`; prints the seed, a minimal sequence if it fails, and how often status was asked."""
+    """Plays one walk, and before it the same runs undisturbed if it is `compared`.
+
+    Prints the seed, a minimal sequence if it fails, and how often status was asked.
+    """
     with cluster_with_small_disk(f"walk{os.getpid()}") as (cluster, disk):
         turn = iter(range(10**6))
 
