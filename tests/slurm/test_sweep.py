@@ -104,6 +104,7 @@ def test_asha_goes_on_whatever_is_killed(study, cluster, tmp_path):
     assert found["phases"]["done"] == rungs[2]
 
 
+@pytest.mark.long
 def test_runs_of_two_ranks_on_two_nodes(study):
     s = study("train.epochs=1", "resources.nodes=2", "sweep.runs_per_job=2")
     s.sweep("optimizer.lr=0.1,0.2")
@@ -132,6 +133,7 @@ def test_cancel_and_go_on(study, cluster):
         assert "resuming at step" in log
 
 
+@pytest.mark.long
 def test_a_search_of_an_interval(study):
     """TPE suggests and asha prunes, in two jobs at once: as many runs as were asked for, then some more."""
     s = study(

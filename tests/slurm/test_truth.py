@@ -188,7 +188,7 @@ class TestWhoseWord:
 
 
 class TestCancel:
-    @pytest.mark.parametrize("phase", ["failed", "interrupted"])
+    @pytest.mark.parametrize("phase", [pytest.param("failed", marks=pytest.mark.long), "interrupted"])
     def test_what_lives_is_cancelled_whatever_the_file_says(self, cluster, run, phase):
         job = run(*LONG, "+model.pause_s=0.2")
         job.submit()
@@ -318,6 +318,7 @@ class TestAbsence:
         cluster.hpctrain("cancel", "--root", job.root, **HABITS)
         job.await_end("cancelled", "CANCELLED")
 
+    @pytest.mark.long
     def test_a_hidden_partition(self, cluster, run):
         cluster.call("scontrol", "update", "partition=low", "Hidden=YES")
         try:
@@ -328,7 +329,6 @@ class TestAbsence:
         finally:
             cluster.call("scontrol", "update", "partition=low", "Hidden=NO")
 
-    @pytest.mark.long
     def test_what_slurm_has_forgotten_is_unknown_until_a_person_says_so(self, cluster, run, tmp_path):
         cluster.set(MinJobAge=2)
         job = run("cluster.requeue=false")
