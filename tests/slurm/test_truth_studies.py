@@ -40,7 +40,7 @@ def test_runs_that_no_living_job_will_do_wait_for_a_sweep(study):
     in_line = [detail for detail in details(s).values() if detail == "waits for a slot of its study"]
     assert len(in_line) == 2
     s.cluster.call("scancel", f"{array}_2")
-    assert sum("others to do" in str(detail) for detail in details(s).values()) == 1
+    assert sum("other runs to do" in str(detail) for detail in details(s).values()) == 1
     s.cluster.call("scancel", array)
     watched = s.cluster.hpctrain("status", "--watch", "--json", "--root", s.root, "--study", s.name)
     waits = "waits for hpctrain sweep: no job of the study is left"
