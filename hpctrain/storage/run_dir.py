@@ -405,11 +405,11 @@ def locate(root: str, study: str, run_id: str) -> RunDir:
     return RunDir(absolute(root) / study / run_id)
 
 
-def _silent(words: str) -> None:
+def silent(words: str) -> None:
     """Ignores what it is told."""
 
 
-def runs(root: Path, study: str | None = None, say: Callable[[str], None] = _silent) -> Iterator[RunDir]:
+def runs(root: Path, study: str | None = None, say: Callable[[str], None] = silent) -> Iterator[RunDir]:
     """Yields all runs in `root` that may be read, in order of study and run id; tells `say` of other folders.
 
     `study`, a name or a folder, chooses one study.
@@ -437,7 +437,7 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def may_enter(folder: Path, say: Callable[[str], None] = _silent) -> bool:
+def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
     """Returns whether the entries of a folder may be read; tells `say` why not, unless the folder does not exist."""
     if os.access(folder, os.R_OK | os.X_OK):
         return True

@@ -17,6 +17,7 @@ from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, scores_of
 from hpctrain.errors import UserError, choose
 from hpctrain.storage.records import validation_records
+from hpctrain.storage.run_dir import silent
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
@@ -74,7 +75,7 @@ class Report:
         )
 
 
-def look(study: StudyDir, metric: str | None, say: Callable[[str], None]) -> Report:
+def look(study: StudyDir, metric: str | None = None, say: Callable[[str], None] = silent) -> Report:
     """Returns what the study found so far; `say` hears of settings that cannot be read.
 
     Raises UserError if it has no run, or no run has the metric.
