@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import show_done, warn_of_others
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
         print(submit.script(locate(config.run.root, config.run.study, run_id(config)), config))
         return 0
     estimated = functools.cache(functools.partial(estimate.estimate, config))
-    if not locate(config.run.root, config.run.study, run_id(config)).config_file.exists():
+    # lexists, as a folder that may not be read is the business of `prepare`, which names it.
+    if not os.path.lexists(locate(config.run.root, config.run.study, run_id(config)).config_file):
         estimated()  # before anything is written: a network may refuse its input
     warn_of_others(config)
     run = prepare(config)
