@@ -51,7 +51,8 @@ def work(
         attempt = patiently(lambda: claim_attempt(run, token))
         patiently(lambda: _redirect_output(run.rank_log(attempt, number)))
     except BaseException as error:
-        _end(launcher, LastWord(*_explain(error), number))
+        explain = _reason_of if isinstance(error, OSError) else _explain
+        _end(launcher, LastWord(*explain(error), number))
     faulthandler.enable()  # says in the rank's log where native code crashed
     rank = _Rank(run, attempt, number, launcher, job_ended)
     try:
