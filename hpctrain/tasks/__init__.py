@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
-from hpctrain.config.tasks import TASK_KINDS
+from hpctrain.config.tasks import TASK_KINDS, TaskKind
 from hpctrain.tasks.evaluator import Evaluator, SummedScores
 
 # What a recurrent model hands from one batch to the next; the samples are dimension 1 of its tensors.
@@ -28,6 +28,7 @@ class Task(ABC):
     `summarise` makes named figures of it. The last `targets` tensors of a batch are not the model's inputs.
     """
 
+    kind: TaskKind
     width: int
     targets: int
 
@@ -35,9 +36,9 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """Returns (summed loss, a scalar; sums (width,); the carry). `batch` is on the device of the model."""
 
-    @abstractmethod
     def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns named figures of `sums`, `width` numbers added up over batches and ranks."""
+        """Returns named figures of `sums`, `width` numbers added up over batches and ranks: those of the task's row."""
+        return self.kind.summarise(sums)
 
     def evaluator(self, dataset: Any) -> Evaluator:
         """Returns what scores one evaluation of `dataset`: by default, `summarise` of the sums over its samples."""
@@ -47,5 +48,7 @@ class Task(ABC):
 
 def make_task(config: TaskConfig, train_set: Any) -> Task:
     """Returns the task that the settings name, for this training data."""
-    task: Task = pkgutil.resolve_name(TASK_KINDS[config.name].task)(config, train_set)
+    kind = TASK_KINDS[config.name]
+    task: Task = pkgutil.resolve_name(kind.task)(config, train_set)
+    task.kind = kind
     return task

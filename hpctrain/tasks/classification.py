@@ -37,8 +37,3 @@ class Classification(Task):
             right = (logits.argmax(1) == labels).sum()
             sums = torch.stack([total.detach().float(), right.float(), right.new_tensor(len(labels)).float()])
         return with_auxiliary(total, auxiliary, loss, len(labels)), sums, carry
-
-    def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns the mean loss and the share of right answers."""
-        loss, right, samples = sums
-        return {"loss": loss / samples, "accuracy": right / samples}

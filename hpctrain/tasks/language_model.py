@@ -7,7 +7,6 @@ are given where each token's characters are known (not for words: nobody knows a
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from hpctrain.models.losses import cross_entropy
 from hpctrain.tasks import Batch, Carry, Task
 
 UNKNOWN = 0  # the vocabulary's number for what is not in it (data/text/vocabulary.py); also hides a token
-MAX_EXPONENT = 700.0  # e^709 is the largest float
 
 
 class LanguageModelling(Task):
@@ -50,15 +48,6 @@ class LanguageModelling(Task):
             characters = self._lengths[targets].sum()
         sums = torch.stack([total.detach(), count, characters])
         return total / (per if self._config.time_reduction == "mean" else 1), sums
-
-    def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns the loss in nats per token, the perplexity and, if they are known, bits per character."""
-        total, tokens, characters = sums
-        loss = total / max(tokens, 1)
-        figures = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
-        if characters:
-            figures["bits_per_character"] = total / math.log(2) / characters
-        return figures
 
 
 class MaskedLanguageModelling(LanguageModelling):

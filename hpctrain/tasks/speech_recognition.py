@@ -40,11 +40,6 @@ class SpeechRecognition(Task):
         sums = torch.stack([losses.detach().sum(), losses.new_tensor(wrong), counts.sum().to(losses.dtype)])
         return (losses / counts.clamp(min=1)).sum(), sums, carry
 
-    def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns the loss in nats per character and the character error rate."""
-        loss, wrong, characters = sums
-        return {"loss": loss / max(characters, 1), "character_error_rate": wrong / max(characters, 1)}
-
 
 def collapse(path: Sequence[int]) -> list[int]:
     """What a path of the most likely symbols says: repetitions joined, then blanks left out."""

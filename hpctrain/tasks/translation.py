@@ -7,7 +7,6 @@ adds its balancing losses, one for each word of the batch as the main loss is.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -53,9 +52,3 @@ class Translation(Task):
             total, auxiliary, lambda more: (per_word(more).sum(1) / words).sum(), len(source)
         )
         return total, sums, carry
-
-    def summarise(self, sums: list[float]) -> dict[str, float]:
-        """Returns the loss in nats per word, the perplexity and the share of right words."""
-        loss, right, words = sums
-        mean = loss / max(words, 1)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / max(words, 1)}

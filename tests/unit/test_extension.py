@@ -71,9 +71,6 @@ class Regression(Task):
         total = (model(inputs) - values).square().sum()
         return total, torch.stack([total.detach(), total.new_tensor(len(values))]), carry
 
-    def summarise(self, sums):
-        return {"loss": sums[0] / sums[1], "closeness": -sums[0] / sums[1]}
-
 
 @pytest.fixture
 def line(monkeypatch):
@@ -105,7 +102,9 @@ def regression(monkeypatch):
     toys = types.ModuleType("toys_of_tasks")
     toys.Regression = Regression
     monkeypatch.setitem(sys.modules, "toys_of_tasks", toys)
-    kind = TaskKind("toys_of_tasks:Regression", (Score("closeness", higher_is_better=True), Score("loss")))
+    closeness = Score("closeness", lambda error, samples: -error / samples, higher_is_better=True)
+    loss = Score("loss", lambda error, samples: error / samples)
+    kind = TaskKind("toys_of_tasks:Regression", (closeness, loss))
     monkeypatch.setitem(TASK_KINDS, "regression", kind)
 
 
@@ -159,7 +158,7 @@ def test_a_task_with_a_score_of_its_own(line, regression):
     assert losses[-1] < losses[0]
     evaluator = task.evaluator(None)
     evaluator.add(None, batch, sums, range(16))
-    assert evaluator.scores([evaluator.part()])["loss"] == losses[-1]
+    assert evaluator.scores([evaluator.part()]) == {"loss": losses[-1], "closeness": -losses[-1]}
     assert objective(SweepConfig(), "regression") == ("closeness", True)
 
 

@@ -1,5 +1,6 @@
 """The table of tasks: it and conf/task agree, and all that it names is there."""
 
+import math
 import pkgutil
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from hpctrain.config import compose
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import TaskConfig
-from hpctrain.config.tasks import TASK_KINDS, networks_of, scores_of
+from hpctrain.config.tasks import TASK_KINDS, Score, TaskKind, networks_of, perplexity, scores_of
 from hpctrain.models.settings import NETWORKS
 from hpctrain.tasks import make_task
 
@@ -34,9 +35,42 @@ def test_the_networks_of_a_task():
     assert networks_of("classification") == [*NETWORKS]
 
 
-def test_a_task_summarises_its_scores():
-    task = make_task(TaskConfig(), None)
-    assert task.summarise([1.0, 1.0, 1.0]).keys() == scores_of("classification").keys()
+SUMS = {
+    "classification": ([6.0, 3.0, 4.0], {"loss": 1.5, "accuracy": 0.75}),
+    "language_model": (
+        [8 * math.log(2), 4.0, 2.0],
+        {"loss": 2 * math.log(2), "perplexity": 4.0, "bits_per_character": 4.0},
+    ),
+    "masked_language_model": ([0.0, 4.0, 0.0], {"loss": 0.0, "perplexity": 1.0}),
+    "speech_recognition": ([5.0, 3.0, 10.0], {"loss": 0.5, "character_error_rate": 0.3}),
+    "translation": ([3 * math.log(2), 2.0, 3.0], {"loss": math.log(2), "perplexity": 2.0, "accuracy": 2 / 3}),
+}
+
+
+@pytest.mark.parametrize("name", TASK_KINDS)
+def test_a_row_makes_scores_of_sums(name):
+    sums, expected = SUMS[name]
+    scores = TASK_KINDS[name].summarise(sums)
+    assert scores == pytest.approx(expected)
+    assert next(iter(scores)) == "loss"
+
+
+@pytest.mark.parametrize("name", TASK_KINDS)
+def test_scores_of_nothing_are_finite(name):
+    assert all(math.isfinite(score) for score in TASK_KINDS[name].summarise([0.0, 0.0, 0.0]).values())
+
+
+def test_a_perplexity_too_large_for_a_float_is_capped():
+    assert perplexity(1e5, 1.0) == math.exp(700)
+
+
+def test_a_task_made_from_its_settings_has_the_scores_of_its_row():
+    assert make_task(TaskConfig(), None).summarise([6.0, 3.0, 4.0]) == SUMS["classification"][1]
+
+
+def test_a_score_without_a_formula_is_the_evaluators():
+    kind = TaskKind("a:B", (Score("area"), Score("loss", lambda loss: loss)))
+    assert kind.summarise([2.0]) == {"loss": 2.0}
 
 
 def test_the_first_score_is_the_one_that_counts():

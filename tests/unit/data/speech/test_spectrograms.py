@@ -16,7 +16,8 @@ from hpctrain.data.speech.source import numbers_of
 from hpctrain.data.speech.spectrograms import read_audio, spectrogram
 from hpctrain.errors import UserError
 from hpctrain.models.settings_sequence import DeepSpeech2Settings
-from hpctrain.tasks.speech_recognition import SpeechRecognition, collapse, distance
+from hpctrain.tasks import make_task
+from hpctrain.tasks.speech_recognition import collapse, distance
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,7 @@ def test_padding_changes_no_samples_loss():
         batch_norm=False,
     )  # fmt: skip
     model = models.build("deep_speech2", settings)
-    task = SpeechRecognition(TaskConfig("speech_recognition"), None)
+    task = make_task(TaskConfig("speech_recognition"), None)
     x = torch.randn(2, 1, 16, 30)
     x[1, :, :, 20:] = 0
     frames, labels, counts = (

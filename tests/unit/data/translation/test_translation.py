@@ -13,7 +13,7 @@ from hpctrain.data.translation.source import END, PADDING, START, UNKNOWN, pairs
 from hpctrain.errors import UserError
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings_sequence import GNMTSettings
-from hpctrain.tasks.translation import Translation
+from hpctrain.tasks import make_task
 
 
 def data(*settings):
@@ -50,7 +50,7 @@ def test_this_systems_catalogues_are_parallel_text():
 def test_padding_weighs_nothing():
     torch.manual_seed(0)
     model = models.build("gnmt", GNMTSettings(20, 8, encoder_layers=2, decoder_layers=2, dropout=0.0))
-    task = Translation(TaskConfig("translation"), None)
+    task = make_task(TaskConfig("translation"), None)
     source = torch.tensor([[4, 5, 6], [7, PADDING, PADDING]])
     so_far, following = (
         torch.tensor([[START, 8, 9], [START, 9, PADDING]]),
@@ -68,7 +68,7 @@ def test_padding_weighs_nothing():
 
 
 def test_balancing_losses_weigh_as_much_as_samples():
-    task = Translation(TaskConfig("translation"), None)
+    task = make_task(TaskConfig("translation"), None)
     logits = torch.zeros(3, 1, 5)
     batch = (torch.zeros(3, 1), None, None, torch.tensor([[4], [4], [4]]))
     plain, _, _ = task.loss(_Gives(logits), batch, None)
