@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hpctrain.commands.flags import Parser
 from hpctrain.launch import cancel
-from hpctrain.storage.run_dir import absolute, find, no_such_study, runs
+from hpctrain.storage.folders import absolute
+from hpctrain.storage.search import find, no_such_study, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
-from hpctrain.storage.run_dir import RunDir, check_root, find
+from hpctrain.storage.folders import check_root
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.search import find
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,9 +16,10 @@ from hpctrain.errors import Foreign, UserError
 from hpctrain.scaling.measured import is_scaling
 from hpctrain.shown import shown
 from hpctrain.storage import ownership
+from hpctrain.storage.folders import absolute
 from hpctrain.storage.json_files import replace_text
-from hpctrain.storage.run_dir import absolute, may_enter, no_such_study
 from hpctrain.storage.run_state import Phase
+from hpctrain.storage.search import may_enter, no_such_study
 from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Report
 from hpctrain.sweep.study_dir import StudyDir

@@ -8,8 +8,8 @@ from hpctrain.errors import UserError
 from hpctrain.launch.resume import configuration, renew
 from hpctrain.launch.standing import right_to_start
 from hpctrain.scheduler.recognition import moved_from
-from hpctrain.storage.run_dir import find
 from hpctrain.storage.run_state import Phase
+from hpctrain.storage.search import find
 
 
 def main(argv: list[str]) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from hpctrain.shown import shown
 from hpctrain.storage import ownership
-from hpctrain.storage.run_dir import RunDir, absolute
+from hpctrain.storage.folders import absolute
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import RunState
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
 from hpctrain.shown import shown
-from hpctrain.storage.run_dir import absolute, locate, may_enter, no_such_run, no_such_study, runs
+from hpctrain.storage.folders import absolute
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
+from hpctrain.storage.search import locate, may_enter, no_such_run, no_such_study, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 

@@ -13,8 +13,8 @@ from hpctrain.errors import UserError
 from hpctrain.launch.prepare import check, prepare
 from hpctrain.launch.resume import renew
 from hpctrain.launch.standing import right_to_start
-from hpctrain.storage.run_dir import locate
 from hpctrain.storage.run_state import Phase
+from hpctrain.storage.search import locate
 
 ABOUT = """Starts a run as a job and returns at once: on Slurm with cluster=NAME, in the background of this
 machine with cluster=local. The same science submitted twice is one run.

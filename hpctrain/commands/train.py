@@ -14,8 +14,8 @@ from hpctrain.launch import foreground
 from hpctrain.launch.prepare import prepare
 from hpctrain.launch.resume import renew
 from hpctrain.launch.standing import Standing, right_to_start
-from hpctrain.storage.run_dir import locate
 from hpctrain.storage.run_state import Phase
+from hpctrain.storage.search import locate
 
 HYDRAS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",

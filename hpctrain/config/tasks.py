@@ -13,7 +13,6 @@ from hpctrain.config.data_kinds import Family
 from hpctrain.models.network import Inputs, Network
 from hpctrain.models.settings import NETWORKS
 
-
 MAX_EXPONENT = 700.0  # e^709 is the largest float
 
 

@@ -20,8 +20,9 @@ from hpctrain.launch.start import PATIENCE_S, hold
 from hpctrain.scheduler import client, sbatch
 from hpctrain.scheduler.recognition import comment_of
 from hpctrain.storage import last_word, output
+from hpctrain.storage.folders import make_private
 from hpctrain.storage.full_disk import patiently
-from hpctrain.storage.run_dir import RunDir, make_private
+from hpctrain.storage.run_dir import RunDir
 
 
 def main() -> int:

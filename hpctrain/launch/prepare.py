@@ -19,8 +19,10 @@ from hpctrain.data.check import check as check_data
 from hpctrain.errors import UserError
 from hpctrain.launch import local
 from hpctrain.models.settings import check_target, check_weights
-from hpctrain.storage.run_dir import RunDir, absolute, check_root, locate
+from hpctrain.storage.folders import absolute, check_root
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase
+from hpctrain.storage.search import locate
 from hpctrain.storage.secrets import refuse_secrets
 
 

@@ -24,8 +24,9 @@ from hpctrain.shown import shown
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
-from hpctrain.storage.run_dir import RunDir, runs
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import FINAL, Phase, Reason, RunState, Submission, reason_of_slurm
+from hpctrain.storage.search import runs
 
 # If rank 0 has not written its heartbeat for this long, Slurm is asked about it.
 SILENCE_S = 30.0

@@ -17,7 +17,8 @@ from hpctrain.scaling.network import Exchange
 from hpctrain.scaling.plan import ScalingConfig
 from hpctrain.scaling.predict import Calibration, Predicted
 from hpctrain.storage.profile import Profile
-from hpctrain.storage.run_dir import RunDir, locate, runs
+from hpctrain.storage.run_dir import RunDir
+from hpctrain.storage.search import locate, runs
 
 LINKS = frozenset({"1x2", "2x1"})  # shapes that measure a link: two ranks, on one node and on two
 CYCLE_MS = 0.5  # the default of training/comm.py

@@ -27,8 +27,9 @@ from hpctrain.scaling.laws import Mode
 from hpctrain.scaling.measured import StudyFacts
 from hpctrain.scaling.plan import Planned, ScalingConfig
 from hpctrain.scheduler import sbatch
-from hpctrain.storage.run_dir import absolute, locate
+from hpctrain.storage.folders import absolute
 from hpctrain.storage.run_state import FINAL, Phase
+from hpctrain.storage.search import locate
 from hpctrain.storage.secrets import refuse_secrets
 
 

@@ -28,7 +28,8 @@ from hpctrain.errors import RunFailed, UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.recognition import comment_of, is_newest, jobs_of, original
-from hpctrain.storage.run_dir import RunDir, absolute, make_private
+from hpctrain.storage.folders import absolute, make_private
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState, Submission
 
 CHECKED = "hpctrain.scheduler.checked"  # the module that each job runs first, in place of submitit's own

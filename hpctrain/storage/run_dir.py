@@ -28,26 +28,27 @@ import errno
 import functools
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
 from typing_extensions import TypedDict
 
-from hpctrain.errors import Foreign, RunFailed, UserError, nearest
-from hpctrain.shown import CONTROL
-from hpctrain.storage import attempts, ownership, profile, rebuild
+from hpctrain.errors import RunFailed
+from hpctrain.storage import attempts, profile, rebuild
 from hpctrain.storage.attempts import Failure, RankFile
 from hpctrain.storage.config_file import read_config, write_config
-from hpctrain.storage.files import FILES
+from hpctrain.storage.folders import make_private, refuse_others
 from hpctrain.storage.json_files import load, replace_text
 from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import summary_records
-from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile, reason_of_oserror
+from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile
+
+
+MARKS = ("config.yaml", "state.json", "submission.json")  # a folder with one of them is a run's
 
 
 class _Pause(TypedDict):
@@ -300,53 +301,6 @@ class RunDir:
                 folder.rmdir()
 
 
-def refuse_others(root: Path, folder: Path) -> None:
-    """Raises UserError if users other than this one and root can write to a folder below `root`, down to `folder`."""
-    try:
-        os.close(ownership.walk(root, folder))
-    except FileNotFoundError:
-        pass
-    except Foreign as error:
-        own = "; another run.study makes one of your own" if Path(error.filename).parent == root else ""
-        raise UserError(
-            "run.root" if Path(error.filename) == root else "run", error.filename, f"{error.why}{own}"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            "run.root", root, f"must be a folder that you can write to ({error.strerror})"
-        ) from None
-
-
-def make_private(path: Path) -> None:
-    """Makes a folder and its parents. New ones are for this user alone; the folder is 0700 under any umask.
-
-    Raises UserError, and RunFailed(DISK_FULL).
-    """
-    make_writable(path, mode=0o700)
-
-
-def make_writable(path: Path, mode: int | None = None) -> None:
-    """Makes a folder and its parents as `make_private` does; one that is there gets `mode`, or keeps its own (None).
-
-    Raises UserError, and RunFailed(DISK_FULL).
-    """
-    try:
-        new = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for folder in reversed(new):
-            FILES.make_folder(folder)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(13, "not writable")
-        if new or (mode is not None and path.stat().st_uid == os.getuid()):
-            path.chmod(mode or 0o700)
-        with tempfile.TemporaryFile(dir=path):
-            pass  # a read-only file system fails only here
-    except OSError as error:
-        if reason_of_oserror(error) == Reason.DISK_FULL:
-            raise RunFailed(Reason.DISK_FULL, f"{path}: {error.strerror}") from None
-        allowed = f"must be a folder that you can write to ({error.strerror})"
-        raise UserError("run.root", path, allowed) from None
-
-
 def claim_attempt(run: RunDir, token: str) -> int:
     """Returns the number of the attempt that `token` names; its first process makes the folder. Raises OSError.
 
@@ -370,149 +324,3 @@ def claim_attempt(run: RunDir, token: str) -> int:
                 raise
         else:
             return number
-
-
-def absolute(path: str | Path) -> Path:
-    """Returns the absolute path as the user means it: links stay, because nodes may have other links.
-
-    A relative path starts at the folder that the shell names as its own ($PWD).
-    """
-    shell = os.environ.get("PWD", "")
-    with contextlib.suppress(OSError):
-        if shell.startswith("/") and Path(shell).samefile("."):
-            return Path(os.path.normpath(Path(shell) / path))
-    return Path(os.path.normpath(Path.cwd() / path))
-
-
-def check_root(root: str) -> None:
-    """Raises UserError for a folder of runs whose name cannot stand in Slurm's scripts."""
-    if not root:
-        raise UserError("run.root", "", "must be a folder, such as runs")
-    place = str(absolute(root))
-    if CONTROL.search(place):
-        raise UserError("run.root", ascii(root), "must not hold a line break or another control character")
-    try:
-        Path(place).lstat()
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise UserError("run.root", root, f"cannot be a folder ({error.strerror})") from None
-    if tag := re.search(r"%[jtAa]", place):  # submitit replaces them anywhere in the path
-        raise UserError("run.root", root, f"must not hold {tag[0]}, which submitit would replace")
-
-
-def locate(root: str, study: str, run_id: str) -> RunDir:
-    """Returns the directory of a run, which need not exist."""
-    return RunDir(absolute(root) / study / run_id)
-
-
-def silent(words: str) -> None:
-    """Ignores what it is told."""
-
-
-def runs(root: Path, study: str | None = None, say: Callable[[str], None] = silent) -> Iterator[RunDir]:
-    """Yields all runs in `root` that may be read, in order of study and run id; tells `say` of other folders.
-
-    `study`, a name or a folder, chooses one study.
-    """
-    if may_enter(root, say):
-        for folder in [Path(root) / study] if study else sorted(Path(root).glob("*/")):
-            if may_enter(folder, say):
-                yield from _runs_of(folder, say)
-
-
-def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
-    with os.scandir(study) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    for name in names:
-        if is_run(study / name):
-            yield RunDir(study / name)
-        else:
-            may_enter(study / name, say)
-
-
-def is_run(folder: Path) -> bool:
-    """Returns whether a folder is a run's. A purge may have taken its config.yaml, and its job lives all the same."""
-    return any(
-        os.path.lexists(f"{folder}/{name}") for name in ("config.yaml", "state.json", "submission.json")
-    )
-
-
-def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
-    """Returns whether the entries of a folder may be read; tells `say` why not, unless the folder does not exist."""
-    if os.access(folder, os.R_OK | os.X_OK):
-        return True
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            owner = f"belongs to {ownership.user(folder.stat().st_uid)}"
-        except PermissionError:
-            owner = "the folder above is closed"
-        say(f"{folder} cannot be read: {owner}")
-    return False
-
-
-def find(root: str, text: str | None, study: str | None = None) -> RunDir:
-    """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id.
-
-    None means the newest run. A number is a job rather than a part of a run id. Raises UserError unless exactly one run
-    fits.
-    """
-    if text and is_run(Path(text)):
-        return RunDir(absolute(text))
-    known = list(runs(absolute(root), study))
-    if not known:
-        if study:
-            raise no_such_study(root, study)
-        raise UserError(
-            "run.root",
-            absolute(root),
-            "has no runs yet: --root FOLDER or HPCTRAIN_ROOT says where else to look",
-        )
-    if text is None:
-        return max(known, key=lambda run: run.begun_s)
-    for fits in (_is_named, _has_job, _begins, _contains):
-        fitting = [run for run in known if fits(run, text)]
-        if (
-            len(fitting) > 1
-        ):  # a study's job does several runs, and Slurm reuses numbers: prefer what has not ended
-            fitting = [run for run in fitting if not run.read_state().final] or fitting
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            names = ", ".join(f"{r.study}/{r.run_id}" for r in fitting[:4])
-            raise UserError("run", text, f"fits {len(fitting)} runs: {names}")
-    raise no_such_run(root, text, [run.run_id for run in known])
-
-
-def no_such_run(root: str, text: str, run_ids: Iterable[str]) -> UserError:
-    """Returns the error for a name that fits none of `run_ids`, which are the runs in `root`."""
-    allowed = f"no such run in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
-    return UserError("run", text, allowed, nearest(text, run_ids))
-
-
-def no_such_study(root: str, study: str) -> UserError:
-    """Returns the error for a study that `root` does not have, or of which no run was begun."""
-    names = [folder.name for folder in absolute(root).glob("*/")]
-    if study in names:
-        return UserError("run.study", study, "has no runs yet")
-    allowed = f"no such study in {absolute(root)}; --root FOLDER or HPCTRAIN_ROOT says where else to look"
-    return UserError("run.study", study, allowed, nearest(study, names))
-
-
-def _is_named(run: RunDir, text: str) -> bool:
-    return run.run_id == text
-
-
-def _has_job(run: RunDir, text: str) -> bool:
-    if not re.fullmatch(r"\d+(_\d+)?", text):
-        return False
-    submission = run.submission.read()
-    noted = Path(submission.path or run.path)  # a copy of the folder names the jobs of the original
-    return text in submission.job_ids and (not noted.exists() or noted.samefile(run.path))
-
-
-def _begins(run: RunDir, text: str) -> bool:
-    return run.run_id.startswith(text)
-
-
-def _contains(run: RunDir, text: str) -> bool:
-    return text in run.run_id

@@ -19,8 +19,8 @@ from hpctrain.launch.cancel import Answer
 from hpctrain.launch.status import UNKNOWN, UNREACHABLE, Row
 from hpctrain.scheduler import client
 from hpctrain.storage.lock import Owner, has_ended, this_process
-from hpctrain.storage.run_dir import may_enter, runs
 from hpctrain.storage.run_state import Phase, Reason
+from hpctrain.storage.search import may_enter, runs
 from hpctrain.sweep import living
 from hpctrain.sweep.study_dir import Part, StudyDir
 

@@ -17,7 +17,7 @@ from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, scores_of
 from hpctrain.errors import UserError, choose
 from hpctrain.storage.records import validation_records
-from hpctrain.storage.run_dir import silent
+from hpctrain.storage.search import silent
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage

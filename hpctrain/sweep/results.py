@@ -14,8 +14,9 @@ from typing import Any
 
 from hpctrain.errors import UserError
 from hpctrain.storage.records import ValidationRecord, validation_records
-from hpctrain.storage.run_dir import RunDir, runs
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import FINAL, Phase
+from hpctrain.storage.search import runs
 from hpctrain.sweep import claims
 from hpctrain.sweep.study_dir import Ended, StudyDir, Trial
 

@@ -22,7 +22,7 @@ from hpctrain.launch.prepare import with_places
 from hpctrain.scheduler import answers, client, sbatch
 from hpctrain.scheduler.submit import check_here, slurm_conf
 from hpctrain.storage import lock
-from hpctrain.storage.run_dir import absolute, check_root
+from hpctrain.storage.folders import absolute, check_root
 from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import living
 from hpctrain.sweep import space as spaces

@@ -30,8 +30,9 @@ from typing_extensions import TypedDict
 from hpctrain.errors import Damaged
 from hpctrain.storage import ownership
 from hpctrain.storage.files import FILES, write_file
+from hpctrain.storage.folders import make_private, refuse_others
 from hpctrain.storage.json_files import Number, load, replace_text
-from hpctrain.storage.run_dir import RunDir, make_private, refuse_others
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import JobId
 
 NAME = ".study"

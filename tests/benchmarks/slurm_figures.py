@@ -28,7 +28,7 @@ from typing import Any
 
 from hpctrain.config import compose
 from hpctrain.config.load import from_dict, to_dict
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 ROOT = Path(__file__).parents[2]
 HPCTRAIN = [sys.executable, "-m", "hpctrain.cli"]

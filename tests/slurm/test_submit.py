@@ -11,7 +11,7 @@ import pytest
 
 from hpctrain.config import compose
 from hpctrain.config.load import from_dict, to_dict
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 from tests.benchmarks.slurm_figures import counted_squeue, make_runs
 from tests.slurm.conftest import ROOT, without_sacct
 from tests.waiting import until

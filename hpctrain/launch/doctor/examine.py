@@ -27,8 +27,9 @@ from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, pre
 from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage import ownership
+from hpctrain.storage.folders import absolute, make_writable
 from hpctrain.storage.json_files import read_json
-from hpctrain.storage.run_dir import RunDir, absolute, make_writable
+from hpctrain.storage.run_dir import RunDir
 
 JOB_PATIENCE_S = 300.0  # for the job to wait and to run
 

@@ -14,7 +14,8 @@ from hpctrain.errors import RunFailed
 from hpctrain.launch.prepare import with_places
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
-from hpctrain.storage.run_dir import RunDir, absolute
+from hpctrain.storage.folders import absolute
+from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Submission
 from hpctrain.sweep.study_dir import StudyDir
 from tests.damages import DAMAGES

@@ -12,7 +12,7 @@ from hpctrain.data.identify import note, run_id
 from hpctrain.errors import UserError
 from hpctrain.launch import estimate
 from hpctrain.launch.standing import Standing
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hpctrain.launch.cancel import Answer, cancel
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hpctrain.launch.standing import Standing
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.storage import lock
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 SLURM = {"cluster": "c", "job_ids": ["7"], "slurm_conf": "/c.conf"}
 

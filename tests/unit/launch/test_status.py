@@ -15,7 +15,7 @@ from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.storage import lock
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 RESUMES = "hpctrain resume goes on from its last checkpoint"
 NOW_S = 1e6

@@ -10,7 +10,7 @@ from hpctrain.data.identify import run_id
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration, plan
 from hpctrain.scaling.start import load
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 from tests.profiles import profile
 
 MS = 1e-3

@@ -8,7 +8,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client, submit
 from hpctrain.scheduler.answers import Job
 from hpctrain.scheduler.recognition import comment_of
-from hpctrain.storage.run_dir import locate
+from hpctrain.storage.search import locate
 
 LOST, REFUSED = "sbatch did not answer within 60 s", "sbatch: error: invalid account"
 

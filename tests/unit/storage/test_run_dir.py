@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.storage.run_dir import RunDir, claim_attempt, find, runs
+from hpctrain.storage.run_dir import RunDir, claim_attempt
 
 
 @pytest.fixture
@@ -81,13 +81,3 @@ def test_an_attempt_s_own_note_of_a_saved_step_is_enough(run):
     assert run.saved_step() == 20
     (run.attempt(2) / "saved.json").write_text('"30')
     assert run.saved_step() == 20, "a damaged one says nothing"
-
-
-@pytest.mark.parametrize("left", ["config.yaml", "state.json", "submission.json"])
-def test_a_run_of_which_a_purge_left_one_file_is_a_run(tmp_path, left):
-    for name in ("other", "s/run", "s/no-run"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "s/run" / left).write_text("{}")
-    assert [run.path for run in runs(tmp_path)] == [tmp_path / "s/run"]
-    for text in (None, "run", str(tmp_path / "s/run")):
-        assert find(str(tmp_path), text).path == tmp_path / "s/run"
