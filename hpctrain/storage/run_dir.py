@@ -47,7 +47,6 @@ from hpctrain.storage.profile import Profile
 from hpctrain.storage.records import summary_records
 from hpctrain.storage.run_state import Reason, RunState, StateFile, SubmissionFile
 
-
 MARKS = ("config.yaml", "state.json", "submission.json")  # a folder with one of them is a run's
 
 
