@@ -18,7 +18,7 @@ from hpctrain.scheduler.sbatch import FAILED_MARK
 from hpctrain.storage import last_word
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.full_disk import PATIENCE_S, patiently
-from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
+from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import ENDINGS, Phase, Reason, RunState, reason_of_oserror
 
@@ -206,19 +206,16 @@ class _Start:
         """What a rank said about the end: in failure.json, in a log if it could not write that, or by its exit code."""
         failure = self.run.failure(self.attempt) if self.attempt else None
         told = failure and LastWord(failure["reason"], failure["detail"], failure["rank"])
-        full = EXIT_DISK_FULL in (self.code, *(end.code for end in self.ends))
-        if told and not full and (told.reason != Reason.COLLECTIVE_TIMEOUT or not self.silent):
+        codes = (self.code, *(end.code for end in self.ends))
+        storage = next(filter(None, map(last_word.reason_of_exit, codes)), None)
+        if told and not storage and (told.reason != Reason.COLLECTIVE_TIMEOUT or not self.silent):
             return told
         logs = self.run.attempt(self.attempt).glob("rank_*.log") if self.attempt else ()
         texts = (launcher_logs.of_this_start(self.text), *(launcher_logs.tail(log) for log in sorted(logs)))
         said = last_word.find("\n".join(texts))
-        if full:
-            words = [word for word in (told, said) if word and word.reason == Reason.DISK_FULL]
-            return (
-                words[0]
-                if words
-                else LastWord(Reason.DISK_FULL, "a rank could not even write why it ended", None)
-            )
+        if storage:
+            words = [word for word in (told, said) if word and word.reason == storage]
+            return words[0] if words else LastWord(storage, "a rank could not even write why it ended", None)
         return said if said and said.reason != Reason.COLLECTIVE_TIMEOUT else told or said
 
     def _first(self) -> _End | None:

@@ -26,7 +26,7 @@ from hpctrain.storage.run_dir import RunDir
 
 
 def main() -> int:
-    """Prepares the run; returns the exit code: 2 for wrong settings, 228 for a full disk."""
+    """Prepares the run; returns the exit code: 2 for wrong settings, that of the reason if storage fails."""
     try:
         config = load(sys.argv[1:])
         if config.cluster.kind != "slurm":

@@ -28,9 +28,9 @@ from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.patience import Patience
 from hpctrain.scheduler.sbatch import START_MARK
+from hpctrain.storage import last_word
 from hpctrain.storage.attempts import RUNNING, RankFile
 from hpctrain.storage.full_disk import patiently
-from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.lock import lives
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState, signal_for
@@ -149,9 +149,10 @@ class Ranks:
         """
         code = self._process.wait()
         run, attempt = self._run, self._run.attempt_of(self.token)
-        state, full = run.read_state(), code == EXIT_DISK_FULL
+        state = run.read_state()
         own = state.final and attempt is not None and state.attempt == attempt
-        if own and (not full or state.reason == Reason.DISK_FULL):
+        unwritten = last_word.unwritten(code, state.reason)
+        if own and not unwritten:
             return state
         if superseded(run, attempt, None):
             reason, detail, rank = explain(run, launcher_logs.text(run, None), attempt, code)
@@ -159,7 +160,7 @@ class Ranks:
         if state.final and attempt is None and state.phase == Phase.CANCELLED:
             return state
         failed = attempt is not None and run.failure(attempt) is not None and not self._killed
-        if asked and not run.cancel_file.exists() and not failed and not full:
+        if asked and not run.cancel_file.exists() and not failed and not unwritten:
             return patiently(lambda: run.state.stopped(asked, in_slurm=False))
         return settle(run, launcher_logs.text(run, None), attempt, code)
 

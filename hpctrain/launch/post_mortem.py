@@ -2,7 +2,7 @@
 
 Takes a run directory. If no rank said how this start of the job ended, finds out from what the ranks left behind, says
 it on stderr and writes state.json, unless another start has taken the run over. Exits with 0 if this start ended in
-good order, else with 1, or 228 for DISK_FULL, so that Slurm shows the job as failed.
+good order, else with the exit code of the reason (storage/run_state.py), so that Slurm shows the job as failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import explain, settle
 from hpctrain.scheduler import client
 from hpctrain.storage import last_word, output
-from hpctrain.storage.last_word import EXIT_DISK_FULL, LastWord
+from hpctrain.storage.last_word import LastWord
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason
 from hpctrain.storage.succession import superseded
@@ -40,8 +40,7 @@ def main() -> int:
     said = state.final or (state.phase == Phase.REQUEUED and state.attempt == attempt)
     # A rank that got no answer cannot know why; srun knows it if another rank was killed.
     doubtful = state.reason == Reason.COLLECTIVE_TIMEOUT and state.attempt == attempt
-    unwritten = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
-    if not said or doubtful or unwritten:
+    if not said or doubtful or last_word.unwritten(code, state.reason):
         state = settle(run, text, attempt, code)
         if state.phase == Phase.FAILED:  # state.json may not have taken it
             word = LastWord(str(state.reason), state.detail or "", state.rank)

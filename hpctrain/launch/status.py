@@ -21,11 +21,21 @@ from hpctrain.report.numbers import measured
 from hpctrain.scheduler import answers, client
 from hpctrain.scheduler.recognition import has_left_its_array, jobs_of, moved_from, original, perhaps_of
 from hpctrain.shown import shown
+from hpctrain.storage import last_word
 from hpctrain.storage.attempts import RUNNING
 from hpctrain.storage.json_files import clock_of
 from hpctrain.storage.rebuild import MISSING
 from hpctrain.storage.run_dir import RunDir
-from hpctrain.storage.run_state import FINAL, Phase, Reason, RunState, Submission, reason_of_slurm
+from hpctrain.storage.run_state import (
+    ENDINGS,
+    FINAL,
+    STORAGE,
+    Phase,
+    Reason,
+    RunState,
+    Submission,
+    reason_of_slurm,
+)
 from hpctrain.storage.search import runs
 
 # If rank 0 has not written its heartbeat for this long, Slurm is asked about it.
@@ -156,12 +166,15 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
     gone = [
         seen.submission.job_ids[-1] for seen in members if not own[seen.run.path] and seen.submission.job_ids
     ]
-    history = client.history(gone, slurm_conf)
+    failed = [job.job_id for jobs in own.values() if (job := answers.current(jobs)) and job.state == "FAILED"]
+    history = client.history([*gone, *failed], slurm_conf)
     arrays = answers.one_of_each_array(queue.values())
     settled = {}
     for seen in members:
         jobs = own[seen.run.path] or jobs_of(seen.run, seen.submission, history)
         job = answers.current(jobs)
+        if job and job.job_id in history:
+            job = replace(job, exit_code=history[job.job_id].exit_code)
         row = replace(seen.row, job_id=job.job_id) if job else seen.row
         if job is None and (others := perhaps_of(seen.run, seen.submission, queue)):
             row = _doubtful(row, others[-1])
@@ -195,10 +208,10 @@ def _where(seen: _Seen, row: Row) -> Row:
 
 def _with_cause(run: RunDir, row: Row) -> Row:
     """The row of a run that did not write down its end, with the reason that the logs give."""
-    unexplained = row.phase == Phase.FAILED and row.reason in (Reason.ERROR, Reason.LOST)
+    unexplained = row.phase == Phase.FAILED and row.reason in (Reason.ERROR, Reason.LOST, *STORAGE)
     told = failure.cause(run, row.job_id) if unexplained or row.phase == Phase.INTERRUPTED else None
-    # A requeued run that could not write that it came back met a full disk; other words may be of an earlier start.
-    if told is None or not (unexplained or told[0] == Reason.DISK_FULL):
+    # A requeued run that could not write that it came back met bad storage; other words may be of an earlier start.
+    if told is None or not (unexplained or told[0] in STORAGE):
         return row
     return replace(row, phase=Phase.FAILED, reason=told[0], detail=told[1])
 
@@ -277,6 +290,10 @@ def settle(row: Row, job: answers.Job | None, queued: bool = True, of_study: boo
         return row  # its last word is on the way
     if reason == Reason.PREEMPTED:
         return replace(row, phase=Phase.INTERRUPTED, reason=reason, detail=_RESUMES)
+    storage = None if of_study else last_word.reason_of_exit(job.exit_code)
+    if storage is not None:
+        detail = f"{ENDINGS[storage].text}, says the exit code of job {job.job_id}"
+        return replace(row, phase=Phase.FAILED, reason=storage, detail=detail)
     if row.phase == Phase.REQUEUED:
         return replace(row, phase=Phase.INTERRUPTED, detail=_RESUMES)
     detail = row.detail or f"Slurm says {job.state}; no rank said how it ended"

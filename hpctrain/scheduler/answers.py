@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # `squeue --format` and the order of its fields; the command is last, as a path may hold the separator.
 SQUEUE_FORMAT = "%i|%T|%r|%j|%k|%o"
-SACCT_FORMAT = "JobID,State,JobName,Comment"
+SACCT_FORMAT = "JobID,State,ExitCode,JobName,Comment"
 
 # Slurm's job states (squeue's long names) by what they mean for a run. A state in none of these sets means nothing.
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
@@ -37,7 +37,10 @@ _OVER_LIMIT = re.compile(r"MaxSubmit|submit limit")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as squeue or sacct shows it. `command` is the script that sbatch took; "" from sacct."""
+    """One job as squeue or sacct shows it.
+
+    `command` is the script that sbatch took; "" from sacct. `exit_code` is that of its batch script; None from squeue.
+    """
 
     job_id: str
     state: str
@@ -45,6 +48,7 @@ class Job:
     comment: str = ""
     name: str = ""
     command: str = ""
+    exit_code: int | None = None
 
     @property
     def writes(self) -> bool | None:
@@ -140,11 +144,23 @@ def parse_sacct(text: str) -> list[Job]:
     """Returns the jobs in the output of `sacct --noheader --parsable2 --format=SACCT_FORMAT`, without steps."""
     jobs = []
     for line in text.splitlines():
-        fields = line.split("|", 3)
-        if len(fields) == 4 and "." not in fields[0] and fields[1]:
+        fields = line.split("|", 4)
+        if len(fields) == 5 and "." not in fields[0] and fields[1]:
+            job_id, state, code, name, comment = fields
             # "CANCELLED by 1000" is CANCELLED.
-            jobs.append(Job(fields[0], fields[1].split(" ")[0], "", fields[3], fields[2]))
+            jobs.append(Job(job_id, state.split(" ")[0], "", comment, name, exit_code=_exit_code(code)))
     return jobs
+
+
+def _exit_code(text: str) -> int | None:
+    """The code in sacct's CODE:SIGNAL, of which sacct takes 128 off those above 127 (Slurm's src/sacct/print.c).
+
+    A code that a batch script of ours may return is 0, 1, 2, or above 128.
+    """
+    code = text.partition(":")[0]
+    if not code.isdecimal():
+        return None
+    return int(code) + (128 if 2 < int(code) < 128 else 0)
 
 
 def refused(said: str) -> bool:

@@ -27,7 +27,7 @@ PATIENCE_S = 60.0  # for the submitter to give the pickle the name that submitit
 def main() -> int:
     """Runs the job; returns 1 without running it if users other than its submitter could have written its files.
 
-    Returns 228 if the call found the disk full. Raises what else the call raises.
+    Returns the exit code of the reason if the call fails for its storage. Raises what else the call raises.
     """
     folder = Path(sys.argv[1])
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):

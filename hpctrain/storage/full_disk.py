@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from hpctrain.errors import RunFailed
 from hpctrain.patience import Patience
-from hpctrain.storage.run_state import Reason, reason_of_oserror, storage_failure
+from hpctrain.storage.run_state import STORAGE, reason_of_oserror, storage_failure
 
 PATIENCE_S = 30.0  # enough for a user who frees space at once
 AGAIN_S = 1.0
@@ -33,7 +33,7 @@ def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
             return write()
         except (OSError, RunFailed) as error:
             reason = error.reason if isinstance(error, RunFailed) else reason_of_oserror(error)
-            if reason not in (Reason.DISK_FULL, Reason.STORAGE_ERROR) or patience.is_over():
+            if reason not in STORAGE or patience.is_over():
                 raise
         time.sleep(AGAIN_S)
 

@@ -1,4 +1,4 @@
-"""How a rank says why it ends if the disk is full: a line on stderr, which the launcher reads, and an exit code.
+"""How a rank says why it ends if it cannot write files: a line on stderr, which the launcher reads, and an exit code.
 
 Takes text; returns reasons of storage/run_state.py. No side effects.
 """
@@ -10,10 +10,6 @@ from typing import NamedTuple
 
 from hpctrain.errors import RunFailed
 from hpctrain.storage.run_state import ENDINGS, Reason, reason_of_oserror
-
-# The exit code of a rank, and of its job, that ended as DISK_FULL: 200 + ENOSPC. srun returns the highest code of its
-# tasks, and tasks that it kills have 137 or 143.
-EXIT_DISK_FULL = 228
 
 _LINE = re.compile(r"hpctrain: (?:rank (?P<rank>\d+): )?(?P<reason>[A-Z_]+): (?P<detail>.*)")
 
@@ -54,4 +50,14 @@ def find(text: str) -> LastWord | None:
 
 def exit_code(reason: str) -> int:
     """Returns the exit code of a process that failed for `reason`."""
-    return EXIT_DISK_FULL if reason == Reason.DISK_FULL else 1
+    return ENDINGS[reason].exit_code if reason in ENDINGS else 1
+
+
+def reason_of_exit(code: int | None) -> str | None:
+    """Returns the reason that has this exit code for itself; None if the code does not say why."""
+    return next((r for r, ending in ENDINGS.items() if ending.exit_code == code != 1), None)
+
+
+def unwritten(code: int | None, reason: str | None) -> bool:
+    """Returns whether an exit code names a reason of its own, and `reason`, which was written down, is another."""
+    return reason_of_exit(code) not in (None, reason)

@@ -80,7 +80,9 @@ class Ending:
 
     `phase` is the run's phase afterwards; None: `requeued` in a Slurm job, which may come back, else `interrupted`.
     `passing`: the reason is not the run's fault, so a study tries again. `signals` ask a rank to stop for this reason;
-    hpctrain sends the first one. `slurm_states` are Slurm's names for it; `errnos` are those of an OSError.
+    hpctrain sends the first one. `slurm_states` are Slurm's names for it; `errnos` are those of an OSError. `exit_code`
+    is that of a rank, and of its job, that ended for it: a reason that could not be written down has its own. srun
+    returns the highest code of its tasks, and tasks that it kills have 137 or 143.
     """
 
     text: str
@@ -89,6 +91,7 @@ class Ending:
     signals: tuple[signal.Signals, ...] = ()
     slurm_states: tuple[str, ...] = ()
     errnos: tuple[int, ...] = ()
+    exit_code: int = 1
 
 
 ENDINGS: dict[str, Ending] = {
@@ -117,9 +120,12 @@ ENDINGS: dict[str, Ending] = {
     Reason.COLLECTIVE_TIMEOUT: Ending("a rank did not answer the others in time", passing=True),
     Reason.NODE_FAILURE: Ending("a node was lost", passing=True, slurm_states=("NODE_FAIL", "BOOT_FAIL")),
     Reason.RANK_KILLED: Ending("a rank was killed by a signal", passing=True),
-    Reason.DISK_FULL: Ending("no space left for the run directory", errnos=(errno.ENOSPC, errno.EDQUOT)),
+    Reason.DISK_FULL: Ending(
+        "no space left for the run directory", errnos=(errno.ENOSPC, errno.EDQUOT), exit_code=200 + errno.ENOSPC
+    ),
     Reason.STORAGE_ERROR: Ending(
-        "the run directory could not be written", passing=True, errnos=(errno.EIO, errno.EROFS, errno.ESTALE)
+        "the run directory could not be written", passing=True, errnos=(errno.EIO, errno.EROFS, errno.ESTALE),
+        exit_code=200 + errno.EIO,
     ),
     Reason.NO_VALID_CHECKPOINT: Ending("checkpoints exist but none verifies"),
     Reason.CONFIG_CHANGED: Ending("the settings that make the science are not the checkpoint's"),
@@ -129,6 +135,9 @@ ENDINGS: dict[str, Ending] = {
     Reason.LOST: Ending("the process ended without a word", passing=True),
     Reason.ERROR: Ending("an error in the program; see the rank's log", slurm_states=("FAILED",)),
 }  # fmt: skip
+
+
+STORAGE = frozenset(reason for reason, ending in ENDINGS.items() if ending.errnos)
 
 
 def passing() -> frozenset[str]:

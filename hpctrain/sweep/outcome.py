@@ -13,8 +13,8 @@ from hpctrain import job_environment
 from hpctrain.launch import launcher_logs
 from hpctrain.launch.failure import settle
 from hpctrain.scheduler import client
+from hpctrain.storage import last_word
 from hpctrain.storage.full_disk import patiently
-from hpctrain.storage.last_word import EXIT_DISK_FULL
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, passing
 from hpctrain.storage.succession import superseded
@@ -50,9 +50,9 @@ def judge(
     locked = failure is not None and failure["reason"] == Reason.RUN_LOCKED
     if locked or superseded(run, attempt, place.job_id, client.has_ended):
         return End("locked")  # another process has the run, and will judge it
-    full = code == EXIT_DISK_FULL and state.reason != Reason.DISK_FULL
-    if full or not (state.final or state.phase == Phase.REQUEUED):
-        if asked and told and failure is None and not full and not run.cancel_file.exists():
+    unwritten = last_word.unwritten(code, state.reason)
+    if unwritten or not (state.final or state.phase == Phase.REQUEUED):
+        if asked and told and failure is None and not unwritten and not run.cancel_file.exists():
             # It ended before it could save, or before it had begun.
             patiently(lambda: run.state.stopped(told, place.in_job))
             return End("stopped", told)

@@ -2,8 +2,8 @@
 
 Takes a run directory with its config.yaml and the token of this attempt, which is the same on all ranks; runs the loop.
 Side effects: stdout and stderr go to attempts/<n>/rank_<r>.log, signals are taken over, and rank 0 writes state.json.
-The exit code is 0 if the run is done or stopped in good order, 228 if it failed as DISK_FULL, and 1 if it failed for
-another reason. The process says why also on the stderr that it began with (storage/last_word.py).
+The exit code is 0 if the run is done or stopped in good order, else that of its reason (storage/run_state.py). The
+process says why also on the stderr that it began with (storage/last_word.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from hpctrain.config.load import to_dict
 from hpctrain.data.derive import load
 from hpctrain.storage import full_disk
-from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.last_word import exit_code
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.worker import work
 from tests.integration.conftest import Cli
@@ -170,20 +170,26 @@ def test_a_job_that_comes_back_onto_a_full_disk_says_so_without_it(disk, stopped
     before = stopped.metrics_file.read_bytes()
     disk.fill()
     with (tmp_path / "stderr").open("wb") as stderr:
-        assert end_of(child(stopped, "second", stderr.fileno())) == EXIT_DISK_FULL
+        assert end_of(child(stopped, "second", stderr.fileno())) == exit_code("DISK_FULL")
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     assert line.startswith("hpctrain: rank 0: DISK_FULL: ")
-    post_mortem = [sys.executable, "-m", "hpctrain.launch.post_mortem", stopped.path, str(EXIT_DISK_FULL)]
+    post_mortem = [
+        sys.executable,
+        "-m",
+        "hpctrain.launch.post_mortem",
+        stopped.path,
+        str(exit_code("DISK_FULL")),
+    ]
     job = os.environ | {"SLURM_JOB_ID": "7"}
     said = subprocess.run(post_mortem, capture_output=True, text=True, env=job)
-    assert said.returncode == EXIT_DISK_FULL
+    assert said.returncode == exit_code("DISK_FULL")
     assert said.stderr.startswith("hpctrain: DISK_FULL: ")
     assert stopped.read_state().phase == "requeued"  # there was no room for the truth
     assert stopped.attempts() == [1]
     assert stopped.metrics_file.read_bytes() == before
     disk.free()
     assert not list(stopped.path.rglob(".new.*"))
-    assert subprocess.run(post_mortem, env=job).returncode == EXIT_DISK_FULL
+    assert subprocess.run(post_mortem, env=job).returncode == exit_code("DISK_FULL")
     assert stopped.read_state().reason == "DISK_FULL"
 
 

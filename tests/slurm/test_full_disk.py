@@ -1,4 +1,4 @@
-"""Jobs of a real Slurm whose runs are on a disk that is really full: for a moment, and when they come back.
+"""Jobs of a real Slurm whose runs are on a disk that is really full, for a moment or when they come back, or read-only.
 
 The disk is an image that the host and each node mount: the nodes have mounts of their own.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.last_word import exit_code
 from tests.small_disk import Disk
 from tests.waiting import until
 
@@ -40,18 +40,41 @@ def disk(cluster, tmp_path):
     device = subprocess.run(
         ["losetup", "--find", "--show", image], capture_output=True, text=True, check=True
     )
-    device = device.stdout.strip()
     sides = [[], *(["nsenter", f"--target={pid}", "--mount", "--"] for pid in nodes(cluster))]
     assert len(sides) > 2
-    for side in sides:
-        subprocess.run([*side, "mount", device, place], check=True)
+    disk = Shared(place, device.stdout.strip(), sides)
+    disk.mount()
     place.chmod(0o700)
-    disk = Disk(place)
     yield disk
     disk.rest()
-    for side in sides:
-        subprocess.run([*side, "umount", "-l", place], check=True)
-    subprocess.run(["losetup", "-d", device], check=True)
+    disk.unmount()
+    subprocess.run(["losetup", "-d", disk.device], check=True)
+
+
+class Shared(Disk):
+    """A disk that the host and each node mount; `sides` are the beginnings of commands there."""
+
+    def __init__(self, place, device, sides):
+        super().__init__(place)
+        self.device, self._sides = device, sides
+
+    def mount(self):
+        for side in self._sides:
+            subprocess.run([*side, "mount", self.device, self.place], check=True)
+
+    def unmount(self):
+        for side in self._sides:
+            subprocess.run([*side, "umount", "-l", self.place], check=True)
+
+    def fail(self):
+        """Nothing can be written from now on: what ext4 does after an error of its device."""
+        subprocess.run(["mount", "-o", "remount,abort", self.place], check=True)
+
+    def mend(self):
+        """What an administrator does."""
+        self.unmount()
+        assert subprocess.run(["e2fsck", "-fy", self.device], capture_output=True).returncode < 4
+        self.mount()
 
 
 def test_five_seconds_cost_a_job_nothing_but_a_checkpoint(cluster, disk, run, same_weights):
@@ -77,9 +100,32 @@ def test_a_job_that_comes_back_onto_a_full_disk(cluster, disk, run, same_weights
     job.await_end("failed", "DISK_FULL")
     assert "Traceback" not in job.logs(), job.logs()
     codes = until(lambda: cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode"), "accounting")
-    assert f"FAILED|{EXIT_DISK_FULL - 128}:0" in codes, job.logs()  # sacct takes 128 off all that are higher
+    assert f"FAILED|{exit_code('DISK_FULL') - 128}:0" in codes, (
+        job.logs()
+    )  # sacct takes 128 off all that are higher
     disk.free()
     job.await_end("failed", "DISK_FULL")
+    cluster.hpctrain("resume", "--root", job.root)
+    job.await_end("done", "DONE")
+    same_weights(job)
+
+
+def test_a_disk_that_fails_under_a_job(cluster, disk, run, same_weights, tmp_path):
+    """Neither state.json nor a log can say so: the job's exit code does, to whoever asks Slurm."""
+    job = run("+model.pause_s=0.15")
+    job_id = job.submit()["job_id"]
+    job.await_step(20)
+    disk.fail()
+    until(
+        lambda: "FAILED" in cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State"), "the end", PATIENCE_S
+    )
+    codes = cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode")
+    assert f"FAILED|{exit_code('STORAGE_ERROR') - 128}:0" in codes
+    assert job.state["phase"] == "running", "the truth could not be written"
+    row = job.status()
+    assert (row["phase"], row["reason"]) == ("failed", "STORAGE_ERROR")
+    disk.mend()
+    job.await_end("failed", "STORAGE_ERROR")
     cluster.hpctrain("resume", "--root", job.root)
     job.await_end("done", "DONE")
     same_weights(job)

@@ -483,6 +483,7 @@ def test_the_cause_on_this_machine(tmp_path):
 
 
 FULL = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
+READ_ONLY = "hpctrain: rank 1: STORAGE_ERROR: state.json: Read-only file system\n"
 WAITED = "hpctrain: rank 0: COLLECTIVE_TIMEOUT: a rank did not answer\n"
 ABORTED = "process rank 1 with PID 0 on node n exited on signal 6 (Aborted)\n"
 
@@ -497,9 +498,12 @@ ABORTED = "process rank 1 with PID 0 on node n exited on signal 6 (Aborted)\n"
         (["running", "running"], None, f"{FULL}{START_MARK} 1 of job 1\n{KILLED}", 1, "RANK_KILLED", 1),
         ([], None, "", 228, "DISK_FULL", None),
         (["NAN_PERSISTENT", "running"], "NAN_PERSISTENT", "", 228, "DISK_FULL", None),
+        (["running", "running"], None, READ_ONLY, 205, "STORAGE_ERROR", 1),
+        (["running", "running"], None, EXITED.replace("code 1", "code 205"), 137, "STORAGE_ERROR", None),
+        ([], None, "", 205, "STORAGE_ERROR", None),
     ],
 )  # fmt: skip
-def test_a_full_disk_is_known_from_a_line_or_the_exit_code(
+def test_bad_storage_is_known_from_a_line_or_the_exit_code(
     tmp_path, outcomes, failure, text, code, reason, rank
 ):
     found = explain(attempt(tmp_path, outcomes, failure), text, code=code)

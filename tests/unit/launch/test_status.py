@@ -299,6 +299,42 @@ class TestOwnFiles:
         assert slurm.asked == []
 
 
+class TestExitCode:
+    """The last witness, if neither the run's files nor its logs could be written."""
+
+    @pytest.mark.parametrize("listed", [True, False], ids=["squeue and sacct", "sacct alone"])
+    @pytest.mark.parametrize(
+        ("code", "reason"), [(228, "DISK_FULL"), (205, "STORAGE_ERROR"), (1, "ERROR"), (None, "ERROR")]
+    )
+    def test_of_a_job_says_why_its_run_ended(self, tmp_path, slurm, listed, code, reason):
+        run = a_run(tmp_path, age_s=99)
+        slurm.queues["/c.conf"] = [Job("7", "FAILED", name=run.run_id)] if listed else []
+        slurm.histories["/c.conf"] = [Job("7", "FAILED", name=run.run_id, exit_code=code)]
+        (row,) = status.rows(tmp_path)
+        assert (row.phase, row.reason) == ("failed", reason)
+        assert ("exit code of job 7" in row.detail) == (reason != "ERROR")
+
+    def test_of_a_run_that_should_come_back_counts_too(self, tmp_path, slurm):
+        run = a_run(tmp_path, age_s=99, phase="requeued", reason="PREEMPTED")
+        slurm.queues["/c.conf"] = []
+        slurm.histories["/c.conf"] = [Job("7", "FAILED", name=run.run_id, exit_code=205)]
+        (row,) = status.rows(tmp_path)
+        assert (row.phase, row.reason) == ("failed", "STORAGE_ERROR")
+
+    def test_of_a_study_s_job_is_not_one_run_s(self):
+        job = Job("7", "FAILED", exit_code=228)
+        assert status.settle(row("running", 99), job, of_study=True).reason == "ERROR"
+
+    def test_gives_way_to_the_log(self, tmp_path, slurm):
+        run = a_run(tmp_path, age_s=99)
+        slurm.queues["/c.conf"] = []
+        slurm.histories["/c.conf"] = [Job("7", "FAILED", name=run.run_id, exit_code=228)]
+        run.submitit.mkdir()
+        (run.submitit / "7_0_log.out").write_text("hpctrain: rank 1: DISK_FULL: checkpoints: no space\n")
+        (row,) = status.rows(tmp_path)
+        assert (row.reason, row.detail) == ("DISK_FULL", "checkpoints: no space")
+
+
 class TestSlurm:
     def test_each_cluster_is_asked_once_for_its_own(self, tmp_path, slurm):
         slurm.queues = {

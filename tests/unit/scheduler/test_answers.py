@@ -104,10 +104,18 @@ def test_of_a_chain_the_job_that_matters_is_chosen(states, number):
 
 
 def test_sacct_s_answer_without_steps():
-    text = "7|CANCELLED by 1000|name|c|d\n7.batch|CANCELLED|batch|\n8|COMPLETED|n|\n9||n|\n"
+    text = "7|CANCELLED by 1000|0:15|name|c|d\n7.batch|CANCELLED|0:15|batch|\n8|COMPLETED||n|\n9||0:0|n|\n"
     assert answers.parse_sacct(text) == [
-        Job("7", "CANCELLED", "", "c|d", "name"), Job("8", "COMPLETED", "", "", "n")
+        Job("7", "CANCELLED", "", "c|d", "name", exit_code=0), Job("8", "COMPLETED", "", "", "n")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shown", "code"), [("0", 0), ("1", 1), ("2", 2), ("100", 228), ("77", 205), ("228", 228)]
+)
+def test_sacct_takes_128_off_high_exit_codes(shown, code):
+    (job,) = answers.parse_sacct(f"7|FAILED|{shown}:0|n|\n")
+    assert job.exit_code == code
 
 
 def test_slurms_words_for_not_known():

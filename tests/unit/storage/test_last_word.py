@@ -34,7 +34,32 @@ def test_other_lines_say_nothing(text):
 
 
 def test_exit_codes():
-    assert (last_word.exit_code("DISK_FULL"), last_word.exit_code("ERROR")) == (228, 1)
+    codes = {
+        reason: last_word.exit_code(reason) for reason in ("DISK_FULL", "STORAGE_ERROR", "ERROR", "None")
+    }
+    assert codes == {"DISK_FULL": 228, "STORAGE_ERROR": 205, "ERROR": 1, "None": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(228, "DISK_FULL"), (205, "STORAGE_ERROR"), (1, None), (0, None), (137, None), (None, None)],
+)
+def test_some_reasons_are_known_from_the_exit_code(code, reason):
+    assert last_word.reason_of_exit(code) == reason
+
+
+@pytest.mark.parametrize(
+    ("code", "written", "missing"),
+    [
+        (228, "PREEMPTED", True),
+        (228, "DISK_FULL", False),
+        (205, None, True),
+        (1, "ERROR", False),
+        (None, None, False),
+    ],
+)
+def test_what_was_not_written_down_is_known_from_the_exit_code(code, written, missing):
+    assert last_word.unwritten(code, written) == missing
 
 
 @pytest.mark.parametrize(

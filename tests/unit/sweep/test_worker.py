@@ -15,7 +15,7 @@ from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.scheduler.time_limit import TimeLimit
 from hpctrain.storage import full_disk
-from hpctrain.storage.last_word import EXIT_DISK_FULL
+from hpctrain.storage.last_word import exit_code
 from hpctrain.storage.run_dir import RunDir, claim_attempt
 from hpctrain.storage.run_state import StateFile
 from hpctrain.sweep import claims, space, worker
@@ -327,7 +327,7 @@ def test_a_full_disk_ends_the_job_and_fails_no_run(study, play, monkeypatch, cap
 def test_a_run_that_could_not_even_write_that_the_disk_is_full(study, play, act):
     def full(*where):
         act(*where)
-        return EXIT_DISK_FULL
+        return exit_code("DISK_FULL")
 
     script = play(full, trains)
     assert script.job.full
