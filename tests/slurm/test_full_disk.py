@@ -116,9 +116,7 @@ def test_a_disk_that_fails_under_a_job(cluster, disk, run, same_weights, tmp_pat
     job_id = job.submit()["job_id"]
     job.await_step(20)
     disk.fail()
-    until(
-        lambda: "FAILED" in cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State"), "the end", PATIENCE_S
-    )
+    until(lambda: "FAILED" in cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State"), "the end")
     codes = cluster.call("sacct", "-nPX", "-j", job_id, "-o", "State,ExitCode")
     assert f"FAILED|{exit_code('STORAGE_ERROR') - 128}:0" in codes
     assert job.state["phase"] == "running", "the truth could not be written"
