@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_two_users import ALICE, BOB, PYTHON, ROOT, Person, alices_run
+from tests.people import ALICE, BOB, PYTHON, ROOT, Person, alices_run
 from tests.waiting import until
 
 pytestmark = pytest.mark.slurm

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from tests.integration.test_two_users import BOB, Person, place, pytestmark
+from tests.people import BOB, Person
 from tests.small_disk import small_disk
 
-__all__ = ["place", "pytestmark"]
 WORDS = ["lenet_digits", "cluster=local", "train.epochs=null", "train.steps=1", "data.train_limit=8",
          "data.validation_limit=4", "train.batch_size=4"]  # fmt: skip
 COMMANDS = [["submit"], ["submit", "--json"], ["train"], ["sweep"]]
