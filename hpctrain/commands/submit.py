@@ -69,13 +69,13 @@ def main(argv: list[str]) -> int:
         job_id = standing.submit(config)
     facts = {"run": run.run_id, "job_id": job_id, "new": known is None, "path": str(run.path)}
     if args.json:
-        print(json.dumps(facts | estimated() | calibration.foresee(config)))
+        print(json.dumps(facts | estimated() | (calibration.foresee(config) or {})))
         return 0
     if known:
         print(f"run {run.run_id} is under way already as job {job_id}")
     else:
         print(f"run {run.run_id} submitted as job {job_id}")
-        print(estimate.shown(estimated() | calibration.foresee(config)))
+        print(estimate.shown(estimated(), calibration.foresee(config)))
     print(f"follow it: hpctrain logs -f {run.run_id}")
     return 0
 

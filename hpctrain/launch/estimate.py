@@ -8,7 +8,7 @@ network needs no torch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from hpctrain import hardware
 from hpctrain.config.image_sizes import sized
@@ -22,8 +22,25 @@ from hpctrain.scheduler import sbatch
 POOR = 0.5  # submit warns about an efficiency below this
 
 
-def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
-    """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time (None if no peak is known).
+class Estimate(TypedDict):
+    """What a run will cost. `lower_bound_s` is None if no peak of the device is known."""
+
+    steps: int
+    samples: int
+    flops_total: float
+    lower_bound_s: float | None
+    node_hours_max: NotRequired[float]  # Slurm's runs
+
+
+class Expected(TypedDict):
+    """What the calibration of a cluster expects: seconds of all training steps, efficiency against single GPUs."""
+
+    expected_s: float
+    expected_efficiency: float
+
+
+def estimate(config: Config, work: StepWork | None = None) -> Estimate:
+    """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time.
 
     `work` is the run's step_work if the caller has it already. Raises UserError if the network refuses its input.
     """
@@ -33,17 +50,17 @@ def estimate(config: Config, work: StepWork | None = None) -> dict[str, Any]:
         count * (part.forward_flops + part.backward_flops) + updates * part.optimizer_flops * config.ranks
         for count, updates, part in parts
     )
-    facts: dict[str, Any] = {"steps": steps, "samples": samples, "flops_total": total}
-    if config.cluster.kind == "slurm":
-        facts["node_hours_max"] = sbatch.node_hours(config)
     device = hardware.find(config.cluster.device) if config.cluster.device else None
     dtype = "fp32" if config.precision.name == "fp32" else "bf16"
-    facts["lower_bound_s"] = None
+    bound_s = None
     if device is not None and dtype in device.flops:
-        facts["lower_bound_s"] = 0.0
+        bound_s = 0.0
         for count, updates, part in parts:
             sample_s, update_s = part.least_s(device, dtype)
-            facts["lower_bound_s"] += count / config.ranks * sample_s + updates * update_s
+            bound_s += count / config.ranks * sample_s + updates * update_s
+    facts: Estimate = {"steps": steps, "samples": samples, "flops_total": total, "lower_bound_s": bound_s}
+    if config.cluster.kind == "slurm":
+        facts["node_hours_max"] = sbatch.node_hours(config)
     return facts
 
 
@@ -115,8 +132,8 @@ def hours_shown(node_hours: float) -> str:
     return f"asks for {node_hours:.2f} node-hours at most"
 
 
-def shown(facts: dict[str, Any]) -> str:
-    """Returns the estimate as lines for people."""
+def shown(facts: Estimate, expected: Expected | None) -> str:
+    """Returns the estimate as lines for people. `expected` is None without a calibration."""
     parts = [
         f"{facts['steps']:,} steps over {facts['samples']:,} samples, {facts['flops_total']:.3g} FLOPs",
         bound_shown(facts["lower_bound_s"]),
@@ -124,12 +141,12 @@ def shown(facts: dict[str, Any]) -> str:
     if "node_hours_max" in facts:
         parts.append(hours_shown(facts["node_hours_max"]))
     lines = ["; ".join(parts)]
-    if "expected_s" in facts:
+    if expected is not None:
         lines.append(
-            f"expected from the cluster's calibration: {facts['expected_s'] / 60:.3g} min of training steps, at "
-            f"{facts['expected_efficiency']:.0%} of what the same number of single GPUs would do"
+            f"expected from the cluster's calibration: {expected['expected_s'] / 60:.3g} min of training steps, at "
+            f"{expected['expected_efficiency']:.0%} of what the same number of single GPUs would do"
         )
-        if facts["expected_efficiency"] < POOR:
+        if expected["expected_efficiency"] < POOR:
             lines.append(
                 f"warning: less than {POOR:.0%} efficient; hpctrain forecast says where it would be more"
             )

@@ -120,20 +120,20 @@ def expected(config: Config, settings: ScalingConfig) -> dict[str, float]:
     return {str(p.gpus): p.nodes * (START_S + settings.steps * p.step.total_s) for p in predicted}
 
 
-def foresee(config: Config) -> dict[str, float]:
+def foresee(config: Config) -> estimate.Expected | None:
     """Returns the seconds of all training steps, and the efficiency against one GPU at the same batch.
 
-    Returns {} if the cluster is not calibrated for the run.
+    Returns None if the cluster is not calibrated for the run.
     """
     if config.cluster.kind != "slurm":
-        return {}
+        return None
     settings = ScalingConfig(gpus=(config.ranks,), mode="weak")
     calibration = find(config, settings)
     if calibration is None:
-        return {}
+        return None
     try:
         (predicted,) = curve(config, settings, calibration)
     except UserError:  # the ranks do not fill whole nodes of the preset's size
-        return {}
+        return None
     steps, _ = estimate.length(config)
     return {"expected_s": steps * predicted.step.total_s, "expected_efficiency": predicted.efficiency}

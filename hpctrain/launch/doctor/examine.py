@@ -24,11 +24,12 @@ from hpctrain.errors import UserError
 from hpctrain.hardware import gpu_count
 from hpctrain.job_environment import user_name
 from hpctrain.launch.doctor.findings import Finding, Site, judge, judge_job, preset
+from hpctrain.launch.doctor.job import Seen
 from hpctrain.scheduler import answers, client, site
 from hpctrain.scheduler.submit import script, slurm_conf
 from hpctrain.storage import ownership
 from hpctrain.storage.folders import absolute, make_writable
-from hpctrain.storage.json_files import read_json
+from hpctrain.storage.json_files import load
 from hpctrain.storage.run_dir import RunDir
 
 JOB_PATIENCE_S = 300.0  # for the job to wait and to run
@@ -144,7 +145,7 @@ def _job(config: Config, conf: str | None, root: Path, two_nodes: bool) -> Itera
         return
     try:
         end = _await(job_id, conf)
-        ranks = [f for f in (read_json(folder / f"rank_{r}.json") for r in (0, 1)) if f]
+        ranks = [f for f in (load(folder / f"rank_{r}.json", Seen) for r in (0, 1)) if f]
         yield from judge_job(job_id, end, ranks, folder)
     finally:
         with contextlib.suppress(client.Unreachable):

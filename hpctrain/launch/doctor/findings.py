@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpctrain.config.settings import Config
+from hpctrain.launch.doctor.job import Seen
 from hpctrain.scheduler import answers, site
 
 
@@ -171,9 +171,7 @@ def preset(name: str, config: Config, slurm: Site) -> str:
     return f"# Written by hpctrain doctor.\n{yaml.safe_dump(given, sort_keys=False)}"
 
 
-def judge_job(
-    job_id: str, end: answers.Job | None, ranks: list[dict[str, Any]], folder: Path
-) -> Iterator[Finding]:
+def judge_job(job_id: str, end: answers.Job | None, ranks: list[Seen], folder: Path) -> Iterator[Finding]:
     """Yields the findings from the job's end and from what its ranks wrote below `folder`."""
     if end is not None and end.state in answers.WAITING:
         yield Finding("job", f"{job_id} waits for longer than the doctor does: {end.reason}",

@@ -14,10 +14,35 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from hpctrain import job_environment
 from hpctrain.storage.json_files import replace_text
+
+
+class Reduced(TypedDict, total=False):
+    """What one rank saw of an allreduce: the sum over the ranks, its time, and what it ran on."""
+
+    sum: float
+    allreduce_ms: float
+    device: str
+    visible_gpus: str
+    transport: str
+    built: list[str]
+    torch: str
+
+
+class Seen(Reduced):
+    """rank_<r>.json: what one rank of the doctor's job saw. With an `error`, the figures after it are missing."""
+
+    rank: int
+    host: str
+    python: str
+    storage: NotRequired[str]
+    error: NotRequired[str]
+
 
 PATIENCE_S = 30.0  # file systems show another node's file with a delay
 
@@ -25,7 +50,7 @@ PATIENCE_S = 30.0  # file systems show another node's file with a delay
 def main() -> int:
     """Examines the node from one rank and writes what it saw; returns the exit code."""
     folder, rank, ranks = Path(sys.argv[1]), job_environment.read().rank, int(sys.argv[2])
-    facts: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "python": sys.version.split()[0]}
+    facts: dict[str, object] = {"rank": rank, "host": socket.gethostname(), "python": sys.version.split()[0]}
     try:
         facts["storage"] = storage(folder, rank, ranks)
         facts |= allreduce(ranks)
@@ -57,7 +82,7 @@ def storage(folder: Path, rank: int, ranks: int) -> str:
     return "ok"
 
 
-def allreduce(ranks: int) -> dict[str, Any]:
+def allreduce(ranks: int) -> Reduced:
     """Returns the sum of a tensor over the ranks, made by Horovod as in training, and what Horovod was built with."""
     import torch
 
@@ -74,7 +99,7 @@ def allreduce(ranks: int) -> dict[str, Any]:
         tensor = torch.full((1_000_000,), float(comm.rank + 1), device=device)
         began_s = time.perf_counter()
         total = float(comm.sum(tensor, f"doctor.{name}")[0])
-    facts = {
+    facts: Reduced = {
         "sum": total,
         "allreduce_ms": 1e3 * (time.perf_counter() - began_s),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

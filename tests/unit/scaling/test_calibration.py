@@ -112,8 +112,8 @@ def test_submission_foresees_and_warns(words):
     good = calibration.foresee(config_small)
     assert good["expected_s"] == pytest.approx(100 * 65 * MS, rel=2e-3)
     facts = {"steps": 100, "samples": 1, "flops_total": 1.0, "lower_bound_s": None}
-    assert "warning" not in estimate.shown(facts | good)
+    assert "warning" not in estimate.shown(facts, good)
     poor = calibration.foresee(config)
     assert poor["expected_efficiency"] < 0.5
-    assert "less than 50% efficient" in estimate.shown(facts | poor)
-    assert calibration.foresee(load(["experiment=lenet_digits"])[0]) == {}
+    assert "less than 50% efficient" in estimate.shown(facts, poor)
+    assert calibration.foresee(load(["experiment=lenet_digits"])[0]) is None
