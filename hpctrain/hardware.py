@@ -65,7 +65,8 @@ def measure(
     """Returns this machine's measured peaks: the best of repeated square products, and of copies beyond the caches.
 
     It takes about `seconds` for each figure and uses the GPU if there is one, with TF32 off for fp32. Products have
-    `width` x `width` elements, copies `copied` elements in fp32.
+    `width` x `width` elements, copies `copied` elements in fp32. A processor that only emulates bfloat16 gets products
+    of a quarter of the width: they are as slow per operation, and would take a minute.
     """
     import torch
 
@@ -73,18 +74,21 @@ def measure(
     device = torch.device("cuda" if cuda else "cpu")
     width, copied = width or (8192 if cuda else 2048), copied or (2**28 if cuda else 2**26)
     synchronize: Callable[[], None] = torch.cuda.synchronize if cuda else (lambda: None)
-    flops = {}
+    flops, sides = {}, {}
     for name in dtypes:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-        a = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        side = sides[name] = width if name == "fp32" or cuda or cpu_has_bf16() else width // 4
+        a = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         product = partial(torch.mm, a, a, out=torch.empty_like(a))
-        flops[name] = 2 * width**3 / _best_s(product, synchronize, seconds)
+        flops[name] = 2 * side**3 / _best_s(product, synchronize, seconds)
     source = torch.ones(copied, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(partial(target.copy_, source), synchronize, seconds)
     moved_bytes = 2 * source.numel() * source.element_size()
     label = torch.cuda.get_device_name(device) if cuda else _processor()
-    note = f"measured: {width}-wide torch.mm, a copy of {moved_bytes // 2:,} bytes, {torch.get_num_threads()} threads"
+    products = " and ".join(f"{side}-wide" for side in sorted(set(sides.values()), reverse=True))
+    threads = torch.get_num_threads()
+    note = f"measured: {products} torch.mm, a copy of {moved_bytes // 2:,} bytes, {threads} threads"
     return Device(label, flops, moved_bytes / copy_s, note)
 
 

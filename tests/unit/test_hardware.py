@@ -60,6 +60,7 @@ def timed(monkeypatch):
         return 0.5
 
     monkeypatch.setattr(hardware, "_best_s", best)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
     return jobs
 
 
@@ -71,6 +72,17 @@ def test_a_measurement_counts_products_and_copies(timed):
     threads = torch.get_num_threads()
     assert found.source == f"measured: 16-wide torch.mm, a copy of 4,000 bytes, {threads} threads"
     assert [seconds for _, seconds in timed] == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in bfloat16")
+def test_bfloat16_that_is_emulated_is_measured_with_smaller_products(timed, monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
+    found = hardware.measure(width=16, copied=1000)
+    assert found.flops == {"fp32": 2 * 16**3 / 0.5, "bf16": 2 * 4**3 / 0.5}
+    assert "16-wide and 4-wide torch.mm" in found.source
+    assert hardware.measure(dtypes=("bf16",), width=16, copied=1000).source.startswith(
+        "measured: 4-wide torch.mm"
+    )
 
 
 def test_a_measurement_does_what_it_counts(timed):
