@@ -419,7 +419,7 @@ def test_large_states_are_divided_over_ranks(folder, monkeypatch, size):
 def test_a_rank_that_does_not_write_its_part_is_named(folder, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "DIVIDE_BYTES", 1)
     monkeypatch.setattr(checkpoint, "PARTS_PATIENCE_S", 0.05)
-    monkeypatch.setattr("hpctrain.storage.full_disk.PATIENCE_S", 0.0)
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.2)
     saver = open_checkpoints(folder)
     saver.restore()
     saver._size = 2
