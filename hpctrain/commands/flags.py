@@ -12,9 +12,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
-from hpctrain.storage.folders import check_root
+from hpctrain.storage.folders import check_root, check_study
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.search import find
+
+DEFAULT_ROOT = "runs"
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,8 +87,10 @@ class Parser(argparse.ArgumentParser):
                 setattr(taken, key.removeprefix("run."), value)
             else:
                 left.append(word)
-        taken.root = taken.root if taken.root is not None else default or "runs"
+        taken.root = taken.root if taken.root is not None else default or DEFAULT_ROOT
         check_root(taken.root)
+        if taken.study is not None:
+            check_study(taken.study)
         return left
 
     def _unknown(self, word: str) -> UserError:

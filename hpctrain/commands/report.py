@@ -16,7 +16,7 @@ from hpctrain.errors import Foreign, UserError
 from hpctrain.scaling.measured import is_scaling
 from hpctrain.shown import shown
 from hpctrain.storage import ownership
-from hpctrain.storage.folders import absolute
+from hpctrain.storage.folders import absolute, check_study
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_state import Phase
 from hpctrain.storage.search import may_enter, no_such_study
@@ -172,6 +172,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_run_place(as_settings=False, study="the same as STUDY")
     args = parser.take(argv, most_words=1)
     args.study = next(iter(args.words), args.study)
+    if args.words:
+        check_study(args.study)
     if not args.study:
         raise UserError("STUDY", "", f"must be given; {parser.prog} --help says more")
     return args

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import time
 from pathlib import Path
 
-from hpctrain.commands.flags import Parser
+from hpctrain.commands.flags import DEFAULT_ROOT, Parser
 from hpctrain.commands.say import console, say
+from hpctrain.errors import UserError
 from hpctrain.launch import follow, status
 from hpctrain.launch.status import Row
 from hpctrain.scheduler import client
@@ -52,7 +54,9 @@ def _goes_on(row: Row) -> bool:
 
 
 def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:
-    """Raises UserError if no run has that name, or there is no such study."""
+    """Raises UserError if no run has that name, or there is no such study, or no folder that was named."""
+    if args.root != DEFAULT_ROOT and not os.path.lexists(absolute(args.root)):
+        raise UserError("run.root", absolute(args.root), "there is no such folder")
     if args.study and not (absolute(args.root) / args.study).is_dir():
         raise no_such_study(args.root, args.study)
     run_ids = [run.run_id for run in runs(absolute(args.root), args.study)] if name else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpctrain.config.near import meant
 from hpctrain.errors import UserError, nearest
+from hpctrain.storage.folders import NAME_RULE
 
 # Where a setting may be of several kinds, pydantic names the kind after the setting's key.
 _BRANCHES = {"sgd", "adam", "adamw", "lars", "int", "constrained-int", "str"}
@@ -46,7 +47,7 @@ def explain(
             key, "", "its name must be letters, digits and _ (of an option, - too), no digit first"
         )
     if error["type"] == "string_pattern_mismatch":
-        return UserError(key, repr(given), "letters, digits and . _ + - only, at most 100, no leading sign")
+        return UserError(key, repr(given), NAME_RULE)
     if error["type"] in ("missing", "missing_argument", "union_tag_not_found"):
         return UserError(key, "", "is missing")
     if error["type"] in ("dataclass_type", "model_attributes_type"):

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from hpctrain.models.network import Network
 from hpctrain.models.settings import CUSTOM, NETWORKS
+from hpctrain.storage.folders import NAME
 
 # The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
 # bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
@@ -29,7 +30,7 @@ Positive = Annotated[int, Ge(1), Le(MOST)]
 PositiveFloat = Annotated[float, Gt(0), Le(MOST)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Share = Annotated[float, Gt(0), Le(1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 def _as_shell(value: Any) -> Any:

@@ -18,6 +18,9 @@ from hpctrain.storage import ownership
 from hpctrain.storage.files import FILES
 from hpctrain.storage.run_state import Reason, reason_of_oserror
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # of a study, a run, a model or data: it cannot lead to another folder
+NAME_RULE = "letters, digits and . _ + - only, at most 100, no leading sign"
+
 
 def refuse_others(root: Path, folder: Path) -> None:
     """Raises UserError if users other than this one and root can write to a folder below `root`, down to `folder`."""
@@ -76,6 +79,12 @@ def absolute(path: str | Path) -> Path:
         if shell.startswith("/") and Path(shell).samefile("."):
             return Path(os.path.normpath(Path(shell) / path))
     return Path(os.path.normpath(Path.cwd() / path))
+
+
+def check_study(study: str) -> None:
+    """Raises UserError for what cannot be a study's name, such as a path."""
+    if not re.fullmatch(NAME, study):
+        raise UserError("run.study", repr(study), NAME_RULE)
 
 
 def check_root(root: str) -> None:

@@ -48,6 +48,9 @@ def test_help_names_every_command(tmp_path):
         (["submit", "lenet_digits", "cluster=devclaster"], ["did you mean devcluster?"]),
         (["status", "--phase", "sleeping"], ["sleeping"]),
         (["logs", "nosuchrun"], ["has no runs yet"]),
+        (["status", "--root", "/nosuch"], ["run.root=/nosuch", "no such folder"]),
+        (["status", "--study", "/etc"], ["run.study='/etc'", "letters, digits"]),
+        (["report", "../x"], ["run.study='../x'", "letters, digits"]),
     ],
 )
 def test_bad_input_is_one_line_and_starts_nothing(tmp_path, args, words):
