@@ -33,7 +33,7 @@ class Retention:
         self._good: dict[Entry, Meta] = {}
 
     def prune(self) -> list[Entry]:
-        """Delete the checkpoints that the settings do not keep, and return them. Broken ones are put aside.
+        """Delete the checkpoints that the settings do not keep. Returns them. Broken ones are put aside.
 
         If no checkpoint verifies, nothing is deleted. Raises OSError.
         """

@@ -250,7 +250,7 @@ def read_meta(folder: Path, entry: Entry) -> Meta:
 
 
 def verify(folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size_bytes: None) -> Meta:
-    """Verify every file of a checkpoint, and return its meta. `tick` is called with the size of each file in bytes.
+    """Verify every file of a checkpoint. Returns its meta. `tick` is called with the size of each file in bytes.
 
     Raises CorruptCheckpoint.
     """

@@ -128,7 +128,7 @@ def choose(run: RunDir, text: str) -> Entry:
 
 
 def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
-    """Delete the checkpoints that checkpoint.keep_* does not keep, and return their names.
+    """Delete the checkpoints that checkpoint.keep_* does not keep. Returns their names.
 
     `keep_last`, if given, replaces checkpoint.keep_last. Raises RunFailed while the run is being written.
     """

@@ -54,7 +54,7 @@ def from_dict(values: Mapping[str, Any], own: bool = True) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `from_dict`: returns JSON-able values, with the model group flat again."""
+    """Returns the plain containers that `from_dict` takes, JSON-able, with the model group flat again."""
     model = config.model
     settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
     flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
