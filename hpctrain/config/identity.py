@@ -143,13 +143,13 @@ def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
         was = before.get(key, None if now.default is MISSING else now.default)
         if was in (now.value, _digest(now.value)):
             continue
-        change = f"{key} is {_reference(key, config) or now.value}, but the run was made with {was}"
+        what = f"{key} is {_reference(key, config) or now.value}, but the run was made with {was}"
         if key.split(".")[0] in FIXED:
             raise RunFailed(
-                Reason.CONFIG_CHANGED, f"{change}: samples would be taken twice or never; begin a new run"
+                Reason.CONFIG_CHANGED, f"{what}: samples would be taken twice or never; begin a new run"
             )
         if not config.checkpoint.allow_change:
-            raise RunFailed(Reason.CONFIG_CHANGED, f"{change}; if that is meant: checkpoint.allow_change=true")
+            raise RunFailed(Reason.CONFIG_CHANGED, f"{what}; if that is meant: checkpoint.allow_change=true")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,7 @@ def from_dict(values: Mapping[str, Any], own: bool = True) -> Config:
     for key, text in () if own else references(dict(values)):
         raise UserError(key, text, "is not followed in a file that others could have written")
     rest = dict(values)
-    data = validate(DataConfig, rest.get("data", {}), "data.")  # first, because other settings take sizes from it
+    data = validate(DataConfig, rest.get("data", {}), "data.")  # first: other settings use its sizes
     check_shape(data)
     model = model_config(rest.pop("model", {}))
     rest.pop("sweep", None), rest.pop("scaling", None)
