@@ -15,13 +15,13 @@ from torch import Tensor
 
 from hpctrain.checkpoints.saver import Snapshot
 
-# Facts that may differ between two states that are the same bit for bit.
+# Facts that may differ between two bit-identical states.
 CIRCUMSTANCES = {"attempt", "progress.elapsed_s", "progress.window.seconds", "progress.window.parts_s"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A tensor or a fact that differs. `largest`: the largest |a − b|, over the largest |a| or |b| of the tensor."""
+    """A tensor or a fact that differs. `largest`: max |a − b|, divided by the largest |a| or |b| of the tensor."""
 
     name: str
     text: str
@@ -92,7 +92,7 @@ def _difference(name: str, a: Tensor, b: Tensor) -> Difference | None:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same bytes as integers: NaN equals NaN, and 0 is not −0."""
+    """Returns the same bytes (...,) as integers, so that NaN equals NaN and 0 differs from −0."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.contiguous().view(kinds[tensor.element_size()])
 

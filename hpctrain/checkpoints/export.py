@@ -22,7 +22,7 @@ FORMATS = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
 
 def check(form: str) -> None:
-    """Raises UserError if a format needs packages that are not here."""
+    """Raises UserError if a format needs packages that are not installed."""
     if form == "onnx":
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
@@ -30,7 +30,7 @@ def check(form: str) -> None:
 
 
 def write(run: RunDir, weights: dict[str, Tensor], form: str, output: Path) -> str:
-    """Write the weights (...,) as one file, whole or not at all; returns in words what it holds. Raises RunFailed."""
+    """Write the weights (...,) to one file, whole or not at all. Returns a description of it. Raises RunFailed."""
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".export.") as folder:
         draft = Path(folder) / output.name
         if form == "safetensors":
@@ -44,7 +44,7 @@ def write(run: RunDir, weights: dict[str, Tensor], form: str, output: Path) -> s
 
 
 def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> None:
-    """Follow one batch of zeros through the network, in evaluation mode."""
+    """Trace the network in evaluation mode with one batch of example inputs. Raises RunFailed if that fails."""
     import torch
 
     from hpctrain import models
@@ -60,7 +60,7 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> N
     else:
         inputs = models.example_inputs(network.name, network.settings, 2, device="cpu")
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's and the exporter's, about themselves
+        warnings.simplefilter("ignore")  # the tracer and the exporter warn about their own code
         try:
             if onnx:
                 torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False, external_data=False)

@@ -1,7 +1,7 @@
-"""Text from a trained language model: what is asked is checked first, then the pieces come one after the other.
+"""Text from a trained language model: the request is checked first, then the text comes piece by piece.
 
-Takes a run with a checkpoint, and a prompt. All that can be wrong is found before torch is imported. Equal seeds
-give equal text. No side effects.
+Takes a run with a checkpoint, and a prompt. Errors of the request are raised before torch is imported. Equal seeds
+make equal text. No side effects.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpctrain.storage.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Writer:
-    """A run that can go on with a prompt."""
+    """A trained run, ready to continue `prompt`, a list of token numbers."""
 
     run: RunDir
     config: Config
@@ -39,7 +39,7 @@ class Writer:
         from hpctrain import models
         from hpctrain.models.sampling import continue_tokens
 
-        torch.set_num_threads(1)  # one token at a time is too little for more
+        torch.set_num_threads(1)  # one token at a time is too little work for more threads
         network = self.config.model
         model = models.build(network.name, network.settings, target=network.target)
         model.load_state_dict(newest(self.run))
@@ -52,7 +52,11 @@ class Writer:
 
 
 def writer(run: RunDir, prompt: str) -> Writer:
-    """Returns what can continue the prompt. Raises UserError if the run is not of a language model, or lacks a word."""
+    """Returns a `Writer` for the prompt.
+
+    Raises UserError if the run does not train a language model or has no checkpoint, or if the prompt is empty or has
+    a word or character that is not in the vocabulary.
+    """
     config = from_dict(run.network_config())
     _check_task(run, config)
     vocabulary = _vocabulary(run)
@@ -86,7 +90,7 @@ def _vocabulary(run: RunDir) -> Vocabulary:
 
 
 def _encode(vocabulary: Vocabulary, prompt: str) -> list[int]:
-    """The prompt's tokens. Raises UserError if a word or character is not in the vocabulary."""
+    """Returns the prompt's tokens. Raises UserError if a word or character is not in the vocabulary."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
         what = {"word": "words", "character": "characters"}[vocabulary.kind]

@@ -1,4 +1,4 @@
-"""When to save, and which checkpoints stay: the last k, every n steps, the best. Only verified ones count.
+"""When to save, and which checkpoints to keep: the last k, every n steps, the best. The last and the best must verify.
 
 Takes a checkpoint folder and deletes from it. No torch.
 """
@@ -15,25 +15,27 @@ from hpctrain.storage.files import FILES, Files
 
 
 def young_daly_s(save_s: float, mtbf_s: float) -> float:
-    """Returns the seconds between checkpoints that lose least: √(2 · cost of a save · mean time between failures).
+    """Returns the interval in seconds between saves that loses the least time: √(2 · save_s · mtbf_s).
 
-    Young 1974, "A first order approximation to the optimum checkpoint interval"; Daly 2006 has the same to first
-    order. The result is at least ten times the cost, so that saving takes less than a tenth of the time.
+    `mtbf_s` is the mean time between failures.
+
+    Young 1974, "A first order approximation to the optimum checkpoint interval"; Daly 2006 agrees to first order.
+    The result is at least 10 · save_s, so that saving takes at most a tenth of the time.
     """
     return max(math.sqrt(2 * save_s * mtbf_s), 10 * save_s)
 
 
 class Retention:
-    """Decides which checkpoints stay. It remembers what it has verified, so that each one is read back once."""
+    """Decides which checkpoints to keep. It remembers what it has verified, so that each is read only once."""
 
     def __init__(self, folder: Path, settings: CheckpointConfig, files: Files = FILES) -> None:
         self._folder, self._settings, self._files = folder, settings, files
         self._good: dict[Entry, Meta] = {}
 
     def prune(self) -> list[Entry]:
-        """Delete what the settings do not keep. Returns what was deleted. Broken ones are put aside.
+        """Delete the checkpoints that the settings do not keep. Returns them. Broken ones are put aside.
 
-        If no checkpoint is good, nothing is deleted. Raises OSError.
+        If no checkpoint verifies, nothing is deleted. Raises OSError.
         """
         keep = self._keep(store.entries(self._folder))
         doomed = [entry for entry in store.entries(self._folder) if entry not in keep] if keep else []
@@ -43,7 +45,7 @@ class Retention:
         return doomed
 
     def _keep(self, entries: list[Entry]) -> set[Entry]:
-        """The last k that verify, only the newest of each step; every n-th; and the best that verifies."""
+        """Returns the last k that verify (only the newest of each step), each n-th step, and the best that verifies."""
         settings = self._settings
         last: dict[int, Entry] = {}
         for entry in reversed(entries):
@@ -58,7 +60,7 @@ class Retention:
             ranked = sorted((m, e) for e in entries if (m := self._metric(e)) is not None)
             best = next((e for _, e in ranked if self.is_good(e)), None)
             keep |= {best} if best else set()
-        # A checkpoint newer than the newest good one is still there because the storage could not read it just now.
+        # A checkpoint newer than the newest good one was not put aside, so the storage only could not read it just now.
         return keep | {e for e in entries if e.step > max(last)}
 
     def is_good(self, entry: Entry) -> bool:

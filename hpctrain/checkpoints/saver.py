@@ -1,9 +1,9 @@
-"""Saving and restoring a training state: training waits for one copy, and a thread does the rest.
+"""Saving and restoring a training state: training waits for a copy in host memory, and a thread writes that to disk.
 
 Takes `Snapshot`s (named tensors and JSON) and returns them; checkpoints/store.py has the files and the commit protocol,
 storage/lock.py the right to write. Large states are divided: each rank writes a part, and rank 0 commits once all parts
-are there. Ranks meet only through files in the draft folder, so that nothing in the writer thread can come between the
-collectives of the training thread.
+are there. Writer threads of different ranks synchronise only through files, because collectives would interleave with
+those of the training thread.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from hpctrain.storage.full_disk import AGAIN_S, patiently
 from hpctrain.storage.lock import Term
 from hpctrain.storage.run_state import Reason, storage_failure
 
-FIRST_SAVE_S = 60.0  # checkpoint.every=auto has to see one save before it knows what one costs
+FIRST_SAVE_S = 60.0  # checkpoint.every=auto first saves after this time, to measure what a save costs
 DIVIDE_BYTES = 256 * 2**20  # states from this size on are written by all ranks together
 WHOLE_BYTES = 2**20  # smaller tensors all go to rank 0
 PARTS_PATIENCE_S = 600.0  # how long rank 0 waits for the other ranks' parts
-RETRY_S = 30.0  # a failed save is tried again after this time at the latest; one that fails then ends the run
-READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between tries if the storage returns an error
+RETRY_S = 30.0  # a failed save is retried after this time at the latest; if it fails again, the run ends
+READ_PATIENCE_S = (0.5, 2.0, 10.0, 0.0)  # pauses between attempts to read if the storage returns an error
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Checkpointer:
         return whole_epoch if every == "epoch" else every != "auto" and step % every == 0
 
     def overdue(self) -> bool:
-        """Returns whether the clock asks for a save. It differs between ranks: ask rank 0 and tell the others."""
+        """Returns whether a save is due by the clock. Clocks differ between ranks: use the answer of rank 0 on all."""
         s, waited_s = self._settings, time.monotonic() - self._saved_at
         if self._failures and waited_s >= RETRY_S:
             return True
@@ -157,7 +157,7 @@ class Checkpointer:
     def finish(self, gather: Callable[[bool], list[bool]] = lambda failed: [failed]) -> None:
         """Wait until the last save is on disk. Raises RunFailed if saves have failed for RETRY_S seconds.
 
-        A failed save is tried again, by all ranks from the same buffers. `gather` returns what all ranks give it.
+        A failed save is tried again, by all ranks from the same buffers. `gather` collects one flag from each rank.
         """
         self.wait()
         while any(gather(self._failures > 0)):
@@ -168,7 +168,7 @@ class Checkpointer:
             self.wait()
 
     def settle(self, patience_s: float = 30.0) -> None:
-        """Wait for a running write, at most `patience_s`, while the run fails for another reason."""
+        """Wait at most `patience_s` seconds for a running write, when the run fails for another reason."""
         patience = Patience(patience_s)
         while self._thread is not None and self._thread.is_alive() and not patience.is_over():
             self._thread.join(0.1)
@@ -176,9 +176,9 @@ class Checkpointer:
     def restore(self, saved_step: int = 0) -> Snapshot | None:
         """Returns the newest checkpoint that verifies, or None if there never was one. Broken ones are put aside.
 
-        Raises RunFailed("NO_VALID_CHECKPOINT") if there were some and none is good: a run never starts from the
-        beginning in silence. `saved_step`: other files of the run say that this step was saved. From here on the saves
-        of this attempt count, and those that an earlier attempt makes after this do not. Rank 0 only.
+        Raises RunFailed("NO_VALID_CHECKPOINT") if there were some and none is good: a run never silently starts from
+        the beginning. `saved_step`: the last step saved according to other files of the run. From now on the saves of
+        this attempt count, and later saves of earlier attempts do not. Rank 0 only.
         """
         assert self._term is not None
         refuse_if_shared(self._folder)
@@ -204,7 +204,7 @@ class Checkpointer:
         return self._newest()[0]
 
     def _newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest good snapshot, and what is wrong with the later ones, which are put aside."""
+        """Returns the newest good snapshot, and what is wrong with the newer ones, which are put aside."""
         wrong: list[str] = []
         for entry in reversed(store.entries(self._folder)):
             try:
@@ -263,7 +263,7 @@ class Checkpointer:
         return {name: part}
 
     def _other_parts(self, draft: Path, job: _Job) -> dict[str, FileRecord]:
-        """Wait for the receipts of the other ranks. Raises OSError naming the rank that has failed."""
+        """Wait for the receipts of the other ranks. Returns their parts. Raises OSError naming a rank that failed."""
         parts: dict[str, FileRecord] = {}
         patience = Patience(PARTS_PATIENCE_S)
         for rank in range(1, job.parts):
@@ -272,11 +272,11 @@ class Checkpointer:
                 if patience.is_over():
                     raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} did not write its part")
                 time.sleep(0.02)
-            said = unseal(receipt.read_bytes())
+            content = unseal(receipt.read_bytes())
             self._files.remove(receipt)
-            if "error" in said:
-                raise OSError(said["errno"], f"rank {rank}: {said['error']}")
-            parts[_part_name(rank, job.parts)] = FileRecord(**said)
+            if "error" in content:
+                raise OSError(content["errno"], f"rank {rank}: {content['error']}")
+            parts[_part_name(rank, job.parts)] = FileRecord(**content)
         return parts
 
     def _prune(self) -> None:
@@ -288,7 +288,7 @@ class Checkpointer:
 
 @dataclass(frozen=True)
 class _Job:
-    """One write, by one rank of `parts`."""
+    """What one of `parts` ranks writes for one save."""
 
     attempt: int
     save: int
@@ -298,12 +298,12 @@ class _Job:
 
     @property
     def name(self) -> str:
-        """The same on all ranks."""
+        """The name of the draft, the same on all ranks."""
         return f"{self.attempt}-{self.save}"
 
 
 def divide(tensors: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
-    """Returns `size` sets of tensors (...,) with about equal bytes; all ranks have the same result."""
+    """Returns the tensors (...,) divided into `size` sets of about equal bytes; the result is the same on all ranks."""
     parts: list[dict[str, Tensor]] = [{} for _ in range(size)]
     loads = [0] * size
     for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
@@ -348,5 +348,5 @@ def _part_name(rank: int, parts: int) -> str:
 
 
 def _receipt(draft: Path, rank: int) -> Path:
-    """The file in which a rank describes its part; beside the draft, which holds only files of the checkpoint."""
+    """Returns the path of the file in which a rank describes its part. It is beside the draft folder, not in it."""
     return draft.with_name(f"{draft.name}.{rank}.json")

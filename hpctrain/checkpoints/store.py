@@ -1,20 +1,20 @@
 """Checkpoints on shared storage: committed whole or not at all, verified before use, pruned with care.
 
     checkpoints/
-      step_<step>.t<term>-<save>/   one checkpoint; term (storage/lock.py) and save number are its fence
+      step_<step>.t<term>-<save>/   one checkpoint; its term (storage/lock.py) and save number fence it
         tensors.safetensors         or tensors-<i>-of-<n>.safetensors, if n ranks wrote it together
         meta.json                   step, epoch, samples, sampler, schedule, world size, attempt, metric ...
         manifest.json               size and SHA-256 of each file, and of itself
       terms/<n>.json                who may write, and from which step each term's work counts
-      latest                        the newest name: a hint for people
+      latest                        the name of the newest: a hint for people
       broken.*, .draft.*            put aside by a reader; not committed, or about to be deleted
 
 The commit protocol: 1 make a draft folder on the same file system; 2 write each file and fsync it; 3 fsync the draft
 folder; 4 check that no later term was taken; 5 rename the draft to its final name; 6 fsync the parent; 7 replace
 `latest`; 8 delete what retention does not keep: rename to a draft, fsync, remove. A crash before 5 leaves a draft,
-which no reader looks at; from 6 on the checkpoint survives a power failure if the file system keeps the promise of
-fsync. Between 4 and 5 an earlier attempt that is still alive may slip in, so readers drop what a term wrote beyond the
-step at which a later term began. No pickle anywhere, and no torch here.
+which readers ignore; from 6 on the checkpoint survives a power failure if the file system honours fsync. A later term
+may be taken between 4 and 5, so readers ignore what a term wrote beyond the step at which a later term began. No pickle
+anywhere, and no torch here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class CorruptCheckpoint(Unusable):
 
 
 class Unreadable(CorruptCheckpoint):
-    """The storage returned an error, perhaps only for the moment, so the checkpoint keeps its name."""
+    """The checkpoint cannot be read, perhaps only for the moment, so it is not put aside."""
 
 
 @dataclass(frozen=True, order=True)
@@ -90,7 +90,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which checkpoint this is, and its files but for the manifest."""
+    """Which checkpoint this is, and its files except the manifest."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -129,7 +129,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def superseded(folder: Path) -> list[Entry]:
-    """Returns what an attempt committed beyond the step at which a later attempt had begun; no reader takes it."""
+    """Returns the checkpoints committed beyond the step at which a later attempt had begun; readers ignore them."""
     return _split(folder)[1]
 
 
@@ -144,7 +144,7 @@ def _split(folder: Path) -> tuple[list[Entry], list[Entry]]:
 
 
 def had_some(folder: Path) -> bool:
-    """Returns whether a checkpoint was ever committed here: its name, or a term that began from one, is left."""
+    """Returns whether a checkpoint was ever committed here, by `latest`, broken ones, and terms that began from one."""
     begun = any(owner.step for owner in lock.owners(folder).values())
     return begun or (folder / "latest").exists() or any(folder.glob("broken.*"))
 
@@ -206,8 +206,8 @@ def read_manifest(folder: Path, entry: Entry) -> Manifest:
 def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: bool = True) -> bytearray:
     """Returns the content of one file, read once and compared with its record; without `keep` it is only compared.
 
-    Raises CorruptCheckpoint, or Unreadable if the storage returns an error. Memory is allocated only once the size of
-    the file is known to be that of the record.
+    Raises CorruptCheckpoint, or Unreadable if the storage returns an error. Memory is allocated only after the
+    size of the file has been compared with the record.
     """
     where, digest = f"{entry.name}/{name}", hashlib.sha256()
     try:
@@ -232,7 +232,7 @@ def read_file(folder: Path, entry: Entry, name: str, record: FileRecord, keep: b
 
 
 def read_document(folder: Path, entry: Entry, manifest: Manifest) -> tuple[Meta, dict[str, Any]]:
-    """Returns meta.json: the keys that every checkpoint has, checked, and all of it. Raises CorruptCheckpoint."""
+    """Returns (the checked keys that every checkpoint has, all of meta.json). Raises CorruptCheckpoint."""
     try:
         content = read_file(folder, entry, "meta.json", manifest.files["meta.json"])
         document = json.loads(content)
@@ -250,7 +250,7 @@ def read_meta(folder: Path, entry: Entry) -> Meta:
 
 
 def verify(folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size_bytes: None) -> Meta:
-    """Read every file of a checkpoint. Returns its meta. `tick` is called with the bytes of each file.
+    """Verify every file of a checkpoint. Returns its meta. `tick` is called with the size of each file in bytes.
 
     Raises CorruptCheckpoint.
     """
@@ -262,7 +262,7 @@ def verify(folder: Path, entry: Entry, tick: Callable[[int], None] = lambda size
 
 
 def put_aside(folder: Path, entry: Entry, files: Files) -> None:
-    """Rename a broken checkpoint: no reader takes it for a checkpoint any more, but a person can still look at it."""
+    """Rename a broken checkpoint, so that readers ignore it but a person can still inspect it."""
     files.rename(folder / entry.name, folder / f"broken.{entry.name}.{uuid.uuid4().hex[:8]}")
     files.sync_folder(folder)
 
@@ -283,12 +283,12 @@ def sweep(folder: Path, files: Files) -> None:
 
 
 def metric_of(meta: Meta) -> float | None:
-    """Returns the metric of a checkpoint, smaller is better; None if it has none, or not a finite one."""
+    """Returns the metric of a checkpoint (smaller is better); None if it is missing or not finite."""
     return meta.metric if meta.metric is not None and math.isfinite(meta.metric) else None
 
 
 def _read_whole(path: Path) -> bytes:
-    """A small file."""
+    """Returns the first _MAX_MANIFEST_BYTES bytes of a file."""
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read(_MAX_MANIFEST_BYTES)
 

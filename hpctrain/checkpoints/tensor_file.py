@@ -32,7 +32,7 @@ assert sys.byteorder == "little"
 
 
 class HostBuffer:
-    """Copies a set of tensors into host memory, which is used again while names, shapes and dtypes stay the same."""
+    """Copies a set of tensors into host memory, which is reused as long as names, shapes and dtypes stay the same."""
 
     def __init__(self) -> None:
         self._key: list[tuple[str, torch.Size, torch.dtype]] | None = None
@@ -46,7 +46,7 @@ class HostBuffer:
         return self._flat.numpy().data
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors (...,); they may change as soon as this returns. Pinned memory if any is on a GPU."""
+        """Copy tensors (...,) into the buffer. They may change as soon as this returns."""
         self.lay_out(tensors)
         for name, view in self._views.items():
             view.copy_(tensors[name].detach(), non_blocking=True)
@@ -54,9 +54,9 @@ class HostBuffer:
             torch.cuda.synchronize()
 
     def lay_out(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate memory for tensors (...,) of these names, shapes and dtypes, unless it is there already.
+        """Allocate memory for tensors (...,) of these names, shapes and dtypes, unless it is already allocated.
 
-        Raises RunFailed for a dtype that the format does not know.
+        The memory is pinned if a tensor is on a GPU. Raises RunFailed for a dtype that the format does not have.
         """
         # Widest elements first: then every tensor is aligned.
         order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -75,7 +75,7 @@ class HostBuffer:
         text += b" " * (-len(text) % 8)
         self.header = len(text).to_bytes(8, "little") + text
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        # Set to zero, so that the pages exist before the first save.
+        # Zeroed, so that its pages are mapped before the first save.
         self._flat = torch.zeros(begin, dtype=torch.uint8, pin_memory=on_gpu)
         self._views = {
             name: self._flat[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
@@ -85,7 +85,7 @@ class HostBuffer:
 
 
 def unpack(content: bytearray) -> dict[str, Tensor]:
-    """Returns the tensors (...,) of a whole file, by name, as views of `content`. Raises ValueError for other bytes."""
+    """Returns the tensors (...,) of a whole file, by name, as views of `content`. Raises ValueError if that fails."""
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(len(content) - 8, _MAX_HEADER_BYTES):
         raise ValueError("the header is longer than the file")
@@ -114,7 +114,7 @@ def unpack(content: bytearray) -> dict[str, Tensor]:
 
 
 def _leaf(leaf: dict[str, Any]) -> tuple[int, int, list[int], torch.dtype]:
-    """One entry of a header: begin, end, shape, dtype."""
+    """Returns (begin, end, shape, dtype) of one entry of a header. Raises ValueError if they cannot be."""
     (begin, end), shape = leaf["data_offsets"], leaf["shape"]
     numbers = [begin, end, *shape]
     if any(type(n) is not int or n < 0 or n >= 2**63 for n in numbers) or len(shape) > 64 or end < begin:

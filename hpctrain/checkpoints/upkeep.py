@@ -1,6 +1,7 @@
-"""A run's checkpoints seen from outside: listed, verified, found by name, pruned, unlocked.
+"""Upkeep of a run's checkpoints: listing, verifying, looking up by name, pruning, unlocking.
 
-Takes run directories; only `prune` and `unlock` change anything, and they refuse while the run is written. No torch.
+Takes run directories. Only `prune` and `unlock` change anything, and they refuse while a run is being written. No
+torch.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from hpctrain.storage.lock import JobEnded
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Phase, Reason, RunState
 
-Tick = Callable[[int], None]  # hears of bytes done
+Tick = Callable[[int], None]  # is called with the number of bytes that have been read
 
 
 class Row(TypedDict):
-    """What a checkpoint says of itself. `state`: committed, superseded, good (every byte was read) or broken.
+    """A checkpoint as it is listed. `state`: committed, superseded, good (every byte was verified) or broken.
 
-    One that is broken has no more than its name, its step and the error.
+    If it is broken, only its name, its step and the error are known.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Row(TypedDict):
 
 
 def rows(folder: Path) -> list[Row]:
-    """Returns what each checkpoint says of itself, oldest first; no tensors are read."""
+    """Returns a row for each checkpoint, oldest first. No tensors are read."""
     committed, late = store.entries(folder), store.superseded(folder)
     return [_row(folder, entry, entry in late) for entry in sorted(committed + late)]
 
@@ -83,12 +84,12 @@ def verified(folder: Path, row: Row, tick: Tick) -> Row:
 
 
 def put_aside(folder: Path) -> list[str]:
-    """Returns the names of checkpoints that were found broken and put aside."""
+    """Returns the names of the broken checkpoints that were put aside."""
     return sorted(path.name for path in folder.glob("broken.*"))
 
 
 def locate(run: RunDir, text: str) -> tuple[Path, Entry]:
-    """Returns the folder and the entry of a checkpoint: by step, name or its folder's path. Raises UserError."""
+    """Returns the folder and the entry of the checkpoint with this step, name or path. Raises UserError."""
     if "/" in text:
         path = Path(text).resolve()
         entry = store.parse(path.name)
@@ -104,7 +105,7 @@ def locate(run: RunDir, text: str) -> tuple[Path, Entry]:
 
 
 def choose(run: RunDir, text: str) -> Entry:
-    """Returns the checkpoint of a step, or the `best`, or the `last`. Raises UserError."""
+    """Returns the checkpoint that `text` names: `best`, `last` or a step. Raises UserError."""
     entries = store.entries(run.checkpoints)
     if not entries:
         raise UserError("run", run.run_id, "has no checkpoint to export")
@@ -113,7 +114,7 @@ def choose(run: RunDir, text: str) -> Entry:
     if text == "best":
         scored = []
         for entry in entries:
-            with contextlib.suppress(CorruptCheckpoint, Damaged):  # one that is damaged is not the best
+            with contextlib.suppress(CorruptCheckpoint, Damaged):  # a damaged checkpoint cannot be the best
                 if (metric := store.metric_of(store.read_meta(run.checkpoints, entry))) is not None:
                     scored.append((metric, entry))
         if not scored:
@@ -127,9 +128,9 @@ def choose(run: RunDir, text: str) -> Entry:
 
 
 def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
-    """Delete what checkpoint.keep_* does not keep (`keep_last`: in its place); returns the names deleted.
+    """Delete the checkpoints that checkpoint.keep_* does not keep. Returns their names.
 
-    Raises RunFailed while the run is written.
+    `keep_last`, if given, replaces checkpoint.keep_last. Raises RunFailed while the run is being written.
     """
     run.refuse_others()
     settings = from_dict(run.own_config()).checkpoint
@@ -146,9 +147,9 @@ def prune(run: RunDir, keep_last: int | None, job_ended: JobEnded) -> list[str]:
 
 
 def unlock(run: RunDir, job_ended: JobEnded) -> list[str]:
-    """Take for ended who wrote last, who started the run last, and its jobs; returns in words who that was.
+    """Declare ended the processes that last wrote and last started the run, and its jobs. Returns a text for each.
 
-    Raises RunFailed if one of them lives; UserError if others than this user have a hand in the run.
+    Raises RunFailed if one of them is known to be alive, UserError if other users can write to the run's folders.
     """
     run.refuse_others()
     mine, folders, ended = lock.this_process(0), (run.checkpoints, run.start_folder), []

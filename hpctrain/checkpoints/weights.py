@@ -1,4 +1,4 @@
-"""The weights in a checkpoint: what a trained network is, without what training needs.
+"""The weights of a trained network, from a checkpoint, without the state that only training needs.
 
 Takes run directories; returns state dictionaries. Reading a checkpoint imports torch.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Tensor], str]:
-    """Returns the model's weights (...,) by name, and in words which one it is; buffers are the model's own either way.
+    """Returns weights (...,) by name, and a text that says which. Buffers are always the model's own.
 
     `which`: model, ema (averaged), or auto (ema if there is one). Raises UserError if there is no ema, RunFailed if
     the checkpoint is corrupt.
@@ -34,9 +34,9 @@ def weights(run: RunDir, entry: Entry, which: str) -> tuple[dict[str, Tensor], s
 
 
 def newest(run: RunDir) -> dict[str, Tensor]:
-    """Returns the weights (...,) of the newest checkpoint that is whole, the averaged ones if there are any.
+    """Returns the weights (...,) of the newest checkpoint that verifies, the averaged ones if there are any.
 
-    Raises RunFailed.
+    Raises RunFailed if none verifies.
     """
     wrong = []
     for entry in reversed(store.entries(run.checkpoints)):
@@ -50,7 +50,7 @@ def newest(run: RunDir) -> dict[str, Tensor]:
 
 
 def _both(run: RunDir, entry: Entry) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's own tensors and the averaged ones. Raises CorruptCheckpoint."""
+    """Returns the model's own tensors and the averaged ones. Raises CorruptCheckpoint."""
     from hpctrain.checkpoints.saver import read_patiently
 
     tensors = read_patiently(run.checkpoints, entry).tensors

@@ -1,4 +1,4 @@
-"""Settings that are right one by one and wrong together. Takes a `Config`; raises UserError. Pure, no torch."""
+"""Checks of settings that are valid one by one but not together. Takes a `Config`; raises UserError. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hpctrain.errors import UserError, choose, nearest
 if TYPE_CHECKING:
     from hpctrain.config.settings import Config, DataConfig, ModelConfig
 
-# The settings of comm that a cluster's preset may have, and that a scaling study may try.
+# The comm settings that a cluster preset may set and a scaling study may vary.
 TUNED_COMM = ("bucket_mb", "fusion_threshold_mb", "cycle_time_ms", "hierarchical", "compression")
 
 
 def check_whole(config: Config) -> None:
-    """What one field alone cannot know."""
+    """Raises UserError for settings that do not fit together."""
     train, data, ranks = config.train, config.data, config.ranks
     if train.epochs is None and train.steps is None:
         raise UserError("train.epochs", "null", "give train.epochs or train.steps")
@@ -44,7 +44,7 @@ def check_shape(data: DataConfig) -> None:
 
 
 def _too_many_ranks(config: Config, samples: int) -> UserError:
-    """Said of the setting that makes them so many."""
+    """Returns the error, for the setting that asks for too many ranks."""
     if config.cluster.kind == "local":
         key, value = "resources.ranks", config.ranks
     elif config.ranks_per_node > samples:
@@ -55,7 +55,7 @@ def _too_many_ranks(config: Config, samples: int) -> UserError:
 
 
 def _check_comm(config: Config) -> None:
-    """What Horovod's own optimiser, and Adasum, can do."""
+    """Raises UserError for settings that Adasum, group batch norm or Horovod's own optimiser does not support."""
     comm, ranks = config.comm, config.ranks
     if comm.reduction == "adasum" and ranks & (ranks - 1):
         raise UserError("comm.reduction", "adasum", f"needs 2, 4, 8, ... ranks, not {ranks}")
@@ -81,7 +81,7 @@ def _check_comm(config: Config) -> None:
 
 
 def _unfit(model: ModelConfig, task: str) -> UserError:
-    """Says which networks fit the task and, if the network takes what the task has, which tasks fit the network."""
+    """Returns the error for a network that does not fit its task: which networks, and which other tasks, fit."""
     why = also = ""
     if TASK_KINDS[task].inputs == model.network.inputs:
         why = "sees what comes after, so it cannot predict the next token: "
@@ -91,7 +91,7 @@ def _unfit(model: ModelConfig, task: str) -> UserError:
 
 
 def _check_task(config: Config) -> None:
-    """Task, network and data must speak of the same things."""
+    """Raises UserError unless task, network and data fit together."""
     task, model, data = config.task.name, config.model, config.data
     if task not in TASK_KINDS:
         raise choose("task.name", task, TASK_KINDS)

@@ -1,8 +1,8 @@
-"""Hydra's side: overrides in, plain dictionaries out. The file that sees Hydra and OmegaConf.
+"""Composition by Hydra: overrides in, plain dictionaries out. No other file but sweep_grammar.py imports Hydra.
 
 Takes command-line overrides (`model=lenet optimizer.lr=0.1`), returns resolved configurations. Hydra's
-own errors become one-line `UserError`s. Reads the conf/ folder and no data: config/derived.py says what stands for a
-setting that the data says. Sweeps, the one other use of Hydra, are in config/sweep_grammar.py.
+own errors become one-line `UserError`s. Reads the conf/ folder but no data: settings that follow from the data are
+placeholders (config/derived.py).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from hpctrain.config.derived import mark
 from hpctrain.config.near import meant
 from hpctrain.errors import UserError, nearest
 
-# The packages whose errors are of the input, also if these are a TypeError or an IndexError.
+# Exceptions raised in these packages are blamed on the input, even a TypeError or an IndexError.
 _THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")
-# Groups of free names: a name that is not there yet may be set like any other.
+# Groups with free keys: a key that does not exist yet may be set without a +.
 _FREE = re.compile(r"(cluster\.(?:environment|sbatch|comm))([.=].*)", re.DOTALL)
 
-# Hydra's flags that take a value, and what --cfg shows.
+# Hydra's flags that take a value, and the values of --cfg.
 _WITH_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--experimental-rerun",
@@ -54,13 +54,13 @@ Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def _number(derive: Derive, setting: str, _parent_: DictConfig) -> Any:
-    """`${vocabulary_size:}` and the like as a number: `derive` asks the data that the group `_parent_` names."""
+    """Returns the value of `${vocabulary_size:}` or the like, by `derive`, from the data in the group `_parent_`."""
     values = {str(key): _parent_[key] for key in _parent_ if key != setting} | {setting: mark(setting)}
     return derive({"data": values})["data"][setting]
 
 
 def _register(derive: Derive | None = None) -> None:
-    """Says what `${vocabulary_size:}` and the like in a data group become: marks, or numbers with `derive`."""
+    """Registers resolvers. `${vocabulary_size:}` and the like become marks, or with `derive` numbers."""
     for setting in DERIVED:
         resolver = partial(_number, derive, setting) if derive else partial(mark, setting)
         OmegaConf.register_new_resolver(setting, resolver, replace=True)
@@ -72,7 +72,7 @@ _register()
 
 @contextlib.contextmanager
 def hydra_in_conf(overrides: Sequence[str], config_name: str = "config") -> Iterator[None]:
-    """Hydra with conf/ as its folder. Raises UserError for whatever Hydra or OmegaConf raises inside."""
+    """A context with Hydra initialised in conf/. Raises UserError for whatever Hydra or OmegaConf raises inside."""
     _refuse_folder(overrides)
     _check_files(list(spelled_out(overrides)), conf_dir())
     try:
@@ -94,7 +94,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> dict[str, 
 
 
 def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns `values`, a run's config.yaml, with some replaced as in `optimizer.lr=0.1`. Raises UserError."""
+    """Returns a copy of `values`, a run's config.yaml, with overrides such as `optimizer.lr=0.1`. Raises UserError."""
     changed: dict[str, Any] = copy.deepcopy(dict(values))
     for override in map(read_override, overrides):
         key, given = override.key_or_group, override.get_value_string()
@@ -108,7 +108,7 @@ def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def read_override(text: str) -> Override:
-    """Returns one override as Hydra's grammar has it. Raises UserError."""
+    """Returns one override, parsed by Hydra. Raises UserError."""
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
     except Exception as error:
@@ -123,20 +123,21 @@ def run_app(
     job: Callable[[dict[str, Any]], tuple[int, float | None]],
     derive: Derive | None = None,
 ) -> int:
-    """Runs `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) hold.
+    """Runs `job` as a Hydra application: all of Hydra's flags (`--cfg`, `--multirun`, ...) work.
 
-    `job` gets the composed settings; it returns an exit code, and what Hydra's sweepers should minimise. Returns
-    the code; a multirun's is the largest. `derive` fills in what the data says if Hydra prints it (`--resolve`).
+    `job` takes the composed settings and returns an exit code and the value that Hydra's sweepers should minimise.
+    Returns the exit code, of a multirun the largest. `derive` fills in settings that follow from the data if Hydra
+    prints them (`--resolve`).
     """
     codes, here = [0], os.getpid()
     errors: list[Exception] = []
 
     def task(values: DictConfig) -> float | None:
-        # Kept for our own one line: Hydra would print its own before it, and end a multirun.
+        # Errors are kept, to be raised below: Hydra would print a message of its own, and end a multirun.
         try:
             code, result = job(plain(values))
         except Exception as error:
-            if os.getpid() != here:  # a launcher's process: it tells ours only what is raised
+            if os.getpid() != here:  # a launcher's process, from which only exceptions reach ours
                 raise
             errors.append(explain(error, argv, "config") if _is_theirs(error) else error)
             return None
@@ -149,10 +150,10 @@ def run_app(
     folders: list[str | Path] = [conf_dir(), *_given(argv, "--config-dir", "-cd", "--config-path", "-cp")]
     for folder in folders:
         _check_files(argv, Path(folder))
-    # Hydra's parser takes settings in one piece: a flag among them would cut them in two.
+    # Hydra's parser takes all settings in a row, without a flag between them.
     argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through to us, who say them in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions, which we report in one line
     _register(derive if "--resolve" in argv else None)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
@@ -170,7 +171,7 @@ def run_app(
 
 
 def spelled_out(argv: Sequence[str]) -> Iterator[str]:
-    """Yields the words as Hydra takes them: a bare word is the name of an experiment, free names need no +."""
+    """Yields the words as Hydra expects them: a bare word NAME becomes experiment=NAME, free keys get ++."""
     taken = False
     for word in argv:
         bare = re.fullmatch(r"[A-Za-z0-9_-]+", word) is not None and not taken and not word.startswith("-")
@@ -180,7 +181,7 @@ def spelled_out(argv: Sequence[str]) -> Iterator[str]:
 
 
 def _check_flags(argv: Sequence[str]) -> None:
-    """Raises UserError for a flag of Hydra's that lacks its value, and for a folder that is not one of Hydra's."""
+    """Raises UserError for a flag of Hydra without its value, a wrong --cfg, or a --config-dir that does not exist."""
     for word, value in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         if word in _WITH_VALUE and (not value or value.startswith("-")):
             raise UserError(word, "", "needs a value")
@@ -194,7 +195,7 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _refuse_folder(words: Sequence[str]) -> None:
-    """Raises UserError for a folder of Hydra's own: it would be ignored, or made beside the run's."""
+    """Raises UserError for hydra.run.dir: it would be ignored, or created beside the run's folder."""
     for word in words:
         if re.match(r"\+*hydra\.run\.dir=", word):
             raise UserError(
@@ -203,7 +204,7 @@ def _refuse_folder(words: Sequence[str]) -> None:
 
 
 def _given(argv: Sequence[str], *flags: str) -> list[str]:
-    """The values of flags of Hydra's, such as --config-dir=FOLDER or --config-dir FOLDER."""
+    """Returns the values of flags of Hydra, such as --config-dir=FOLDER or --config-dir FOLDER."""
     after = [value for word, value in itertools.pairwise(argv) if word in flags]
     return after + [
         word.partition("=")[2] for word in argv if word.partition("=")[0] in flags and "=" in word
@@ -211,7 +212,7 @@ def _given(argv: Sequence[str], *flags: str) -> list[str]:
 
 
 def _check_files(overrides: Sequence[str], folder: Path) -> None:
-    """Raises UserError if the file of an option that is chosen here, and lies in `folder`, is not plain YAML."""
+    """Raises UserError if a file in `folder` that an override chooses is not plain YAML."""
     for override in overrides:
         group, _, names = override.lstrip("+").partition("=")
         for name in names.split(","):
@@ -221,7 +222,7 @@ def _check_files(overrides: Sequence[str], folder: Path) -> None:
 
 
 def _followed(text: str) -> bool:
-    """Returns whether a text with ${...} is of OmegaConf's grammar."""
+    """Returns whether OmegaConf can parse a text with ${...}."""
     try:
         parse(text)
     except GrammarParseError:
@@ -230,7 +231,7 @@ def _followed(text: str) -> bool:
 
 
 def plain(values: DictConfig) -> dict[str, Any]:
-    """A composed configuration, resolved, as plain containers; Hydra's own settings left out."""
+    """Returns a composed configuration, resolved, as plain containers, without Hydra's own settings."""
     OmegaConf.resolve(values)
     container: Any = OmegaConf.to_container(values)
     container.pop("hydra", None)
@@ -238,7 +239,7 @@ def plain(values: DictConfig) -> dict[str, Any]:
 
 
 def _is_theirs(error: BaseException) -> bool:
-    """Returns whether Hydra, or what it stands on, raised the error, or one of ours came through it."""
+    """Returns whether Hydra, or a package that it builds on, raised the error or wrapped one of ours in it."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
     frame = error.__traceback__
@@ -249,10 +250,10 @@ def _is_theirs(error: BaseException) -> bool:
 
 
 def explain(error: Exception, overrides: Sequence[str], config_name: str) -> UserError:
-    """One line for whatever Hydra or OmegaConf complains of."""
+    """Returns the one-line error for an exception of Hydra or OmegaConf."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, UserError):  # from a resolver of our own
+        if isinstance(inner, UserError):  # from one of our own resolvers
             return inner
         inner = inner.__cause__ or inner.__context__
     text = str(error).strip() or str(error.__cause__ or error)
@@ -296,7 +297,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
 
 
 def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
-    """The override that an error is about: by the key that it names, the longest first; else all of them."""
+    """Returns the override that an error is about: the one with the longest key that it names, else the likeliest."""
     named = str(getattr(error, "full_key", None) or "")
     if "Config group override must be" in text:
         unnamed = [o for o in overrides if o.partition("=")[0] in ("", *groups()) and "=" in o]
@@ -316,19 +317,19 @@ def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
 
 
 def _typed(word: str) -> str:
-    """The word as the user wrote it, before `spelled_out`."""
+    """Returns the word as the user wrote it, before `spelled_out`."""
     return word.removeprefix("++") if _FREE.fullmatch(word.removeprefix("++")) else word
 
 
 def _quoted(override: str) -> str:
-    """How to type a setting whose value is to be taken as text: quoted for Hydra, then for the shell."""
+    """Returns how to type a setting whose value is text: quoted for Hydra, then for the shell."""
     key, _, value = override.partition("=")
     plain = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
     return shlex.quote(f'{key}="{plain}"')
 
 
 def _unreadable(override: str) -> UserError:
-    """Says of a word that is not of Hydra's grammar how to write it."""
+    """Returns the error for a word that Hydra cannot parse; it says how to write the word."""
     override = _typed(override)
     key, equals, value = override.partition("=")
     if not equals:
@@ -361,7 +362,7 @@ def _unknown_option(path: str) -> UserError:
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserError:
-    """Name the nearest setting that exists with the same groups chosen."""
+    """Returns the error for an unknown setting; it names the nearest one that exists with the same groups chosen."""
     parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o and o[0] != "-"])
     chosen = [
         o.input_line for o in parsed

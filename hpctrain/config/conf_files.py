@@ -1,4 +1,4 @@
-"""conf/: where it lies, and which groups it has. Reads names only; neither Hydra nor torch."""
+"""Where conf/ is, and which groups it has. Reads file names only; imports neither Hydra nor torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of data sets, a record each.
+"""The kinds of data sets, one record each.
 
 A new kind is a row here, a file below hpctrain/data/ and conf/data/NAME.yaml. Pure: the functions of a kind are named
 ("package.module:name") and imported when first needed.
@@ -16,7 +16,7 @@ from hpctrain.errors import choose
 class Family(StrEnum):
     """What one sample is."""
 
-    IMAGE = "image"  # an array of pixels, the set in memory
+    IMAGE = "image"  # an array of pixels; the whole set is in memory
     PICTURE = "picture"  # an encoded picture in a file, decoded when it is needed
     TEXT = "text"
     SPEECH = "speech"
@@ -30,9 +30,9 @@ class DataKind:
     `loader`: (DataConfig, Feeding) to data.Splits. `check`: DataConfig to the number of training samples per epoch,
     without torch; raises UserError for what is missing or wrong. `files`: DataConfig to (folder, the files that the
     kind reads there), for a run's identity; None if it reads none or makes its own. `whole`: every byte of the files
-    counts, however many there are. `derived`: settings that the data itself says, each with a function of DataConfig.
+    counts, however many there are. `derived`: settings that follow from the data, each with a function of DataConfig.
     `source`: DataConfig to what the loader reads (a set, a folder, sentences), if kinds with one loader differ in that.
-    `given`: what data.path must name; None if the kind knows places of its own.
+    `given`: what data.path must name; None if the kind has default places.
     """
 
     family: Family
@@ -102,18 +102,18 @@ DERIVED = ("vocabulary_size", "num_classes")  # what `derived` may name
 
 
 def kind_of(name: str) -> DataKind:
-    """Returns the kind of the data set `name`. Raises UserError, which lists those that there are."""
+    """Returns the kind of the data set `name`. Raises UserError, which lists the kinds that exist."""
     if name not in DATA_KINDS:
         raise choose("data.name", name, DATA_KINDS)
     return DATA_KINDS[name]
 
 
 def family(name: str) -> Family | None:
-    """Returns what one sample of the data set `name` is; None for a kind unknown here."""
+    """Returns what one sample of the data set `name` is; None if the kind is unknown."""
     kind = DATA_KINDS.get(name)
     return kind.family if kind else None
 
 
 def names(of: Family) -> tuple[str, ...]:
-    """Returns the kinds whose samples are `of` this family."""
+    """Returns the names of the data kinds whose family is `of`."""
     return tuple(name for name, kind in DATA_KINDS.items() if kind.family is of)

@@ -1,7 +1,7 @@
-"""Settings that the data itself says, such as the size of a text's vocabulary, before anybody has looked at the data.
+"""Placeholders for settings that follow from the data, such as the size of a text's vocabulary.
 
-Composing puts a mark in the place of such a setting (`${vocabulary_size:}` in conf/data), and whatever refers to it
-has the mark too; hpctrain/data/derive.py puts the numbers there. Pure.
+Composing reads no data. It puts a mark in place of such a setting (`${vocabulary_size:}` in conf/data) and of whatever
+refers to it; hpctrain/data/derive.py replaces the marks with numbers. Pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def mark(setting: str) -> str:
 
 
 def fill(values: Any, figure: Callable[[str], Any]) -> Any:
-    """Returns a copy of `values`, plain containers, with `figure(setting)` in the place of each setting's mark."""
+    """Returns a copy of `values`, plain containers, with the mark of each setting replaced by `figure(setting)`."""
     if isinstance(values, dict):
         return {key: fill(value, figure) for key, value in values.items()}
     if isinstance(values, list):

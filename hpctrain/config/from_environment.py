@@ -1,6 +1,7 @@
-"""`${oc.env:NAME}` and `${oc.env:NAME,default}` in settings: read when they are used, and kept as they stand.
+"""References to environment variables in settings: `${oc.env:NAME}` and `${oc.env:NAME,default}`.
 
-So what a variable holds, a token say, is in no file of a run. Takes and returns plain containers; reads os.environ.
+Files of a run hold the reference, not the value, which may be a secret; it is resolved when it is used. Takes and
+returns plain containers; reads os.environ.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MISSING = object()
 
 
 def reference(name: Any, default: Any = _MISSING) -> str:
-    """Returns the text that stands for the variable `name`; in place of Hydra's resolver of this name."""
+    """Returns the reference to the variable `name`. Takes the place of OmegaConf's resolver, which reads it."""
     return f"${{oc.env:{name}}}" if default is _MISSING else f"${{oc.env:{name},{_written(default)}}}"
 
 
@@ -27,7 +28,7 @@ def _written(value: Any) -> str:
 
 
 def resolve(values: Any, key: str = "") -> Any:
-    """Returns a copy of `values`, which stand at `key`, with what the variables hold. Raises UserError."""
+    """Returns a copy of `values` (of setting `key`) with references resolved. Raises UserError if one is not set."""
     if isinstance(values, dict):
         return {name: resolve(value, f"{key}.{name}" if key else str(name)) for name, value in values.items()}
     if isinstance(values, list | tuple):
@@ -46,7 +47,7 @@ def resolve(values: Any, key: str = "") -> Any:
 
 
 def as_shell(text: str) -> str:
-    """Returns `text` as a shell writes it: its variables are read when the shell comes to them."""
+    """Returns `text` quoted for a shell, with references as shell variables, which are read when the shell runs."""
     words, end = [], 0
     for match in _REFERENCE.finditer(text):
         default = "" if match[2] is None else "-" + re.sub(r'([\\"$`])', r"\\\1", match[2])
@@ -56,9 +57,9 @@ def as_shell(text: str) -> str:
 
 
 def in_line(text: str) -> str:
-    """Returns `text`, a line of a shell, with what it refers to as variables of the shell."""
+    """Returns `text`, a line of a shell script, with references as shell variables."""
     return _REFERENCE.sub(
-        lambda found: f"${{{found[1]}}}" if found[2] is None else f"${{{found[1]}-{found[2]}}}", text
+        lambda match: f"${{{match[1]}}}" if match[2] is None else f"${{{match[1]}-{match[2]}}}", text
     )
 
 
@@ -75,7 +76,7 @@ def references(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def put_back(values: dict[str, Any], key: str, text: str) -> None:
-    """Makes the setting `key` of `values` refer to its variable again, if it still has what that holds."""
+    """Makes the setting `key` the reference `text` again, if it still has the value of that variable."""
     node: Any = values
     *path, last = key.split(".")
     for name in path:

@@ -1,10 +1,10 @@
-"""What makes a run the run that it is: its settings that differ from their defaults, and the contents it was given.
+"""A run's identity: the settings that differ from their defaults, and the contents of the user's files.
 
-Takes a `Config` and digests of what the user brings (data/identify.py); returns ids, and refuses a changed setting.
-A field of a settings dataclass says what it is by the marks of config/settings.py; one without a mark is science.
-A value equal to its default never counts, and a setting that a checkpoint does not know is its default: a new
-setting with a neutral default changes no id, and every checkpoint resumes. A default that is changed changes what
-ids mean, so tests/golden/defaults.json pins them. Pure, no I/O.
+Takes a `Config` and digests of these contents (data/identify.py); returns ids, and refuses a changed setting.
+Marks in config/settings.py give each settings field its role; a field without a mark is science. A value equal to
+its default never counts, and a setting that is missing in a checkpoint has its default: so a new setting with a
+neutral default changes no id, and every checkpoint still resumes. Changing a default changes what ids mean, so
+tests/golden/defaults.json pins them. Pure, no I/O.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hpctrain.config.settings import Config
 from hpctrain.errors import RunFailed
 from hpctrain.storage.run_state import Reason
 
-# Settings that say which samples each step takes. If one changed in mid-run, samples would come twice or never.
+# Settings that determine which samples each step takes. If one changed in mid-run, samples would repeat or be left out.
 FIXED = ("data", "effective_batch", "seed")
-# The keys of two settings in meta.json of version 0.1.0, and their present ones.
+# Two keys in meta.json of version 0.1.0, and their present names.
 _MOVED = {"reduction": "comm.reduction", "batch_norm_ranks": "comm.batch_norm_ranks"}
 
 
@@ -42,7 +42,7 @@ class Setting:
 
 
 def settings_of(config: Config) -> Iterator[Setting]:
-    """Yields every setting of the groups that may be science, in the order of `Config`, as plain values."""
+    """Yields every setting of the groups without a mark, in the order of `Config`, as plain values."""
     for group in dataclasses.fields(Config):
         value = getattr(config, group.name)
         if _role(group) != "science":
@@ -51,7 +51,7 @@ def settings_of(config: Config) -> Iterator[Setting]:
             yield from _fields(value, f"{group.name}.")
         else:
             yield Setting(group.name, _plain(value), _default(group), "science")
-    # What the ranks' batches come to: no field says it alone.
+    # The product of batch_size, accumulate and ranks: no single field holds it.
     yield Setting("effective_batch", config.effective_batch, MISSING, "science")
 
 
@@ -60,7 +60,7 @@ def _fields(values: Any, prefix: str) -> Iterator[Setting]:
         value = getattr(values, field.name)
         if dataclasses.is_dataclass(value):  # a model's settings stand beside its name, as in conf/model
             yield from _fields(value, prefix)
-        elif isinstance(value, Mapping):  # a user's class: nobody knows its defaults
+        elif isinstance(value, Mapping):  # of a user's class: its defaults are unknown
             yield from (Setting(prefix + key, _plain(v), MISSING, "science") for key, v in value.items())
         else:
             yield Setting(prefix + field.name, _plain(value), _default(field), _role(field))
@@ -77,14 +77,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples."""
+    """Returns the value as JSON stores it: lists instead of tuples."""
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def science(config: Config) -> dict[str, Any]:
-    """Returns the settings that make the result and differ from their defaults, by group, as plain containers."""
+    """Returns the settings that count for the identity, by group, as plain containers."""
     chosen: dict[str, Any] = {}
     for setting in settings_of(config):
         if setting.counts:
@@ -97,7 +97,7 @@ def science(config: Config) -> dict[str, Any]:
 
 
 def noted(config: Config) -> dict[str, Any]:
-    """Returns `science` as a file may hold it: a digest in place of what came from a variable of the environment."""
+    """Returns `science` for a file, with digests instead of values that come from environment variables."""
     values = science(config)
     for setting in settings_of(config):
         group, dot, name = setting.key.partition(".")
@@ -107,7 +107,7 @@ def noted(config: Config) -> dict[str, Any]:
 
 
 def _reference(key: str, config: Config) -> str | None:
-    """The text that refers to a variable in the setting `key`, or in a value of its list; None without one."""
+    """Returns the reference to a variable in the setting `key`, or in an item of its list; None without one."""
     given = config.from_environment.items()
     return next((text for place, text in given if f"{place}.".startswith(f"{key}.")), None)
 
@@ -117,21 +117,22 @@ def _digest(value: Any) -> str:
 
 
 def identity_hash(config: Config, contents: Mapping[str, Any]) -> str:
-    """Returns the SHA-256, in hex, of the settings that count and of `contents`: a digest by what was brought."""
+    """Returns the SHA-256, in hex, of the settings that count and of `contents`, the digests of the user's files."""
     values = {"settings": science(config), "contents": dict(contents)}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def run_id(config: Config, contents: Mapping[str, Any]) -> str:
-    """Returns `<name>-<10 hex digits of identity_hash>`: the same identity is the same run."""
+    """Returns `<name>-<10 hex digits of identity_hash>`: equal identities mean the same run."""
     name = config.run.name or f"{config.model.name}-{config.data.name}"
     return f"{name}-{identity_hash(config, contents)[:10]}"
 
 
 def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
-    """Raises RunFailed(CONFIG_CHANGED), naming the first setting that is not as in `saved`, of `science` or `noted`.
+    """Raises RunFailed(CONFIG_CHANGED), naming the first setting that differs from `saved`.
 
-    A setting that is missing in `saved` is its default; one that is not science now is not compared.
+    `saved` is from `science` or `noted`. A setting that is missing there has its default; one that
+    is not science now is not compared.
     """
     known = {setting.key: setting for setting in settings_of(config)}
     before = {_MOVED.get(key, key): value for key, value in _flat(saved)}
@@ -142,13 +143,13 @@ def refuse_change(saved: Mapping[str, Any], config: Config) -> None:
         was = before.get(key, None if now.default is MISSING else now.default)
         if was in (now.value, _digest(now.value)):
             continue
-        said = f"{key} is {_reference(key, config) or now.value}, but the run was made with {was}"
+        what = f"{key} is {_reference(key, config) or now.value}, but the run was made with {was}"
         if key.split(".")[0] in FIXED:
             raise RunFailed(
-                Reason.CONFIG_CHANGED, f"{said}: samples would be taken twice or never; begin a new run"
+                Reason.CONFIG_CHANGED, f"{what}: samples would be taken twice or never; begin a new run"
             )
         if not config.checkpoint.allow_change:
-            raise RunFailed(Reason.CONFIG_CHANGED, f"{said}; if that is meant: checkpoint.allow_change=true")
+            raise RunFailed(Reason.CONFIG_CHANGED, f"{what}; if that is meant: checkpoint.allow_change=true")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Settings of pictures that one field alone cannot judge, and the size of a training image by epoch.
+"""Checks of image settings that depend on each other, and the size of training images by epoch.
 
 Takes a `Config`; raises UserError. Pure, no torch.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_pictures(config: Config) -> None:
-    """Random crops need the whole picture; sizes by epoch a network that takes them."""
+    """Raises UserError if random crops are set without pictures in files, or sizes by epoch that do not fit."""
     data, model, sizes = config.data, config.model, config.train.image_sizes
     if "random_resized_crop" in data.augment and family(data.name) is not Family.PICTURE:
         raise UserError(
@@ -39,7 +39,7 @@ def check_pictures(config: Config) -> None:
     if len(data.shape) != 3:
         raise UserError("train.image_sizes", shown, "is for images")
     if model.target is not None:
-        return  # the user answers for it
+        return  # a user's class is not checked
     if not model.network.any_size:
         others = ", ".join(name for name, network in NETWORKS.items() if network.any_size)
         raise UserError(
@@ -54,12 +54,12 @@ def check_pictures(config: Config) -> None:
 
 
 def sized(config: Config, pixels: int) -> Any:
-    """The network's settings with inputs of `pixels` a side. Raises ValueError if they are too few."""
+    """Returns the network's settings for inputs of `pixels` x `pixels`. Raises ValueError if they are too small."""
     settings = config.model.settings
     return dataclasses.replace(settings, input_shape=(settings.input_shape[0], pixels, pixels))
 
 
 def image_size(config: Config, epoch: int) -> int | None:
-    """Pixels a side of the training images in `epoch`; None if all epochs see `data.shape`."""
+    """Returns the side of the training images in `epoch`, in pixels; None if all epochs use `data.shape`."""
     begun = [pixels for start, pixels in config.train.image_sizes if start <= epoch]
     return begun[-1] if begun else None

@@ -1,6 +1,6 @@
-"""A configuration as plain containers (from compose.py, or from a run's config.yaml) to a checked `Config`, and back.
+"""From plain containers (of compose.py, or a run's config.yaml) to a checked `Config`, and back.
 
-Neither Hydra nor torch; no side effects but on sys.path.
+Imports neither Hydra nor torch. The only side effect is on sys.path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpctrain.models.settings import NETWORKS, search
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """Takes the model group, flat as in conf/model; returns it with its family's dataclass. Raises UserError."""
+    """Returns the settings of the model group, which is flat as in conf/model. Raises UserError."""
     if not isinstance(values, Mapping):
         raise UserError("model", values, "must be a group of settings")
     rest: dict[str, Any] = resolve(dict(values), "model")
@@ -33,15 +33,15 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def from_dict(values: Mapping[str, Any], own: bool = True) -> Config:
-    """Takes a resolved configuration, as plain containers; returns a checked `Config`. Raises UserError.
+    """Returns the checked `Config` of a resolved configuration in plain containers. Raises UserError.
 
-    From then on this process finds a user's `model.target` in the folder where the run's maker found it. Not `own`:
-    others could have written the values, so they name no such folder, and no variables of this user's shell.
+    Adds the folder that holds a user's `model.target` to sys.path. If not `own`, others could have written the values:
+    then the folder is not added, and references to environment variables raise UserError.
     """
     for key, text in () if own else references(dict(values)):
         raise UserError(key, text, "is not followed in a file that others could have written")
     rest = dict(values)
-    data = validate(DataConfig, rest.get("data", {}), "data.")  # before what takes its sizes from there
+    data = validate(DataConfig, rest.get("data", {}), "data.")  # first: other settings use its sizes
     check_shape(data)
     model = model_config(rest.pop("model", {}))
     rest.pop("sweep", None), rest.pop("scaling", None)
@@ -54,13 +54,13 @@ def from_dict(values: Mapping[str, Any], own: bool = True) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `from_dict`: returns what JSON can hold, with the model group flat again."""
+    """Returns the plain containers that `from_dict` takes, JSON-able, with the model group flat again."""
     model = config.model
     settings = model.settings if isinstance(model.settings, Mapping) else dataclasses.asdict(model.settings)
     flat = {"name": model.name, "weights": model.weights, "target": model.target, **settings}
     if model.target_folder is not None:
         flat["target_folder"] = model.target_folder
-    # dict() of Mapping fields, lists for tuples: what JSON and YAML can say.
+    # Through JSON, so that mappings become dicts and tuples become lists.
     plain: dict[str, Any] = json.loads(
         json.dumps(
             {

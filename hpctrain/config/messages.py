@@ -1,4 +1,4 @@
-"""What pydantic says of a wrong setting, as this project's one line: key, value, what is allowed, the nearest match."""
+"""Turns pydantic's errors into one line: the key, the value, what is allowed, and the nearest match."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hpctrain.config.near import meant
 from hpctrain.errors import UserError, nearest
 from hpctrain.storage.folders import NAME_RULE
 
-# Where a setting may be of several kinds, pydantic names the kind after the setting's key.
+# If a setting is a union, pydantic appends the name of the branch to the setting's key.
 _BRANCHES = {"sgd", "adam", "adamw", "lars", "int", "constrained-int", "str"}
-# Pydantic's words, and ours.
+# Pydantic's wording, and ours.
 _WORDS = {
     "a valid tuple": "a list, as in [1,2]",
     "a valid dictionary": "a table, as in {NAME:VALUE}",
@@ -23,7 +23,7 @@ _WORDS = {
 def explain(
     errors: Sequence[Mapping[str, Any]], prefix: str, neighbours: Callable[[list[str]], list[str]]
 ) -> UserError:
-    """Returns the first complaint; keys get `prefix`. `neighbours` returns the settings beside an unknown one."""
+    """Returns the first error; its key gets `prefix`. `neighbours` returns the settings beside an unknown one."""
     error = errors[0]
     where = [str(part) for part in error["loc"] if part not in _BRANCHES]
     key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
@@ -57,7 +57,7 @@ def explain(
         text = text.replace(theirs, ours)
     text = text.replace("greater than", ">").replace("less than", "<")
     text = text.replace("> or equal to", "≥").replace("< or equal to", "≤")
-    # A number or a word: what is said of the number, and the words.
+    # A union of a number and words: the message for the number, then the words.
     union = [
         e
         for e in errors[1:]

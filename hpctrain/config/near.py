@@ -1,4 +1,4 @@
-"""The setting that somebody meant who wrote another name: by meaning first, then by letters. Pure."""
+"""Which setting a wrong name probably means: by known synonyms first, then by spelling. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from hpctrain.errors import nearest
 
-# The field's other names of settings, without - and _, and the last part of a dotted name.
+# Names that other tools use for settings, in lower case, without - and _, without the group.
 _MEANT = {
     "optimizer.lr": ("lr", "learningrate", "stepsize", "alpha", "baselr"),
     "optimizer.weight_decay": ("wd", "weightdecay", "l2", "decay"),
@@ -45,7 +45,7 @@ _SETTINGS = {name: setting for setting, names in _MEANT.items() for name in name
 
 
 def meant(key: str, known: Collection[str]) -> str | None:
-    """Returns the one of `known` settings that `key` means or resembles; None if there is none."""
+    """Returns the one of the `known` settings that `key` means or resembles; None if none does."""
     last = key.lstrip("+~-").rpartition(".")[2]
     setting = _SETTINGS.get(last.lower().replace("_", "").replace("-", ""))
     if setting in known:

@@ -1,7 +1,7 @@
-"""The fast path of overrides: does without a composition what Hydra would do, or says that only Hydra can.
+"""The fast path for overrides: returns what Hydra would compose without running it, or None if Hydra is needed.
 
-An override that sets one existing value is an assignment (`assign`), on whatever base: what Hydra has composed
-(config/sweep_grammar.py), a run's config.yaml (`change` in config/compose.py), or files of conf/ that refer to nothing
+An override that sets one existing value is an assignment (`assign`). The base may be what Hydra has composed
+(config/sweep_grammar.py), a run's config.yaml (`change` in config/compose.py), or files of conf/ without references
 (`compose`, which does not import Hydra). Reads conf/; no other side effects.
 """
 
@@ -22,7 +22,7 @@ _SELECT = re.compile(r"\$\{oc\.select:(?P<key>\w+)[^,]*,(\$\{oc\.create:(?P<made
 
 
 def compose(overrides: Sequence[str], config_name: str) -> dict[str, Any] | None:
-    """Returns what `compose` of config/compose.py does, at a tenth of its time; None if that takes Hydra."""
+    """Returns the same as `compose` of config/compose.py, in a tenth of the time; None if Hydra is needed."""
     chosen: dict[str, Any] = {}
     for override in overrides:
         word = read(override)
@@ -48,7 +48,7 @@ def compose(overrides: Sequence[str], config_name: str) -> dict[str, Any] | None
 
 
 def read(override: str) -> tuple[str, Any] | None:
-    """Returns the key and the value as Hydra reads them; None if the text is not so plain that this is certain."""
+    """Returns the key and the value as Hydra reads them; None if the text is not simple enough to be certain."""
     match = _WORD.fullmatch(override)
     if match is None:
         return None
@@ -63,7 +63,7 @@ def read(override: str) -> tuple[str, Any] | None:
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Sets a single value that exists; returns False, and changes nothing, if `key` does not name one."""
+    """Sets a single value that exists. Returns False, and changes nothing, if `key` does not name one."""
     node, last = holder(values, key), key.rpartition(".")[2]
     if node is None or isinstance(node[last], dict):
         return False
@@ -72,7 +72,7 @@ def assign(values: dict[str, Any], key: str, value: Any) -> bool:
 
 
 def holder(values: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """Returns the mapping in which the last name of `key` stands; None if nothing has that name."""
+    """Returns the mapping that holds the last name of `key`; None if `key` does not exist."""
     *path, last = key.split(".")
     node: Any = values
     for part in path:
@@ -81,9 +81,9 @@ def holder(values: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _load(path: Path, groups: Sequence[str]) -> dict[str, Any] | None:
-    """A YAML file as Hydra reads it; None if that takes Hydra: it refers to one of `groups`, or has a package.
+    """Returns a YAML file as Hydra reads it; None if Hydra is needed, for a @package or a reference to one of `groups`.
 
-    A setting that is taken from a group that is not there, such as a data set's, has its default.
+    A reference to a group that is not composed here, such as data, becomes its default.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses and their bounds. Each says whether it is science (`HOW`, `PLACE`, `KIND`).
+"""The settings of a run: frozen dataclasses with bounds, and marks for config/identity.py (`HOW`, `PLACE`, `KIND`).
 
 Takes plain dictionaries (from config/compose.py, or from a run directory's config.yaml), returns `Config`.
 A wrong value is a `UserError` that names the key, the value, what is allowed and the nearest match.
@@ -19,12 +19,12 @@ from hpctrain.models.network import Network
 from hpctrain.models.settings import CUSTOM, NETWORKS
 from hpctrain.storage.folders import NAME
 
-# The size of one piece of a sum within a node, and the most that Horovod fuses. Open MPI allocates half of a sum's
-# bytes for what it receives. Above 32 MiB the C library returns that memory to the system each time, and to get it
-# again takes longer than the sum.
+# The size of one piece of an allreduce within a node, and the most that Horovod fuses. Open MPI allocates half of the
+# bytes as a receive buffer. Above 32 MiB the C library returns that memory to the system each time, and allocating it
+# again takes longer than the allreduce.
 PIECE_BYTES = 16 * 2**20
 
-MOST = 10**12  # of anything that is counted or measured: what is more is a slip of the hand
+MOST = 10**12  # the upper limit of any count or measure: more is a typing error
 Count = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[int, Ge(1), Le(MOST)]
 PositiveFloat = Annotated[float, Gt(0), Le(MOST)]
@@ -34,7 +34,7 @@ Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 def _as_shell(value: Any) -> Any:
-    """A variable's value as a shell writes it: numbers and booleans may be given."""
+    """Returns a variable's value as a shell writes it. Numbers and booleans are allowed."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
@@ -44,22 +44,22 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 VariableValue = Annotated[str, BeforeValidator(_as_shell)]
 Option = Annotated[str, Field(pattern=r"^-{0,2}[A-Za-z][A-Za-z0-9_-]*$")]
 
-# What a setting, or a whole group, is to the run's identity (config/identity.py). Without a mark it is science: it
-# changes the result, and counts if it differs from its default.
+# The role of a setting, or of a whole group, in the run's identity (config/identity.py). Without a mark it is science:
+# it changes the result, and counts if it differs from its default.
 HOW = {"science": "how"}  # how, or on which machine, the same result is computed
 PLACE = {"science": "place"}  # where files lie: their contents count instead
-KIND = {"science": "kind"}  # says which settings its group has: counts even if it has its default
+KIND = {"science": "kind"}  # determines which settings its group has: counts even if it has its default
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network; `settings` is the family's dataclass, or a mapping if `target` names a class."""
+    """The network. `settings` is a dataclass for its `name`, or a mapping if `target` names a user's class."""
 
     name: Name
     settings: Any
     weights: str | None = dataclasses.field(default=None, metadata=PLACE)
     target: str | None = None
-    target_folder: str | None = dataclasses.field(default=None, metadata=PLACE)  # in which `target` was found
+    target_folder: str | None = dataclasses.field(default=None, metadata=PLACE)  # the folder of `target`
 
     @property
     def network(self) -> Network:
@@ -69,7 +69,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data set as the model sees it: `shape` after padding, counts of the official split."""
+    """A data set as the model sees it: `shape` after padding, sample counts of the official split."""
 
     name: Name
     path: str | None = dataclasses.field(default=None, metadata=PLACE)
@@ -83,15 +83,16 @@ class DataConfig:
     mean: tuple[float, ...] = ()
     std: tuple[PositiveFloat, ...] = ()
     augment: tuple[Literal["random_resized_crop", "flip", "pad_crop", "cutout"], ...] = ()
-    # Pictures in files: the shorter side before the centre crop (null: that of `shape`), random crops by area
-    # and by width over height, the columns of a Hugging Face set (null: the first of their kind).
+    # Pictures in files: the shorter side before the centre crop (null: the shorter one of `shape`), the ranges of a
+    # random crop's share of the area and its width over height, the columns of a Hugging Face set (null: the first
+    # of their kind).
     resize: Positive | None = None
     crop_scale: tuple[Share, Share] = (0.08, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     image_field: str | None = None
     label_field: str | None = None
-    # And how they are fed: processes that decode on each rank, batches ahead of the step, and how much may be held
-    # decoded.
+    # And how they are loaded: decoding processes per rank, batches read ahead of the step, and the size up to which
+    # a split is kept decoded in memory.
     workers: Count | None = dataclasses.field(default=None, metadata=HOW)
     prefetch: Positive = dataclasses.field(default=4, metadata=HOW)
     resident_gb: Annotated[float, Ge(0)] = dataclasses.field(default=2.0, metadata=HOW)
@@ -203,7 +204,7 @@ OptimizerConfig = SgdConfig | AdamConfig | LarsConfig
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves; times in epochs. `scaling` multiplies it by the effective batch."""
+    """How the learning rate changes; times in epochs. `scaling` adapts it to effective batch / `reference_batch`."""
 
     name: Literal["constant", "cosine", "linear", "step", "exponential", "plateau"] = "constant"
     warmup_epochs: Annotated[float, Ge(0), Le(MOST)] = 0.0
@@ -227,7 +228,7 @@ class PrecisionConfig:
 
 @dataclass(frozen=True)
 class CommConfig:
-    """How ranks talk. `buckets` is hpctrain's own exchange on Horovod's allreduce."""
+    """How ranks communicate. `buckets` is hpctrain's own exchange on Horovod's allreduce."""
 
     transport: Literal["auto", "mpi", "gloo"] = dataclasses.field(default="auto", metadata=HOW)
     exchange: Literal["buckets", "distributed_optimizer"] = dataclasses.field(default="buckets", metadata=HOW)
@@ -243,9 +244,9 @@ class CommConfig:
 
     @property
     def fusion_bytes(self) -> float:
-        """Bytes of ready tensors that Horovod fuses, by copying, into one sum.
+        """The most bytes of ready tensors that Horovod copies together into one allreduce.
 
-        Less if buckets have fused them before: no more than a piece of a sum (training/comm.py).
+        If buckets have fused the tensors already, it is one piece of an allreduce (training/comm.py).
         """
         if self.fusion_threshold_mb is not None:
             return self.fusion_threshold_mb * 2**20
@@ -270,7 +271,7 @@ class ResourcesConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Facts of a cluster, from conf/cluster. Nothing of it is science."""
+    """Facts about a cluster, from conf/cluster. None of them is science."""
 
     name: Name
     kind: Literal["local", "slurm"]
@@ -297,12 +298,12 @@ class ClusterConfig:
     container: str | None = None
     python: str | None = None
     srun_args: tuple[str, ...] = ()
-    # Further options; false and null leave one out.
+    # Further options of sbatch; false and null leave one out.
     sbatch: Mapping[Option, str | int | float | bool | None] = field(default_factory=dict)
     environment: Mapping[Variable, VariableValue] = field(default_factory=dict)
     needs: tuple[Literal["account", "qos", "partition", "constraint", "reservation"], ...] = ()
     slurm_conf: str | None = None
-    # Settings of comm that suit the cluster: conf/config.yaml takes them if the command line has none.
+    # comm settings that suit the cluster: conf/config.yaml uses them unless the command line sets others.
     comm: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     # For scaling studies: the nominal rate of a node's link, and how many nodes share one physical machine.
     link_gbit_per_s: PositiveFloat | None = None
@@ -350,7 +351,7 @@ class Config:
     run: RunConfig = dataclasses.field(metadata=HOW)
     checkpoint: CheckpointConfig = dataclasses.field(metadata=HOW)
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
-    # The settings that refer to variables of the environment (config/from_environment.py), as they are written.
+    # References to environment variables (config/from_environment.py), as they are written, by setting.
     from_environment: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata=HOW)
 
     @property
@@ -362,7 +363,7 @@ class Config:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks on each node; on this machine all of them."""
+        """Ranks on each node; all of them in a local run."""
         if self.cluster.kind == "local":
             return self.ranks
         return self.resources.gpus_per_node or self.cluster.gpus_per_node or 1
@@ -374,5 +375,5 @@ class Config:
 
     @property
     def effective_batch(self) -> int:
-        """Samples of one optimiser step, over all ranks and micro-steps."""
+        """Samples per optimiser step, over all ranks and micro-steps."""
         return self.train.batch_size * self.train.accumulate * self.ranks

@@ -1,8 +1,8 @@
 """Hydra's sweep grammar: one command line for many configurations. Besides compose.py the only user of Hydra.
 
 Takes overrides (`optimizer.lr=0.01,0.1 seed=range(3) schedule=glob(*) train.clip_norm=interval(0.1,10)`), returns
-what is swept and what is fixed; composes any number of runs, of which those that differ in plain values
-only cost a copy each instead of a composition by Hydra.
+what is swept and what is fixed. Composes any number of runs; runs that differ only in plain values cost a copy
+each, not a composition by Hydra.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hpctrain.errors import UserError
 
 
 def parse(overrides: Sequence[str]) -> tuple[list[str], list[Swept]]:
-    """Returns the fixed overrides, and what is swept. Raises UserError, also for a sweep without a value."""
+    """Returns the fixed overrides, and what is swept. Raises UserError, for example for a sweep without values."""
     words = list(compose.spelled_out(overrides))
     with compose.hydra_in_conf(overrides):
         loader = GlobalHydra.instance().config_loader()
@@ -90,11 +90,11 @@ class Composer:
         values = copy.deepcopy(values)
         for override in overrides:
             if override in plain and not assign(values, override.partition("=")[0], self._values[override]):
-                return compose.compose([*self._fixed, *overrides])  # says what is wrong with the key
+                return compose.compose([*self._fixed, *overrides])  # raises an error that explains the key
         return values
 
     def _is_plain(self, override: str) -> bool:
-        """Whether it sets one existing value, which Hydra would do by this assignment as well."""
+        """Returns whether the override looks like a plain assignment to one existing value, as `assign` does it."""
         key = override.partition("=")[0]
         if not re.fullmatch(r"[A-Za-z_][\w.]*", key) or key in self._groups:
             return False
@@ -113,7 +113,7 @@ class Composer:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Every name that an interpolation somewhere in `value` mentions."""
+    """Yields every name in an interpolation anywhere in `value`."""
     if isinstance(value, dict):
         for child in value.values():
             yield from _references(child)
@@ -125,7 +125,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _touches(key: str, referenced: frozenset[str]) -> bool:
-    """Whether an interpolation could see a change of `key`; relative names count by their last part."""
+    """Returns whether an interpolation could depend on `key`. Relative names are compared by their last part."""
     last = key.rpartition(".")[2]
     return any(
         name == key or key.startswith(f"{name}.") or name.startswith(f"{key}.")

@@ -1,4 +1,4 @@
-"""What is swept: a key and its values, or its bounds. Pure."""
+"""A swept setting: its key and its values, or its bounds. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Choice:
-    """A key and all its values, each as an override writes it."""
+    """A key and all its values, each as text for an override."""
 
     key: str
     values: tuple[str, ...]
@@ -17,7 +17,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Interval:
-    """A key and the bounds of its values, both included; logarithmic by `tag(log, interval(a, b))`."""
+    """A key and the bounds of its values, both included. `log` is set by `tag(log, interval(a, b))`."""
 
     key: str
     low: float
@@ -26,14 +26,14 @@ class Interval:
     integer: bool
 
     def draw(self, generator: random.Random) -> str:
-        """Returns a random value, as an override writes it."""
+        """Returns a random value, as text for an override."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = generator.uniform(low, high)
         value = math.exp(value) if self.log else value
         return self.written(value)
 
     def written(self, value: float) -> str:
-        """Returns `value`, moved into the bounds, as an override writes it."""
+        """Returns `value`, clipped to the bounds, as text for an override."""
         value = min(max(value, self.low), self.high)
         return str(round(value)) if self.integer else repr(float(f"{value:.6g}"))
 

@@ -1,6 +1,6 @@
-"""Plain values to a settings dataclass: pydantic checks types and bounds, messages.py says what is wrong. No torch.
+"""From plain values to a settings dataclass: pydantic checks types and bounds, messages.py words the errors. No torch.
 
-What every text must be is checked here too: printable, as it reaches a script of sbatch, a shell and a terminal.
+Every text must be without control characters, because it reaches sbatch scripts, shells and terminals.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hpctrain.shown import CONTROL
 def validate(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
     """Returns `values` as an instance of the dataclass `kind`. Raises UserError; its keys get `prefix`.
 
-    `${oc.env:NAME}` in them is what the variable holds.
+    References `${oc.env:NAME}` in them are resolved.
     """
     if not isinstance(values, Mapping):
         raise UserError(prefix.rstrip("."), values, "must be a group of settings")
@@ -73,7 +73,7 @@ _NESTED = (
 
 
 def _refuse_control(values: Any, key: str) -> None:
-    """Raises UserError for a text, or a name, with a line break or another control character."""
+    """Raises UserError for a text or a key that has a line break or another control character."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             _refuse_control(str(name), key)
@@ -88,7 +88,7 @@ def _refuse_control(values: Any, key: str) -> None:
 
 
 def _refuse_yes_for_number(given: Any, taken: Any, key: str) -> None:
-    """Raises UserError if a number was `taken` for a `given` true or false: to Python both are numbers."""
+    """Raises UserError if a `given` true or false was `taken` as a number, which Python would allow."""
     if isinstance(given, Mapping):
         for name, value in given.items():
             read = taken.get(name) if isinstance(taken, Mapping) else getattr(taken, str(name), None)
@@ -101,7 +101,7 @@ def _refuse_yes_for_number(given: Any, taken: Any, key: str) -> None:
 
 
 def _neighbours(kind: Any, where: list[str]) -> list[str]:
-    """The settings of the dataclass that holds the last key of `where`."""
+    """Returns the settings of the dataclass that holds the last key of `where`."""
     for part in where[:-1]:
         kind = {"optimizer": SgdConfig}.get(part) or next(
             (k for k in _NESTED if k.__name__.lower() == f"{part}config"), None

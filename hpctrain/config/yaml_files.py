@@ -1,7 +1,7 @@
-"""YAML that somebody wrote by hand: what is wrong with it, by file and line, before Hydra reads it. Reads files.
+"""Checks of hand-written YAML before Hydra reads it; errors name the file and the line. Reads files.
 
-Hydra and PyYAML say part of it in words of their own, and take without a word a number that a colon makes
-(12:00:00 is 43200) and aliases that unfold to millions of values.
+Hydra and PyYAML word some of these errors in their own way, and accept others silently: numbers in base 60
+(12:00:00 is 43200), and aliases that unfold to millions of values.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import yaml
 from hpctrain.errors import Damaged, UserError
 from hpctrain.storage.json_files import read_small
 
-_MOST_VALUES = 10_000  # of a file, with its aliases unfolded
+_MOST_VALUES = 10_000  # per file, with its aliases unfolded
 _MOST_DEPTH = 50
 _CLOCK = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 
 def check(key: str, path: Path, followed: Callable[[str], bool] = lambda text: True) -> None:
-    """Raises UserError, of the setting `key`, for a file that is not plain YAML: a table of settings.
+    """Raises UserError, for the setting `key`, unless the file is a table of settings in plain YAML.
 
-    `followed` returns whether a text that refers to another setting by `${...}` is rightly written.
+    `followed` returns whether a text with a reference `${...}` to another setting has the right form.
     """
     try:
         text = read_small(path.resolve())[0].decode()
@@ -47,7 +47,7 @@ def check(key: str, path: Path, followed: Callable[[str], bool] = lambda text: T
 
 
 def explain(key: str, path: Any, error: yaml.YAMLError) -> UserError:
-    """Returns what PyYAML complains of as one line that names the file and the line."""
+    """Returns an error of PyYAML as one line that names the file and the line."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "context", None) or error)
     if "'\\t'" in problem or "tab" in problem:
@@ -71,7 +71,7 @@ def _check_header(key: str, path: Path, text: str) -> None:
 
 
 def _texts(node: Any) -> Iterator[yaml.ScalarNode]:
-    """Yields every single value below `node`, which does not hold itself."""
+    """Yields every scalar value below `node`, which must not contain itself."""
     if isinstance(node, yaml.ScalarNode):
         yield node
     elif isinstance(node, yaml.MappingNode):
@@ -87,7 +87,7 @@ def _at(key: str, path: Path, node: yaml.Node, what: str) -> UserError:
 
 
 def _count(key: str, path: Path, node: Any, known: dict[int, int], depth: int) -> int:
-    """Returns the values below `node` with aliases unfolded. Raises UserError for what YAML would take silently."""
+    """Returns the number of values below `node`, aliases unfolded. Raises UserError for what YAML accepts silently."""
     if node is None:
         return 0
     if id(node) in known:

@@ -1,7 +1,7 @@
-"""From a command line's settings to the figures: the count of what is asked, as a document.
+"""Answers to `hpctrain flops`: counts the network that the command line describes, and returns a document.
 
 Takes overrides (`model=resnet50 batch=256`). Known networks are answered without torch; other settings and other
-modules need it. No side effects but those of the cache of counts.
+modules need it. The only side effect is the cache of counts.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def networks() -> list[NetworkRow]:
 
 
 def answer(overrides: list[str], measured: Device | None = None, allow_unknown: bool = False) -> Document:
-    """Returns the document of what is asked. Raises UserError, also for an operator without a rule.
+    """Returns the document for these overrides. Raises UserError, also for an operator without a rule.
 
-    `measured`: this machine, in place of the device that the settings name.
+    `measured`: the measured peaks of this machine, used instead of the device in the settings.
     """
     asked = request(overrides)
     device = measured or _device(asked)
@@ -81,7 +81,7 @@ def _device(asked: Request) -> Device | None:
 
 
 def changed(settings: list[str], changes: list[str]) -> list[str]:
-    """Returns `settings` with `changes` in their place; another model starts from its own settings."""
+    """Returns `settings` with `changes` applied. If the model changes, settings of the old model are dropped."""
     keys = {change.partition("=")[0] for change in changes}
     dropped = ("model.", "input=") if "model" in keys else ()
     kept = [s for s in settings if s.partition("=")[0] not in keys and not s.startswith(dropped)]

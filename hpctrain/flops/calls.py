@@ -2,7 +2,7 @@
 
 Takes a `Call` seen at torch's own interface (`conv2d(x, w, ...)`, `lstm(...)`, `x + y`), before autograd and
 before any kernel; returns the work of its three passes. Sizes come from the arguments, the need for a gradient
-from `requires_grad`. Pure functions of shapes, which may be any: (...,) below. No data is read.
+from `requires_grad`. Pure functions of shapes; no data is read. (...,) means any shape.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 from hpctrain.flops import rules
 from hpctrain.flops.rules import Cost, Kind, Work
 
-# A tensor's role: it is computed from parameters alone, or from the sample.
+# A tensor's role: it is computed from parameters only, or (also) from the sample.
 WEIGHT, SAMPLE = "weight", "sample"
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: `args` by position or name, `out` its result."""
+    """One call: its arguments `args` and `kwargs`, and its result `out`."""
 
     args: Sequence[Any]
     kwargs: dict[str, Any]
     out: Any
 
     def get(self, position: int, name: str, default: Any = None) -> Any:
-        """Returns the argument at a position or of a name, or the default."""
+        """Returns the argument at `position` or called `name`, or the default."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     @property
@@ -132,7 +132,7 @@ def each(value: Any, dims: int) -> list[int]:
 
 
 def product(call: Call, macs: int, a: Tensor, b: Tensor, added: Tensor | None = None) -> Work:
-    """Returns the work of a product of `a` (..., n) and `b` (n, ...); either gradient is a product of as many MACs.
+    """Returns the work of a product of `a` (..., n) and `b` (n, ...); each gradient costs as many MACs.
 
     If the other operand is a single vector, the gradient is an outer product: multiplications without a sum.
     """
@@ -200,7 +200,7 @@ def embedding(call: Call) -> Work:
 def elementwise(
     forward: int, first: int, second: int = 0, kind: Kind = "elementwise"
 ) -> Callable[[Call], Work]:
-    """Returns a rule with so many operations per element of the result, and of the gradient of each operand.
+    """Returns a rule for operations per element: of the result, and of the gradients of both operands.
 
     The gradient of an operand that was broadcast is then summed, which is one more addition per element. A
     parameter that is added counts as a bias.
@@ -222,7 +222,7 @@ def elementwise(
 
 
 def reversed_operands(rule: Callable[[Call], Work]) -> Callable[[Call], Work]:
-    """Returns the rule for `2 - x`, which Python calls as x.__rsub__(2)."""
+    """Returns `rule` for swapped operands: Python calls `2 - x` as x.__rsub__(2)."""
     return lambda call: rule(Call(call.args[1::-1], call.kwargs, call.out))
 
 
@@ -233,7 +233,7 @@ def copying(call: Call) -> Work:
 
 
 def prelu(call: Call) -> Work:
-    """Returns the work of a PReLU: compare, multiply; one kernel makes both gradients (4), the slope's is summed."""
+    """Returns the work of a PReLU: compare, multiply; both gradients cost 4, and the slope's is summed."""
     x, n = call.args[0], call.result.numel()
     grads = [(x, Cost(other=4 * n, read=2 * n, written=n)), (call.args[1], Cost(other=n))]
     return work(call, "activation", moved(call, other=2 * n), grads)

@@ -19,7 +19,7 @@ OTHER = "bias, activations, normalisation, pooling, loss and other elementwise a
 
 @dataclass(frozen=True)
 class Convention:
-    """A MAC counts as `mac` operations; `other` arithmetic and MACs on `padding` zeros count or do not."""
+    """What counts: a MAC as `mac` operations, and, if true, `other` arithmetic and MACs on `padding` zeros."""
 
     name: str
     says: str
@@ -74,7 +74,7 @@ CONVENTIONS = {
 
 
 def find(name: str) -> Convention:
-    """Returns the convention of a name. Raises UserError."""
+    """Returns the convention called `name`. Raises UserError if there is none."""
     if name not in CONVENTIONS:
         raise choose("convention", name, CONVENTIONS)
     return CONVENTIONS[name]
@@ -86,7 +86,7 @@ def included(layers: Iterable[Layer], without: str | None) -> list[Layer]:
 
 
 def connections(layer: Layer) -> int:
-    """Returns the number of inputs of a layer's units: weights times positions, biases, windows of subsampling.
+    """Returns the number of inputs of all units of a layer: weights times positions, biases, windows of subsampling.
 
     A radial basis unit is connected to each of its inputs.
     """

@@ -1,6 +1,6 @@
 """The CTC loss on the meta device, for which torch has no kernel: results of the right shapes, without data.
 
-Takes operators as torch's dispatcher sees them. No side effects. B utterances, T frames, U labels.
+Takes operators as torch's dispatcher sees them. No side effects. B utterances, T frames, U labels, K classes.
 """
 
 from __future__ import annotations

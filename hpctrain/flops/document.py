@@ -70,7 +70,7 @@ class Operations(TypedDict):
 
 
 class Row(TypedDict):
-    """A layer per unit. What bounds it is there if the device is known."""
+    """The figures of a layer per unit. Its bound is present if the device is known."""
 
     name: str
     type: str
@@ -111,8 +111,11 @@ class MixtureFigures(TypedDict):
 
 
 class LowerBound(TypedDict, total=False):
-    """The least time of a step on a device. `optimizer_s` is there for training, `measured_step_s` and the shares of
-    the peak if a measurement was given."""
+    """The least time of a step on a device.
+
+    `optimizer_s` is present for training; `measured_step_s`,
+    `mfu` and `roofline_share` are present if a measurement was given.
+    """
 
     device: str
     device_source: str
@@ -128,7 +131,7 @@ class LowerBound(TypedDict, total=False):
 
 
 class Document(Headline):
-    """All figures of one count. `covered` is there if some operators are unknown."""
+    """All figures of one count. `covered` is present if some operators are unknown."""
 
     optimizer_flops: int
     mode: str
@@ -214,7 +217,7 @@ def _figures(layers: Sequence[Layer], convention: Convention, units: int) -> Fig
 
 
 def _flops(layers: Sequence[Layer], part: str, convention: Convention, units: int) -> float:
-    """Returns the operations of one of PASSES per unit, as the convention counts them."""
+    """Returns the operations per unit of a pass (a key of PASSES), as the convention counts them."""
     if convention.connections:
         made = sum(map(conventions.connections, layers)) if part == "forward" else 0
     else:
@@ -268,7 +271,7 @@ def _layer(layer: Layer, request: Request, units: int, included: bool) -> Row:
 
 
 def _covered(count: Count) -> Covered:
-    """Returns how much of the network the count covers if some operators have no rule."""
+    """Returns how much of the network the count covers, for a network with unknown operators."""
     dark = {layer for layer, _ in count.unknown}
     known = [layer for layer in count.layers if layer.name not in dark]
     return {
@@ -298,7 +301,7 @@ def _mixture(of: Mixture, request: Request, count: Count, units: int) -> Mixture
 
 
 def _lower_bound(request: Request, count: Count, device: Device, rows: list[Row], update: int) -> LowerBound:
-    """Returns the least time of a step on `device`, pass by pass; adds to each row what bounds its layer."""
+    """Returns the least time of a step on `device`, summed over passes. Adds to each row the bound of its layer."""
     precision, total = request.settings.dtype, 0.0
     for layer, row in zip(count.layers, rows, strict=True):
         bound = roofline.joined(roofline.bound(of(layer), device, precision) for of in PASSES.values())

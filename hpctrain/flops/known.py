@@ -1,4 +1,4 @@
-"""Counts that need no torch: those that are shipped with hpctrain, and those in the user's cache.
+"""Counts that need no torch, because they are shipped with hpctrain or in the user's cache.
 
 Takes a network's name, settings and batch, returns its `Count`. Reads known.json.gz beside this file (every
 network at its default settings, and the scenarios), then the user's cache. If neither has the count, torch counts
@@ -23,11 +23,11 @@ from hpctrain.models.settings import NETWORKS
 from hpctrain.storage.json_files import read_json, replace_text
 
 SHIPPED = Path(__file__).with_name("known.json.gz")
-SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths determine all (runs.py)
+SHORT = (4, 8, 12)  # multiples of every stride over time; three lengths determine all others (runs.py)
 
 
 def counted(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
-    """Returns the count of one step of one of hpctrain's networks. Raises UserError and RunFailed, as `count`."""
+    """Returns the count of one step of one of hpctrain's networks. Raises UserError and RunFailed, as `count` does."""
     key = _key(name, settings, batch, training)
     if key in _shipped():
         return from_plain(_shipped()[key])
@@ -39,13 +39,13 @@ def counted(name: str, settings: Any, batch: int, *, training: bool = True) -> C
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(to_plain(count)))
-    except OSError:  # a full or read-only home: the count itself is good
+    except OSError:  # the home folder is full or read-only, but the count is good
         pass
     return count
 
 
 def fresh(name: str, settings: Any, batch: int, *, training: bool = True) -> Count:
-    """Returns a new count, made with torch in both ways. Raises UserError and RunFailed, as `count`."""
+    """Returns a new count, made with torch in both ways. Raises UserError and RunFailed, as `count` does."""
     from hpctrain import models
     from hpctrain.flops.count import count
 

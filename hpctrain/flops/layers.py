@@ -28,7 +28,7 @@ def batch_norm(call: Call) -> Work:
 
 
 def instance_norm(call: Call) -> Work:
-    """Returns the work of batch normalisation of each sample by itself, with B times as many running averages."""
+    """Returns the work of batch normalisation per sample, with B times as many running averages."""
     x, tracked, w, b = (
         call.get(i, n) for i, n in ((0, "input"), (1, "running_mean"), (3, "weight"), (4, "bias"))
     )
@@ -224,8 +224,7 @@ def nll_loss(call: Call) -> Work:
 
 
 def ctc_loss(call: Call) -> Work:
-    """Returns the work of the CTC loss: each utterance at its own length if lengths are given as numbers, else at
-    the longest."""
+    """Returns the work of the CTC loss. Each utterance has its own length, or the longest if lengths hold no data."""
     x, targets = call.args[:2]
     frames, classes = x.shape[0], x.shape[-1]
     batch = x.shape[1] if x.dim() == 3 else 1

@@ -27,7 +27,7 @@ class Where:
         return self._stack[-1]
 
     def enter(self, name: str) -> None:
-        """Assigns what follows to `name`, which is not a module."""
+        """Assigns all that runs from now on to `name`, which is not a module."""
         self._stack.append(name)
 
     def __enter__(self) -> Where:

@@ -42,7 +42,7 @@ def _addmm(args: Sequence[Any], out: Tensor) -> Count:
 
 
 def _conv(x: Sequence[int], w: Sequence[int], y: Sequence[int], transposed: bool) -> int:
-    """Each weight is used at each position of the side without the kernel's overlap, once per sample."""
+    """Returns the MACs: each weight is used once per sample and position of the output (of the input if transposed)."""
     return math.prod(w) * x[0] * math.prod((x if transposed else y)[2:])
 
 
@@ -76,7 +76,7 @@ def _mean_pool_backward(dims: int) -> Operator:
 
 
 def _bins(x: Tensor, y: Tensor, dims: int) -> int:
-    """Elements of all windows of adaptive pooling, found by listing each window."""
+    """Returns the number of elements of all windows of adaptive pooling, summed window by window."""
     total = math.prod(x.shape[:-dims])
     for size, outputs in zip(x.shape[-dims:], y.shape[-dims:], strict=True):
         total *= sum(
@@ -239,7 +239,7 @@ def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Count, Cou
     if func is aten.native_batch_norm_backward:
         n, channels, training = args[0].numel(), args[0].shape[1], args[7]
         weights = (mask[1] or mask[2]) and args[2] is not None
-        # Both sums are needed for dx too, in training; the frozen form only scales.
+        # In training dx needs both sums too; in evaluation mode it only scales.
         dx = 4 * n + 3 * channels + (0 if weights else 5 * n) if training else n + channels
         return (0, 5 * n * weights), (0, dx * mask[0])
     if func in (aten.native_layer_norm_backward, aten.native_group_norm_backward):

@@ -57,7 +57,7 @@ Bar = tuple[str, list[float]]  # a layer's name, and the operations of each of P
 
 
 def _merged(bars: list[Bar]) -> list[Bar]:
-    """At most MOST_BARS bars: neighbours of deep networks are added up by their outermost names."""
+    """Returns at most MOST_BARS bars, if possible: layers are added up by the outer parts of their names."""
     depth = max((name.count(".") for name, _ in bars), default=0)
     while len(bars) > MOST_BARS and depth > 0:
         merged: dict[str, list[float]] = {}
@@ -84,7 +84,7 @@ def _bars(axes: Any, bars: list[Bar]) -> None:
 
 
 def _roofline(axes: Any, rows: list[Row], bound: LowerBound) -> None:
-    """Draws each layer at its intensity and at the rate that the bound allows."""
+    """Draws each layer at its arithmetic intensity and at the rate that the roofline allows."""
     peak, bandwidth = bound["peak_flops_per_s"], bound["bytes_per_s"]
     points = [row for row in rows if row["flops_per_byte"] > 0]
     ridge = peak / bandwidth

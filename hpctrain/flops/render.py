@@ -19,7 +19,7 @@ COMPARED: tuple[Compared, ...] = get_args(Compared)
 
 
 class Total(TypedDict):
-    """A figure of two documents; no ratio if the first one's is 0."""
+    """One figure of both documents. `ratio` is b / a; None if a is 0."""
 
     a: float
     b: float
@@ -59,7 +59,7 @@ def write_csv(document: Document, out: TextIO) -> None:
 
 
 def layer_table(document: Document) -> Table:
-    """Returns the layers with their totals as a table; `lines` says the rest."""
+    """Returns a table of the layers with their totals; `lines` returns the other figures."""
     from rich.table import Table
 
     bounded = "lower_bound" in document
@@ -87,7 +87,7 @@ def layer_table(document: Document) -> Table:
 
 
 def lines(document: Document) -> list[str]:
-    """Returns the lines below the table."""
+    """Returns the text below the table, line by line."""
     d = document
     rows = [
         "",
@@ -174,7 +174,7 @@ def _by_type(document: Document) -> dict[str, TypeSums]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Returns the two documents of `compared` side by side."""
+    """Returns a table of two documents side by side."""
     from rich.table import Table
 
     a, b = comparison["a"], comparison["b"]

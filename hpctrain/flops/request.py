@@ -26,7 +26,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A whole run: `lengths` maps words or frames of a sample to the share of samples that have them."""
+    """A whole run. `lengths` maps a length (words or frames) to the share of samples that have it."""
 
     dataset: str | None = None
     samples: Positive | None = None
@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """`input_shape` is for a `model.target` alone: the other networks have theirs among their settings."""
+    """A checked request. `input_shape` is set for a `model.target` only; other networks have a setting for it."""
 
     model: ModelConfig
     settings: Settings
@@ -93,7 +93,7 @@ def _sizes(text: Any) -> tuple[int, ...] | None:
 
 
 def _as_setting(shape: tuple[int, ...], model: Mapping[str, Any]) -> dict[str, Any]:
-    """`input` as the settings of the network: an image's shape, a spectrogram's, or a number of words."""
+    """Returns `input` as settings of the network: the shape of an image or spectrogram, or a number of words."""
     text, name = "x".join(map(str, shape)), model["name"]
     forms = {3: "input_shape", 2: "frequency_bins", 1: "example_length"}
     wanted = next((n for n, key in forms.items() if key in model), None)
@@ -107,7 +107,7 @@ def _as_setting(shape: tuple[int, ...], model: Mapping[str, Any]) -> dict[str, A
 
 
 def resolve(overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns the plain configuration. Raises UserError."""
+    """Returns the composed configuration as plain containers. Raises UserError."""
     values = quick.compose(overrides, "flops")
     if values is None:
         from hpctrain.config.compose import compose

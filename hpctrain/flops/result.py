@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Count:
-    """The work of one training step over given inputs, in order of first use; it excludes `unknown` operators."""
+    """The work of one training step, by layer in order of first use. It excludes `unknown` operators."""
 
     layers: tuple[Layer, ...]
     params: int
@@ -60,7 +60,7 @@ class Count:
 
 
 def forward_only(count: Count) -> Count:
-    """Returns the count without its backward pass, which is that of inference."""
+    """Returns the count without its backward pass, as for inference."""
     layers = tuple(
         replace(layer, work=tuple(Work(w.kind, w.forward) for w in layer.work)) for layer in count.layers
     )
@@ -68,7 +68,7 @@ def forward_only(count: Count) -> Count:
 
 
 def to_plain(count: Count) -> dict[str, Any]:
-    """Returns JSON-able values; equal calls of a layer are written once, with their number."""
+    """Returns JSON-able values. Equal calls of a layer are written once, with how often they occur."""
     return {
         "layers": [
             [layer.name, layer.type, layer.params, [_plain(w, n) for w, n in Counter(layer.work).items()]]

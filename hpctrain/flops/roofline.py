@@ -33,7 +33,7 @@ class Bound:
 
 
 def bound(cost: Cost, device: Device, precision: str) -> Bound:
-    """Returns the bound of one pass, with multiply-adds at the device's peak. Raises UserError if it is unknown."""
+    """Returns the bound of one pass, with MACs at the device's peak rate. Raises UserError if that is unknown."""
     if precision not in device.flops:
         raise UserError(
             "dtype", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
@@ -45,7 +45,7 @@ def bound(cost: Cost, device: Device, precision: str) -> Bound:
 
 
 def joined(parts: Iterable[Bound]) -> Bound:
-    """Returns the bound of consecutive passes, named after what bounds most of their time."""
+    """Returns the bound of consecutive passes; `by` is what bounds most of their time."""
     bounds = list(parts)
     seconds = sum(b.seconds for b in bounds)
     compute = sum(b.seconds for b in bounds if b.by == "compute")

@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """One pass of one call. `macs` includes the `padding_macs`, whose input is a padding zero."""
+    """The operations of one pass of one call. `macs` includes the `padding_macs`, whose input is a padding zero."""
 
     macs: int = 0
     bias: int = 0
@@ -85,8 +85,10 @@ class Work:
 
 
 def taps(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Returns the number of pairs (output i, tap t) of one dimension whose input i·stride − padding + t·dilation
-    exists."""
+    """Returns the number of pairs (output i, tap t) along one dimension that have an input.
+
+    The index of the input is i·stride − padding + t·dilation; it exists from 0 to `size` − 1.
+    """
     total = 0
     for tap in range(kernel):
         offset = tap * dilation - padding
@@ -174,11 +176,12 @@ def batch_norm(
 
 
 def layer_norm(elements: int, rows: int, affine: int, *, weight_grad: bool) -> tuple[Cost, Cost, Cost]:
-    """Returns (forward, weights, input) of layer and group normalisation: statistics of each of `rows`, then
-    `affine` gains γ and shifts β.
+    """Returns (forward, weights, input) of layer and group normalisation, with `affine` gains γ and shifts β.
+
+    Statistics are taken over each of the `rows`.
 
     Per element: μ 1, σ² 3, x̂ 2, affine 2; per row 4. Backward, per element: Σg and Σg·x̂ for γ and β 5 (2 of them
-    for x̂), into x 7, 1 for γ, and 2 for x̂ if γ's gradient has not made it; per row 2.
+    for x̂), into x 7, 1 for γ, and 2 for x̂ if γ's gradient has not computed it; per row 2.
     """
     scaled = 2 * elements if affine else 0
     into_x = elements * (7 + bool(affine) + (0 if weight_grad else 2)) + 2 * rows
@@ -211,8 +214,8 @@ def adaptive_windows(size: int, outputs: int) -> int:
 class Cell:
     """Operations per hidden unit and step, apart from the matrix products and biases.
 
-    `first` is what the first step's backward pass saves in an LSTM whose initial c, or a GRU whose first U·h, needs
-    no gradient.
+    `first` is saved in the backward pass of the first step, if the initial c of an LSTM, or the first U·h of a GRU,
+    needs no gradient.
     """
 
     gates: int
@@ -254,7 +257,7 @@ class Grads:
 def recurrent(
     cell: str, batch_sizes: Sequence[int], inputs: int, hidden: int, projected: int, bias: bool, grads: Grads
 ) -> Work:
-    """Returns the work of one direction of one layer; `batch_sizes` are the samples alive at each step, in order.
+    """Returns the work of one direction of one layer; `batch_sizes` are the numbers of samples that reach each step.
 
     MACs per sample and step: G·H·(I + P), and H·P if h is projected (P < H). Biases: two vectors of G·H, as in
     torch and cuDNN. The gradient of the first step's initial state is left out unless it is needed.
@@ -280,7 +283,7 @@ def recurrent(
         bool(bias) and grads.state_bias
     )
     steps_to_state = steps if grads.state else later
-    # If the projection alone is trained, nothing before it in the first step needs a gradient.
+    # If only the projection is trained, nothing before it in the first step needs a gradient.
     gates = replace(grads, projection=False).any
     active = list(batch_sizes if gates else batch_sizes[1:]) or [0]
     hidden_side = grads.state or grads.state_weight or grads.state_bias
@@ -329,8 +332,10 @@ def attention(
 
 
 def cross_entropy(rows: int, classes: int, *, grad: bool = True) -> Work:
-    """Returns the work of log-softmax over each row and the mean of the chosen entries: 5 and 4 operations per logit,
-    1 per row."""
+    """Returns the work of log-softmax over each row and the mean of the chosen entries.
+
+    Per logit 5 operations forward and 4 backward, per row 1 in each pass.
+    """
     logits = rows * classes
     forward = Cost(other=5 * logits + rows, read=logits, written=1)
     return Work(

@@ -1,4 +1,4 @@
-"""The operations of a whole run: from counts of one sample, by samples, epochs, accumulation and ranks.
+"""The operations of a whole run, from counts of one sample, and from samples, epochs, accumulation and ranks.
 
 Takes a request with run.samples and run.epochs, returns JSON-able figures. Costs are polynomials of the length
 (constant, linear, and attention's square), so three short counts determine any length exactly. A mixture's
@@ -25,7 +25,7 @@ EXA = 10**18
 
 @dataclass(frozen=True)
 class RunTotal:
-    """Operations of a run: `useful` are those of forward and backward passes; each rank updates all parameters."""
+    """Operations of a run. `useful`: of forward and backward passes. `optimizer`: each rank updates all parameters."""
 
     steps: int
     useful: int
@@ -38,7 +38,7 @@ class RunTotal:
 
 
 class RunFigures(TypedDict):
-    """A run's plan (request.RunPlan), and what it costs; `arithmetic` says how the total comes about."""
+    """A run's plan (request.RunPlan), and what it costs. `arithmetic` spells out the total."""
 
     dataset: str | None
     samples: int
@@ -59,8 +59,10 @@ class RunFigures(TypedDict):
 
 
 def run_figures(request: Request, count: Count, step_bound_s: float | None) -> RunFigures | None:
-    """Returns the figures of the run; None if the request describes no run. Raises UserError if half of it is
-    missing or lengths do not apply."""
+    """Returns the figures of the run; None if the request does not describe a run.
+
+    Raises UserError if samples or epochs are missing, or lengths do not apply.
+    """
     plan, settings = request.settings.run, request.model.settings
     if plan.samples is None and plan.epochs is None:
         return None
@@ -111,7 +113,7 @@ def run_figures(request: Request, count: Count, step_bound_s: float | None) -> R
 
 
 def _costs(request: Request, count: Count, sequences: bool) -> Callable[[int], Fraction]:
-    """Returns a function from a length to the FLOPs of forward and backward pass for one sample of it."""
+    """Returns a function from a length to the FLOPs (forward and backward) of one sample of that length."""
 
     def at(length: int) -> Fraction:
         settings = dataclasses.replace(request.model.settings, example_length=length)
@@ -150,8 +152,11 @@ def run_total(
     accumulate: int = 1,
     ranks: int = 1,
 ) -> RunTotal:
-    """Returns the totals. `per_sample` are the operations of forward and backward pass, `batch` is that of one rank;
-    the last, smaller step of each epoch counts as a step."""
+    """Returns the totals of a run. The last, smaller step of each epoch counts as a step.
+
+    `per_sample`: operations of forward and backward pass. `optimizer`: operations of one update. `batch`: samples per
+    rank and micro-step.
+    """
     whole, part = divmod(Fraction(str(epochs)), 1)
     effective = batch * accumulate * ranks
     steps = int(whole) * -(-samples // effective) + math.ceil(samples * part / effective)

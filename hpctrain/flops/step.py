@@ -20,7 +20,7 @@ from hpctrain.hardware import Device
 
 @dataclass(frozen=True)
 class StepWork:
-    """Operations per sample, and of the optimiser per step. `passes` holds each layer's passes over all `samples`."""
+    """Operations per sample, and of the optimiser per step. `passes`: those of each layer, over all `samples`."""
 
     params: int
     samples: int
@@ -32,15 +32,16 @@ class StepWork:
     agreed: bool  # whether both counts are equal
 
     def least_s(self, device: Device, dtype: str) -> tuple[float, float]:
-        """Returns the least seconds of `device` for one sample of such a batch, and for one update (in fp32).
+        """Returns the least seconds that `device` needs for one sample of such a batch, and for one update (in fp32).
 
-        Raises UserError if the peak for `dtype` is unknown."""
+        Raises UserError if the peak for `dtype` is unknown.
+        """
         passes = roofline.joined(roofline.bound(cost, device, dtype) for cost in self.passes)
         return passes.seconds / self.samples, self.optimizer_elements * 4 / device.bytes_per_s
 
 
 def work_of(counted: Count, optimizer: Any, samples: int, *, agreed: bool = True) -> StepWork:
-    """Returns the work of a count of `samples` samples; `optimizer` is a settings object with a `name`."""
+    """Returns the work that was counted for `samples` samples. `optimizer` is a settings object with a `name`."""
     return StepWork(
         counted.params,
         samples,

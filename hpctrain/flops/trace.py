@@ -30,7 +30,7 @@ ZEROS = frozenset({aten.zeros, aten.new_zeros, aten.zeros_like})
 
 @dataclass(frozen=True)
 class Origin:
-    """The layer that made an autograd node, and the roles of its operands."""
+    """The layer that made an autograd node, and whether some or all of its operands are made of weights."""
 
     layer: str
     has_weight: bool
@@ -46,7 +46,7 @@ class Trace(TorchDispatchMode):
         self.operations: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.unknown: dict[tuple[str, str], int] = defaultdict(int)
         self._roles: dict[int, str] = {}
-        self._alive: list[Any] = []  # keeps storages, so that no address is reused
+        self._alive: list[Any] = []  # keeps storages alive, so that no address is reused
         self._numbers: list[int] = []
         self._origins: list[Origin] = []
         for parameter in model.parameters():
@@ -101,7 +101,7 @@ class Trace(TorchDispatchMode):
     def _backward(self, func: Any, operator: Any, args: Any, out: Any, operands: list[Tensor]) -> None:
         node = torch._C._current_autograd_node()
         if (operator is aten.add and len(operands) == 2) or (node and node.name() == "ExpandBackward0"):
-            return  # this joins gradients of one tensor, which is not counted
+            return  # sums of gradients of one tensor are not counted
         place = bisect_left(self._numbers, node._sequence_nr()) if node is not None else len(self._numbers)
         origin = self._origins[place] if place < len(self._origins) else Origin(self.where.name, False, False)
         split = backward_split(operator, args, out)

@@ -38,7 +38,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose heads sort on a click; numbers have four digits. `marked` holds the rows to highlight."""
+    """A table whose column headers sort it on a click; floats have four digits. `marked`: indices of rows to mark."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]

@@ -1,6 +1,6 @@
-"""Confidence intervals of means over seeds, and which settings cannot be told from the best.
+"""Confidence intervals of means over seeds, and which settings are statistically indistinguishable from the best.
 
-Pure. Intervals are Student's t; differences from the best are Welch's t-test at a family-wise error of 5 %, by
+Pure. Intervals use Student's t. Comparisons with the best use Welch's t-test, with a family-wise error of 5 % by
 Holm's step-down procedure (Holm 1979).
 """
 
@@ -21,14 +21,14 @@ def interval(values: Sequence[float]) -> float | None:
 
 
 def student_t(freedom: float) -> float:
-    """Returns half the width of a 95 % interval in standard errors, by Student's t."""
+    """Returns half the width, in standard errors, of a 95 % interval (Student's t, `freedom` degrees of freedom)."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Returns the two-sided p-value for equal means of unequally spread samples; None for fewer than two values."""
+    """Returns the two-sided p-value for equal means, unequal variances; None if a sample has fewer than two values."""
     if min(len(a), len(b)) < 2:
         return None
     from scipy.special import stdtr
@@ -42,7 +42,10 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def like_the_best(groups: Sequence[Sequence[float]]) -> list[bool | None]:
-    """Returns for each group whether it cannot be told from the first; None if either has a single value."""
+    """Returns for each group whether it is statistically indistinguishable from the first.
+
+    None for the first group itself, and if either has fewer than two values.
+    """
     p = [welch_p(groups[0], g) for g in groups[1:]]
     known = sorted((value, n) for n, value in enumerate(p) if value is not None)
     different: set[int] = set()

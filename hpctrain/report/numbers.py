@@ -1,4 +1,4 @@
-"""Numbers as text for people: with a metric prefix, whole, as times, and sizes in bytes. Pure."""
+"""Numbers as readable text: metric prefixes, exact counts, times, sizes in bytes. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def short(value: float, unit: str = "", digits: int = 4) -> str:
 
 
 def measured(value: float) -> str:
-    """Returns a measured figure with four digits, and with all before the point up to a billion: 12345.6 -> 12,346."""
+    """Returns a number with four significant digits, but with all its integer digits below 10⁹: 12345.6 -> 12,346."""
     return f"{value:,.0f}" if 9999.5 <= abs(value) < 1e9 else f"{value:,.4g}"
 
 
 def exact(value: float) -> str:
-    """Returns a count as text; an average over units need not be a whole number."""
+    """Returns an integer in full, and a float, such as an average over units, with one decimal."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
@@ -32,7 +32,7 @@ def seconds(value: float) -> str:
 
 
 def binary(count: int) -> str:
-    """Returns a size whose unit is a power of 1024, rounded down: 2**28 -> 256 MiB."""
+    """Returns a size in bytes in units of powers of 1024, rounded down: 2**28 -> 256 MiB."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
     power = min(max(0, count.bit_length() - 1) // 10, len(units) - 1)
     return f"{count >> 10 * power} {units[power]}"

@@ -1,6 +1,6 @@
 """Pictures of a study: learning curves, parallel coordinates, slices, bars. PNG bytes, no display, no pyplot.
 
-Takes plain sequences; numbers and names may be mixed on an axis (names get places of their own).
+Takes plain sequences. An axis holds numbers or names; if a value is not a number, all of them count as names.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def learning_curves(
 
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | None, bool]:
-    """Returns the places of values on an axis: numbers as they are (and whether a logarithm suits), names in order."""
+    """Returns (positions on an axis, names or None, whether a logarithmic scale suits).
+
+    Numbers are their own positions; names are evenly spaced, in alphabetical order.
+    """
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         numbers = np.array(values, dtype=float)
         wide = numbers.min() > 0 and numbers.max() / numbers.min() >= 30
@@ -88,7 +91,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray[Any, Any], list[str] | No
 def parallel_coordinates(
     params: Mapping[str, Sequence[Any]], values: Sequence[float], name: str, higher_is_better: bool
 ) -> bytes:
-    """Returns a PNG with one line per run through all swept settings to the metric; the best are drawn last."""
+    """Returns a PNG with one line per run across all swept settings and the metric; the best runs are drawn last."""
     from matplotlib.collections import LineCollection
 
     axes_names = [*params, name]
@@ -119,7 +122,7 @@ def parallel_coordinates(
 
 
 def _ticks(places: np.ndarray[Any, Any], names: list[str] | None, wide: bool) -> list[tuple[float, str]]:
-    """Returns a few labels along an axis, with their heights from 0 to 1."""
+    """Returns a few (height from 0 to 1, label) pairs along an axis."""
     placed = np.log(places) if wide else places
     low, high = placed.min(), placed.max()
     if high == low:
@@ -132,7 +135,7 @@ def _ticks(places: np.ndarray[Any, Any], names: list[str] | None, wide: bool) ->
 
 
 def slice_of(key: str, given: Sequence[Any], values: Sequence[float], name: str) -> bytes:
-    """Returns a PNG of the metric over one swept setting."""
+    """Returns a PNG that plots the metric against one swept setting."""
     figure, ax = _figure(3.6, 2.8)
     places, names, wide = _places(given)
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(places)) if names else 0.0

@@ -1,6 +1,7 @@
-"""Pictures of scaling: throughput and efficiency over GPUs, the split of a step. PNG bytes; no display, no pyplot.
+"""Pictures of scaling: throughput and efficiency over the number of GPUs, and what a step's time is spent on.
 
-Takes plain sequences. Axes of counts and throughput are logarithmic: ideal scaling is a straight line.
+Takes plain sequences, returns PNG bytes; no display, no pyplot. Axes of GPU counts and throughput are logarithmic, so
+ideal scaling is a straight line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve over GPUs (`x`); `low` and `high` are its interval, if it has one."""
+    """One curve over the number of GPUs (`x`); `low` and `high` are the bounds of its interval, if it has one."""
 
     name: str
     x: Sequence[float]
@@ -35,8 +36,10 @@ class Series:
 def scaling(
     rates: Sequence[Series], efficiencies: Sequence[Series], base: tuple[float, float], limit: float | None
 ) -> bytes:
-    """Returns a PNG of throughput, with the ideal line through `base` (GPUs, samples/s) and Amdahl's limit, beside
-    efficiency."""
+    """Returns a PNG with two panels: throughput and efficiency.
+
+    Throughput has the ideal line through `base` (GPUs, samples/s) and, if `limit` is given, Amdahl's limit.
+    """
     figure, axes = _figure(10, 4.2, 2)
     left, right = axes
     for series in rates:
@@ -67,7 +70,7 @@ def scaling(
 def split(
     gpus: Sequence[int], parts: Mapping[str, Sequence[float]], hidden_s: Sequence[float | None]
 ) -> bytes:
-    """Returns a PNG with one bar per count: the parts of a step in ms, and hatched beside it hidden communication."""
+    """Returns a PNG with a bar per GPU count: the parts of a step in ms; hidden communication is hatched beside it."""
     figure, axes = _figure(7, 3.8, 1)
     ax = axes[0]
     bottom = [0.0] * len(gpus)
@@ -91,7 +94,7 @@ def split(
 
 
 def write(flag: str, path: Path, png: bytes) -> None:
-    """Writes the picture to a file. Raises UserError that names the flag if it cannot."""
+    """Writes the picture to a file. Raises UserError, naming the flag, if the file cannot be written."""
     try:
         path.write_bytes(png)
     except OSError as error:
