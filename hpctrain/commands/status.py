@@ -55,13 +55,13 @@ def _goes_on(row: Row) -> bool:
 
 def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:
     """Raises UserError if no run has that name, or there is no such study, or no folder that was named."""
-    if args.root != DEFAULT_ROOT and not os.path.lexists(absolute(args.root)):
-        raise UserError("run.root", absolute(args.root), "there is no such folder")
     if args.study and not (absolute(args.root) / args.study).is_dir():
         raise no_such_study(args.root, args.study)
     run_ids = [run.run_id for run in runs(absolute(args.root), args.study)] if name else []
     if name and not any(name in run_id for run_id in run_ids):
         raise no_such_run(args.root, name, run_ids)
+    if args.root != DEFAULT_ROOT and not os.path.lexists(absolute(args.root)):
+        raise UserError("run.root", absolute(args.root), "there is no such folder")
 
 
 def _say_once(told: set[str], words: str) -> None:

@@ -5,12 +5,14 @@ PNG, SVG or PDF by the file's ending; replaced atomically. Side effects: the fil
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
 from hpctrain.errors import UserError
 from hpctrain.flops.document import Document, LowerBound, Row
 from hpctrain.report.numbers import short
+from hpctrain.storage.json_files import replace_bytes
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_BARS = 60
@@ -48,9 +50,9 @@ def draw(document: Document, path: Path) -> None:
     figure.suptitle(
         f"{document['model']}, one {document['unit']} ({document['convention'].split(':')[0]})", fontsize=10
     )
-    draft = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(draft, dpi=120)
-    draft.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix[1:].lower())
+    replace_bytes(path, picture.getvalue())
 
 
 Bar = tuple[str, list[float]]  # a layer's name, and the operations of each of PASSES

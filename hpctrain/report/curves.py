@@ -5,10 +5,12 @@ Takes the records of metrics.jsonl; writes one PNG. Side effects: the file only 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpctrain.storage.json_files import replace_bytes
 from hpctrain.storage.records import TrainRecord, ValidationRecord
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -44,10 +46,6 @@ def draw_curves(
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title, fontsize=10)
-    draft = path.with_suffix(".tmp.png")
-    try:
-        figure.savefig(draft, dpi=120)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    replace_bytes(path, picture.getvalue())

@@ -32,11 +32,16 @@ _NOT_A_FILE = "not a regular file"  # it is a link, a pipe, a folder, a socket o
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part. Raises OSError."""
+    """Does what `replace_bytes` does, with a text. Raises OSError."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part. Raises OSError."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         _move(Path(name), path)
