@@ -35,7 +35,7 @@ def load_rows(config: DataConfig) -> Any:
         rows = datasets.load_dataset(
             config.source, config.subset, download_config=datasets.DownloadConfig(max_retries=0)
         )
-    except Exception as error:  # the library raises many kinds of errors: no such set, no network, no such variant
+    except Exception as error:  # of many kinds: no such set, no network, no such variant
         reason = " ".join(str(error).split())[:200]
         if why:
             reason = f"{why}, and it is not in the cache of an earlier run ({reason})"

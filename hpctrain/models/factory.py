@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds of errors; all mean that this is not a weight file
+    except Exception as error:  # of many kinds; all mean that this is not a weight file
         reason = str(error).strip().partition("\n")[0]
         raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
