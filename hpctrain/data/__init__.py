@@ -1,9 +1,9 @@
-"""Data sets. `check` finds bad files without torch; `load` and the classes import it when first used.
+"""Data sets. `check` finds bad files without torch; `load` and the classes import torch when first used.
 
-A data set is anything with `shuffle` (whether the order is drawn anew each epoch; else neighbours follow each
-other, and are read as streams), `len()`, `to(device)`,
-and `batch(indices, generator)`: tensors, inputs first and targets last. `generator` is given in training
-only, for augmentation. One that reads ahead has `expect(batches)` too, and one of images `resize(pixels)`.
+A data set has `len()`, `to(device)`, `batch(indices, generator)`, which returns tensors, inputs first and targets
+last, and `shuffle`: True if the order is drawn anew each epoch, False if neighbouring samples continue each other
+and are read as streams. `generator` is passed in training only, for augmentation. A set that reads ahead also has
+`expect(batches)`, and a set of images `resize(pixels)`.
 """
 
 from __future__ import annotations

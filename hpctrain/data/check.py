@@ -1,6 +1,6 @@
-"""Whether a data set's files are what they should be, before anything is started. NumPy only, no torch.
+"""Checks that a data set's files are what they should be, before anything is started. NumPy only, no torch.
 
-Takes a DataConfig; returns the number of training samples, or raises a UserError that says what is wrong.
+Each check takes a DataConfig and returns the number of training samples, or raises a UserError that says what is wrong.
 """
 
 from __future__ import annotations
@@ -17,31 +17,37 @@ from hpctrain.errors import UserError
 
 
 def check(config: DataConfig) -> int:
-    """Returns the training samples per epoch, once the files of the set are known to be whole. Raises UserError."""
+    """Returns the training samples per epoch, after checking that the set's files are complete. Raises UserError."""
     return int(pkgutil.resolve_name(kind_of(config.name).check)(config))
 
 
 def count_samples(config: DataConfig) -> int:
-    """Returns the training samples per epoch; the settings of images say it without a file. Raises UserError."""
+    """Returns the training samples per epoch, for images without reading any file. Raises UserError."""
     if family(config.name) is Family.IMAGE:
         return count_settings(config)
     return check(config)
 
 
 def count_settings(config: DataConfig) -> int:
-    """Returns the training samples per epoch of a set whose settings say how many it has."""
+    """Returns the training samples per epoch of a set whose size is in its settings."""
     return min(config.train_samples, config.train_limit or config.train_samples)
 
 
 def check_idx(config: DataConfig) -> int:
-    """The check of MNIST and of everything made in its image: each file has the official number of samples."""
+    """Checks that each file of MNIST, or of a set in its format, has the official number of samples.
+
+    Returns the training samples per epoch. Raises UserError.
+    """
     for (split, kind), path in idx_paths(config).items():
         _compare(read_shape(path)[0], split, config, path, kind)
     return count_settings(config)
 
 
 def check_cifar10(config: DataConfig) -> int:
-    """The check of CIFAR-10: the files of each split have the official number of pictures together."""
+    """Checks that the files of each split of CIFAR-10 together hold the official number of pictures.
+
+    Returns the training samples per epoch. Raises UserError.
+    """
     for split, paths in cifar_paths(config).items():
         _compare(sum(map(records, paths)), split, config, paths[0].parent, "pictures")
     return count_settings(config)

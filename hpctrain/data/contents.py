@@ -1,16 +1,16 @@
-"""What files hold, as digests: the data that a user brings, the code behind model.target, the file model.weights.
+"""Digests of what files hold: the user's data, the code behind model.target, the file model.weights.
 
-Takes settings; returns `Contents`. Reads files; keeps digests in the user's cache by size, times and inode, so that
-an unchanged file is read once. Times and places are not in a digest: a copy has the same. No torch.
+Takes settings; returns `Contents`. Digests are kept in the user's cache with the file's size, times and inode, so
+that an unchanged file is read only once. They do not cover times or locations: a copy has the same digest. No torch.
 
-What a digest covers: the name of every file that the data kind reads (below the folder that was given) and
-- of text, sentence pairs and code: the whole content, whatever the size;
-- of pictures, recordings, local Hugging Face sets and weights: the whole content up to `WHOLE_BYTES` for all files
-  together. Above that, the whole content of lists (`LISTS`), the size of other files, and of files larger than
-  `SAMPLED_BYTES` also `BLOCKS` blocks at even distances.
-So in a set of more than 2 GiB an edit that keeps a picture's name and size is not seen; a million pictures cost
+A digest covers the name of every file that the data kind reads (relative to the given folder) and
+- for text, sentence pairs and code: the whole content, whatever the size;
+- for pictures, recordings, local Hugging Face sets and weights: the whole content if all files together have at
+  most `WHOLE_BYTES`. Above that, the whole content of lists (`LISTS`), the size of every other file, and `BLOCKS`
+  evenly spaced blocks of each file larger than `SAMPLED_BYTES`.
+So in a set of more than 2 GiB, an edit that keeps a picture's name and size goes unnoticed; a million pictures cost
 a million stat calls, and a packed set of any size a few reads (pack.json, a list, has the SHA-256 of each shard).
-Of more than `MOST_NAMES` files each folder has a digest in place of each file.
+Above `MOST_NAMES` files, there is one digest per folder instead of one per file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WHOLE_BYTES = 2 * 2**30
 SAMPLED_BYTES = 64 * 2**20
 BLOCKS, BLOCK_BYTES = 64, 2**16
 MOST_NAMES = 20_000
-SETTLED_S = 2.0  # a file that changed this recently may change again without a new time
+SETTLED_S = 2.0  # a file changed this recently may change again and keep the same timestamp
 LISTS = {".txt", ".json", ".jsonl", ".csv", ".tsv"}
 CODE = {".py", ".so", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h"}
 
@@ -51,7 +51,10 @@ Files = tuple[Path, list[Path]]  # the folder that names are relative to, and th
 
 @dataclass(frozen=True)
 class Contents:
-    """The digest of each file by its name, and the setting that names them; a file given by its path is named ""."""
+    """The digest of each file by name, and the setting `key` and its value `place` that chose the files.
+
+    A file given by its own path has the name "".
+    """
 
     key: str
     place: str
@@ -64,10 +67,10 @@ class Contents:
 
 
 def of_data(config: DataConfig) -> Contents:
-    """Returns what the data set holds; nothing if it needs no file, or has its official ones. Raises UserError."""
+    """Returns what the data set holds; no files if it needs none or has its official ones. Raises UserError."""
     kind = kind_of(config.name)
     if config.source is not None and (config.path is None or kind.files is None):
-        if not Path(config.source).is_dir():  # a set of the hub is what its name says
+        if not Path(config.source).is_dir():  # a set on the hub is identified by its name
             return Contents("data.source", config.source, {f"hub:{config.source}": ""})
         folder = Path(config.source)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -93,10 +96,10 @@ def of_weights(path: str) -> Contents:
 
 
 def of_code(target: str) -> Contents:
-    """Returns the user's files behind `package.module:Class`: its top-level package, and those that these import.
+    """Returns the user's files behind `package.module:Class`: its top-level package and all that it imports in turn.
 
-    Code of Python, of installed packages and of hpctrain is not the user's: versions name it. Nothing is imported.
-    Raises UserError if there is no such package.
+    Python's own code, installed packages and hpctrain do not count: their versions identify them. Nothing is
+    imported. Raises UserError if there is no such package.
     """
     check_target(target)
     importlib.invalidate_caches()
@@ -111,7 +114,7 @@ def of_code(target: str) -> Contents:
 
 
 def _files_of_package(name: str) -> Files:
-    """Every file of a user's top-level package or module; none for others'."""
+    """Returns the folder and files of a top-level package or module; no files if it is not the user's own."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -128,11 +131,14 @@ def _files_of_package(name: str) -> Files:
 
 
 def _code_below(package: Path) -> Iterator[Path]:
-    """Yields the code of a package; Python imports from linked folders too. Each folder is read once."""
+    """Yields a package's code files, also in linked folders, since Python imports from these too.
+
+    Each folder is read once.
+    """
     seen = set[Path]()
     for place, folders, names in os.walk(package, followlinks=True):
         if (real := Path(place).resolve()) in seen:
-            folders.clear()  # a link to a folder above it, or to one that has been read
+            folders.clear()  # a link to a parent folder, or to one already read
             continue
         seen.add(real)
         folders.sort()
@@ -147,7 +153,7 @@ def _installed(place: Path) -> bool:
 
 
 def _imported(file: Path) -> Iterator[str]:
-    """The top-level names that a file imports, inside functions too; a file that is not Python says none."""
+    """Yields the top-level names that a file imports, also inside functions; none if it is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError):
@@ -160,7 +166,7 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[str, str]:
-    """Returns the digest of each file by its name below `folder`, as the module's first lines say. Raises UserError."""
+    """Returns the digest of each file by its name relative to `folder`; see the top of the module. Raises UserError."""
     names = [os.path.relpath(path, folder) for path in files]
     try:
         stats = _stats(files)
@@ -174,7 +180,7 @@ def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[st
     return by_name if len(by_name) <= MOST_NAMES else _by_folder(by_name)
 
 
-Known = dict[str, tuple[list[int], str]]  # by name: size, times and inode; and the digest
+Known = dict[str, tuple[list[int], str]]  # "how:name" to (size, times and inode; digest)
 
 
 def _digests(
@@ -210,7 +216,7 @@ def _facts(stat: os.stat_result) -> list[int]:
 
 
 def _stats(files: Sequence[Path]) -> list[os.stat_result]:
-    """Many at a time to each thread: on a file server the calls wait, here they cost microseconds."""
+    """Returns the stat of each file. A thread takes 4,096 at a time: only a file server makes the calls wait."""
     parts = [files[i : i + 4096] for i in range(0, len(files), 4096)]
     with ThreadPoolExecutor(16) as pool:
         return [stat for part in pool.map(lambda part: [p.stat() for p in part], parts) for stat in part]
@@ -250,7 +256,7 @@ def _threads() -> int:
 
 
 def kept(name: str) -> Path:
-    """Returns a file of this module's cache; the folder is there if it can be made."""
+    """Returns the path of a file in this module's cache, after making the folder if that is possible."""
     folder = cache_folder().parent / "contents"
     with contextlib.suppress(OSError):
         make_cache(folder)
@@ -259,7 +265,7 @@ def kept(name: str) -> Path:
 
 @contextlib.contextmanager
 def _remembered(folder: Path) -> Iterator[Known]:
-    """The digests that the cache has of a folder's files; what is added is kept. A missing cache is not an error."""
+    """Yields the cached digests of a folder's files; saves what the caller adds. A missing cache is not an error."""
     path = kept(hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32])
     before: Known = {}
     with contextlib.suppress(ValueError, TypeError):
@@ -274,7 +280,7 @@ def _remembered(folder: Path) -> Iterator[Known]:
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Says what has become of the files: the first that changed, is missing or is new. None if nothing has."""
+    """Returns a message about the first file that was changed, removed or added; None if there is no difference."""
     changes = [*_different(before, now)]
     if not changes:
         return None

@@ -1,7 +1,7 @@
-"""From composed settings to a checked `Config`: what the data itself says is looked up here, not while composing.
+"""From composed settings to a checked `Config`; settings that depend on the data are derived here, not in composing.
 
-The table config/data_kinds.py names the settings of each kind (`derived`) and their functions, which may read
-the data. Settings that the user gives, and those of a run's config.yaml, are numbers already: nothing is read for them.
+The table config/data_kinds.py lists them for each kind (`derived`), with the functions that return them, which may
+read the data. Values given by the user or by a run's config.yaml are numbers already: nothing is read for them.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def configure(values: Mapping[str, Any]) -> Config:
 
 
 def derive(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns composed settings, plain containers, with what the data says of them. Raises UserError."""
+    """Returns composed settings (plain containers) with those that depend on the data filled in. Raises UserError."""
     filled: dict[str, Any] = fill(dict(values), lambda setting: _figure(setting, _data(values["data"])))
     return filled
 
 
 def _data(values: Mapping[str, Any]) -> DataConfig:
-    """The data group without what it does not know yet."""
+    """Returns the data group, with None for settings that are not derived yet."""
     data: DataConfig = validate(DataConfig, fill(dict(values), lambda setting: None), "data.")
     return data
 
 
 @functools.cache
 def _figure(setting: str, data: DataConfig) -> Any:
-    """Asked once in a process for the same data, which is taken for unchanged, as for ids (data/identify.py)."""
+    """Returns a derived setting, computed once per process: the data is taken as unchanged, as in data/identify.py."""
     derived = kind_of(data.name).derived
     if setting not in derived:
         raise UserError(f"data.{setting}", "null", f"give a number: data.name={data.name} does not say it")

@@ -1,7 +1,7 @@
 """Official homes of the data sets that have one: a table, no I/O.
 
-Sizes in bytes and SHA-256 of the files as their authors publish them. Where a home is often unreachable, a
-second base URL follows; a file is taken by its digest, wherever it comes from.
+Sizes in bytes and SHA-256 are those of the files that the authors publish. If a home is often unreachable, a second
+base URL follows; a file is accepted by its digest, wherever it comes from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file. `members`: what an archive holds that is kept, by path and size in bytes."""
+    """One file. `members`: the files to keep from an archive, as (path, size in bytes)."""
 
     name: str
     bytes: int
@@ -21,7 +21,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's files and the places to ask for them, the official one first."""
+    """A data set's files and the base URLs to try, the official one first."""
 
     name: str
     page: str

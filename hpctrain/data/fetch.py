@@ -1,9 +1,9 @@
-"""Data sets from their official homes: which there are, where they lie here, and how one is fetched.
+"""Data sets from their official homes: lists them with their folders on this machine, and downloads them.
 
-Takes names and folders; writes into <folder>/ only. A download goes on where an earlier one broke off, is
-compared with its author's SHA-256, and only then gets its name. Of several processes that ask at once (the
-ranks of a job, two users of one project folder) one downloads and the others wait. No link is followed, and no file of
-another user is written to. Imports no torch.
+Takes names and folders; writes into <folder>/ only. A download resumes where an earlier one broke off, is
+checked against its author's SHA-256, and gets its name only then. If several processes ask at once (the ranks of
+a job, two users of one project folder), one downloads and the others wait. Links are not followed, and other users'
+files are not written to. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from hpctrain.storage.files import lock_file
 from hpctrain.storage.run_state import Reason
 
 CHUNK_BYTES = 2**20
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # without receiving a byte
 TRIES = 4
 PAUSE_S = 1.0  # before the second try; doubled each time
 
-Tick = Callable[[int], None]  # hears how many bytes of the file are there
+Tick = Callable[[int], None]  # called with the number of bytes of the file received so far
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a download: `say` of what is waited for or tried again, `progress` of each file's bytes."""
+    """Callbacks of a download: `say` gets messages about waiting and retries, `progress` shows each file's bytes."""
 
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[RemoteFile], contextlib.AbstractContextManager[Tick]] = lambda file: (
@@ -56,7 +56,7 @@ SILENT = Listener()
 
 
 def known_sets() -> list[dict[str, str | None]]:
-    """Returns each data set of conf/data: its name, what it is, where it lies here, and its official home."""
+    """Returns each data set of conf/data: its name, what it is, where it is on this machine, and its official home."""
     from hpctrain.config.conf_files import conf_dir
 
     rows = []
@@ -68,7 +68,7 @@ def known_sets() -> list[dict[str, str | None]]:
 
 
 def _what(path: Path) -> str:
-    """The first sentence of a data set's configuration file."""
+    """Returns the first sentence of a data set's configuration file."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
     text = " ".join(line.lstrip("# ") for line in lines)
     return textwrap.shorten(re.split(r"(?<!et al)[.;:](?= |$)", text)[0], 100)
@@ -82,7 +82,7 @@ def _where(name: str) -> str | None:
 
 
 def fetch(source: Source, folder: Path, hear: Listener = SILENT) -> None:
-    """Have all files of `source` in `folder`, verified. Raises UserError, RunFailed("DATA_ERROR")."""
+    """Gets all files of `source` into `folder`, verified. Raises UserError, RunFailed("DATA_ERROR")."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, hear):
@@ -95,7 +95,7 @@ def fetch(source: Source, folder: Path, hear: Listener = SILENT) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path, hear: Listener) -> Iterator[None]:
-    """One process of this machine at a time; two if one may not open the other's lock: each fetches its own copy."""
+    """Lets one process per machine fetch at a time; one that may not open the lock fetches its own copy meanwhile."""
     with lock_file(folder / ".fetch.lock") as lock:
         if lock is not None:
             _wait_for(lock, folder, hear)
@@ -111,7 +111,10 @@ def _wait_for(lock: int, folder: Path, hear: Listener) -> None:
 
 
 def _is_there(file: RemoteFile, folder: Path) -> bool:
-    """An archive is there once its members are; they were unpacked from a verified one. What cannot be read is not."""
+    """Returns whether a file is complete and readable; for an archive, whether its members are.
+
+    Members are not hashed: they were unpacked from a verified archive.
+    """
     wanted = file.members or ((file.name, file.bytes),)
     paths = [(folder / name, size) for name, size in wanted]
     if not all(
@@ -122,7 +125,7 @@ def _is_there(file: RemoteFile, folder: Path) -> bool:
 
 
 def _fetch_file(source: Source, file: RemoteFile, folder: Path, hear: Listener) -> None:
-    """A download has a name of its user's own until it is verified, and is a file of his: nobody else writes to it."""
+    """Downloads one file. Until it is verified it has a name of its user's own, so that nobody else writes to it."""
     part = folder / f"{file.name}.{os.geteuid()}.part"
     with hear.progress(file) as tick, _own(part) as out:
         _download(source, file, out, folder, tick, hear.say)
@@ -135,7 +138,7 @@ def _fetch_file(source: Source, file: RemoteFile, folder: Path, hear: Listener) 
 
 
 def _own(path: Path) -> BufferedRandom:
-    """Opens a file to read and write; a new one if what has the name is a link, or another user's."""
+    """Opens a file to read and write; replaces it with a new one if it is a link or belongs to another user."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(OSError):
         handle = os.open(path, flags)
@@ -155,7 +158,7 @@ def _download(
     tick: Tick,
     say: Callable[[str], None],
 ) -> None:
-    """Into `out`, tried again from where it broke off, at one place after the other."""
+    """Downloads into `out`. Each retry resumes where the last try broke off, at the next base URL."""
     trouble = ""
     for attempt in range(TRIES):
         url = source.base_urls[attempt % len(source.base_urls)] + file.name
@@ -164,7 +167,7 @@ def _download(
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             trouble = f"{url}: {getattr(error, 'reason', None) or error}"
             if getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                out.truncate(0)  # what is there is not the beginning of it
+                out.truncate(0)  # the bytes so far are not the beginning of this file
         else:
             size, digest = out.seek(0, os.SEEK_END), _sha256(out)
             if digest == file.sha256:
@@ -181,7 +184,7 @@ def _download(
 
 
 def _continue(url: str, file: RemoteFile, out: BufferedRandom, tick: Tick) -> None:
-    """One request for what is missing of `out`; never more than the official size is kept."""
+    """Requests the bytes that `out` lacks, once; stops at the first byte beyond the official size."""
     have = out.seek(0, os.SEEK_END)
     if have >= file.bytes:
         if have == file.bytes:
@@ -198,7 +201,7 @@ def _continue(url: str, file: RemoteFile, out: BufferedRandom, tick: Tick) -> No
             have += len(chunk)
             tick(have)
             if have > file.bytes:
-                break  # not the official file: its digest will say so
+                break  # not the official file: its digest will not match
         out.flush()
         os.fsync(out.fileno())
     if have < file.bytes:
@@ -206,7 +209,7 @@ def _continue(url: str, file: RemoteFile, out: BufferedRandom, tick: Tick) -> No
 
 
 def _unpack(file: RemoteFile, archive: BufferedRandom, folder: Path) -> None:
-    """The wanted members of a verified archive, by name: nothing else that it may hold is written."""
+    """Writes the wanted members of a verified archive, by name; nothing else in it is written."""
     archive.seek(0)
     with (
         tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as draft,

@@ -1,14 +1,14 @@
-"""A run's identity here and now, and as its folder remembers it: settings together with the contents of files.
+"""A run's identity, as it is now and as its folder recorded it: the settings and the contents of files.
 
-    identity.json   {"settings": what counts, "contents": {"data": {"digest", "count", "files"}, ...}}
+    identity.json   {"settings": those that count, "contents": {"data": {"digest", "count", "files"}, ...}}
 
-Takes a `Config` and a run directory; returns ids, writes identity.json, refuses what has changed. No torch.
+Takes a `Config` and a run directory; returns ids, writes identity.json, refuses a run that has changed. No torch.
 
 Data with `data.path` or `data.source`, the code behind `model.target` and the file `model.weights` count in the id
-by content; data that cannot be seen from here, by its path. Sets that are named alone (mnist, ptb, ...) and those
-that this machine makes or has (python_stdlib, gettext, espeak) count by name, so that an id is the same
-everywhere. Rank 0 notes what it finds of all of these when it first trains, and refuses other contents later. A run
-that is done has no rank 0: who asks for it again is told of a named set that has changed (`refuse_other_set`).
+by content, or by path if they cannot be read from this machine. Sets given by name alone (mnist, ptb, ...) and those
+that each machine makes or has (python_stdlib, gettext, espeak) count by name, so that an id is the same everywhere.
+Rank 0 records the contents of all of these when it first trains, and refuses other contents later. A finished run
+has no rank 0, so whoever asks for it again checks a set given by name (`refuse_other_set`).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from hpctrain.storage.json_files import load, read_json, replace_text
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
-MOST_INLINE = 256  # files named in identity.json; longer lists are in the user's cache, once for all runs
+MOST_INLINE = 256  # files listed in identity.json; longer lists are in the user's cache, shared by all runs
 
 _seen: dict[Any, Contents | None] = {}
 
 
 def forget() -> None:
-    """Makes the next id look at the files again: a process takes them for unchanged when it makes ids."""
+    """Makes the next id read the files again; otherwise a process assumes that they do not change."""
     _seen.clear()
 
 
 def run_id(config: Config) -> str:
-    """Returns `<name>-<10 hex digits>`, the same for the same settings and contents. Digests are made once."""
+    """Returns `<name>-<10 hex digits>`, the same for the same settings and contents. Digests are computed once."""
     counted: dict[str, Any] = {}
     for part, held in _counted(config).items():
         if held is None:
@@ -53,7 +53,7 @@ def run_id(config: Config) -> str:
 
 
 def _counted(config: Config) -> dict[str, Contents | None]:
-    """Returns the contents that this process makes ids of: those of its first look."""
+    """Returns the contents that this process makes ids of, as it first saw them."""
     for part, (key, _) in _brought(config).items():
         if key not in _seen:
             _seen[key] = _look(config, part)
@@ -61,7 +61,7 @@ def _counted(config: Config) -> dict[str, Contents | None]:
 
 
 def _brought(config: Config) -> dict[str, tuple[Any, str]]:
-    """Returns what the user brings: "data", "target", "weights", each with what chooses its files, and its place."""
+    """Returns the parts that the user brings ("data", "target", "weights"), each as (what selects it, its path)."""
     data, model, parts = config.data, config.model, dict[str, tuple[Any, str]]()
     if data.path or data.source:
         place = str(data.path or data.source)
@@ -74,7 +74,7 @@ def _brought(config: Config) -> dict[str, tuple[Any, str]]:
 
 
 def _look(config: Config, part: str) -> Contents | None:
-    """Returns the contents of one part; None for what cannot be seen from here."""
+    """Returns the current contents of one part; None if it is not set or cannot be read from here."""
     with contextlib.suppress(UserError):
         if part == "data":
             return contents.of_data(config.data)
@@ -86,14 +86,14 @@ def _look(config: Config, part: str) -> Contents | None:
 
 
 def digests(config: Config) -> dict[str, Any]:
-    """Returns what the run's id was made of, as identity.json has it. Lists of files are in the user's cache."""
+    """Returns what the run's id was made of, in identity.json's form; lists of files go to the user's cache."""
     return {part: _facts(held, inline=0) for part, held in _counted(config).items() if held}
 
 
 def note(run: RunDir, config: Config, made_of: Mapping[str, Any] | None = None) -> None:
-    """Writes identity.json, unless it is there.
+    """Writes identity.json, unless it exists.
 
-    `made_of`: the `digests` of the process that made the run's id; None if it is this one.
+    `made_of`: `digests` from the process that made the run's id; None if that is this process.
     """
     if not run.identity_file.exists():
         if made_of is None:
@@ -102,16 +102,16 @@ def note(run: RunDir, config: Config, made_of: Mapping[str, Any] | None = None) 
 
 
 def refuse_change(run: RunDir, config: Config) -> None:
-    """Raises UserError, naming the setting or file that is not as when the run began, so far as can be seen here."""
+    """Raises UserError, naming the setting or file, if one visible from here has changed since the run began."""
     stored = _stored(run, config)
     refuse_settings(stored["settings"], config)
     _refuse_contents(stored["contents"], config, {part: _look(config, part) for part in _brought(config)})
 
 
 def refuse_other_set(run: RunDir, config: Config) -> None:
-    """Raises UserError, naming the file, if a set that is named alone is not the one that the run was trained on.
+    """Raises UserError, naming the file, if a set given by name alone is not the one that the run was trained on.
 
-    Sets are compared that lie in one of their places; one that the machine makes or has is its own on each.
+    Only sets in one of their known places are compared; those that a machine makes or has differ between machines.
     """
     folder = find_named(config.data.name)
     if folder is None or "data" in _brought(config):
@@ -123,7 +123,10 @@ def refuse_other_set(run: RunDir, config: Config) -> None:
 
 
 def refuse_change_here(run: RunDir, config: Config) -> None:
-    """The same for rank 0, that sees all: RunFailed. What identity.json does not say yet is noted in it."""
+    """Raises RunFailed if a setting or file has changed since the run began. For rank 0, which can read all files.
+
+    Adds to identity.json the contents that it does not record yet.
+    """
     held = {part: _look(config, part) for part in ("data", "target", "weights")}
     try:
         stored = _stored(run, config)
@@ -152,7 +155,7 @@ def _refuse_contents(stored: Mapping[str, Any], config: Config, held: Mapping[st
 
 
 def refuse_settings(saved: Mapping[str, Any] | None, config: Config) -> None:
-    """config/identity.py's `refuse_change` in a user's words; None: nothing is known. Raises UserError."""
+    """Raises UserError if settings differ from `saved` as config/identity.py compares them; None is not compared."""
     if saved is None:
         return
     try:
@@ -182,7 +185,7 @@ def _difference(before: Mapping[str, Any], now: Contents) -> str:
 
 
 def _facts(held: Contents, inline: int = MOST_INLINE) -> dict[str, Any]:
-    """Returns what identity.json says of a part; a list of more files than `inline` goes to the user's cache."""
+    """Returns a part's entry in identity.json; a list of more than `inline` files goes to the user's cache instead."""
     short = len(held.files) <= inline
     if not short:
         path = contents.kept(held.digest)
@@ -200,16 +203,16 @@ class _Part(TypedDict):
 
 
 class _Stored(TypedDict):
-    """identity.json."""
+    """The content of identity.json."""
 
     settings: dict[str, Any] | None
     contents: dict[str, _Part]
 
 
 def _stored(run: RunDir, config: Config) -> _Stored:
-    """identity.json; settings None and no contents if a run of version 0.1.0 has none.
+    """Returns the content of identity.json; settings None and no contents for a run of version 0.1.0 without one.
 
-    Raises UserError if it is damaged and the settings do not make the run's id, which then is all that is left.
+    Raises UserError if the file is damaged and the settings do not lead to the run's id, the only other evidence.
     """
     nothing: _Stored = {"settings": None, "contents": {}}
     try:
@@ -225,7 +228,7 @@ def _stored(run: RunDir, config: Config) -> _Stored:
 
 
 def _makes(name: str, config: Config) -> bool:
-    """Returns whether the run of `config` has this id, also if its maker did not see what the user brings."""
+    """Returns whether `config` leads to this id, even if the id was made where some of the files were unreadable."""
     brought = _brought(config)
     seen = {part: held.digest for part in brought if (held := _look(config, part)) and held.files}
     unseen = {part: {"place": place} for part, (_, place) in brought.items()}

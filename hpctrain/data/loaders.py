@@ -1,4 +1,4 @@
-"""From a DataConfig to data sets: a plain dict from name to loader."""
+"""From a DataConfig to data sets: `load`, and a loader per kind, which config/data_kinds.py names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from hpctrain.errors import UserError
 
 
 class Dataset(Protocol):
-    """What the loop needs of a split; see hpctrain/data/__init__.py."""
+    """What the training loop needs of a split; see hpctrain/data/__init__.py."""
 
     shuffle: bool
 
@@ -47,12 +47,12 @@ class Dataset(Protocol):
         """Returns the tensors of the samples `indices` (B,): each (B, ...), inputs first, targets last."""
 
     def to(self, device: torch.device) -> Any:
-        """Moves what the set holds to `device`; returns the set."""
+        """Puts later batches on `device`; returns the set."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """`files`: what users of the trained model need beside it, by the name of the run directory's file."""
+    """Both splits, and `files` that users of the trained model need: name in the run directory to content."""
 
     train: Dataset
     validation: Dataset
@@ -61,8 +61,8 @@ class Splits:
 
 @dataclass(frozen=True)
 class Feeding:
-    """What reading ahead needs to know of the run: a rank's largest batch and image, its cores, whether they
-    compute as well (no GPU), and the seed of random crops."""
+    """What reading ahead needs to know of a rank: its largest batch, its largest image (pixels per side), its cores,
+    whether it has a GPU (else the cores compute as well), and the seed of random crops."""
 
     batch_size: int = 64
     largest: int = 0
@@ -71,18 +71,21 @@ class Feeding:
     seed: int = 0
 
     def workers(self) -> int:
-        """Processes that decode: all cores of a GPU's rank but one; few if the cores have to compute."""
+        """Returns the number of decoding processes: all cores but one with a GPU, few if the cores have to compute."""
         return min(max(1, self.cores - 1), 16) if self.gpu else max(1, self.cores // 8)
 
 
 def load(config: DataConfig, feeding: Feeding | None = None) -> Splits:
-    """Both splits, on the host. Raises UserError."""
+    """Returns both splits, on the host. Raises UserError."""
     splits: Splits = pkgutil.resolve_name(kind_of(config.name).loader)(config, feeding or Feeding())
     return splits
 
 
 def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
-    """Each split is decoded once and kept if it fits and no random part is drawn, else ahead of each step."""
+    """Returns the splits of a set of pictures. Raises UserError.
+
+    A split is decoded once and kept if it fits into memory and is not cropped at random, else ahead of each step.
+    """
     pictures = sets.find(config)
     shape = config.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
@@ -135,9 +138,9 @@ def load_cifar10(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_digits(config: DataConfig, feeding: Feeding) -> Splits:
-    """The optical digits of the UCI repository (Alpaydin and Kaynak, CC BY 4.0): 8x8 pixels of 0..16.
+    """Returns the optical digits of the UCI repository (Alpaydin and Kaynak, CC BY 4.0): 8x8 pixels of 0..16.
 
-    Doubled to 16x16; the last 360 of the 1,797 are for validation.
+    They are doubled to 16x16; the last 360 of the 1,797 are for validation.
     """
     packed = resources.files("hpctrain.data").joinpath("digits.csv.gz").read_bytes()
     rows = np.array([line.split(",") for line in gzip.decompress(packed).decode().split()], dtype=np.float64)
@@ -148,7 +151,7 @@ def load_digits(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_synthetic(config: DataConfig, feeding: Feeding) -> Splits:
-    """Noise of the right shape, the same for every run: for scaling studies and benchmarks."""
+    """Returns noise of the right shape, the same for every run, for scaling studies and benchmarks."""
     generator = np.random.default_rng(0)
 
     def split(count: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -159,7 +162,7 @@ def load_synthetic(config: DataConfig, feeding: Feeding) -> Splits:
 
 
 def load_text(config: DataConfig, feeding: Feeding) -> Splits:
-    """Returns the splits of a text as sequences of tokens, and its vocabulary. Raises UserError."""
+    """Returns the splits of a text as token sequences, and its vocabulary. Raises UserError."""
     check.check(config)
     text, length = tokens.load(config), config.sequence_length or 1
     train, validation = (TextDataset(part, length, text.vocabulary) for part in (text.train, text.validation))

@@ -1,4 +1,4 @@
-"""Where the files of a data set are. Takes a DataConfig or a name; returns paths. NumPy only, no torch."""
+"""Where the files of a data set are. Takes a DataConfig or a name; returns paths. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpctrain.config.settings import DataConfig
 from hpctrain.data.downloads import CIFAR10_FOLDER, CIFAR10_TRAIN, CIFAR10_VALIDATION
 from hpctrain.errors import UserError
 
-# The four files of MNIST and of everything made in its image: (split, kind) to the stem of the name.
+# The four files of MNIST and of sets in its format: (split, kind) to the stem of the name.
 IDX_FILES = {
     ("train", "images"): "train-images-idx3-ubyte",
     ("train", "labels"): "train-labels-idx1-ubyte",
@@ -51,7 +51,7 @@ def cifar_paths(config: DataConfig) -> dict[str, list[Path]]:
 
 
 def find_folder(name: str, path: str | None = None) -> Path:
-    """Returns data.path if it is given, else the first of `places` that is there. Raises UserError."""
+    """Returns data.path if it is given, else the first of `places` that exists. Raises UserError."""
     if path:
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -59,35 +59,35 @@ def find_folder(name: str, path: str | None = None) -> Path:
         return folder
     if kind_of(name).given is not None:
         raise UserError("data.path", "null", f"give {kind_of(name).given}")
-    if (found := find_named(name)) is not None:
-        return found
+    if (named := find_named(name)) is not None:
+        return named
     looked = ", ".join(map(str, places(name)))
     raise UserError("data.path", "null", f"{name} is not in {looked}; run: hpctrain data fetch {name}")
 
 
 def source_of(config: DataConfig) -> Any:
-    """Returns what the loader of the set's kind reads (`DataKind.source`). Raises UserError."""
+    """Returns what the set's loader reads (`DataKind.source`): a set, a folder or sentences. Raises UserError."""
     return pkgutil.resolve_name(str(kind_of(config.name).source))(config)
 
 
 def find_named(name: str) -> Path | None:
-    """Returns the first of `places` that is there; None if there is none."""
+    """Returns the first of `places` that exists; None if none does."""
     return next((folder for folder in places(name) if folder.is_dir()), None)
 
 
 def places(name: str) -> list[Path]:
-    """Returns where a set may lie: $HPCTRAIN_DATA/<name>, ./data/<name>, the system's folder."""
+    """Returns where a set may be: $HPCTRAIN_DATA/<name>, ./data/<name>, the system's folder."""
     roots = [os.environ["HPCTRAIN_DATA"]] if os.environ.get("HPCTRAIN_DATA") else []
     own = [Path(root) / name for root in [*roots, "data"]]
     return own + [folder for key, folder in SYSTEM_FOLDERS.items() if key == name]
 
 
 def idx_files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of MNIST or Fashion-MNIST and the files that are read there. Raises UserError."""
+    """Returns the folder of MNIST or Fashion-MNIST and the files read from it. Raises UserError."""
     return find_folder(config.name, config.path), list(idx_paths(config).values())
 
 
 def cifar_files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of CIFAR-10's binary version and the files that are read there. Raises UserError."""
+    """Returns the folder of CIFAR-10's binary version and the files read from it. Raises UserError."""
     files = [path for paths in cifar_paths(config).values() for path in paths]
     return files[0].parent, files

@@ -1,8 +1,8 @@
-"""Which samples each rank sees at a step: pure index arithmetic, no state, no I/O.
+"""Which samples each rank sees in each step: pure index arithmetic, no state, no I/O.
 
-An epoch is a permutation of the samples, or streams through them; step s takes the s-th global batch of
-it, and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on
-the number of ranks, each sample is seen exactly once an epoch, and the last batch holds what is left.
+An epoch is a permutation of the samples, or streams through them. Step s takes the epoch's s-th global batch,
+and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on the number
+of ranks, each sample is seen exactly once per epoch, and the last batch holds what is left.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Indices = NDArray[np.int64]
 class Share:
     """A rank's part of one global batch: its indices, and the number of samples of all ranks.
 
-    `fresh`: these samples do not follow those of the step before (in a streams' order, the others do).
+    `fresh`: if samples are read as streams, these do not continue those of the previous step.
     """
 
     indices: Indices
@@ -30,30 +30,31 @@ class Share:
     ranks: int = 1
 
     def micro_batches(self, batch_size: int) -> list[slice]:
-        """Its samples in nearly equal parts of at most `batch_size`: as many as on any rank, if there are enough."""
+        """Returns nearly equal parts of at most `batch_size` samples; if there are enough samples, as many parts
+        as on every other rank."""
         count = len(self.indices)
         parts = self._most(batch_size) if self.in_step(batch_size) else -(-count // batch_size)
         return [part(count, number, parts) for number in range(parts)]
 
     def in_step(self, batch_size: int) -> bool:
-        """Whether all ranks have as many parts, and none of them is empty."""
+        """Returns whether all ranks have equally many micro-batches, none of them empty."""
         return self._most(batch_size) * self.ranks <= self.global_count
 
     def _most(self, batch_size: int) -> int:
-        """Parts of the rank with the most samples."""
+        """Returns the number of micro-batches of the rank with the most samples."""
         largest = -(-self.global_count // self.ranks)
         return -(-largest // batch_size)
 
 
 def steps_per_epoch(samples: int, effective_batch: int) -> int:
-    """Optimiser steps of one pass; the tail counts as one."""
+    """Returns the optimiser steps per epoch; an incomplete last batch counts as one."""
     return -(-samples // effective_batch)
 
 
 def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool, streams: int = 1) -> Indices:
-    """The order of one epoch, (samples,). Equal for equal seed and epoch on every rank and machine.
+    """Returns the order of one epoch, (samples,): for one seed and epoch the same on every rank and machine.
 
-    Samples that are not shuffled are read as `streams` streams, one for each place in a global batch.
+    Samples that are not shuffled are read as `streams` streams, one for each position in a global batch.
     """
     if not shuffle:
         return stream_order(samples, streams)
@@ -62,9 +63,9 @@ def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool, streams: int
 
 
 def stream_order(samples: int, streams: int) -> Indices:
-    """Samples cut into `streams` contiguous runs of one length, a sample of each in turn; then what is left.
+    """Returns `streams` contiguous runs of equal length interleaved sample by sample, then the samples left over.
 
-    Place b of every batch of `streams` samples goes through run b in its natural order.
+    Position b of every batch of `streams` samples goes through run b in its natural order.
     """
     length = samples // streams
     whole = np.arange(length * streams, dtype=np.int64).reshape(streams, length).T.ravel()
@@ -72,7 +73,7 @@ def stream_order(samples: int, streams: int) -> Indices:
 
 
 def share(order: Indices, step: int, effective_batch: int, rank: int, size: int) -> Share:
-    """Rank `rank`'s part of global batch `step` (within the epoch)."""
+    """Returns rank `rank`'s part of global batch `step` of an epoch."""
     batch = order[step * effective_batch : (step + 1) * effective_batch]
     fresh = step == 0 or len(batch) < effective_batch
     return Share(batch[part(len(batch), rank, size)], len(batch), fresh, size)
@@ -86,7 +87,7 @@ def shares(
     rank: int,
     size: int,
 ) -> Iterator[tuple[int, Share]]:
-    """Of each step of a run: its epoch, and rank `rank`'s share. `order_of(epoch)` is asked once per epoch."""
+    """Yields the epoch and rank `rank`'s share of each step of a run. Calls `order_of(epoch)` once per epoch."""
     order = lru_cache(maxsize=1)(order_of)
     for step in steps:
         epoch, place = divmod(step, per_epoch)
@@ -94,5 +95,5 @@ def shares(
 
 
 def part(count: int, rank: int, size: int) -> slice:
-    """The r-th of `size` contiguous parts of `count` things; parts differ by one at most."""
+    """Returns part `rank` of `size` contiguous parts of `count` items; part sizes differ by one at most."""
     return slice(count * rank // size, count * (rank + 1) // size)

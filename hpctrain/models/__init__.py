@@ -1,4 +1,4 @@
-"""Networks. `settings` is free of torch; `build` and `example_inputs` import it when first used."""
+"""Networks. `settings` imports no torch; `build` and `example_inputs` import it when first used."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """AlexNet: the single tower of Krizhevsky 2014, and the two-GPU network of Krizhevsky et al. 2012.
 
 Takes images (B, C, H, W), returns logits (B, K): B samples, K classes. The single tower's parameter names
-and shapes are torchvision's, so its published weights load. Single tower: torch's own initialisation;
-2012: normal weights of deviation 0.01, biases 1 if section 5 of the paper says so, else 0.
+and shapes are torchvision's, so its published weights load. The single tower starts from torch's own
+initialisation; the 2012 network from normal weights of deviation 0.01, with biases 1 in the layers that section 5
+of the paper names and 0 in the others.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from hpctrain.models.settings_image import AlexNetSettings, size_after
 class AlexNet(nn.Module):
     """Five convolutions, three fully connected layers.
 
-    2012's form adds local response normalisation (section 3.3) and, if grouped, lets the second, fourth
-    and fifth convolution see only the maps of their own GPU (Figure 2).
+    The 2012 form adds local response normalisation (section 3.3). If grouped, each half of the second, fourth and
+    fifth convolutions sees only the maps of its own GPU (Figure 2).
     """
 
     def __init__(self, settings: AlexNetSettings) -> None:

@@ -1,4 +1,4 @@
-"""Recurrent steps over inputs that are already projected, for layers without a fused kernel in torch; and an LSTM.
+"""Recurrent steps over projected inputs, for layers that have no fused kernel in torch, and an LSTM.
 
 T steps, B samples, H hidden units, G gates (RNN 1, GRU 3, LSTM 4). Gate order and formulas are those of
 torch.nn.RNN, GRU and LSTM. No side effects.
@@ -65,10 +65,10 @@ class LSTM(nn.LSTM):
     """torch's LSTM that also runs under autocast on a CPU and does not warn about projections."""
 
     def forward(self, x: Any, state: Any = None) -> Any:
-        """Maps x (B, T, I) and a state of (L, B, H) tensors to outputs (B, T, H) and the last state, as nn.LSTM."""
+        """Maps x (B, T, I) and a state of (L, B, H) tensors to outputs (B, T, H) and the last state, like nn.LSTM."""
         device = x.device.type
         if device == "cpu" and torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))  # oneDNN's kernel does not mix it with float32
+            x = x.to(torch.get_autocast_dtype(device))  # oneDNN's kernel does not mix this with float32
         if not self.proj_size:
             return super().forward(x, state)
         with warnings.catch_warnings():

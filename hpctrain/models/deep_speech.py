@@ -17,7 +17,7 @@ from hpctrain.models.settings_sequence import DeepSpeech2Settings
 
 
 class DeepSpeech2(nn.Module):
-    """Convolutions over time and frequency, recurrent layers, full layers, a softmax (Figure 1)."""
+    """Convolutions over time and frequency, recurrent layers, fully connected layers, a softmax (Figure 1)."""
 
     def __init__(self, settings: DeepSpeech2Settings) -> None:
         super().__init__()

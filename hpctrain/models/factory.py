@@ -30,9 +30,9 @@ def build(
     weights: Path | str | None = None,
     target: str | None = None,
 ) -> nn.Module:
-    """The network `name`, or the class `target`, on `device`.
+    """Returns the network `name`, or an instance of the class `target`, on `device`.
 
-    On "meta" nothing is allocated. Elsewhere it is built on the CPU and then moved, so that equal seeds
+    On "meta" nothing is allocated. For other devices it is built on the CPU and then moved, so that equal seeds
     give equal weights on every device. Raises UserError.
     """
     if target is None and name not in NETWORKS:
@@ -58,7 +58,7 @@ def example_inputs(
     input_shape: Sequence[int] | None = None,
     length: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """Zero inputs of a batch of `batch`, as the network's forward takes them; all lengths are full.
+    """Returns zero inputs for `batch` samples, as the network's forward takes them; all lengths are full.
 
     Images (B, C, H, W); tokens (B, T) int64; spectrogram (B, 1, F, T); source (B, S), its lengths (B,)
     and target (B, S). `input_shape` and `length` (words or frames) override the settings' own. Raises
@@ -80,7 +80,7 @@ def example_inputs(
 
 
 def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """`package.module:Class`, with the settings as keyword arguments."""
+    """Returns an instance of `package.module:Class`, with the settings as keyword arguments. Raises UserError."""
     check_target(target)
     module_name, _, class_name = target.partition(":")
     try:
@@ -99,7 +99,7 @@ def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Copy the weights of a safetensors or torch file; every name and shape must agree. Raises UserError."""
+    """Copies the weights of a safetensors or torch file; every name and shape must agree. Raises UserError."""
     weights, own = _read(path), model.state_dict()
     # Files older than PyTorch 0.4.1 lack batch norm's counter, which no published result depends on.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds; all mean that this is not a weight file
+    except Exception as error:  # of many kinds; all mean that this is not a weight file
         reason = str(error).strip().partition("\n")[0]
         raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

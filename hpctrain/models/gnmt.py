@@ -1,10 +1,10 @@
 """Google's neural machine translation, and its sparsely gated mixture-of-experts form.
 
 GNMT: Wu et al. 2016 (arXiv 1609.08144), sections 3 and 4. Mixture: Shazeer et al. 2017 (arXiv
-1701.06538), appendices E to G. Both take source words (B, S), the number of valid ones (B,), and the target words
-before each one to predict (B, T); they return logits (B, T, V). B sentence pairs, S and T words of source and
-target, V words in the shared vocabulary, H hidden units, D the width of a layer's output, M of the encoder's, A of
-the attention. All weights start uniform in ±init_range, from torch's global generator.
+1701.06538), appendices E to G. Both take source words (B, S), the number of valid ones (B,), and for each target
+word to predict the one before it (B, T); they return logits (B, T, V). B sentence pairs, S and T words of source
+and target, V words in the shared vocabulary, H hidden units; D, M and A are the widths of a layer's output, the
+encoder's output and the attention. All weights start uniform in ±init_range, from torch's global generator.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hpctrain.models.settings_sequence import GNMTMoESettings, GNMTSettings
 
 
 class Attention(nn.Module):
-    """A weighted mean of the encoder's outputs, by a network of one hidden layer.
+    """A weighted mean of the encoder's outputs, which a network of one hidden layer scores.
 
-    A score is v·tanh(W y + U x) (GNMT, equation 4), or with `product` v·(tanh(W y) tanh(U x)), which the
-    mixture uses for speed (Shazeer et al. 2017, appendix G).
+    A score is v·tanh(W y + U x) (GNMT, equation 4) or, with `product`, v·(tanh(W y) tanh(U x)), which the mixture
+    uses for speed (Shazeer et al. 2017, appendix G).
     """
 
     def __init__(self, query: int, memory: int, hidden: int, *, product: bool = False) -> None:
@@ -66,7 +66,7 @@ class AttentiveLSTM(nn.Module):
 
 
 class GNMT(nn.Module):
-    """8 + 8 LSTM layers; the encoder's bottom one is bidirectional; residuals from the third layer up.
+    """8 + 8 LSTM layers; the encoder's bottom layer is bidirectional; residuals from the third layer up.
 
     The attention's context enters every layer of the decoder (Figure 1, section 3).
     """
@@ -91,7 +91,7 @@ class GNMT(nn.Module):
         _uniform(self, settings.init_range)
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """Source (B, S), valid words (B,), target so far (B, T), to logits (B, T, V)."""
+        """Maps source (B, S), its valid words (B,) and the target so far (B, T) to logits (B, T, V)."""
         memory = self._encode(source, source_lengths)
         mask = _valid(source_lengths, source.shape[1])
         y, context = self.bottom(self._drop(self.target(target)), memory, mask)
@@ -115,10 +115,10 @@ class GNMT(nn.Module):
 
 
 class GNMTMoE(nn.Module):
-    """3 + 2 LSTM layers with projection; a mixture after the encoder's second and the decoder's first.
+    """3 + 2 LSTM layers with projection; a mixture follows the encoder's second and the decoder's first layer.
 
-    Every layer's input is added to its output; only the decoder's first layer sees the attention. In training it
-    returns `WithAuxiliary`: logits and the two mixtures' balancing losses, already weighted.
+    Every layer's input is added to its output; only the decoder's first layer sees the attention. In training the
+    result is `WithAuxiliary`: logits and the two mixtures' balancing losses, already weighted.
     """
 
     def __init__(self, settings: GNMTMoESettings) -> None:
@@ -127,7 +127,7 @@ class GNMTMoE(nn.Module):
         self.dropout = settings.dropout
 
         def lstm(inputs: int) -> nn.LSTM:
-            # torch only projects to fewer units; with as many, this is a plain LSTM.
+            # torch can only project to fewer units; for equally many, this is a plain LSTM.
             projection = width if width < settings.hidden else 0
             return LSTM(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)
 
@@ -147,7 +147,7 @@ class GNMTMoE(nn.Module):
                     nn.init.zeros_(gate)
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor | WithAuxiliary:
-        """Source (B, S), valid words (B,), target so far (B, T), to logits (B, T, V)."""
+        """Maps source (B, S), its valid words (B,) and the target so far (B, T) to logits (B, T, V)."""
         mask = _valid(source_lengths, source.shape[1])
         x = self._drop(self.source(source))
         losses: list[Tensor] = []

@@ -3,8 +3,8 @@
 Takes images (B, C, H, W), returns logits (B, K), or `WithAuxiliary` in training with auxiliary heads: B samples, K
 classes. Parameter names are torchvision's; with `variant=torchvision auxiliary=true` the shapes are too, so its
 published weights load. Every weight starts from a normal of deviation 0.01, cut off at two deviations, as in
-torchvision. The paper's variant starts from He's normal, because without batch normalisation so small a start
-would not train.
+torchvision. The paper's variant starts from He's normal, because it has no batch normalisation and would not train
+from such small weights.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on a middle layer, for training only (section 5); models/losses.py weighs its loss."""
+    """A classifier on a middle layer, for training only (section 5); models/losses.py weights its loss."""
 
     def __init__(self, inputs: int, settings: GoogLeNetSettings) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """22 layers; nine inception blocks; `WithAuxiliary` logits in training if `settings.auxiliary`."""
+    """22 layers, nine inception blocks; returns `WithAuxiliary` in training if `settings.auxiliary`."""
 
     def __init__(self, settings: GoogLeNetSettings) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class GoogLeNet(nn.Module):
             self.add_module(f"inception{name}", Inception(channels, scaled, norm=norm))
             channels = outputs[name] = scaled[0] + scaled[2] + scaled[4] + scaled[5]
         self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        # At 224x224 both windows result in 7x7.
+        # For 224x224 images, both windows result in 7x7.
         self.maxpool4 = nn.MaxPool2d(2 if norm else 3, 2, ceil_mode=True)
         self.aux1 = AuxiliaryHead(outputs["4a"], settings) if settings.auxiliary else None
         self.aux2 = AuxiliaryHead(outputs["4d"], settings) if settings.auxiliary else None
@@ -125,7 +125,7 @@ class GoogLeNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
-        """Maps images (B, C, H, W) to logits (B, K); in training with auxiliary heads to `WithAuxiliary` of them."""
+        """Maps images (B, C, H, W) to logits (B, K), in training with auxiliary heads to `WithAuxiliary`."""
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
         auxiliary: list[Tensor] = []

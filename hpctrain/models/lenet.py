@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hpctrain.models.perceptron import glorot
 from hpctrain.models.settings_image import LeNetSettings, size_after
 
-# Table I of the paper: the maps of S2 that each of the 16 maps of C3 sees, by their number.
+# Table I of the paper: for each of the 16 maps of C3, the numbers of the S2 maps that it sees.
 C3_INPUTS = (
     *([(i + j) % 6 for j in range(3)] for i in range(6)),
     *([(i + j) % 6 for j in range(4)] for i in range(6)),
@@ -25,12 +25,12 @@ C3_INPUTS = (
 
 
 def lenet(settings: LeNetSettings) -> nn.Module:
-    """Returns the variant that the settings name."""
+    """Returns the network of `settings.variant`."""
     return LeNet(settings) if settings.variant == "modern" else LeNet1998(settings)
 
 
 def _features(settings: LeNetSettings) -> int:
-    """Units of C5: 120 for the paper's 32x32 image."""
+    """Returns the number of units of C5: 120 for the paper's 32x32 image."""
     height, width = (size_after(size, settings.windows()) for size in settings.input_shape[1:])
     return 120 * height * width
 
@@ -38,7 +38,7 @@ def _features(settings: LeNetSettings) -> int:
 class LeNet(nn.Module):
     """The modern form: dense C3, mean pooling without parameters, tanh, a linear output layer.
 
-    Weights as Glorot & Bengio 2010, biases zero.
+    Weights start as in Glorot & Bengio 2010, biases at zero.
     """
 
     def __init__(self, settings: LeNetSettings) -> None:

@@ -1,7 +1,7 @@
-"""The losses, each written once: tasks train with them, and a count of a training step ends in them.
+"""The losses, each defined once: tasks train with them, and FLOP counts of a training step include them.
 
-Takes what networks return; returns nats. A count has no data, so `example_...` make up their targets, whose values cost
-nothing. B samples, K classes (or words, or characters), T' steps, L characters of a text. No side effects.
+Takes what networks return; returns nats. A count has no data, so `example_...` make up targets, whose values do not
+change the count. B samples, K classes (or words, or characters), T' steps, L characters of a text. No side effects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hpctrain.models.outputs import WithAuxiliary
 
 # Weight of an auxiliary head's loss beside the main one (Szegedy et al. 2014, arXiv:1409.4842, section 5).
 AUXILIARY_WEIGHT = 0.3
-IGNORED = -100  # torch's own: no target has this number
+IGNORED = -100  # torch's default; no target has this number
 
 
 def cross_entropy(
@@ -48,10 +48,10 @@ def ctc(
     reduction: str = "none",
     zero_infinity: bool = True,
 ) -> Tensor:
-    """Returns minus the log-likelihood of each text, (B,), or with another reduction torch's scalar of them.
+    """Returns the negative log-likelihood of each text, (B,), or a scalar with `reduction` "mean" or "sum".
 
-    `log_probabilities` (T', B, K), `texts` (B, L); `steps` and `counts`, (B,) or B numbers, say how many of T' and L
-    are valid. With `zero_infinity` a text that does not fit into its steps counts 0.
+    `log_probabilities` (T', B, K), `texts` (B, L); `steps` and `counts`, (B,) or B numbers, are the valid steps and
+    characters of each sample. With `zero_infinity`, a text that does not fit into its steps counts 0.
     """
     return functional.ctc_loss(
         log_probabilities.float(), texts, steps, counts, reduction=reduction, zero_infinity=zero_infinity
@@ -66,8 +66,8 @@ def with_auxiliary(
 ) -> Tensor:
     """Returns `total` plus the `auxiliary` terms of a network's result (models/outputs.py), a scalar.
 
-    `loss` makes a scalar of logits as it made `total`. `samples`: how many samples `total` is the sum over; None if it
-    is their mean.
+    `loss` is the function of logits that made `total`. `samples`: the number of samples that `total` sums over; None
+    if it is their mean.
     """
     for term in auxiliary:
         if term.dim():
@@ -78,7 +78,7 @@ def with_auxiliary(
 
 
 def example_cross_entropy(output: Any) -> Tensor:
-    """Returns the mean cross-entropy of a network's result, a scalar, whatever stands beside the logits."""
+    """Returns the mean cross-entropy, a scalar, of logits (..., K), alone or first in a tuple, plus auxiliary terms."""
     logits, auxiliary = output if isinstance(output, WithAuxiliary) else (output, ())
     logits = logits[0] if isinstance(logits, tuple) else logits
     targets = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
@@ -90,10 +90,10 @@ def example_cross_entropy(output: Any) -> Tensor:
 
 
 def example_ctc(output: tuple[Tensor, Tensor]) -> Tensor:
-    """Returns the mean CTC loss of log-probabilities (T', B, K), whose lengths (B,) stand beside them, a scalar."""
+    """Returns the mean CTC loss, a scalar, of (log-probabilities (T', B, K), lengths (B,)); all lengths count as T'."""
     log_probabilities, _ = output
     steps, batch, _ = log_probabilities.shape
-    labels = max(1, steps // 4)  # about 12 characters a second
+    labels = max(1, steps // 4)  # about 12 characters per second
     texts = torch.zeros(batch, labels, dtype=torch.int64, device=log_probabilities.device)
     lengths = (steps,) * batch, (labels,) * batch
     return ctc(log_probabilities, texts, *lengths, reduction="mean", zero_infinity=False)

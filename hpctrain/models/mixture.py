@@ -2,7 +2,7 @@
 
 Takes vectors (N, D), returns vectors (N, D) and, in training, a loss that balances the experts. N vectors,
 D their width, a groups of b experts, E = a·b experts, F their hidden width, k active at each level, C the
-capacity of an expert. N fixes all shapes, so that nothing waits for a device or depends on values.
+capacity of an expert. All shapes follow from N, so that nothing depends on values or waits for the device.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hpctrain.models.settings_sequence import GNMTMoESettings
 
 
 class MixtureOfExperts(nn.Module):
-    """k groups, and in each k experts of one hidden ReLU layer, chosen for every vector.
+    """Chooses k groups for every vector, and in each group k experts, networks with one hidden ReLU layer.
 
-    An expert takes the first C = ceil(capacity_factor · N · k² / E) vectors that choose it; further vectors do
-    without it.
+    An expert takes the first C = ceil(capacity_factor · N · k² / E) vectors that choose it; further vectors get
+    nothing from it.
     """
 
     def __init__(self, settings: GNMTMoESettings) -> None:
@@ -44,7 +44,7 @@ class MixtureOfExperts(nn.Module):
         experts, capacity = self.w_in.shape[0], self.capacity(len(x))
         slots = assign(chosen.flatten(), experts, capacity)
         copies = x[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)
-        # The last row takes vectors that do not fit.
+        # The last row takes the vectors that do not fit.
         queue = x.new_zeros(experts * capacity + 1, x.shape[1]).index_copy(0, slots, copies)
         hidden = torch.relu(torch.bmm(queue[:-1].view(experts, capacity, -1), self.w_in))
         answers = F.pad(torch.bmm(hidden, self.w_out).flatten(0, 1), (0, 0, 0, 1))
@@ -88,7 +88,7 @@ class MixtureOfExperts(nn.Module):
 
 
 class Scores:
-    """A gate's scores of each choice (N, choices): clean, with noise, and the noise's deviation."""
+    """A gate's scores of each choice (N, choices), without and with noise, and the noise's deviation."""
 
     def __init__(self, clean: Tensor, noisy: Tensor, deviation: Tensor | None) -> None:
         self.clean, self.noisy, self.deviation = clean, noisy, deviation
@@ -115,7 +115,7 @@ class Scores:
 
 
 class Gate(nn.Module):
-    """Scores x W_g, in training with tunable noise if it is set (equation 4)."""
+    """Scores x W_g, in training with trainable noise if `noise` is set (equation 4)."""
 
     def __init__(self, inputs: int, choices: int, noise: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Gate(nn.Module):
 def assign(chosen: Tensor, experts: int, capacity: int) -> Tensor:
     """Returns a place (M,) among experts x capacity for each entry of `chosen` (M,), first come, first served.
 
-    Entries whose expert is full, and those of value `experts`, get the place past the end.
+    Entries whose expert is full, and those equal to `experts`, get the place past the end.
     """
     order = chosen.argsort(stable=True)
     ordered = chosen[order]

@@ -1,4 +1,4 @@
-"""What the package knows of a network without torch: one record each, beside its settings."""
+"""What is known of a network without importing torch: one record per network, defined beside its settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def one(settings: Any) -> int:
 
 @dataclass(frozen=True)
 class Unit:
-    """What the figures of a network are for, and what its published figures leave out.
+    """The unit that a network's figures are given for, and what its published figures leave out.
 
-    `name`: what one unit is. `in_sample`: from the settings to the units in a sample of their example length.
-    `without`: layers left out of the work, `params_without` those left out of the parameters (regular expressions);
-    `left_out` says so in words. `batch`: samples that a count takes if nobody says how many.
+    `name`: what one unit is. `in_sample`: from the settings to the number of units in a sample of example length.
+    `without` and `params_without`: regular expressions for the layers left out of the operations and of the
+    parameters; `left_out` names them in words. `batch`: the number of samples that a count takes by default.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A network's mixtures of experts, as its settings make them.
+    """A network's mixtures of experts.
 
-    `layers` of them have `experts` each, of which a vector of `width` visits `active`; an expert takes `capacity` times
-    its even share of the vectors. `gates`: the layers that choose (a regular expression).
+    Each of its `layers` mixtures has `experts` experts; a vector of `width` visits `active` of them. An expert takes
+    `capacity` times its even share of the vectors. `gates`: a regular expression for the layers that choose experts.
     """
 
     layers: int
@@ -53,12 +53,13 @@ class Mixture:
 class Network:
     """One network.
 
-    `settings`: its frozen dataclass. `module`: what makes the torch.nn.Module of the settings, "package.module:name",
-    imported when first needed. `inputs`: what its forward takes. Letters: B samples, C channels, H and W pixels, T
-    tokens, F frequency bins, S words. image: (B, C, H, W); tokens: (B, T); spectrogram: (B, 1, F, T); pair: source
-    (B, S), its lengths (B,), target (B, S). `loss`: from its result to the loss that a count of its training step ends
-    in, named like `module`. `unit`: what its figures are for. `any_size`: images of any size, with the same weights.
-    `looks_ahead`: a token's result depends on later tokens. `mixture`: from its settings to its experts, if it has any.
+    `settings`: its frozen dataclass. `module`: "package.module:name" of the function from settings to torch.nn.Module,
+    imported when first needed. `inputs`: what its forward takes. image: (B, C, H, W); tokens: (B, T); spectrogram:
+    (B, 1, F, T); pair: source (B, S), its lengths (B,), target (B, S), with B samples, C channels, H and W pixels,
+    T tokens or frames, F frequency bins, S words. `loss`: the function from its result to the loss in a count of its
+    training step, named like `module`. `unit`: what its figures are given for. `any_size`: the same weights take
+    images of any size. `looks_ahead`: a token's result depends on later tokens. `mixture`: the function from its
+    settings to its experts, if it has any.
     """
 
     settings: type

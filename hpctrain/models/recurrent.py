@@ -1,8 +1,8 @@
 """Recurrent language models: RNN, bidirectional RNN, GRU, LSTM over one-hot or embedded words.
 
 All take tokens (B, T) and return a logit per word of the vocabulary at each position (B, T, N), and the state to
-carry on. B sentences, T words, N words in the vocabulary, H hidden units, L layers, D directions.
-Sizes and initialisation (all weights uniform in ±init_range) are Zaremba et al. 2014; the recurrent
+carry over. B sentences, T words, N words in the vocabulary, H hidden units, L layers, D directions.
+Sizes and initialisation (all weights uniform in ±init_range) follow Zaremba et al. 2014; the recurrent
 weights of a ReLU network start as the identity (Le et al. 2015). Dropout and initialisation draw from
 torch's global generator.
 """
@@ -61,7 +61,7 @@ class OneHotLayer(nn.Module):
 class LanguageModel(nn.Module):
     """An embedding, recurrent layers, and a linear layer over the vocabulary.
 
-    The state to carry is a flat tuple, (h,) or (h, c), each (L·D, B, H): the batch is dimension 1.
+    The state to carry over is a flat tuple, (h,) or (h, c), each (L·D, B, H): the batch is dimension 1.
     """
 
     def __init__(self, settings: RecurrentSettings) -> None:

@@ -20,7 +20,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, whose result is added to the input (Figure 5, left)."""
+    """Two 3x3 convolutions; their result is added to the input (Figure 5, left)."""
 
     expansion = 1
 
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Returns option B: the identity if shapes agree, else a strided 1x1 convolution."""
+    """Returns the shortcut (option B): the identity if the shapes agree, else a strided 1x1 convolution."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(_convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))

@@ -1,4 +1,4 @@
-"""Text from a recurrent language model: one token after the other, with the state carried on.
+"""Text from a recurrent language model: one token after the other, carrying the state over.
 
 Takes a network that returns (logits (B, T, N), state), and token numbers; returns token numbers. It draws from its
 own generator, so equal seeds produce equal text on one kind of machine. N tokens in the vocabulary.
@@ -35,7 +35,7 @@ def continue_tokens(
 
 
 def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """Returns a token drawn by softmax(logits (N,) / temperature) over the `top_k` likeliest; at 0 the likeliest.
+    """Returns a token drawn by softmax(logits (N,) / temperature) over the `top_k` likeliest; the likeliest at 0.
 
     Number 0, which stands for words outside the vocabulary, is never returned.
     """

@@ -1,4 +1,4 @@
-"""From a model's name to its settings dataclass, and what can be checked of a model without torch."""
+"""From a model's name to its settings dataclass, and the checks of a model that do not need torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hpctrain.models import settings_image as image
 from hpctrain.models import settings_sequence as sequence
 from hpctrain.models.network import Network, Unit
 
-# The row of a network stands beside its settings.
+# Each network's record is defined beside its settings.
 NETWORKS: dict[str, Network] = image.NETWORKS | sequence.NETWORKS
 SETTINGS = {name: network.settings for name, network in NETWORKS.items()}
-# What is known of a user's `target`: next to nothing.
+# The record of a user's `target`, about which almost nothing is known.
 CUSTOM = Network(dict, "", unit=Unit("sample"), any_size=True)
 
 
 def check_target(target: str) -> None:
-    """A user's `package.module:Class`, as far as its text says; the current folder is searched too."""
+    """Checks a user's `package.module:Class` without importing it, also in the current folder. Raises UserError."""
     module = target.partition(":")[0]
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", target):
         raise UserError("model.target", target, "must be package.module:Class")
@@ -30,12 +30,12 @@ def check_target(target: str) -> None:
 
 
 def search(folder: str) -> None:
-    """Makes Python look for modules in `folder` as well, after all others."""
+    """Makes Python look for modules in `folder` too, after all other folders."""
     if folder not in sys.path:
         sys.path.append(folder)
 
 
 def check_weights(weights: str) -> None:
-    """Raises UserError if there is no such file."""
+    """Raises UserError if there is no such weight file."""
     if not Path(weights).is_file():
         raise UserError("model.weights", weights, "no such file")

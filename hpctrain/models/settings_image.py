@@ -1,9 +1,9 @@
-"""Settings of the networks that see images: one frozen dataclass per family, with the papers' values as defaults.
+"""Settings of the networks that take images: one frozen dataclass per family, with the papers' values as defaults.
 
-Takes plain values, returns checked dataclasses. Shapes are (channels, height, width); sizes in pixels.
+Takes plain values, returns checked dataclasses. Shapes are (channels, height, width); sizes are in pixels.
 Bounds are `annotated_types`, read by pydantic; checks across fields raise ValueError in `__post_init__`. A class
-that only changes defaults inherits its family's comparison and representation, which take a millisecond each to
-make anew. Imports no torch; no side effects.
+that only changes defaults inherits its family's `__eq__` and `__repr__`, because generating each takes a
+millisecond. Imports no torch; no side effects.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class LeNetSettings:
 class AlexNetSettings:
     """AlexNet (Krizhevsky 2012, 2014).
 
-    `single_tower` is torchvision's; `grouped` is the two-GPU network of 2012, `ungrouped` the same
-    widths with every convolution over all channels. `channels` None means the variant's own.
+    `single_tower` is torchvision's; `grouped` is the two-GPU network of 2012; `ungrouped` has the same
+    widths, with every convolution over all channels. `channels` None means the variant's own.
     """
 
     variant: Literal["single_tower", "grouped", "ungrouped"] = "single_tower"
@@ -122,7 +122,7 @@ class AlexNetSettings:
 
 @dataclass(frozen=True)
 class VGGSettings:
-    """VGG (Simonyan & Zisserman 2015, Table 1): `convolutions` in each of the five stages."""
+    """VGG (Simonyan & Zisserman 2015, Table 1). `convolutions` counts those in each of the five stages."""
 
     convolutions: tuple[Depth, Depth, Depth, Depth, Depth] = (2, 2, 3, 3, 3)
     batch_norm: bool = False
@@ -179,7 +179,7 @@ class GoogLeNetSettings:
 
 @dataclass(frozen=True)
 class ResNetSettings:
-    """ResNet (He et al. 2016, Table 1): `blocks` in each of the four stages.
+    """ResNet (He et al. 2016, Table 1). `blocks` counts those in each of the four stages.
 
     `v1.5` strides on a bottleneck's 3x3 convolution, `v1` (the paper) on its first 1x1. The `cifar`
     stem is one 3x3 convolution without stride or pooling, for images of about 32 pixels.
@@ -203,7 +203,7 @@ class ResNetSettings:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResNet18Settings(ResNetSettings):
-    """18 layers of Table 1."""
+    """The 18-layer network of Table 1."""
 
     blocks: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
     bottleneck: bool = False
@@ -211,21 +211,21 @@ class ResNet18Settings(ResNetSettings):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResNet34Settings(ResNetSettings):
-    """34 layers of Table 1."""
+    """The 34-layer network of Table 1."""
 
     bottleneck: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResNet101Settings(ResNetSettings):
-    """101 layers of Table 1."""
+    """The 101-layer network of Table 1."""
 
     blocks: tuple[Depth, Depth, Depth, Depth] = (3, 4, 23, 3)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResNet152Settings(ResNetSettings):
-    """152 layers of Table 1."""
+    """The 152-layer network of Table 1."""
 
     blocks: tuple[Depth, Depth, Depth, Depth] = (3, 8, 36, 3)
 

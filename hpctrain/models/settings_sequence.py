@@ -1,7 +1,7 @@
-"""Settings of the networks that see sequences: one frozen dataclass per family, with the papers' values as defaults.
+"""Settings of the networks that take sequences: one frozen dataclass per family, with the papers' values as defaults.
 
-Takes plain values, returns checked dataclasses. Widths are in units, lengths in words or frames; the
-`example_...` lengths only say what a count or a lower bound is for. Imports no torch; no side effects.
+Takes plain values, returns checked dataclasses. Widths are in units, lengths in words or frames. `example_length`
+is the length that a count or a lower bound assumes; training ignores it. Imports no torch; no side effects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Depth = Annotated[int, Ge(1), Le(1000)]  # layers of one kind
 Dropout = Annotated[float, Ge(0), Lt(1)]
 HOW = {"science": "how"}  # as in config/settings.py: no result depends on it
 
-# Layers by their names, as regular expressions.
+# Regular expressions that match layers by name.
 ATTENTION_SCORES = r"(^|\.)attention(\.score)?$"
 ATTENTION_AND_GATES = r"(^|\.)(attention|primary|secondary)(\.|$)"
 
@@ -28,7 +28,7 @@ class RecurrentSettings:
     """A recurrent language model; the sizes are the medium LSTM's of Zaremba et al. 2014.
 
     `input=one_hot` feeds a word's one-hot vector straight into the first recurrent layer; `embedding`
-    puts a matrix of width `embedding` before it. `init_range` None: torch's 1/sqrt(hidden).
+    puts a matrix of width `embedding` before it. `init_range` None means torch's 1/sqrt(hidden).
     """
 
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
@@ -68,7 +68,7 @@ class RecurrentSettings:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RNNSettings(RecurrentSettings):
-    """Plain recurrent network."""
+    """A plain recurrent network."""
 
     cell: Literal["rnn"] = "rnn"
     bidirectional: Literal[False] = False
@@ -76,7 +76,7 @@ class RNNSettings(RecurrentSettings):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BiRNNSettings(RecurrentSettings):
-    """Reads both ways: labels words, but cannot predict the next."""
+    """A bidirectional network: it can label words, but not predict the next one."""
 
     cell: Literal["rnn", "gru", "lstm"] = "rnn"
     bidirectional: Literal[True] = True
@@ -105,7 +105,7 @@ class DeepSpeech2Settings:
     Kernels and strides are (frequency, time); a kernel as high as its input spans all frequencies (the
     paper's 1-D convolution). `bias` and `norm_affine` add biases of the recurrent and full layers and
     the normalisation's gain and shift, which the published parameter counts leave out. `lookahead` is
-    the number of future steps that the streaming variant sees. `frequency_bins` of a 20 ms window.
+    the number of future steps that the streaming variant sees. `frequency_bins` are those of a 20 ms window.
     """
 
     cell: Literal["rnn", "gru"] = "rnn"
@@ -133,7 +133,7 @@ class DeepSpeech2Settings:
         return tuple(sizes)
 
     def example_steps(self) -> int:
-        """Returns the steps that the recurrent layers see of `example_length` frames."""
+        """Returns the number of steps that the recurrent layers see for `example_length` frames."""
         length = self.example_length
         for (_, kernel), (_, stride) in zip(self.conv_kernels, self.conv_strides, strict=True):
             length = (length + 2 * (kernel // 2) - kernel) // stride + 1
@@ -184,7 +184,7 @@ class GNMTMoESettings:
 
     `groups` times `experts_per_group` experts per layer; two-level gating keeps `active` of the groups
     and `active` experts in each. An expert takes at most `capacity_factor` times its even share of the
-    words; what exceeds it is left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
+    words; words above that are left out. 1.0 is the strictly balanced batch of appendix F. A batch of 16
     examples of 32 words assigns exactly one word to each of 2,048 experts.
     """
 
@@ -208,7 +208,7 @@ class GNMTMoESettings:
     example_length: Positive = field(default=32, metadata=HOW)
 
     def mixture(self) -> Mixture:
-        """Returns the experts of one layer of the encoder and one of the decoder."""
+        """Returns the description of the two mixtures, one in the encoder and one in the decoder."""
         return Mixture(
             layers=2,
             experts=self.groups * self.experts_per_group,
@@ -243,7 +243,7 @@ _PAIR = Unit(
     ATTENTION_SCORES,
     left_out="attention's scores and sums, which grow with the length",
 )
-# 16 sentences of 32 words fill each of 2,048 experts exactly once.
+# 16 sentences of 32 words, with 4 experts each, fill 2,048 experts with one word each.
 _ROUTED_PAIR = Unit(
     "pair of a source and a target word",
     _example_length,

@@ -1,7 +1,7 @@
 """CIFAR-10's binary version: records of one label byte and 3072 bytes, the red, green and blue plane.
 
 Takes paths, returns uint8 arrays. Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". The
-Python version of the same page is pickles and is not read: a pickle runs whatever its writer put there.
+page's Python version is not read: it consists of pickles, and loading a pickle can run any code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hpctrain.errors import UserError
 
 
 def records(path: Path) -> int:
-    """How many pictures a file holds. Raises UserError if its size is not a multiple of a record's."""
+    """Returns the number of pictures in a file. Raises UserError if its size is not a multiple of a record's."""
     count, rest = divmod(path.stat().st_size, CIFAR10_RECORD_BYTES)
     if rest:
         raise UserError("data.path", path, f"is truncated or no CIFAR-10 file: {rest} bytes too many")
@@ -25,7 +25,7 @@ def records(path: Path) -> int:
 
 
 def read_cifar(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (N, 3, 32, 32) and labels (N,) of all files in order. Raises UserError."""
+    """Returns images (N, 3, 32, 32) and labels (N,) of all files in order. Raises UserError."""
     parts = []
     for path in paths:
         records(path)

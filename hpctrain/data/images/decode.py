@@ -1,8 +1,8 @@
-"""Encoded pictures (JPEG, PNG, ...) and how one becomes an array of bytes. NumPy and Pillow only, no torch.
+"""Reads encoded pictures (JPEG, PNG, ...) and decodes them into arrays. NumPy and Pillow only, no torch.
 
 Takes keys (a path, or a row of Arrow files), returns uint8 (H, W, C): C channels, H and W pixels. Reads only.
-Used in the processes that decode (data/images/workers.py), so what is here starts quickly. What is broken is a
-UserError that names the file, and in a packed set the shard and the picture.
+The decoding processes import it (data/images/workers.py), so it must import quickly. A broken picture raises a
+UserError that names the file; in a packed set, the shard and the picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 from hpctrain.errors import UserError
 
 Key = str | int
-Name = tuple[str, str]  # the folder, and what in it
+Name = tuple[str, str]  # the folder, and the file or picture in it
 Box = tuple[float, float, float, float]  # left, upper, right, lower; pixels of the whole picture
 CROP_TRIES = 10
 
@@ -33,21 +33,21 @@ class Reader(Protocol):
     """Where encoded pictures come from."""
 
     def read(self, key: Key) -> tuple[Any, Name]:
-        """The bytes, as anything with the buffer protocol, and the picture's name for a message."""
+        """Returns the bytes, as anything with the buffer protocol, and the picture's name for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Files of their own; the key is the path."""
+    """Pictures in files of their own; the key is the path relative to `root`."""
 
     root: str = ""
 
     def read(self, key: Key) -> tuple[Any, Name]:
-        """Returns an open file and the name to show in errors. Raises UserError."""
+        """Returns a file's bytes and its name for messages. Raises UserError."""
         name = self.root, str(key)
         try:
-            with open(os.path.join(*name), "rb") as file:  # noqa: PTH118, PTH123 -- twice as fast, for a million
+            with open(os.path.join(*name), "rb") as file:  # noqa: PTH118, PTH123 -- twice as fast as pathlib
                 return file.read(), name
         except OSError as error:
             said = f"{key} cannot be read: {error.strerror or error}"
@@ -56,10 +56,10 @@ class Folder:
 
 @dataclass
 class Arrow:
-    """Rows of Arrow files, mapped into memory; the key is the row, counted through all files.
+    """Pictures in memory-mapped Arrow files; the key is the row, counted across all files.
 
-    Column `image` is a struct of `bytes` and `path` (Hugging Face's Image), or plain binary. Where there is a
-    column `crc32`, each picture is compared with it.
+    Column `image` is a struct of `bytes` and `path` (Hugging Face's Image), or plain binary. If there is a column
+    `crc32`, each picture is checked against it.
     """
 
     files: Sequence[str]
@@ -74,7 +74,7 @@ class Arrow:
         self.__init__(**state)  # type: ignore[misc]
 
     def open(self) -> None:
-        """Map the files. Raises UserError, naming the one that is not a whole Arrow file."""
+        """Maps the files. Raises UserError, naming the first that is not a complete Arrow file."""
         if self._tables:
             return
         self._tables = [open_table(Path(file)) for file in self.files]
@@ -85,12 +85,12 @@ class Arrow:
         return int(self._starts[-1])
 
     def column(self, name: str) -> NDArray[Any]:
-        """A column of numbers, of all files."""
+        """Returns a numeric column of all files, (rows,). Raises UserError."""
         self.open()
         return np.concatenate([table.column(name).to_numpy() for table in self._tables])
 
     def read(self, key: Key) -> tuple[Any, Name]:
-        """Returns the bytes of a picture as a file, and the name to show in errors. Raises UserError."""
+        """Returns a picture's bytes as a buffer, and its name for messages. Raises UserError."""
         self.open()
         at = int(np.searchsorted(self._starts, int(key), side="right")) - 1
         table, row = self._tables[at], int(key) - int(self._starts[at])
@@ -107,7 +107,7 @@ class Arrow:
 
 
 def open_table(path: Path) -> Any:
-    """An Arrow table whose bytes stay on disk until they are read. Raises UserError."""
+    """Returns an Arrow table whose bytes stay on disk until they are read. Raises UserError."""
     import pyarrow as pa
 
     try:
@@ -126,10 +126,9 @@ def open_table(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """From a picture to an array of `shape` (C, H, W).
+    """How a picture becomes pixels of `shape` (C, H, W).
 
-    The shorter side becomes `resize` and the middle is taken, or, if a crop is drawn, a part of the whole
-    picture becomes H x W.
+    Its shorter side becomes `resize` and the centre is cut out; with a random crop, the crop becomes H x W.
     """
 
     shape: tuple[int, int, int]
@@ -140,12 +139,12 @@ class Decoding:
     def decode(
         self, data: Any, name: Name, draw: tuple[int, ...] | None, size: int | None
     ) -> NDArray[np.uint8]:
-        """(H, W, C), or (size, size, C). `draw`: numbers that a random crop is drawn from. Raises UserError."""
+        """Returns (H, W, C), or (size, size, C). `draw` seeds a random crop; None: the centre. Raises UserError."""
         c, h, w = self.shape
         h, w = (h, w) if size is None else (size, size)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd metadata: the pixels are good
+                warnings.simplefilter("ignore")  # about odd metadata; the pixels are good
                 image = Image.open(io.BytesIO(data))
                 box = self._middle(image.size) if draw is None else self._crop(image.size, draw)
                 return _pixels(image, "L" if c == 1 else "RGB", box, (w, h))
@@ -153,7 +152,7 @@ class Decoding:
             raise broken(name, error) from None
 
     def _middle(self, size: tuple[int, int]) -> Box:
-        """What is left of the whole after the shorter side became `resize` and H x W was cut from the middle."""
+        """Returns the part that is left if the shorter side becomes `resize` and H x W is cut from the centre."""
         width, height = size
         _, h, w = self.shape
         pixel = min(min(width, height) / self.resize, width / w, height / h)
@@ -161,9 +160,9 @@ class Decoding:
         return left, upper, left + w * pixel, upper + h * pixel
 
     def _crop(self, size: tuple[int, int], draw: tuple[int, ...]) -> Box:
-        """A part of random area and aspect (Szegedy et al. 2014, arXiv:1409.4842, section 6).
+        """Returns a part of random area and aspect ratio (Szegedy et al. 2014, arXiv:1409.4842, section 6).
 
-        Where CROP_TRIES draws do not fit into the picture, the largest part in its middle, as torchvision does.
+        If none of CROP_TRIES draws fits into the picture, returns the largest part in its centre, as torchvision does.
         """
         width, height = size
         random = np.random.default_rng(draw)
@@ -182,15 +181,15 @@ class Decoding:
 
 
 def broken(name: Name, error: Exception) -> UserError:
-    """Whatever Pillow's plugins raise, and they raise many kinds, means that this is not a whole picture."""
+    """Returns the UserError for a picture that cannot be decoded, whatever kind of error Pillow's plugin raised."""
     reason = " ".join(f"{error}".split())[:120] or type(error).__name__
     return UserError("data.path", name[0], f"{name[1]} is not a whole picture: {reason}")
 
 
 def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The part `box` of `image`, made `size` (width, height): (height, width, channels)."""
+    """Returns the part `box` of `image`, resized to `size` (width, height): (height, width, channels)."""
     width, height = image.size
-    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if what is left is not smaller than wanted.
+    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as that is not smaller than wanted.
     wanted = (width * size[0] / (box[2] - box[0]), height * size[1] / (box[3] - box[1]))
     image.draft(mode, (math.ceil(wanted[0]), math.ceil(wanted[1])))
     x, y = image.size[0] / width, image.size[1] / height

@@ -1,4 +1,4 @@
-"""MNIST's IDX format: big-endian header (0, 0, type 8, dimensions), sizes, bytes; plain or gzipped.
+"""MNIST's IDX format: a header (0, 0, type 8, number of dimensions), big-endian sizes, bytes; plain or gzipped.
 
 Takes a path, returns a uint8 array. Format: LeCun's MNIST page, "the IDX file format". Reads only.
 """
@@ -17,7 +17,7 @@ from hpctrain.errors import UserError
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The whole array. Raises UserError if the file is truncated or not IDX of unsigned bytes."""
+    """Returns the whole array. Raises UserError if the file is truncated or is not IDX of unsigned bytes."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -34,7 +34,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """Returns the sizes in a file's header, read without the rest. Raises UserError, also if it is truncated."""
+    """Returns the sizes in a file's header without reading the rest. Raises UserError, also if it is truncated."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape = _shape(file.read(4 + 4 * 4))
@@ -52,7 +52,7 @@ def read_shape(path: Path) -> tuple[int, ...]:
 
 
 def _whole_size(path: Path) -> int:
-    """The size in bytes, unpacked, modulo 2^32: a gzip file ends with it (RFC 1952, ISIZE)."""
+    """Returns the unpacked size in bytes, modulo 2^32: a gzip file ends with it (RFC 1952, ISIZE)."""
     with path.open("rb") as file:
         if path.suffix != ".gz":
             return file.seek(0, 2) % 2**32

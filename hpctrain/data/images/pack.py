@@ -1,9 +1,9 @@
-"""A folder of pictures as a few large Arrow files; `verify` compares them with their digests.
+"""Packs a folder of pictures into a few large Arrow files; `verify` checks these against their digests.
 
 Takes train/<class>/* and val/<class>/*; writes PACKED/<split>-<n>.arrow and pack.json, all or nothing: the folder
-gets its name when it is whole. The pictures stay as they are (or, with --resize, become smaller JPEGs); each is
-decoded once, so that a broken one is named now and not in mid-training. The files are Arrow's IPC format with
-Hugging Face's features, so that `datasets` reads them too. Needs the extra `images`; imports no torch.
+gets its name when it is complete. The pictures stay as they are (or, with --resize, become smaller JPEGs); each is
+decoded once, so that a broken one is named now and not in mid-training. The files are in Arrow's IPC format with
+Hugging Face's features, so that `datasets` can read them too. Needs the extra `images`; imports no torch.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from hpctrain.data.images.decode import broken
 from hpctrain.data.images.sets import MANIFEST, Manifest, Shard, Split
 from hpctrain.errors import UserError
 
-BATCH_BYTES = 2**24  # of one record batch: what is held in memory before it is written
-QUALITY = 92  # of JPEGs that --resize writes
-AHEAD = 4  # pictures in hand for each thread
+BATCH_BYTES = 2**24  # per record batch, which is held in memory until it is written
+QUALITY = 92  # of the JPEGs that --resize writes
+AHEAD = 4  # pictures queued per thread
 
-# Passes on a split's pictures, of which it hears the name and the number: a progress bar.
+# (a split's name, its pictures, their number) to the same pictures, for instance with a progress bar.
 Track = Callable[[str, Iterator[Any], int], Iterator[Any]]
 
 
 def pack(folder: Path, into: Path, resize: int | None, shard_mb: int, track: Track) -> Manifest:
-    """Pack a folder of pictures into a new one; returns its manifest. Raises UserError, naming a broken picture."""
+    """Packs a folder of pictures into a new one; returns its manifest. Raises UserError, naming a broken picture."""
     for key, value in (("--resize", resize), ("--shard-mb", shard_mb)):
         if value is not None and value < 1:
             raise UserError(key, value, "must be ≥ 1")
@@ -52,7 +52,7 @@ def pack(folder: Path, into: Path, resize: int | None, shard_mb: int, track: Tra
 
 
 def verify(folder: Path) -> Manifest:
-    """Compare every shard with its digest; returns the manifest. Raises UserError for the first that differs."""
+    """Checks every shard against its digest; returns the manifest. Raises UserError for the first that differs."""
     manifest = sets.read_manifest(folder)
     sets.check_shards(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split]
@@ -72,7 +72,7 @@ def write(
     shard_bytes: int,
     track: Track = lambda name, these, total: these,
 ) -> Manifest:
-    """Write the packed set; returns its manifest. Raises UserError, naming a picture that is broken."""
+    """Writes the packed set; returns its manifest. Raises UserError, naming a picture that is broken."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -138,7 +138,7 @@ def _shards(
 
 
 def _schema(classes: Sequence[str]) -> Any:
-    """Columns, and in the metadata what they mean to Hugging Face's library."""
+    """Returns the columns, with metadata that describes them to Hugging Face's library."""
     import pyarrow as pa
 
     features = {
@@ -170,7 +170,7 @@ def _batch(rows: list[tuple[bytes, str, int]], schema: Any) -> Any:
 
 
 def _read(split: Split, resize: int | None) -> Iterator[tuple[bytes, str, int]]:
-    """Each picture's bytes, path and class, in order; several threads read and decode ahead."""
+    """Yields each picture's bytes, path and class, in order; several threads read and decode ahead."""
     pool = ThreadPoolExecutor(_threads())
     waiting: deque[tuple[Future[bytes], str, int]] = deque()
     try:
@@ -186,7 +186,10 @@ def _read(split: Split, resize: int | None) -> Iterator[tuple[bytes, str, int]]:
 
 
 def _checked(split: Split, key: Any, resize: int | None) -> bytes:
-    """Returns a picture's bytes, smaller if that is asked for. Raises UserError if it is broken."""
+    """Returns a picture's bytes, as a smaller JPEG if its shorter side exceeds `resize`.
+
+    Raises UserError if it is broken.
+    """
     data, name = split.reader.read(key)
     try:
         image: Image.Image = Image.open(io.BytesIO(data))

@@ -1,6 +1,6 @@
-"""Images in memory: uint8 (N, C, H, W) on the host or the device, made float and augmented by the batch.
+"""Images in memory: uint8 (N, C, H, W) on the host or the device; each batch is converted to float and augmented.
 
-B samples, C channels, H and W pixels. Normalisation is x/255 − mean over std, as one multiply-add.
+B samples, C channels, H and W pixels. Normalisation is (x/255 − mean) / std, computed as one multiply-add.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from hpctrain.config.settings import DataConfig
 from hpctrain.errors import UserError
 
 CROP_PADDING = 4  # pixels, He et al. 2015 (arXiv:1512.03385), section 4.2
-CUTOUT = 16  # pixels a side, DeVries and Taylor 2017 (arXiv:1708.04552)
+CUTOUT = 16  # pixels per side, DeVries and Taylor 2017 (arXiv:1708.04552)
 
 
 class ImageDataset:
-    """Labelled images; `shape` of the config is what the model sees, `pad` pixels of black on each side."""
+    """Labelled images. `config.shape` is what the model sees, including `config.pad` black pixels on each side."""
 
     shuffle = True
 
@@ -47,13 +47,13 @@ class ImageDataset:
         return len(self._labels)
 
     def to(self, device: torch.device) -> ImageDataset:
-        """Move everything to `device`: from then on a batch costs no transfer."""
+        """Moves everything to `device`, so that a batch needs no transfer; returns the set."""
         self._images, self._labels = self._images.to(device), self._labels.to(device)
         self._finish.to(device)
         return self
 
     def resize(self, pixels: int | None) -> None:
-        """From now on batches have `pixels` a side."""
+        """Makes later batches `pixels` high and wide; None: their full size."""
         self._size = pixels
 
     def batch(
@@ -66,7 +66,7 @@ class ImageDataset:
 
 
 class Finish:
-    """From bytes to what the network sees, by the batch and on the device: normalised, augmented, resized."""
+    """Turns batches of bytes into what the network sees, on the device: normalised, augmented, resized."""
 
     def __init__(self, config: DataConfig, *, augment: bool) -> None:
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
@@ -75,7 +75,7 @@ class Finish:
         self._augment = [AUGMENTATIONS[kind] for kind in kinds if kind in AUGMENTATIONS]
 
     def to(self, device: torch.device) -> None:
-        """Moves the mean and deviation to `device`."""
+        """Moves the normalisation's constants to `device`."""
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None, size: int | None) -> Tensor:
@@ -97,7 +97,7 @@ def flip(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
 
 
 def pad_crop(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-    """Returns images (B, C, H, W), each moved by up to CROP_PADDING pixels both ways; the border fills with black."""
+    """Returns images (B, C, H, W), each shifted by up to CROP_PADDING pixels in both directions, with black borders."""
     b, _, h, w = images.shape
     padded = functional.pad(images - shift, [CROP_PADDING] * 4) + shift
     offsets = torch.randint(2 * CROP_PADDING + 1, (2, b), generator=generator).to(images.device)
@@ -110,7 +110,7 @@ def pad_crop(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tenso
 
 
 def cutout(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
-    """Returns images (B, C, H, W), a square of CUTOUT pixels at a random place of each set to the mean (0)."""
+    """Returns images (B, C, H, W), each with a square of CUTOUT pixels per side at a random place set to the mean."""
     del shift
     b, _, h, w = images.shape
     half = min(CUTOUT, h // 2) // 2
@@ -120,5 +120,5 @@ def cutout(images: Tensor, generator: torch.Generator, shift: Tensor) -> Tensor:
     return images.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0.0)
 
 
-# `random_resized_crop` is not of them: it takes its part of the whole picture (data/images/decode.py).
+# `random_resized_crop` is not one of them: it crops the whole picture while decoding (data/images/decode.py).
 AUGMENTATIONS = {"flip": flip, "pad_crop": pad_crop, "cutout": cutout}

@@ -1,7 +1,7 @@
 """Which pictures a DataConfig names, and their classes: a folder, a packed folder, a Hugging Face set.
 
-Takes a DataConfig; returns `PictureSet`s: a reader, keys and labels of each split. No torch; no picture is read.
-A folder's pictures are in an order drawn from their names, so that the first n, or a shard, are a sample of all;
+Takes a DataConfig; returns a `PictureSet`: a reader, keys and labels of each split. No torch; no picture is read.
+A folder's pictures are ordered by a hash of their names, so that the first n, or a shard, are a random sample;
 packing keeps this order.
 """
 
@@ -33,7 +33,7 @@ EXTRA = "needs an extra: pip install 'hpctrain[images]'"
 
 @dataclass(frozen=True)
 class Split:
-    """`keys[i]` is what `reader` calls picture i; its class is `labels[i]`."""
+    """One split: `reader` reads picture i by `keys[i]`; its class is `labels[i]`."""
 
     reader: Reader
     keys: Sequence[Key]
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One split: how its pictures are read, the key and label of each."""
+    """Both splits, and the names of the classes."""
 
     classes: tuple[str, ...]
     train: Split
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """pack.json: what `hpctrain data pack` made. `splits` has `train` and `validation`."""
+    """The content of pack.json, which `hpctrain data pack` writes. `splits` has `train` and `validation`."""
 
     format: int
     classes: tuple[str, ...]
@@ -84,7 +84,10 @@ def find(config: DataConfig) -> PictureSet:
 
 
 def check(config: DataConfig) -> int:
-    """Returns the training samples by names and sizes alone. Raises UserError, naming a missing or short shard."""
+    """Returns the number of training samples, from names and file sizes alone.
+
+    Raises UserError, naming a shard that is missing or has the wrong size.
+    """
     folder = find_folder(config.name, config.path)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
@@ -101,19 +104,19 @@ def check(config: DataConfig) -> int:
 
 
 def check_hub(config: DataConfig) -> int:
-    """Returns the training samples of a Hugging Face set. Raises UserError."""
+    """Returns the number of training samples of a Hugging Face set. Raises UserError."""
     return len(find(config).train.keys)
 
 
 def num_classes(config: DataConfig) -> int:
-    """Returns how many classes a set without an official number has. Raises UserError."""
+    """Returns the number of classes of a set that has no official number. Raises UserError."""
     folder = find_folder(config.name, config.path)
     packed = (folder / MANIFEST).is_file()
     return len(read_manifest(folder).classes if packed else _class_names(_split_folder(folder, "train")))
 
 
 def num_classes_of_hub(config: DataConfig) -> int:
-    """Returns how many classes a Hugging Face set has. Raises UserError."""
+    """Returns the number of classes of a Hugging Face set. Raises UserError."""
     return len(find(config).classes)
 
 
@@ -138,7 +141,7 @@ def of_folder(folder: Path) -> PictureSet:
 
 @functools.lru_cache(maxsize=2)
 def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]]]:
-    """Class names, and of each split the pictures' paths below `root` with the number of their class."""
+    """Returns the class names and, for each split, (path relative to `root`, class number) of every picture."""
     folder = Path(root)
     classes = _class_names(_split_folder(folder, "train"))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -157,7 +160,7 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
             raise UserError("data.path", place, f"holds no pictures ({', '.join(sorted(SUFFIXES))})")
         used = {number for _, number in pictures}
         if split == "train" and (empty := next((c for n, c in enumerate(classes) if n not in used), None)):
-            # It would move the numbers of the classes after it, and no file that counts would tell.
+            # It would shift the numbers of the classes after it, but not change the files that identify the run.
             raise UserError("data.path", place / empty, "is a class without pictures: remove the folder")
         pictures.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
         listed[split] = pictures
@@ -165,7 +168,7 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of a set, and what is read there: pictures, or pack.json and its shards. Raises UserError."""
+    """Returns a set's folder and the files read from it: pictures, or pack.json and its shards. Raises UserError."""
     folder = find_folder(config.name, config.path)
     if (folder / MANIFEST).is_file():
         shards = [shard.file for shards in read_manifest(folder).splits.values() for shard in shards]
@@ -194,7 +197,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _pictures_below(folder: str) -> list[str]:
     return [
-        os.path.join(place, name)  # noqa: PTH118 -- a million of them
+        os.path.join(place, name)  # noqa: PTH118 -- there may be a million
         for place, _, names in os.walk(folder)
         for name in names
         if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122
@@ -202,7 +205,7 @@ def _pictures_below(folder: str) -> list[str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Returns pack.json of a packed folder. Raises UserError."""
+    """Returns the manifest of a packed folder. Raises UserError."""
     path = folder / MANIFEST
     try:
         manifest: Manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
@@ -220,7 +223,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_shards(folder: Path, manifest: Manifest) -> None:
-    """Checks that every shard is there, with its size. Raises UserError, naming the first that is not."""
+    """Raises UserError, naming the first shard that is missing or has the wrong size."""
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         path = folder / shard.file
         if not path.is_file():
@@ -247,9 +250,10 @@ def _of_pack(folder: Path) -> PictureSet:
 
 
 def of_hub(config: DataConfig) -> PictureSet:
-    """Returns a Hugging Face set: `validation`, else `test`, else the last rows of `train` are for validation.
+    """Returns a Hugging Face set; validation uses the split `validation`, else `test`, else the last rows of `train`.
 
-    Raises UserError."""
+    Raises UserError.
+    """
     from hpctrain.data.hub import load_rows
 
     return _arranged(load_rows(config), config)
@@ -284,7 +288,7 @@ def _arranged(rows: Any, config: DataConfig) -> PictureSet:
 
 
 def _column(features: Any, asked: str | None, kind: str, key: str) -> str:
-    """The column asked for, else the first whose feature is a `kind`."""
+    """Returns the column `asked` for, else the first whose feature is a `kind`. Raises UserError."""
     if asked is not None and asked not in features:
         raise UserError(key, asked, f"must be one of {', '.join(features)}")
     name = asked or next((name for name, what in features.items() if type(what).__name__ == kind), None)

@@ -1,9 +1,9 @@
-"""Pictures that are decoded when they are needed, ahead of the step, by other processes.
+"""Pictures that other processes decode ahead of the step.
 
-B samples, C channels, H and W pixels. Who wants batches says so first (`expect`): they are decoded, in order, into
-a ring of buffers (pinned on a GPU) while the device computes. A batch that nobody announced is decoded then and
-there. Random crops are drawn from seed, epoch and sample, so a run that resumes, on any number of ranks, sees the
-same; everything after the decoding happens on the device (data/images/resident.py).
+B samples, C channels, H and W pixels. The caller announces batches (`expect`); they are decoded, in order, into
+a ring of buffers (pinned if there is a GPU) while the device computes. A batch that was not announced is decoded
+on request. Random crops are drawn from seed, epoch and sample, so a run that resumes, on any number of ranks, sees
+the same ones; everything after the decoding happens on the device (data/images/resident.py).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from hpctrain.data.sampler import Indices
 from hpctrain.errors import RunFailed
 from hpctrain.storage.run_state import Reason
 
-CHUNK = 32  # pictures of a task at most: a batch is shared by all processes
+CHUNK = 32  # most pictures per task, so that all processes share a batch
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A batch to come: its samples, its epoch (for random crops), and pixels per side if that is not the whole size."""
+    """A batch to come: its samples, its epoch (for random crops), and its pixels per side (None: the full size)."""
 
     indices: Indices
     epoch: int = 0
@@ -45,11 +45,11 @@ class _Coming:
     wanted: Wanted
     slot: int
     futures: list[Future[None]]
-    counts: bool  # whether waiting for it says that the loader is too slow
+    counts: bool  # whether a wait for it means that the loader is too slow
 
 
 class StreamedImages:
-    """One split. `slots` are the buffers of `decoders` that it may use; `number` is its reader there."""
+    """One split. It may use the buffers `slots` of `decoders`; `number` is the index of its reader there."""
 
     shuffle = True
 
@@ -64,13 +64,13 @@ class StreamedImages:
         shape: tuple[int, int, int],
         seed: int | None = None,
     ) -> None:
-        """With a `seed`, a random part of each picture is taken; without, its middle."""
+        """With a `seed`, batches hold random crops of the pictures; without, their centres."""
         self._keys, self._reader, self._seed, self._shape = split.keys, number, seed, shape
         self._labels = torch.from_numpy(split.labels)
         self._finish, self._decoders = finish, decoders
         self._free, self._coming = deque(slots), deque[_Coming]()
         self._more: Iterator[tuple[Wanted, bool]] = iter(())
-        self._in_use: tuple[int, Any] | None = None  # the slot of the last batch, and when it is copied
+        self._in_use: tuple[int, Any] | None = None  # the slot of the last batch, and its copy's event
         self._device = torch.device("cpu")
         self._copies: torch.cuda.Stream | None = None
         self._size: int | None = None
@@ -85,7 +85,7 @@ class StreamedImages:
         return self._decoders.workers
 
     def to(self, device: torch.device) -> StreamedImages:
-        """Batches go to `device`."""
+        """Puts later batches on `device`; returns the set."""
         self._device = device
         self._finish.to(device)
         if device.type == "cuda":
@@ -94,13 +94,13 @@ class StreamedImages:
         return self
 
     def resize(self, pixels: int | None) -> None:
-        """From now on batches have `pixels` a side."""
+        """Makes later batches `pixels` high and wide; None: their full size."""
         self._size = pixels
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
-        """These batches will be asked for, in this order; what was expected before is forgotten."""
+        """Announces the batches that will be requested, in this order; replaces those announced before."""
         self._forget()
-        first = itertools.chain([False], itertools.repeat(True))  # nothing could be ready for the first
+        first = itertools.chain([False], itertools.repeat(True))  # the first cannot be ready in time
         self._more = zip(wanted, first, strict=False)
         self._fill()
 
@@ -120,12 +120,12 @@ class StreamedImages:
         return self._finish(images, generator, self._size), labels
 
     def close(self) -> None:
-        """End the processes. Batches can still be asked for: they start again."""
+        """Ends the processes. Batches can still be requested, which starts the processes again."""
         self._forget()
         self._decoders.close()
 
     def _next(self, indices: Indices) -> _Coming:
-        """What was expected, or else a batch that begins now."""
+        """Returns the announced batch if it is this one, else a batch whose decoding starts now."""
         if self._coming:
             wanted = self._coming[0].wanted
             if np.array_equal(wanted.indices, indices) and wanted.size == self._size:
@@ -134,7 +134,7 @@ class StreamedImages:
         return self._begin(Wanted(indices, 0, self._size), counts=False)
 
     def _upload(self, coming: _Coming) -> Tensor:
-        """uint8 (B, C, H, W) on the device; the buffer is free at the next batch."""
+        """Returns uint8 (B, C, H, W) on the device; the buffer is freed at the next batch."""
         c, h, w = self._pixels(coming.wanted)
         count = len(coming.wanted.indices)
         host = torch.from_numpy(self._decoders.buffer(coming.slot)[: count * c * h * w]).view(count, h, w, c)
@@ -154,7 +154,7 @@ class StreamedImages:
         return images
 
     def _pixels(self, wanted: Wanted) -> tuple[int, int, int]:
-        """(C, H, W) as decoded: crops are drawn at the size wanted, all else is resized on the device."""
+        """Returns (C, H, W) as decoded: random crops have the wanted size; all else is resized on the device."""
         c, h, w = self._shape
         return (c, h, w) if self._seed is None or wanted.size is None else (c, wanted.size, wanted.size)
 
@@ -162,12 +162,12 @@ class StreamedImages:
         if self._in_use is not None:
             slot, copied = self._in_use
             if copied is not None:
-                copied.synchronize()  # begun one step ago: done long since
+                copied.synchronize()  # started one step ago, so normally done
             self._free.append(slot)
             self._in_use = None
 
     def _fill(self) -> None:
-        """Begin as many of the expected batches as there are free buffers."""
+        """Starts as many of the announced batches as there are free buffers."""
         while self._free:
             following = next(self._more, None)
             if following is None:
@@ -191,13 +191,13 @@ class StreamedImages:
     def _forget(self) -> None:
         self._more = iter(())
         for coming in self._coming:
-            wait(coming.futures)  # they write into its buffer
+            wait(coming.futures)  # they still write into its buffer
             self._free.append(coming.slot)
         self._coming.clear()
 
 
 def _pin(decoders: Decoders) -> None:
-    """Lock the buffers in memory, once: only from there does a GPU copy while the host goes on."""
+    """Pins the buffers in memory, once: a GPU copies asynchronously from pinned memory only."""
     if decoders.pinned or decoders.workers == 0:
         return
     whole = decoders.memory()
@@ -211,7 +211,7 @@ def _pin(decoders: Decoders) -> None:
 def decode_all(
     split: Split, shape: tuple[int, int, int], decoders: Decoders, number: int, slots: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Every picture of a split, (N, C, H, W), through the buffers `slots`. Raises UserError."""
+    """Returns every picture of a split, (N, C, H, W), decoded through the buffers `slots`. Raises UserError."""
     c, h, w = shape
     whole = np.empty((len(split.keys), h, w, c), np.uint8)
     each = decoders.buffer(slots[0]).size // (c * h * w)

@@ -1,8 +1,8 @@
-"""Processes that decode pictures into memory which this process shares with them. NumPy only, no torch.
+"""Processes that decode pictures into memory shared with this process. NumPy only, no torch.
 
-Takes readers and tasks; the pixels of a task are in its place of the buffer when its future is done. A process
-starts at the first task and needs a third of a second; signals to the job (Ctrl-C, Slurm's) are its parent's
-to act on, and it ends when its parent does, however that dies. The memory has no name: nothing is left behind.
+Takes readers and tasks; a task's pixels are in its part of the buffer when its future is done. The processes start
+with the first task, which takes a third of a second. They leave signals to the job (Ctrl-C, Slurm's) to their
+parent, and end when it ends, however it dies. The memory has no name, so nothing is left behind.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 
 @dataclass(frozen=True)
 class Task:
-    """Decode `keys` of reader number `reader` into buffer `slot`, from its byte `first` on.
+    """Decodes `keys` with reader number `reader` into buffer `slot`, from its byte `first` on.
 
-    `draws`: for each key, the numbers that its random crop is drawn from; None if the middle is taken.
+    `draws`: for each key, the seed of its random crop; None: the centres. `size`: pixels per side; None: the full size.
     """
 
     reader: int
@@ -45,7 +45,7 @@ class Task:
 
 @dataclass
 class _Bench:
-    """What a process has to work with."""
+    """What a decoding process works with."""
 
     readers: Sequence[Reader]
     decodings: Sequence[Decoding]
@@ -67,7 +67,7 @@ _bench: _Bench | None = None
 
 
 class Decoders:
-    """`workers` processes, and `slots` buffers of `slot_bytes`; with no workers, tasks are done at once, here."""
+    """`workers` processes and `slots` buffers of `slot_bytes`; without workers, `submit` runs its task itself."""
 
     def __init__(
         self,
@@ -79,12 +79,12 @@ class Decoders:
     ) -> None:
         self.workers, self.pinned = workers, False
         self._slot_bytes = slot_bytes
-        self._context = multiprocessing.get_context("spawn")  # a fork would copy MPI's and CUDA's threads
+        self._context = multiprocessing.get_context("spawn")  # MPI and CUDA do not survive a fork
         self._bench = _Bench(readers, decodings, self._context.RawArray("B", slots * slot_bytes), slot_bytes)
         self._pool: ProcessPoolExecutor | None = None
 
     def memory(self) -> NDArray[np.uint8]:
-        """All buffers, one after the other."""
+        """Returns all buffers, one after the other, as bytes (size,)."""
         return np.frombuffer(self._bench.memory, np.uint8)
 
     def buffer(self, slot: int) -> NDArray[np.uint8]:
@@ -92,7 +92,7 @@ class Decoders:
         return self.memory()[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
 
     def submit(self, task: Task) -> Future[None]:
-        """Starts a task in one of the processes; the result says when it is done."""
+        """Starts a task in one of the processes; returns its future. Raises RunFailed("DATA_ERROR") if one died."""
         if self.workers == 0:
             done: Future[None] = Future()
             try:
@@ -103,7 +103,7 @@ class Decoders:
             return done
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, self._context, _start, (self._bench,))
-        # Blocked while a process starts, and inherited: until it ignores them, no signal can end it.
+        # A process that starts now inherits the blocked signals, so that none ends it before it ignores them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             return self._pool.submit(_work, task)
@@ -113,7 +113,7 @@ class Decoders:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wait(self, futures: Sequence[Future[None]]) -> None:
-        """Until these are done. Raises what went wrong: UserError, RunFailed("DATA_ERROR")."""
+        """Waits until all are done. Raises the first task's error: UserError, RunFailed("DATA_ERROR")."""
         try:
             for future in futures:
                 future.result()
@@ -132,7 +132,7 @@ def _died() -> RunFailed:
 
 
 def _start(bench: _Bench) -> None:
-    """Once in each process."""
+    """Prepares a decoding process: it ignores signals and ends with its parent."""
     global _bench
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

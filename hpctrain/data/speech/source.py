@@ -1,7 +1,7 @@
-"""Recordings and what is said in them: LibriSpeech's layout, or sentences that espeak-ng speaks.
+"""Recordings and their transcripts: LibriSpeech's layout, or sentences that espeak-ng speaks.
 
-Takes a DataConfig, returns utterances of both splits. A folder holds `*.trans.txt` files, whose lines are an id
-and its words, beside `<id>.flac` or `<id>.wav`; a split is every such file below folders named train* or dev*.
+Takes a DataConfig, returns the utterances of both splits. A folder holds `*.trans.txt` files, whose lines are an id
+and its words, beside `<id>.flac` or `<id>.wav`; a split is all such files below folders named train* or dev*.
 `data=espeak` makes such a folder of spoken numbers once, in the user's cache. No torch.
 """
 
@@ -25,25 +25,25 @@ from hpctrain.errors import UserError
 SPLITS = {"train": "train*", "validation": "dev*"}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-us+f2", "en-gb+m3", "en-us+f4")
-# What a network writes: number 0 is CTC's blank.
+# The network's output symbols, from number 1 on; 0 is CTC's blank.
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and what is said in it."""
+    """One recording and its transcript."""
 
     path: Path
     text: str
 
 
 def count(config: DataConfig) -> int:
-    """Returns the training recordings per epoch; a set that is spoken is spoken now. Raises UserError."""
+    """Returns the training recordings per epoch; data=espeak makes them now if needed. Raises UserError."""
     return len(utterances(config)["train"])
 
 
 def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
-    """Returns both splits, in the order of their ids, cut to their limits. Raises UserError."""
+    """Returns both splits, in the order of their transcripts, cut to their limits. Raises UserError."""
     folder = source_of(config)
     limits = {"train": config.train_limit, "validation": config.validation_limit}
     splits = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
@@ -56,12 +56,12 @@ def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
 
 
 def recorded(config: DataConfig) -> Path:
-    """Returns the folder of a set. Raises UserError."""
+    """Returns the folder of a set of recordings. Raises UserError."""
     return find_folder(config.name, config.path)
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of a set, and the lists and recordings in its splits. Raises UserError."""
+    """Returns the folder of a set, and the transcripts and recordings of its splits. Raises UserError."""
     folder = recorded(config)
     below = (path for pattern in SPLITS.values() for part in folder.glob(pattern) for path in part.rglob("*"))
     return folder, sorted(p for p in below if p.name.endswith((".trans.txt", ".flac", ".wav")))
@@ -85,7 +85,7 @@ def _listed(folder: Path, pattern: str) -> list[Utterance]:
 
 
 def numbers_of(text: str) -> list[int]:
-    """Returns characters as a network writes them, 1 and up; others than `CHARACTERS` are left out."""
+    """Returns the symbol numbers of a text's characters, from 1 on; leaves out those not in `CHARACTERS`."""
     return [1 + CHARACTERS.index(c) for c in " ".join(text.lower().split()) if c in CHARACTERS]
 
 
@@ -109,7 +109,7 @@ def spoken(config: DataConfig) -> Path:
         try:
             draft.rename(folder)  # whole, or not at all
         except OSError:
-            if not folder.is_dir():  # another process was first, which is as good
+            if not folder.is_dir():  # else another process made it first
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -117,7 +117,7 @@ def spoken(config: DataConfig) -> Path:
 
 
 def _speak(folder: Path, count: int, seed: int) -> None:
-    """`count` sentences of one to three digits, by voices and at speeds drawn from `seed`."""
+    """Writes `count` spoken sentences of one to three digits, with voices and speeds drawn from `seed`."""
     folder.mkdir()
     draw = random.Random(seed)
     lines, commands = [], []

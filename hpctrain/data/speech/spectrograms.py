@@ -1,7 +1,7 @@
-"""Speech as spectrograms: logarithmic power every 10 ms of 20 ms windows, at 50 Hz a bin.
+"""Speech as spectrograms: logarithmic power of 20 ms windows every 10 ms, in bins of 50 Hz.
 
-B utterances, F frequency bins, T frames, L characters. Each utterance is brought to mean 0 and deviation 1
-(Amodei et al. 2016 normalise so); shorter ones are filled with zeros up to `data.sequence_length` frames.
+B utterances, F frequency bins, T frames, L characters. Each utterance is normalised to mean 0 and deviation 1
+(as in Amodei et al. 2016); shorter ones are padded with zeros to `data.sequence_length` frames.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SpeechDataset:
         return len(self._lengths)
 
     def to(self, device: torch.device) -> SpeechDataset:
-        """Batches go to `device`; the recordings stay on the host."""
+        """Puts later batches on `device`; the recordings stay on the host. Returns the set."""
         self._device = device
         return self
 
@@ -57,7 +57,7 @@ class SpeechDataset:
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Spectrograms (B, 1, F, T), their frames (B,), characters (B, L), how many of those count (B,)."""
+        """Returns spectrograms (B, 1, F, T), their valid frames (B,), characters (B, L) and how many are valid (B,)."""
         del generator
         parts = (self._spectra, self._lengths, self._labels, self._label_lengths)
         spectra, lengths, labels, counts = (p[torch.from_numpy(indices)].to(self._device) for p in parts)
@@ -65,7 +65,7 @@ class SpeechDataset:
 
 
 def read_audio(path: Path) -> tuple[NDArray[Any], int]:
-    """Samples in ±1 of a recording of one channel, and how many a second. Raises UserError."""
+    """Returns the samples (n,) of a recording of one channel, in ±1, and the samples per second. Raises UserError."""
     if path.suffix == ".flac":
         try:
             import soundfile
@@ -86,7 +86,7 @@ def read_audio(path: Path) -> tuple[NDArray[Any], int]:
 
 
 def spectrogram(samples: NDArray[Any], rate: int, bins: int) -> NDArray[np.float32]:
-    """(F, T): the lowest `bins` frequencies, 50 Hz apart whatever the rate; normalised."""
+    """Returns (F, T), normalised: the lowest `bins` frequencies, 50 Hz apart at any rate. Raises UserError."""
     width, hop = round(rate * WINDOW_S), round(rate * HOP_S)
     if width // 2 + 1 < bins:
         raise UserError(

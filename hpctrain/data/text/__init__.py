@@ -1,4 +1,4 @@
-"""Text: where it comes from, vocabularies, token files, sequences to train on.
+"""Text: sources, vocabularies, token files, training sequences.
 
 All but `sequences` import no torch.
 Imported by hpctrain.data.

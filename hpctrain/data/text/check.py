@@ -1,4 +1,4 @@
-"""Whether a text is long enough for its sequences. NumPy only, no torch."""
+"""Checks that a text is long enough for its sequences. NumPy only, no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from hpctrain.errors import UserError
 
 
 def check(config: DataConfig) -> int:
-    """Training sequences of the text, which is tokenised for it. Raises UserError if there are none."""
+    """Returns the number of training sequences, after tokenising the text if needed.
+
+    Raises UserError if a split has none.
+    """
     if config.sequence_length is None:
         raise UserError("data.sequence_length", "null", "give the number of tokens in a training sequence")
     lengths = tokens.counts(config)
@@ -22,5 +25,5 @@ def check(config: DataConfig) -> int:
 
 
 def sequences(tokens: int, length: int) -> int:
-    """How many whole sequences a text of so many tokens has; each needs the token after it."""
+    """Returns the number of whole sequences in a text of `tokens` tokens; each needs the token after it too."""
     return max(tokens - 1, 0) // length

@@ -1,7 +1,7 @@
-"""Text as sequences to train on: T tokens in, the T that follow them as targets.
+"""Text as training sequences: T tokens as input, and the token after each as its target.
 
-B sequences of T tokens. Sample i is tokens [i T, (i+1) T]: neighbours follow each other in the text, so the
-sampler lays them out as streams. What is left at the end and makes no whole sequence is not used.
+B sequences of T tokens. Sample i is tokens [i T, (i+1) T]: neighbouring samples continue each other, so the
+sampler reads them as streams. Tokens at the end that do not fill a sequence are not used.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class TextDataset:
         return sequences(len(self._tokens), self._length)
 
     def to(self, device: torch.device) -> TextDataset:
-        """Batches go to `device`; the text stays on disk."""
+        """Puts later batches on `device`; the text stays on disk. Returns the set."""
         self._device = device
         return self
 
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T) and their successors (B, T), int64."""
+        """Returns tokens (B, T) and their successors (B, T), int64."""
         del generator
         places = indices[:, None] * self._length + np.arange(self._length + 1)
         rows = torch.from_numpy(self._tokens[places].astype(np.int64)).to(self._device)

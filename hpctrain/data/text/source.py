@@ -1,11 +1,11 @@
-"""Which text a DataConfig names, and where it divides into training and validation.
+"""Which text a DataConfig names, and how it is divided into training and validation.
 
-Takes a DataConfig; returns a `Source`: functions that stream each part as blocks of text, and what tells this
-text from another. Reads only, a block at a time; no torch. Bytes that are not UTF-8 are a UserError.
+Takes a DataConfig; returns a `Source`: functions that stream each part as blocks of text, and an identity that
+differs between texts. Reads only, a block at a time; no torch. Bytes that are not UTF-8 raise UserError.
 
-A folder whose files say `train` and `valid` in their names is divided so. Of any other text the last
-`validation_fraction` of the bytes is for validation, cut at a line's end; a folder's files are put in an
-order drawn from their names first, so that this part is a sample of them.
+If a folder has files with `train` and with `valid` in their names, these are the parts. Of any other text, the last
+`validation_fraction` of the bytes is for validation, cut at the end of a line; a folder's files are first ordered
+by a hash of their names, so that this part is a random sample of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEST_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages",
 
 @dataclass(frozen=True)
 class Source:
-    """`identity` is JSON-able and changes with the text; `size_bytes` is None if it is not known."""
+    """A text. `identity` is JSON-able and changes with the text; `size_bytes` is None if it is not known."""
 
     identity: Any
     train: Callable[[], Iterator[str]]
@@ -52,7 +52,7 @@ class Span:
 
 
 def find_source(config: DataConfig) -> Source:
-    """Returns the text that `config` names, from names and sizes; reads next to nothing. Raises UserError."""
+    """Returns the text that `config` names, from file names and sizes; reads almost nothing. Raises UserError."""
     if config.source is not None and config.path is None:
         return _of_hub(config)
     folder, paths = pkgutil.resolve_name(str(kind_of(config.name).files))(config)
@@ -60,7 +60,10 @@ def find_source(config: DataConfig) -> Source:
 
 
 def _of_hub(config: DataConfig) -> Source:
-    """Splits `train` and `validation`; without the latter, the last rows of the former. Raises UserError."""
+    """Returns the splits `train` and `validation` of a Hugging Face set.
+
+    If it has no `validation`, the last rows of `train` take its place. The streams raise UserError.
+    """
     identity: list[Any] = [config.source, config.subset, config.field]
     folder = Path(config.source or "")
     if folder.is_dir():
@@ -82,16 +85,16 @@ def _of_hub(config: DataConfig) -> Source:
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder that names are relative to, and the files. Raises UserError."""
+    """Returns the folder that names are relative to, and the text's files. Raises UserError."""
     if config.path is not None:
         path = Path(config.path).expanduser()
     else:
         named = kind_of(config.name).given is None
-        found = find_named(config.name) if named else None
-        if found is None:
+        place = find_named(config.name) if named else None
+        if place is None:
             looked = "".join(f"{folder} or " for folder in places(config.name)) if named else ""
             raise UserError("data.path", "null", f"give {looked}a file or folder of UTF-8 text")
-        path = found
+        path = place
     if path.is_file():
         return path.parent, [path]
     if not path.is_dir():
@@ -111,7 +114,7 @@ def stdlib_files(config: DataConfig) -> tuple[Path, list[Path]]:
 
 
 def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
-    """Returns the text of files below `folder`, or of one file. Raises UserError if they hold no text."""
+    """Returns the text of `files`, which are below `folder`. Raises UserError if there is too little to divide."""
     facts = [(p, p.relative_to(folder).as_posix(), p.stat()) for p in files]
     facts = [fact for fact in facts if fact[2].st_size > 0]
     where = facts[0][0] if len(facts) == 1 else folder
@@ -131,7 +134,7 @@ def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
 
 
 def _facts(stat: os.stat_result) -> tuple[int, ...]:
-    """A file that was written anew has others, also if it was given its old size and time."""
+    """Returns facts that differ for a rewritten file, even one with its old size and modification time."""
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
@@ -144,7 +147,7 @@ def _whole(paths: Iterable[Path]) -> list[Span]:
 
 
 def _divide(spans: list[Span], fraction: float) -> tuple[list[Span], list[Span]]:
-    """The last `fraction` of the bytes of all spans for validation, from a line's begin on."""
+    """Returns (training, validation): the last `fraction` of all bytes, from the start of a line, is for validation."""
     left = round((1 - fraction) * sum(span.stop for span in spans))
     for number, span in enumerate(spans):
         if left < span.stop:
@@ -157,7 +160,7 @@ def _divide(spans: list[Span], fraction: float) -> tuple[list[Span], list[Span]]
 
 
 def _line_begin(path: Path, offset: int) -> int:
-    """The first line's begin at or after `offset`; in a text without lines there, a character's."""
+    """Returns where the first line at or after `offset` begins; if none begins nearby, where a character does."""
     with path.open("rb") as file:
         file.seek(max(offset - 1, 0))
         block = file.read(BLOCK_BYTES)
@@ -169,7 +172,7 @@ def _line_begin(path: Path, offset: int) -> int:
 
 
 def read(spans: Iterable[Span]) -> Iterator[str]:
-    """Yields the text of all spans in blocks; a newline ends each. Raises UserError at what is not UTF-8."""
+    """Yields the text of all spans in blocks; each span ends with a newline. Raises UserError if it is not UTF-8."""
     for span in spans:
         decoder = codecs.getincrementaldecoder("utf-8-sig" if span.start == 0 else "utf-8")()
         at, text = span.start, ""
@@ -202,7 +205,7 @@ def cache_folder() -> Path:
 
 
 def _blocks(rows: Any) -> Iterator[str]:
-    """Rows as lines, in blocks of about BLOCK_BYTES characters."""
+    """Yields rows as lines, in blocks of about BLOCK_BYTES characters."""
     lines: list[str] = []
     size = 0
     for row in rows:
@@ -216,7 +219,7 @@ def _blocks(rows: Any) -> Iterator[str]:
 
 
 def make_cache(folder: Path) -> None:
-    """Makes a folder of the cache: for this user alone; below HPCTRAIN_CACHE for those of that. Raises OSError."""
+    """Makes a folder of the cache, for this user alone, or with the permissions of HPCTRAIN_CACHE. Raises OSError."""
     if folder.is_dir():
         return
     top = folder == cache_folder().parent
@@ -228,7 +231,7 @@ def make_cache(folder: Path) -> None:
 
 
 def open_as(cache: Path, draft: Path) -> None:
-    """Lets those read what is below `draft` who may read the cache: another user of a shared one needs no copy."""
+    """Lets everyone who may read the cache read what is below `draft`, so that users can share one copy."""
     may = stat.S_IMODE(cache.stat().st_mode) & 0o755 | 0o700
     for path in draft.rglob("*"):
         path.chmod(may if path.is_dir() else may & 0o644)

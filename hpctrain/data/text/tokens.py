@@ -1,11 +1,11 @@
 """Text as token numbers in memory-mapped files, made once and kept in the user's cache.
 
-    <cache>/tokens/<name>-<digest>/   train.bin, validation.bin (uint16, or uint32 if 2^16 are too few,
-                                      little-endian), vocabulary.json, meta.json
+    <cache>/tokens/<name>-<digest>/   train.bin, validation.bin (little-endian uint16, or uint32 above 2^16
+                                      tokens), vocabulary.json, meta.json
 
 Takes a DataConfig; returns `Tokens`. The digest covers the text's identity (names, sizes, times) and how it is
-cut. A folder is published by one rename, so a reader sees all of it or nothing; of several processes on a
-machine one works and the others wait. Memory stays at a few blocks, whatever the text's size.
+tokenised. A folder is published by one rename, so a reader sees all of it or nothing; of several processes on a
+machine, one works and the others wait. Memory stays at a few blocks, whatever the text's size.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from hpctrain.storage.run_state import storage_failure
 
 FORMAT = 1
 SPLITS = ("train", "validation")
-DEFAULT_SIZES = {"word": 10_000, "bpe": 4096}  # at most, if the user names no size
-SAY_FROM_BYTES = 20 * 2**20  # a text from this size on is worth a line for people
+DEFAULT_SIZES = {"word": 10_000, "bpe": 4096}  # if the user sets no size; fewer words if the text has fewer
+SAY_FROM_BYTES = 20 * 2**20  # texts of this size take long enough for a progress message
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Tokens:
 
 
 def load(config: DataConfig) -> Tokens:
-    """From the cache, or tokenised now. Raises UserError if the text or the vocabulary is not usable."""
+    """Returns the cached tokens; tokenises the text if needed. Raises UserError if text or vocabulary is unusable."""
     folder = _prepared(config)
     meta = json.loads((folder / "meta.json").read_text())
     words = vocabularies.from_json(json.loads((folder / "vocabulary.json").read_text()))
@@ -64,13 +64,13 @@ def load(config: DataConfig) -> Tokens:
 
 
 def counts(config: DataConfig) -> dict[str, int]:
-    """Tokens in each split, without reading them."""
+    """Returns the number of tokens in each split without reading them; tokenises the text if needed."""
     meta = json.loads((_prepared(config) / "meta.json").read_text())
     return {split: meta[split] for split in SPLITS}
 
 
 def vocabulary_size(config: DataConfig) -> int:
-    """Returns `data.vocabulary_size` if the user leaves it to the text. Raises UserError."""
+    """Returns the `data.vocabulary_size` that the text determines if the user sets none. Raises UserError."""
     most = DEFAULT_SIZES.get(config.tokens)
     if config.tokens == "bpe":
         return DEFAULT_SIZES["bpe"]
@@ -89,17 +89,17 @@ def vocabulary_size(config: DataConfig) -> int:
 
 
 def _prepared(config: DataConfig) -> Path:
-    """The folder of this text's tokens, whole."""
+    """Returns the folder of this text's tokens, complete; tokenises the text if needed."""
     source = find_source(config)
     parent, digest = _cache(), _digest(config, source)
     folder = parent / f"{config.name}-{digest}"
     if _is_whole(folder):
         return folder
     with _writing(parent), _lock(parent / f".{digest}.lock") as locked:
-        if _is_whole(folder):  # another has made it while we waited
+        if _is_whole(folder):  # another process made it while we waited
             return folder
         prefix = f".new.{digest}."
-        if locked:  # whoever left these is gone
+        if locked:  # the processes that left these have ended
             for left in parent.glob(f"{prefix}*"):
                 shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
@@ -108,7 +108,7 @@ def _prepared(config: DataConfig) -> Path:
             if find_source(config).identity != source.identity:
                 raise UserError("data.path", config.path, "changed while it was read")
             if folder.exists():
-                shutil.rmtree(folder)  # damaged: a whole one would have been taken
+                shutil.rmtree(folder)  # damaged: a complete one would have been returned
             open_as(parent, draft)
             with contextlib.suppress(FileExistsError):
                 _publish(draft, folder)
@@ -118,7 +118,7 @@ def _prepared(config: DataConfig) -> Path:
 
 
 def _tokenise(config: DataConfig, source: Source, draft: Path) -> None:
-    """Write the four files. The vocabulary is the training text's."""
+    """Writes the four files. The vocabulary is learned from the training text."""
     began = time.monotonic()
     loud = (source.size_bytes or 0) >= SAY_FROM_BYTES
     if loud:
@@ -142,7 +142,7 @@ def _tokenise(config: DataConfig, source: Source, draft: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file is there with the length that meta.json says."""
+    """Returns whether every file exists and has the length recorded in meta.json."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         width = np.dtype(meta["dtype"]).itemsize
@@ -172,7 +172,7 @@ def _cache() -> Path:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A full disk, or one that fails, under its own name."""
+    """Turns an OSError, such as a full disk, into the RunFailed that names it."""
     try:
         yield
     except OSError as error:
@@ -181,7 +181,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """One process of this machine at a time; False if the file system knows no locks."""
+    """Lets in one process of this machine at a time; yields False if the file cannot be locked."""
     with lock_file(path) as file:
         locked = False
         with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ def _publish(draft: Path, folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        raise FileExistsError from None  # the same text, from another machine
+        raise FileExistsError from None  # another machine published the same text
 
 
 def _flush(file: Any) -> None:

@@ -1,7 +1,8 @@
-"""Tokens: characters, words or byte-pair pieces, numbered; text to numbers and back.
+"""Vocabularies: characters, words or byte-pair pieces as numbered tokens; text to numbers and back.
 
-Takes blocks of text, returns arrays of token numbers; a vocabulary is JSON-able. Number 0 stands for whatever
-is not in the vocabulary; the rest are numbered by falling frequency. NumPy only, no torch; no side effects.
+Takes blocks of text, returns arrays of token numbers; a vocabulary is JSON-able. Number 0 stands for anything
+outside the vocabulary; characters and words are numbered by decreasing frequency. NumPy only, no torch; no side
+effects.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from hpctrain.errors import UserError
 
 UNKNOWN = "<unk>"
-LINE_END = "<eos>"  # the word that ends a line, as the Penn Treebank's and WikiText's users have it
+LINE_END = "<eos>"  # the word that ends a line, as is usual for the Penn Treebank and WikiText
 _CODE_POINTS = 0x110000
 _WORDS = re.compile(r"[^\s]+|\n")
 
@@ -25,28 +26,28 @@ Blocks = Iterable[str]
 
 
 class Vocabulary(Protocol):
-    """`size` tokens; `lengths[i]` is how many characters token i stands for, if that is known."""
+    """A vocabulary of `size` tokens, the unknown one included."""
 
     kind: str
     size: int
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
-        """Token numbers, in about as many arrays as there are blocks."""
+        """Yields the token numbers of the text in arrays (n,)."""
         ...
 
     def unknown(self, text: str) -> list[str]:
-        """What of `text` is not in the vocabulary."""
+        """Returns the parts of `text` that are not in the vocabulary."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """The UTF-8 that a token stands for; a byte-pair piece may be a part of a character."""
+        """Returns the UTF-8 bytes that a token stands for; a byte-pair piece may be a part of a character."""
         ...
 
     def lengths(self) -> NDArray[np.float32] | None:
-        """Returns the characters of each token (N,), or None if they are not known."""
+        """Returns how many characters each token stands for, (N,), or None if that is not known."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the vocabulary as JSON can hold it; `from_json` is the inverse."""
+        """Returns the vocabulary as JSON values; `from_json` is the inverse."""
 
 
 class Characters:
@@ -55,7 +56,7 @@ class Characters:
     kind = "character"
 
     def __init__(self, characters: Sequence[str]) -> None:
-        """`characters`: those of the numbers 1, 2, ..."""
+        """Numbers `characters` from 1 on."""
         self._characters, self.size = list(characters), 1 + len(characters)
         self._numbers = np.zeros(_CODE_POINTS, np.int32)
         self._numbers[[ord(c) for c in characters]] = np.arange(1, self.size)
@@ -76,12 +77,12 @@ class Characters:
         return cls(_most_frequent(cls.count(blocks), size, "characters"))
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
-        """Returns the token numbers of the text, block by block, each (n,)."""
+        """Yields the token numbers of the text in arrays (n,)."""
         for block in blocks:
             yield self._numbers[_points(block)].astype(np.int64)
 
     def unknown(self, text: str) -> list[str]:
-        """Returns the parts of `text` that the vocabulary does not know."""
+        """Returns the parts of `text` that are not in the vocabulary."""
         return [c for c in dict.fromkeys(text) if not self._numbers[ord(c)]]
 
     def piece(self, token: int) -> bytes:
@@ -89,16 +90,16 @@ class Characters:
         return (self._characters[token - 1] if token else "\ufffd").encode()
 
     def lengths(self) -> NDArray[np.float32]:
-        """Returns the characters of each token (N,)."""
+        """Returns how many characters each token stands for, (N,): one."""
         return np.ones(self.size, np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the vocabulary as JSON can hold it."""
+        """Returns the vocabulary as JSON values."""
         return {"kind": self.kind, "tokens": self._characters}
 
 
 class Words:
-    """What stands between white space, and the end of each line."""
+    """Each word between white space, and the end of each line, is a token."""
 
     kind = "word"
 
@@ -112,7 +113,7 @@ class Words:
         counts: Counter[str] = Counter()
         for words in _split(blocks):
             counts.update(words)
-        counts.pop(UNKNOWN, None)  # some sets come with it
+        counts.pop(UNKNOWN, None)  # some data sets contain it
         if "\n" in counts:
             counts[LINE_END] += counts.pop("\n")
         return counts
@@ -123,13 +124,13 @@ class Words:
         return cls(_most_frequent(cls.count(blocks), size, "words"))
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
-        """Returns the token numbers of the text, block by block, each (n,)."""
+        """Yields the token numbers of the text in arrays (n,)."""
         numbers = {**self._numbers, "\n": self._numbers.get(LINE_END, 0)}
         for words in _split(blocks):
             yield np.fromiter((numbers.get(word, 0) for word in words), np.int64, len(words))
 
     def unknown(self, text: str) -> list[str]:
-        """Returns the parts of `text` that the vocabulary does not know."""
+        """Returns the parts of `text` that are not in the vocabulary."""
         words = dict.fromkeys(word for word in _WORDS.findall(text) if word != "\n")
         return [word for word in words if word not in self._numbers]
 
@@ -139,15 +140,15 @@ class Words:
         return b"\n" if word == LINE_END else f"{word} ".encode()
 
     def lengths(self) -> None:
-        """None: nobody knows how long an unknown word is, so bits a character would be no measure."""
+        """Returns None: an unknown word's length is not known, so bits per character would be wrong."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the vocabulary as JSON can hold it."""
+        """Returns the vocabulary as JSON values."""
         return {"kind": self.kind, "tokens": self._words[1:]}
 
 
 class Pieces:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016) by the library `tokenizers`: nothing is unknown."""
+    """Byte-level byte-pair encoding (Sennrich et al. 2016) by the library `tokenizers`: no text is unknown."""
 
     kind = "bpe"
 
@@ -159,7 +160,7 @@ class Pieces:
 
     @classmethod
     def learn(cls, blocks: Blocks, size: int) -> Pieces:
-        """Returns a vocabulary of the `size` - 1 most frequent tokens of the text. Raises UserError."""
+        """Returns a vocabulary of `size` pieces learned from the text. Raises UserError."""
         library = _tokenizers()
         if size < 257:
             raise UserError("data.vocabulary_size", size, "must be ≥ 257: all bytes, and one for unknown")
@@ -178,15 +179,15 @@ class Pieces:
         return cls(tokenizer.to_str())
 
     def encode(self, blocks: Blocks) -> Iterator[NDArray[np.int64]]:
-        """Returns the token numbers of the text, block by block, each (n,)."""
+        """Yields the token numbers of the text in arrays (n,)."""
         for block in _at_line_ends(blocks):
-            # Shorter texts keep the library's cores busy, and its records of them small.
+            # Short parts keep all of the library's threads busy, and its records of each part small.
             parts = list(_at_line_ends(block[i : i + 4096] for i in range(0, len(block), 4096)))
             for encoding in self._tokenizer.encode_batch_fast(parts, add_special_tokens=False):
                 yield np.asarray(encoding.ids, np.int64)
 
     def unknown(self, text: str) -> list[str]:
-        """Returns the parts of `text` that the vocabulary does not know."""
+        """Returns the parts of `text` that are not in the vocabulary."""
         del text
         return []
 
@@ -195,12 +196,12 @@ class Pieces:
         return bytes(self._bytes[c] for c in self._tokenizer.id_to_token(token)) if token else b""
 
     def lengths(self) -> NDArray[np.float32]:
-        """Bytes that begin a character."""
+        """Returns how many bytes of each token begin a character, (N,)."""
         pieces = (self.piece(token) for token in range(self.size))
         return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces], np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the vocabulary as JSON can hold it."""
+        """Returns the vocabulary as JSON values."""
         return {"kind": self.kind, "model": self._tokenizer.to_str()}
 
 
@@ -214,13 +215,13 @@ def from_json(values: dict[str, Any]) -> Vocabulary:
 
 
 def available(kind: str, blocks: Blocks) -> int:
-    """How large a vocabulary of characters or words can be for this text, the unknown counted."""
+    """Returns the largest possible vocabulary of characters or words for this text, the unknown token included."""
     count: Callable[[Blocks], Counter[str]] = KINDS[kind].count
     return 1 + len(count(blocks))
 
 
 def _most_frequent(counts: Counter[str], size: int, what: str) -> list[str]:
-    """`size` - 1 of them. Raises UserError if the text has fewer."""
+    """Returns the `size` - 1 most frequent tokens. Raises UserError if the text has fewer."""
     if size > len(counts) + 1:
         raise UserError(
             "data.vocabulary_size", size,
@@ -236,7 +237,7 @@ def _points(text: str) -> NDArray[np.uint32]:
 
 
 def _split(blocks: Blocks) -> Iterator[list[str]]:
-    """The words of each block; one that a block's end cuts belongs to the next."""
+    """Yields the words of each block; a word cut by the end of a block is yielded whole with the next."""
     rest = ""
     for block in blocks:
         text = rest + block
@@ -249,7 +250,7 @@ def _split(blocks: Blocks) -> Iterator[list[str]]:
 
 
 def _at_line_ends(blocks: Blocks) -> Iterator[str]:
-    """The same text, cut after newlines only: pieces do not reach across them."""
+    """Yields the same text in blocks that end after newlines, so that no piece is cut: none crosses a newline."""
     rest: list[str] = []
     for block in blocks:
         end = block.rfind("\n") + 1
@@ -270,7 +271,8 @@ def _tokenizers() -> Any:
 
 
 def _bytes_of_characters() -> dict[str, int]:
-    """The characters by which byte-level encodings show bytes: printable ones themselves, others from 256 on."""
+    """Returns the byte behind each character of byte-level encodings: printable bytes are themselves, others follow
+    from 256 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}

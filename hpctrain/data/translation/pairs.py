@@ -1,4 +1,4 @@
-"""Sentence pairs as word numbers. B pairs, S words of a sentence, filled with `PADDING`."""
+"""Sentence pairs as word numbers. B pairs, S words per sentence, padded with `PADDING`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpctrain.data.translation.source import END, PADDING, START, UNKNOWN, Pair
 
 
 class TranslationDataset:
-    """Sentence pairs as numbers of words, padded to one length."""
+    """Sentence pairs as word numbers, padded to one length."""
 
     shuffle = True
 
@@ -31,14 +31,14 @@ class TranslationDataset:
         return len(self._lengths)
 
     def to(self, device: torch.device) -> TranslationDataset:
-        """Batches go to `device`; the sentences stay on the host."""
+        """Puts later batches on `device`; the sentences stay on the host. Returns the set."""
         self._device = device
         return self
 
     def batch(
         self, indices: NDArray[np.int64], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source (B, S), its words (B,), target so far (B, S), and the words that follow it (B, S)."""
+        """Returns source words (B, S), how many are valid (B,), target words (B, S) and the words after each (B, S)."""
         del generator
         chosen = torch.from_numpy(indices)
         source, lengths, target = (

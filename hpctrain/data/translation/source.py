@@ -1,7 +1,7 @@
-"""Sentence pairs of two languages: line-aligned files as WMT has them, or this system's gettext catalogues.
+"""Sentence pairs of two languages: line-aligned files like WMT's, or this system's gettext catalogues.
 
-Takes a DataConfig, returns pairs of words for both splits. No torch. `data=gettext` reads the *.mo files below
-data.path (default /usr/share/locale): what programs say in English, and its translation.
+Takes a DataConfig, returns the pairs of both splits, as words. No torch. `data=gettext` reads the *.mo files below
+data.path (default /usr/share/locale): the English messages of programs, and their translations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpctrain.errors import UserError
 
 PADDING, UNKNOWN, START, END = range(4)
 LOCALES = Path("/usr/share/locale")
-VALIDATION_SHARE = 20  # one sentence in so many
+VALIDATION_SHARE = 20  # one sentence in this many
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
 Pair = tuple[list[str], list[str]]
@@ -56,19 +56,19 @@ def pairs(config: DataConfig) -> Pairs:
 
 
 def words(text: str) -> list[str]:
-    """Returns lower-case words and signs."""
+    """Returns the words and punctuation marks of a text, in lower case."""
     return _WORDS.findall(text.lower())
 
 
 def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
-    """Returns the most frequent words of both languages together, numbered from 4; ties in alphabetical order."""
+    """Returns the most frequent words of both languages together, numbered from 4; ties are in alphabetical order."""
     counts = Counter(word for pair in sentences for side in pair for word in side)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return {word: number for number, word in enumerate(ranked[: size - 4], 4)}
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of a set, and both splits' texts in it. Raises UserError."""
+    """Returns the folder of a set, and the texts of both splits in it. Raises UserError."""
     folder = find_folder(config.name, config.path)
     texts = [folder / f"{stem}.{language}" for stem in ("train", "valid") for language in config.languages]
     for text in texts:
@@ -78,7 +78,7 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
 
 
 def catalogues(config: DataConfig) -> tuple[Path, list[Path]]:
-    """Returns the folder of translated programs, and their catalogues in it. Raises UserError."""
+    """Returns the folder of gettext catalogues, and those in the second language. Raises UserError."""
     folder = Path(config.path).expanduser() if config.path else LOCALES
     language = config.languages[1]
     paths = sorted(folder.glob(f"{language}/LC_MESSAGES/*.mo"))
@@ -88,7 +88,7 @@ def catalogues(config: DataConfig) -> tuple[Path, list[Path]]:
 
 
 def catalogued(config: DataConfig) -> Pairs:
-    """Returns what the catalogues say. Raises UserError."""
+    """Returns the pairs of messages and translations in the catalogues. Raises UserError."""
     translations: dict[str, str] = {}
     for file in catalogues(config)[1]:
         for source, target in _catalogue(file):
