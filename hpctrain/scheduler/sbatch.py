@@ -37,6 +37,7 @@ _OWN = {
     "clusters": "a cluster is chosen by its preset: cluster=NAME with cluster.slurm_conf",
     "output": "the job's log is kept with the run: hpctrain logs",
     "signal": "the warning is set by cluster.signal_s",
+    **dict.fromkeys(("requeue", "no-requeue"), "give cluster.requeue=true or false"),
     **dict.fromkeys(("parsable", "quiet"), "sbatch's own words name the job"),
     "test-only": "it makes no job: hpctrain submit --dry-run shows the script",
     "wait": "hpctrain returns at once: hpctrain logs -f follows the run",
@@ -61,6 +62,14 @@ def check(config: Config) -> None:
     for name, given in cluster.sbatch.items():
         if (own := name.lstrip("-").replace("_", "-")) in _OWN:
             raise UserError(f"cluster.sbatch.{name}", given, f"cannot be given: {_OWN[own]}")
+        if own in ("mem-per-cpu", "mem-per-gpu") and given and _memory(config):
+            of_rank = config.resources.mem_gb_per_rank
+            asks = "resources.mem_gb_per_rank" if of_rank else "cluster.mem_gb_per_node"
+            raise UserError(
+                f"cluster.sbatch.{name}",
+                given,
+                f"sbatch refuses it beside --mem, which {asks} asks for: give {asks}=null",
+            )
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),

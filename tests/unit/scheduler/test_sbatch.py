@@ -195,6 +195,16 @@ def test_presets_say_where_they_are_from_and_name_a_known_device(name):
             ["cluster.needs=[account]"],
             "cluster.account=null: devcluster needs it: give cluster.account=NAME",
         ),
+        (
+            ["cluster.sbatch={mem-per-cpu:1G}", "resources.mem_gb_per_rank=1"],
+            "cluster.sbatch.mem-per-cpu=1G: sbatch refuses it beside --mem, which resources.mem_gb_per_rank asks for: "
+            "give resources.mem_gb_per_rank=null",
+        ),
+        (
+            ["cluster.sbatch={mem_per_gpu:1G}", "cluster.mem_gb_per_node=8"],
+            "cluster.sbatch.mem_per_gpu=1G: sbatch refuses it beside --mem, which cluster.mem_gb_per_node asks for: "
+            "give cluster.mem_gb_per_node=null",
+        ),
     ],
 )
 def test_more_than_the_cluster_has_is_refused(overrides, said):
@@ -203,7 +213,9 @@ def test_more_than_the_cluster_has_is_refused(overrides, said):
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize("option", ["parsable", "quiet", "test-only", "wait", "comment", "job_name"])
+@pytest.mark.parametrize(
+    "option", ["parsable", "quiet", "test-only", "wait", "comment", "job_name", "requeue"]
+)
 def test_options_that_hpctrain_needs_or_that_make_no_job_are_refused(option):
     with pytest.raises(UserError, match=rf"cluster\.sbatch\.{option}=True: cannot be given: "):
         sbatch.check(load(f"cluster.sbatch={{{option}:true}}"))
