@@ -69,7 +69,7 @@ def check(config: Config) -> None:
                 f"cluster.sbatch.{name}",
                 given,
                 f"sbatch refuses it beside --mem, which {asks} asks for: give {asks}=null",
-            )
+            )  # fmt: skip
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),
