@@ -55,3 +55,19 @@ def test_a_failure_is_in_the_words_of_the_rank(run):
     said = {"rank": 1, "reason": "ERROR", "detail": "it fell", "host": "n1"}
     (run.attempt(1) / "failure.json").write_text(json.dumps(said))
     assert attempts.failure(run.path, 1) == said
+
+
+def test_each_attempt_notes_the_step_that_it_saved(run):
+    for number in (1, 2, 3):
+        run.begin(number)
+    (run.attempt(1) / "saved.json").write_text("20")
+    (run.attempt(2) / "saved.json").write_text('"30"')  # damaged
+    assert [attempts.saved(run.path, number) for number in (1, 2, 3, 4)] == [20, None, None, None]
+
+
+def test_processes_that_others_could_have_named_are_left_out(run):
+    """They would get signals; to be shown, they count."""
+    run.begin(1, r0="running", r1="running")
+    run.rank_file(1, 1).chmod(0o666)
+    assert [who["rank"] for who in attempts.ranks(run.path, 1)] == [0, 1]
+    assert [who["rank"] for who in attempts.ranks(run.path, 1, own=True)] == [0]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typing_extensions import TypedDict
 
-from hpctrain.errors import Damaged
+from hpctrain.errors import Damaged, Foreign
 from hpctrain.storage import json_files
 from hpctrain.storage.json_files import MOST_BYTES, clock_of, load, read_json, read_small, replace_text
 from hpctrain.storage.run_state import RunState, StateFile
@@ -248,3 +248,44 @@ def test_the_clock_is_that_of_the_storage(tmp_path, monkeypatch):
 
 def test_a_folder_that_takes_no_file_has_this_host_s_clock(tmp_path):
     assert clock_of(tmp_path / "none") == pytest.approx(time.time(), abs=60)
+
+
+def test_an_error_names_the_file_and_not_its_draft(tmp_path, monkeypatch):
+    def full(handle):
+        (draft,) = tmp_path.iterdir()
+        draft.unlink()  # somebody cleans up: that is not the error to tell of
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json_files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace_text(tmp_path / "state.json", "new")
+    assert caught.value.filename == str(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_file_that_others_could_have_written_may_be_shown_but_not_acted_on(tmp_path, own):
+    path = tmp_path / "state.json"
+    path.write_text('{"step": 3}')
+    assert load(path, RunState, own).step == 3
+    path.chmod(0o666)
+    if own:
+        with pytest.raises(Foreign):
+            load(path, RunState, own)
+    else:
+        assert load(path, RunState).step == 3
+    assert load(tmp_path / "none", RunState, own) is None
+
+
+def test_a_whole_file_is_asked_for_at_once_and_its_end_once_more_at_most(tmp_path, monkeypatch):
+    (tmp_path / "state.json").write_bytes(b"x" * 100)
+    read, asked = os.read, []
+    monkeypatch.setattr(json_files.os, "read", lambda handle, size: asked.append(size) or read(handle, size))
+    read_small(tmp_path / "state.json")
+    assert asked == [101]
+
+
+def test_a_list_of_records_is_what_it_says(tmp_path):
+    (tmp_path / "saved.json").write_text("20")
+    assert load(tmp_path / "saved.json", int) == 20
+    (tmp_path / "names.json").write_text('["a", "b"]')
+    assert type(load(tmp_path / "names.json", list[str])) is list
