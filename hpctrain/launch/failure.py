@@ -93,7 +93,7 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | Non
 
     Returns the same state if the disk does not take it. `code` is the launcher's exit code.
     """
-    start = _Start(run, launcher_text, attempt, code)
+    start, place = _Start(run, launcher_text, attempt, code), job_environment.read()
     known = start.known()
     reason, detail, rank = known or start.guess()
     # A run that ended because of a full disk has waited for space already.
@@ -101,8 +101,8 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | Non
 
     def write() -> RunState:
         if ENDINGS[reason].phase is None:  # Slurm ended the job, and may put it back
-            return run.state.stopped(reason, job_environment.read().in_job, detail)
-        return run.state.failed(reason, detail, rank, attempt=attempt)
+            return run.state.stopped(reason, place.in_job, detail)
+        return run.state.failed(reason, detail, rank, attempt=attempt, job_id=place.job_id)
 
     try:
         return patiently(write, patience_s)

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from hpctrain import job_environment
 from hpctrain.errors import Foreign, RunFailed
 from hpctrain.job_environment import submitit_in
 from hpctrain.patience import Patience
@@ -69,7 +70,7 @@ def _note(folder: Path, why: str) -> None:
         handle = ownership.walk(folder.parents[2], folder.parent, owner_only=True)
         state = StateFile(Path(f"/proc/self/fd/{handle}/state.json"))
         if state.read().phase in (Phase.SUBMITTED, Phase.REQUEUED):
-            state.failed(Reason.ERROR, why)
+            state.failed(Reason.ERROR, why, job_id=job_environment.read().job_id)
 
 
 def _look_at(name: str, handle: int, folder: Path) -> None:

@@ -307,11 +307,13 @@ class StateFile:
         rank: int | None = None,
         host: str | None = None,
         attempt: int | None = None,
+        job_id: str | None = None,
     ) -> RunState:
         """Writes that the work failed, by the fault of `rank`, in the phase of `reason`; returns the new state."""
         phase = ENDINGS[reason].phase or Phase.FAILED
-        where = {key: value for key, value in (("host", host), ("attempt", attempt)) if value is not None}
-        return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **where)
+        where = {"host": host, "attempt": attempt, "job_id": job_id}
+        known = {key: value for key, value in where.items() if value is not None}
+        return self._write(phase=phase, reason=reason, detail=detail, rank=rank, **known)
 
     def cancelled(self, detail: str) -> None:
         """Writes that the run was cancelled while no rank ran."""

@@ -118,7 +118,8 @@ class _Rank:
         if first and not superseded(self.run, self.attempt, job_id, self.job_ended):
             state = self.run.state
             patiently(
-                lambda: state.failed(word.reason, word.detail, self.number, host, self.attempt), patience_s
+                lambda: state.failed(word.reason, word.detail, self.number, host, self.attempt, job_id),
+                patience_s,
             )
 
 

@@ -482,6 +482,16 @@ def test_the_cause_on_this_machine(tmp_path):
     assert cause(run, "77")[1].endswith("FileNotFoundError: No such file or directory: 'mpirun'")
 
 
+def test_a_start_that_failed_before_its_ranks_has_its_own_job(tmp_path, monkeypatch):
+    """An earlier job's number would send the reader to its logs."""
+    run = attempt(tmp_path, UP)
+    run.state.starting(attempt=1, job_id="7")
+    run.state.stopped("PREEMPTED", in_slurm=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    state = failure.settle(run, "srun: error: no such container\n", None, 1)
+    assert (state.phase, state.job_id) == ("failed", "12")
+
+
 FULL = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
 READ_ONLY = "hpctrain: rank 1: STORAGE_ERROR: state.json: Read-only file system\n"
 WAITED = "hpctrain: rank 0: COLLECTIVE_TIMEOUT: a rank did not answer\n"
