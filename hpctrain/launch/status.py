@@ -74,6 +74,9 @@ class Row:
     needs_start: bool = False
 
 
+_NO_JOBS = Submission()
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What the files of a run said before Slurm was asked."""
@@ -98,10 +101,15 @@ def rows(
     that only Slurm knew of into its run.
     """
     now_s = clock_of(root)
-    known = [_see(run, now_s) for run in runs(root, study, say) if name is None or name in run.run_id]
-    asked = [seen for seen in known if _asks(seen)]
+    known, asked = [], []
+    for run in runs(root, study, say):
+        if name is None or name in run.run_id:
+            seen = _see(run, now_s)
+            known.append((run.path, seen.row))
+            if _asks(seen):  # of the others, which may be ten thousand, the row is enough
+                asked.append(seen)
     told = _ask(asked, queues or client.Queues())
-    settled = [_with_damage(told.get(seen.run.path, seen.row)) for seen in known]
+    settled = [_with_damage(told.get(path, row) if told else row) for path, row in known]
     return [row for row in settled if phase is None or row.phase == phase]
 
 
@@ -122,10 +130,9 @@ def _see(run: RunDir, now_s: float, even_if_final: bool = False) -> _Seen:
     state, age_s = run.state.read_with_age(now_s)
     steps, step = state.total_steps, state.step
     ended = state.final and not even_if_final and not state.damage
-    submission = Submission() if ended else run.submission.read()
+    submission = _NO_JOBS if ended else run.submission.read()
     scores = (state.summary or {}).get("validation") or state.figures or {}
-    files = ((run.state_file, state.damage), (run.submission_file, submission.damage))
-    damage = tuple(f"{file.name} is {_damaged(why)}" for file, why in files if why)
+    damage = _damage(run, state, submission) if state.damage or submission.damage else ()
     job_ids = (submission.job_ids if submission.newest else ()) or (state.job_id,)
     row = Row(
         run.study, run.run_id, state.phase, state.reason, state.detail, state.attempt, step,
@@ -184,6 +191,12 @@ def _ask_cluster(slurm_conf: str | None, members: Sequence[_Seen], queues: clien
             row = settle(row, job, bool(own[seen.run.path]), seen.submission.study)
         settled[seen.run.path] = _where(seen, row)
     return settled
+
+
+def _damage(run: RunDir, state: RunState, submission: Submission) -> tuple[str, ...]:
+    """Which of the two files are damaged, and why."""
+    files = ((run.state_file, state.damage), (run.submission_file, submission.damage))
+    return tuple(f"{file.name} is {_damaged(why)}" for file, why in files if why)
 
 
 def _damaged(why: str) -> str:

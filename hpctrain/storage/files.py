@@ -129,12 +129,12 @@ def remove_tree(path: Path, files: Files) -> None:
         files.remove(path)
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path | str) -> int:
     """Returns a descriptor for reading. Raises OSError if it is not a regular file, but a link or a pipe."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{path.name} is not a regular file")
+        raise OSError(f"{Path(path).name} is not a regular file")
     return handle
 
 

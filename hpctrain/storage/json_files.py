@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -61,13 +61,13 @@ def _move(draft: Path, path: Path) -> None:
         draft.replace(path)
 
 
-def read_small(path: Path) -> tuple[bytes, float]:
+def read_small(path: Path | str) -> tuple[bytes, float]:
     """Returns the content of a small file, and when it was written, by the clock of `clock_of`.
 
     Never waits for a writer, and follows no link. Raises FileNotFoundError; Damaged if it is not a regular file, cannot
     be read or is larger than MOST_BYTES.
     """
-    return _read(path, _opened)
+    return _read(path, _opened(path))
 
 
 def read_own(path: Path) -> tuple[bytes, float]:
@@ -75,12 +75,12 @@ def read_own(path: Path) -> tuple[bytes, float]:
 
     Also raises Foreign, if anybody but this user and root could have written the file or put it there.
     """
-    return _read(path, ownership.opened)
+    return _read(path, ownership.opened(path))
 
 
-def _read(path: Path, opened: Callable[[Path], AbstractContextManager[int]]) -> tuple[bytes, float]:
+def _read(path: Path | str, opened: AbstractContextManager[int]) -> tuple[bytes, float]:
     try:
-        with opened(path) as handle:
+        with opened as handle:
             facts = os.fstat(handle)
             size = facts.st_size
             content = os.read(handle, size + 1) if size <= MOST_BYTES else b""
@@ -97,7 +97,7 @@ def _read(path: Path, opened: Callable[[Path], AbstractContextManager[int]]) -> 
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path | str) -> Iterator[int]:
     handle = open_regular(path)
     try:
         yield handle
@@ -116,13 +116,13 @@ def load(path: Path, kind: type[T], own: bool = False) -> T | None:
         return None
 
 
-def parse(path: Path, content: bytes, kind: type[T]) -> T:
+def parse(path: Path | str, content: bytes, kind: type[T]) -> T:
     """Returns the JSON in `content`, read from `path`, as the dataclass or TypedDict `kind`. Raises Damaged."""
     if not content:
         raise Damaged(path, "empty")
     try:
         value = _adapter(kind).validate_json(content, strict=True)
-        return cast("T", _recorded(path, value)) if isinstance(value, dict) else value
+        return cast("T", _recorded(Path(path), value)) if isinstance(value, dict) else value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":

@@ -59,7 +59,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = StateFile(self.state_file, rebuild=self._rebuilt_state)
+        self.state = StateFile(f"{path}/state.json", rebuild=self._rebuilt_state)
 
     def held_by(self, stands: Callable[[], bool]) -> RunDir:
         """Returns this directory for the process that has the right to write its state as long as `stands()`."""
@@ -98,7 +98,7 @@ class RunDir:
     @property
     def state_file(self) -> Path:
         """Phase, reason and progress (storage/run_state.py)."""
-        return self.path / "state.json"
+        return self.state.path
 
     @property
     def submission_file(self) -> Path:

@@ -245,17 +245,22 @@ class StateFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         stands: Callable[[], bool] | None = None,
         rebuild: Callable[[str | None], RunState] = lambda why: RunState(damage=why),
     ) -> None:
-        self.path = path
+        self._path = str(path)  # of ten thousand runs, each is read once: a text is quicker than a Path
         self._stands, self._rebuild = stands, rebuild
         self._said: dict[str, Any] | None = None
 
     def held_by(self, stands: Callable[[], bool]) -> StateFile:
         """Returns this file for a process that has the right to write as long as `stands()`."""
-        return StateFile(self.path, stands, self._rebuild)
+        return StateFile(self._path, stands, self._rebuild)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self._path)
 
     def read(self) -> RunState:
         """Returns the state; of a run that was never started, one in phase NEW."""
@@ -339,8 +344,8 @@ class StateFile:
     def _look(self) -> tuple[RunState, float | None, bytes | None]:
         """The state, when it was written, and the file's content, which is None if the state was rebuilt."""
         try:
-            content, written_s = read_small(self.path)
-            state = parse(self.path, content, RunState)
+            content, written_s = read_small(self._path)
+            state = parse(self._path, content, RunState)
             if state.damage is not None:  # no writer puts it there
                 state = replace(state, damage=None)
             return state, written_s, content

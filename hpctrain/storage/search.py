@@ -42,15 +42,18 @@ def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
     with os.scandir(study) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
-        if is_run(study / name):
+        if is_run(f"{study}/{name}"):
             yield RunDir(study / name)
         else:
             may_enter(study / name, say)
 
 
-def is_run(folder: Path) -> bool:
+def is_run(folder: str | Path) -> bool:
     """Returns whether a folder is a run's. A purge may have taken its config.yaml, and its job lives all the same."""
-    return any(os.path.lexists(f"{folder}/{name}") for name in MARKS)
+    # The first one is nearly always there, and any() costs as much again.
+    return os.path.lexists(f"{folder}/{MARKS[0]}") or any(
+        os.path.lexists(f"{folder}/{name}") for name in MARKS[1:]
+    )
 
 
 def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
