@@ -107,7 +107,7 @@ def settle(run: RunDir, launcher_text: str, attempt: int | None, code: int | Non
     try:
         return patiently(write, patience_s)
     except OSError as error:
-        storage = reason_of_oserror(error)
+        storage = reason_of_oserror(error) or (None if run.path.is_dir() else Reason.STORAGE_ERROR)
         if storage is None:
             raise
         if known is None:

@@ -73,11 +73,15 @@ class Term:
         self._write(step=step)
 
     def stands(self) -> bool:
-        """Returns whether no later term was taken."""
-        return _newest(self.folder) == self.number
+        """Returns whether no later term was taken. Raises RunFailed("STORAGE_ERROR") if the terms are gone."""
+        newest = _newest(self.folder)
+        if newest < self.number:
+            why = "was moved or removed, or its files were, while the run was at work"
+            raise RunFailed(Reason.STORAGE_ERROR, f"{self.folder} {why}")
+        return newest == self.number
 
     def confirm(self) -> None:
-        """Raises RunFailed("RUN_LOCKED") if a later term was taken."""
+        """Raises RunFailed("RUN_LOCKED") if a later term was taken; else what `stands` raises."""
         if not self.stands():
             owner = _read(self.folder, _newest(self.folder))
             raise RunFailed(

@@ -492,6 +492,13 @@ def test_a_start_that_failed_before_its_ranks_has_its_own_job(tmp_path, monkeypa
     assert (state.phase, state.job_id) == ("failed", "12")
 
 
+def test_the_end_of_a_run_whose_folder_is_gone_is_told_and_not_written(tmp_path):
+    run = RunDir(tmp_path / "gone")
+    state = failure.settle(run, "", None, 205)
+    assert (state.phase, state.reason) == ("failed", "STORAGE_ERROR")
+    assert not run.path.exists()
+
+
 FULL = "hpctrain: rank 1: DISK_FULL: checkpoints cannot be written\n"
 READ_ONLY = "hpctrain: rank 1: STORAGE_ERROR: state.json: Read-only file system\n"
 WAITED = "hpctrain: rank 0: COLLECTIVE_TIMEOUT: a rank did not answer\n"

@@ -100,6 +100,17 @@ def test_a_term_is_a_record_of_its_owner(folder):
     assert [path.name for path in sorted((folder / "terms").iterdir())] == ["1.json", "2.json"]
 
 
+def test_an_owner_whose_folder_was_moved_is_not_superseded(folder):
+    """Nobody has taken the run over: to say so would send its user to look for another job."""
+    term = lock.acquire(folder, 1)
+    folder.rename(folder.with_name("elsewhere"))
+    for ask in (term.stands, term.confirm):
+        with pytest.raises(RunFailed, match=rf"^STORAGE_ERROR: {folder} was moved or removed"):
+            ask()
+    folder.with_name("elsewhere").rename(folder)
+    assert term.stands()
+
+
 def test_a_later_term_ends_the_right_to_write(folder):
     old = lock.acquire(folder, 1)
     old.confirm()
