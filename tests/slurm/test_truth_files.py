@@ -95,3 +95,22 @@ def test_a_folder_that_is_moved_while_its_job_waits(cluster, run):
     cluster.hpctrain("resume", job.path.name, "--root", job.root)
     cluster.call("scontrol", "update", f"JobId={job.job_ids[-1]}", "StartTime=now")
     job.await_end("done", "DONE")
+
+
+@pytest.mark.long
+def test_a_folder_that_is_moved_under_a_run_at_work(cluster, run, same_weights):
+    """No second job beside the first; the first ends with what happened; the run goes on in its new place."""
+    job = run("+model.pause_s=0.1")
+    job.submit()
+    job.await_step(20)
+    old = job.root
+    job.root = old.rename(old.with_name("elsewhere"))
+    said = cluster.hpctrain("resume", job.path.name, "--root", job.root, code=2)
+    assert f"moved from {old}" in said
+    assert len(job.job_ids) == 1
+    row = job.await_end("failed", "STORAGE_ERROR")
+    assert "was moved or removed" in row["detail"]
+    assert not old.exists()
+    cluster.hpctrain("resume", job.path.name, "--root", job.root)
+    job.await_end("done", "DONE")
+    same_weights(job)
