@@ -10,6 +10,7 @@ from hpctrain.commands.say import warn_of_others
 from hpctrain.errors import UserError
 from hpctrain.launch.estimate import bound_shown, hours_shown
 from hpctrain.storage.run_state import Phase
+from hpctrain.sweep import living
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.start import Started, foresee, start
 from hpctrain.sweep.study_dir import StudyDir
@@ -71,7 +72,9 @@ def _show(started: Started, dry_run: bool) -> None:
         print(f"submitted {what}: {', '.join(started.job_ids)}")
         print(f"follow it: hpctrain status --study {study.name}; at any time: hpctrain report {study.name}")
     elif left:
-        print("its jobs are in the queue already; nothing was submitted")
+        live, unknown = living.here(study) if started.request.config.cluster.kind == "local" else (1, 0)
+        doubt = living.elsewhere(study) if unknown and not live else "its jobs are in the queue already"
+        print(f"{doubt}; nothing was submitted")
     else:
         print(f"nothing is left to do: hpctrain report {study.name}")
 

@@ -5,6 +5,7 @@ Takes a study's folder and Slurm's queue; returns numbers. No side effects, no t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,12 @@ def here(study: StudyDir) -> tuple[int, int]:
     # A job's own record comes once it has imported everything; its submitter notes the process that waits for it.
     counts = [_count(owners, mine) for owners in (study.processes(), records)]
     return max(live for live, _ in counts), max(unknown for _, unknown in counts)
+
+
+def elsewhere(study: StudyDir) -> str:
+    """Returns what to do about processes of which nobody here knows whether they live."""
+    unlock = f"hpctrain sweep --unlock {shlex.quote(str(study.path))}"
+    return f"its processes on other hosts may live; if you know that they have ended: {unlock}"
 
 
 def _count(owners: Sequence[Mapping[str, Any]], mine: Owner) -> tuple[int, int]:

@@ -106,17 +106,18 @@ def _prospects(study: StudyDir, queues: client.Queues) -> _Prospects:
         if live:
             begins = math.inf
         elif elsewhere:
-            return _Prospects(math.inf, scheduler=UNKNOWN)
+            return _Prospects(0, living.elsewhere(study), scheduler=UNKNOWN)
     return _Prospects(begins, _FULL if jobs else _NO_JOB, needs_start=not jobs)
 
 
 def summary(study: StudyDir, rows: list[Row]) -> str:
-    """Returns the line above the table that says how far the study is."""
+    """Returns what stands above the table: how far the study is, and what is not known of its runs, if so."""
     counts = Counter("paused" if r.reason == Reason.PAUSED else r.phase for r in rows)
     phases = ", ".join(f"{n} {phase}" for phase, n in counts.most_common())
     jobs = f"; job arrays {', '.join(study.job_ids())}" if study.job_ids() else ""
     ended = "; cancelled" if study.cancel_file.exists() else ""
-    return f"study {study.name}: {len(rows)} runs: {phases}{jobs}{ended}"
+    doubts = dict.fromkeys(r.detail for r in rows if r.scheduler == UNKNOWN and r.detail)
+    return "\n".join([f"study {study.name}: {len(rows)} runs: {phases}{jobs}{ended}", *list(doubts)[:1]])
 
 
 def cancel(study: StudyDir) -> Answer:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Required, TypeVar, cast
@@ -318,6 +318,22 @@ class StudyDir:
         """Returns lock.Owner's fields of the processes that wait for local jobs, or waited."""
         noted = self._submissions()
         return list(noted.get("processes", [])) if noted else []
+
+    def count_as_ended(self, doubtful: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Notes that the local jobs' processes (lock.Owner's fields) that are `doubtful` have ended; returns them."""
+        noted, ended = self._submissions(), []
+        for owner in noted.get("processes", []) if noted else ():
+            if doubtful(owner):
+                ended.append(dict(owner))
+                owner["ended"] = True
+        if ended:
+            replace_text(self.folder / "submissions.json", json.dumps(noted))
+        for name in _names(self.folder / "jobs"):
+            record = load(self.folder / "jobs" / name, JobRecord, self._own)
+            if record and record["job_id"] is None and record["until"] is None and doubtful(record["owner"]):
+                ended.append(record["owner"])
+                self.write_job(name.removesuffix(".json"), {**record, "until": record["seen"]})
+        return ended
 
     def note_job(self, job_id: str, quota: int | None, process: Mapping[str, Any] | None = None) -> None:
         """Adds a job array of at most `quota` runs per job, or a local job: lock.Owner's fields of its `process`."""

@@ -1,7 +1,8 @@
 """Unlocks a study because a person says that its holders have ended: a `sweep` on another host, forgotten jobs.
 
-Takes a study's folder; asks squeue. Side effects: releases the study's lock, and the claims and runs of processes of
-which it is not known whether they live. A process that is known to live keeps what it has. No torch.
+Takes a study's folder; asks squeue. Side effects: releases the study's lock, the places of its local jobs, and the
+claims and runs of processes of which it is not known whether they live. A process that is known to live keeps what it
+has. No torch.
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ def unlock(study: StudyDir) -> list[str]:
     ended = _sweep(study, slurm)
     try:
         ended += _jobs(study, slurm)
+        ended += _local_jobs(study)
     except client.Unreachable as error:
         detail = f"Slurm does not say which jobs of the study live: {error}; try again"
         raise RunFailed(Reason.RUN_LOCKED, detail) from None
-    return ended
+    return list(dict.fromkeys(ended))
+
+
+def _local_jobs(study: StudyDir) -> list[str]:
+    """Notes the end of local jobs of other hosts: they may have died before they had claimed anything."""
+    mine = lock.this_process(0)
+    ended = study.count_as_ended(lambda owner: lock.has_ended(lock.Owner(**owner), mine, None) is None)
+    return [f"process {owner['pid']} on {owner['host']}" for owner in ended]
 
 
 def _sweep(study: StudyDir, slurm: client.Snapshot) -> list[str]:

@@ -1,6 +1,8 @@
 """A person's word on a study: it frees what nobody can tell of, and nothing of those who are known to live."""
 
+import dataclasses
 import json
+import os
 import shlex
 
 import pytest
@@ -10,7 +12,7 @@ from hpctrain.errors import RunFailed
 from hpctrain.scheduler import client
 from hpctrain.scheduler.answers import Job
 from hpctrain.storage import lock
-from hpctrain.sweep import claims, start
+from hpctrain.sweep import claims, living, start
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.study_dir import StudyDir, Work
 
@@ -101,6 +103,53 @@ def test_the_run_of_a_freed_claim_may_be_started_again(study, capsys):
     claim(study, "f", job_id="77_0")
     assert unlock(capsys, str(study.path))[0] == 0
     assert lock.acquire(run.checkpoints, 2).number == 2
+
+
+def test_a_local_job_that_died_elsewhere_before_it_had_begun_is_forgotten(study, monkeypatch, capsys):
+    """Its host went with it: nothing but the note of its submitter is left."""
+    study.count_as_ended(lambda owner: True)  # there is nothing yet
+    theirs = dataclasses.asdict(lock.this_process(0)) | ELSEWHERE
+    study.note_job("7", None, theirs)
+    study.note_job("8", None, dataclasses.asdict(lock.this_process(0)))
+    assert living.here(study) == (1, 1)
+    assert unlock(capsys, "s") == (0, "now counted as ended: process 7 on login2")
+    assert living.here(study) == (1, 0)
+    assert study.job_ids() == ["7", "8"]
+
+
+def test_a_local_job_that_died_elsewhere_at_work_is_forgotten(study, capsys):
+    record = {"job_id": None, "lanes": 1, "began": 1.0, "until": None, "seen": 5.0, "busy": 1}
+    mine = dataclasses.asdict(lock.this_process(0))
+    study.write_job("theirs", record | {"owner": mine | ELSEWHERE})
+    study.write_job("mine", record | {"owner": mine})
+    assert unlock(capsys, "s") == (0, "now counted as ended: process 7 on login2")
+    assert living.here(study) == (1, 0)
+    assert sorted(str(job["until"]) for job in study.jobs()) == ["5.0", "None"]
+
+
+def test_a_sweep_names_the_command_if_nobody_knows_of_its_processes(study, monkeypatch, capsys):
+    words = [
+        "sweep",
+        "lenet_digits",
+        "run.study=t",
+        f"run.root={study.path.parent}",
+        "seed=1,2",
+        "cluster=local",
+    ]
+    monkeypatch.setattr("hpctrain.scheduler.submit.submit_here", lambda *args: str(os.getpid()))
+    assert cli.main(words) == 0
+    assert cli.main(words) == 0
+    assert "its jobs are in the queue already; nothing was submitted" in capsys.readouterr().out
+    noted = study.path.parent / "t/.study/submissions.json"
+    values = json.loads(noted.read_text())
+    values["processes"][0] |= ELSEWHERE
+    noted.write_text(json.dumps(values))
+    for command in (words, ["status", "--study", "t"]):
+        assert cli.main(command) == 0
+        assert f"hpctrain sweep --unlock {study.path.parent}/t" in capsys.readouterr().out, command
+    assert unlock(capsys, "t")[0] == 0
+    assert cli.main(words) == 0
+    assert "submitted 1 job" in capsys.readouterr().out
 
 
 def test_without_slurm_s_answer_claims_stay(study, slurm, capsys):
