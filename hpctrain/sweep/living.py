@@ -12,6 +12,7 @@ from typing import Any
 
 from hpctrain.scheduler import answers
 from hpctrain.scheduler.answers import Job
+from hpctrain.storage.folders import absolute
 from hpctrain.storage.lock import Owner, has_ended, this_process
 from hpctrain.sweep.arrays import quota_of
 from hpctrain.sweep.settings import sweep_config
@@ -62,7 +63,7 @@ def here(study: StudyDir) -> tuple[int, int]:
 
 def elsewhere(study: StudyDir) -> str:
     """Returns what to do about processes of which nobody here knows whether they live."""
-    unlock = f"hpctrain sweep --unlock {shlex.quote(str(study.path))}"
+    unlock = f"hpctrain sweep --unlock {shlex.quote(str(absolute(study.path)))}"
     return f"its processes on other hosts may live; if you know that they have ended: {unlock}"
 
 

@@ -169,7 +169,7 @@ def test_local_runs_in_line_for_processes(study):
     elsewhere["owner"] |= {"boot": "other x", "machine": "other", "host": "other"}
     study.folder.joinpath("submissions.json").unlink()
     study.write_job("x", elsewhere)
-    assert details(study) == [("a", IN_LINE, UNKNOWN)]
+    assert details(study) == [("a", living.elsewhere(study), UNKNOWN)]
 
 
 def test_watching_ends_when_nothing_changes_by_itself(study, queued, monkeypatch, capsys):
