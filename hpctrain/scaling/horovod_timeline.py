@@ -45,7 +45,7 @@ def events(text: str) -> list[dict[str, Any]]:
     """Returns all complete events; a killed run leaves the last one incomplete."""
     for end in (len(text), text.rfind("}") + 1, text.rfind("},") + 1):
         try:
-            parsed: list[dict[str, Any]] = json.loads(text[:end].rstrip().rstrip(",").rstrip("]") + "]")
+            parsed: list[dict[str, Any]] = json.loads(text[:end].rstrip(",] \r\n") + "]")
         except ValueError:
             continue
         return parsed
@@ -58,9 +58,7 @@ def summary(text: str, steps: int) -> Timeline | None:
     Later sums are the profile's, which sums the same buckets at the end of a run.
     """
     trace = events(text)
-    names = {
-        e["pid"]: str(e.get("args", {}).get("name", "")) for e in trace if e.get("name") == "process_name"
-    }
+    names = {e["pid"]: str(e.get("args", {}).get("name")) for e in trace if e.get("name") == "process_name"}
     # bucket.3.0, bucket.3.1, ... are the pieces of one bucket.
     buckets = {
         pid: m[1] for pid, name in names.items() if (m := re.match(r"(?:allreduce\.)?(bucket\.\d+)", name))
@@ -78,7 +76,7 @@ def summary(text: str, steps: int) -> Timeline | None:
             name, start = open_[pid].pop()
             spans[name, start] = event["ts"]
             done[pid] += name == MESSAGE
-    counted = max(done.values(), default=0)
+    counted = max([0, *done.values()])
     if not counted:
         return None
     seconds: dict[str, float] = {}
@@ -90,7 +88,7 @@ def summary(text: str, steps: int) -> Timeline | None:
         len(set(buckets.values())),
         sum(name == MESSAGE for name, _ in spans) / counted,
         seconds.pop(WAITING, 0.0),
-        seconds.pop(MESSAGE, 0.0),
+        seconds.pop(MESSAGE),
         dict(sorted(seconds.items(), key=lambda pair: -pair[1])),
         1e-6 * statistics.median(gaps) if gaps else None,
     )
