@@ -22,6 +22,7 @@ import importlib.util
 import json
 import os
 import pkgutil
+import re
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ MOST_NAMES = 20_000
 SETTLED_S = 2.0  # a file changed this recently may change again and keep the same timestamp
 LISTS = {".txt", ".json", ".jsonl", ".csv", ".tsv"}
 CODE = {".py", ".so", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h"}
+BY_NAME = {"import_module", "__import__", "resolve_name"}  # functions that load the module that a text names
 
 Files = tuple[Path, list[Path]]  # the folder that names are relative to, and the files
 
@@ -99,7 +101,8 @@ def of_code(target: str) -> Contents:
     """Returns the user's files behind `package.module:Class`: its top-level package and all that it imports in turn.
 
     Python's own code, installed packages and hpctrain do not count: their versions identify them. Nothing is
-    imported. Raises UserError if there is no such package.
+    imported: a module that the code loads by a name that it makes at run time is not seen. Raises UserError if there is
+    no such package.
     """
     check_target(target)
     importlib.invalidate_caches()
@@ -163,6 +166,15 @@ def _imported(file: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and _name(node.func) in BY_NAME and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield re.split(r"[.:]", first.value)[0]
+
+
+def _name(called: ast.expr) -> str:
+    """The last part of what is called: `f` of both `f()` and `module.f()`; "" if it does not have a name."""
+    return str(getattr(called, "attr", None) or getattr(called, "id", ""))
 
 
 def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[str, str]:

@@ -149,6 +149,31 @@ def test_code_behind_a_target_counts_with_what_it_imports(tmp_path):
     identify.refuse_change(run, meant)
 
 
+@pytest.mark.parametrize(
+    "loads",
+    [
+        "importlib.import_module('{}.parts')",
+        "import_module('{}')",
+        "__import__('{}')",
+        "pkgutil.resolve_name('{}:x')",
+    ],
+)
+def test_code_that_is_loaded_by_its_name_counts(tmp_path, loads):
+    net, layers = f"net_{tmp_path.name}", f"by_name_{tmp_path.name}"
+    (tmp_path / f"{net}.py").write_text(f"def build():\n    return {loads.format(layers)}\n")
+    (tmp_path / f"{layers}.py").write_text("x = 'ReLU'\n")
+    assert set(contents.of_code(f"{net}:Net").files) == {f"{net}.py", f"{layers}.py"}
+
+
+@pytest.mark.parametrize(
+    "loads", ["import_module()", "import_module(name)", "import_module(b'x')", "f()('x')"]
+)
+def test_what_has_no_name_until_it_runs_is_passed_over(tmp_path, loads):
+    net = f"net_{tmp_path.name}"
+    (tmp_path / f"{net}.py").write_text(f"{loads}\n")
+    assert set(contents.of_code(f"{net}:Net").files) == {f"{net}.py"}
+
+
 def test_code_in_a_linked_folder_of_a_package_counts(tmp_path):
     package, layers = tmp_path / f"linked_{os.getpid()}", tmp_path / "elsewhere"
     package.mkdir(), layers.mkdir()
