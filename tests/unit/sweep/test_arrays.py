@@ -13,6 +13,7 @@ from hpctrain.sweep.arrays import (
     job_config,
     node_hours,
     plan,
+    plan_for,
     uses_gpus,
     wall_bound_s,
 )
@@ -188,3 +189,27 @@ def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeyp
     assert jobs.quota * jobs.jobs >= 150
     assert len(job_ids) == len(jobs.arrays)
     assert len(calls) < 10
+
+
+@pytest.mark.parametrize(
+    ("jobs", "left", "live", "arrays", "at_once"),
+    [
+        (None, 9, 0, (1,), 1),
+        (None, 9, 1, (), 1),
+        (None, 0, 0, (), 1),
+        (3, 9, 0, (1, 1, 1), 3),
+        (3, 9, 1, (1, 1), 3),
+        (3, 2, 0, (1, 1), 3),
+        (3, 2, 5, (), 3),
+    ],
+)
+def test_on_this_machine_each_job_is_a_process(jobs, left, live, arrays, at_once):
+    config = load(["lenet_digits", "cluster=local"])
+    planned = plan_for(SweepConfig(jobs=jobs), config, left, 1000, None, [None] * live)
+    assert planned == Plan(arrays, at_once, None)
+
+
+def test_on_a_cluster_live_jobs_count():
+    config = load(["lenet_digits", "cluster=devcluster"])
+    assert plan_for(SweepConfig(), config, 9, 1000, None, ()).jobs == 9
+    assert plan_for(SweepConfig(), config, 9, 1000, None, [1, 1]).jobs == 7
