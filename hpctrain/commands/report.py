@@ -155,7 +155,7 @@ def _write(flag: str, path: Path, text: str) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("report", "What a study found. STUDY is its name (run.study), or a path.", "STUDY")
+    parser = Parser("report", "What a study found. STUDY is its name (run.study).", "STUDY")
     parser.add_argument("--metric", help="rank by this validation score, in place of sweep.metric")
     parser.add_argument("--top", type=whole(), default=15, metavar="N", help="rows shown (default: 15)")
     parser.add_json()
