@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         path = absolute(name)
         args.root, args.study, name = str(path.parents[1]), path.parent.name, path.name
     with contextlib.suppress(PermissionError):  # of the folder above: that is said below
-        if args.root != DEFAULT_ROOT and not absolute(args.root).is_dir():
+        if args.root != DEFAULT_ROOT and not args.study and not absolute(args.root).is_dir():
             raise UserError("run.root", absolute(args.root), "there is no such folder")
     told: set[str] = set()
     while True:

@@ -100,6 +100,8 @@ def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         key, given = override.key_or_group, override.get_value_string()
         if key in groups():
             raise UserError(key, given, "single values can change here, no whole groups")
+        if override.is_sweep_override():
+            raise _several(key, given, override.input_line or "")
         node = quick.holder(changed, key)
         if node is None:
             raise UserError(key, given, "unknown setting", meant(key, list(_flat_keys(changed))))
@@ -294,11 +296,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
     if not key:
         return UserError("word", override, "must be key=value")
     if "requires --multirun" in text or "Ambiguous value" in text:
-        return UserError(
-            key,
-            value,
-            f"several values are for hpctrain sweep; as one text they are written {_quoted(override)}",
-        )
+        return _several(key, value, override)
     if "An item is already at" in text or "is already in" in text:
         return UserError(key, value, "exists already: write it without the +")
     if key.startswith("~"):
@@ -315,6 +313,11 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         what = f"no setting is named {named[1]}" if named else "its ${...} cannot be followed"
         return UserError(key, value, f"{what}; a $ in a text is written \\$")
     return UserError(key, value, " ".join(text.split("\n")[0].split()))
+
+
+def _several(key: str, value: str, override: str) -> UserError:
+    said = f"several values are for hpctrain sweep; as one text they are written {_quoted(override)}"
+    return UserError(key, value, said)
 
 
 def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:

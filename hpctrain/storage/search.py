@@ -63,7 +63,7 @@ def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
     A name that would move a terminal's cursor is left out: hpctrain makes none, and each command prints names.
     """
     if CONTROL.search(folder.name):
-        say(f"{folder} is left out: its name holds a control character")
+        say(f"{folder.parent}/{folder.name!a} is left out: its name holds a control character")
         return False
     if os.access(folder, os.R_OK | os.X_OK):
         return True
@@ -82,7 +82,7 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     None means the newest run. A number is a job rather than a part of a run id. Raises UserError unless exactly one run
     fits.
     """
-    if text and is_run(Path(text)):
+    if text and is_run(Path(text)) and not CONTROL.search(text):
         return RunDir(absolute(text))
     closed: list[str] = []
     known = list(runs(absolute(root), study, closed.append))

@@ -45,7 +45,9 @@ def test_a_name_with_a_control_character_is_left_out_and_said(tmp_path, two, nam
     told = []
     assert [run.run_id for run in runs(tmp_path, say=told.append)] == ["lenet-27ab", "lenet-9c00"]
     (words,) = told
-    assert words.endswith("is left out: its name holds a control character")
+    assert words.endswith(f"{name!a} is left out: its name holds a control character")
+    with pytest.raises(UserError, match="no such run"):
+        find(str(tmp_path), str(folder))
 
 
 def test_a_closed_root_is_not_said_to_be_empty(tmp_path, monkeypatch):
