@@ -66,6 +66,9 @@ hpctrain COMMAND --help says more. Completion: eval "$(hpctrain train -sc instal
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Errors of the user's and of the work become one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: no file of a run may get its number
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter, a name that is not UTF-8
             stream.reconfigure(errors="backslashreplace")

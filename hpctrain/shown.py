@@ -13,7 +13,10 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 
 # Names whose value is a secret. `tokens` and `max_token_length` are settings of networks. Each pattern begins at the
 # start of a word, so that a line of a million letters takes no longer than a million lines.
-_NAMES = r"(?:token|secret|passw(?:or)?d|passphrase|api_?key|access_?key|private_?key|credentials?|auth)"
+_NAMES = (
+    r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|auth|(?-i:[A-Z]_(?:PASS|PWD))"
+    r"|(?:api|access|private|account|storage|encryption|signing)_?key)"
+)
 _NAMED = re.compile(
     rf"(?i)((?<![\w.-])[\w.-]*{_NAMES}(?:_?id|_?key)?[\"']?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
     r"(?!\*\*\*|[\"']?\$)(\"[^\"]*\"|'[^']*'|[^\s\"']+)"
@@ -29,6 +32,8 @@ _SHAPES = [
         r"https://hooks\.slack\.com/services/[A-Za-z0-9/+]+",
         r"\bhf_[A-Za-z0-9]{30,}",  # Hugging Face
         r"\bsk-[A-Za-z0-9_-]{20,}",
+        r"\b(?:nvapi|pypi)-[A-Za-z0-9_-]{20,}",
+        r"\b(?:npm_|dckr_pat_|AIza)[A-Za-z0-9_-]{27,}",  # npm, Docker Hub, Google
         r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",  # JSON web tokens
         r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
         r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",  # https://user:password@host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,9 @@ def main(argv: list[str]) -> int:
     source = SOURCES[name]
     folder = (args.into or places(source.name)[0]).expanduser()
     if args.base_url:
-        source = dataclasses.replace(source, base_urls=(args.base_url,))
+        if not re.match(r"\w+://", args.base_url):
+            raise UserError("--from", args.base_url, "must be a URL, such as https://host/folder/")
+        source = dataclasses.replace(source, base_urls=(args.base_url.rstrip("/") + "/",))
     fetch.fetch(source, folder, fetch.Listener(_say, _fetching))
     print(f"{source.name} is in {folder}")
     return 0

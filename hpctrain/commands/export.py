@@ -8,7 +8,7 @@ from hpctrain.checkpoints import export
 from hpctrain.checkpoints.export import FORMATS
 from hpctrain.checkpoints.upkeep import choose
 from hpctrain.checkpoints.weights import weights
-from hpctrain.commands.flags import Parser, find_run
+from hpctrain.commands.flags import Parser, find_run, refuse_special
 from hpctrain.errors import UserError
 
 ABOUT = """A run's weights as one file: safetensors (the bare state dictionary), TorchScript (traced, for torch.jit.load
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     output = args.output or Path(f"{run.run_id}-step{entry.step}{FORMATS[args.format]}")
     if not output.absolute().parent.is_dir():
         raise UserError("--output", output, "must be in a folder that exists")
+    refuse_special("--output", output)
     tensors, kind = weights(run, entry, args.weights)
     what = export.write(run, tensors, args.format, output)
     print(f"{output}: {what}, {kind} weights of step {entry.step}")

@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hpctrain.errors import UserError, nearest
@@ -155,6 +156,12 @@ def number(text: str) -> float:
 def text(given: str) -> str:
     """Returns what was given, which may be empty: the type of a flag whose value is any text."""
     return given
+
+
+def refuse_special(flag: str, path: Path) -> None:
+    """Raises UserError for a device, pipe or folder, or a link to one: a new file would take its place."""
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(flag, path, "is there and is not a file: give another name")
 
 
 def _quoted(value: str) -> str:

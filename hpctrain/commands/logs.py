@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     parser = Parser("logs", "Show a run's log: the newest run's, or that of RUN.", "[RUN]")
     parser.add_argument("--follow", "-f", action="store_true", help="go on until the run ends")
-    parser.add_argument("--rank", type=whole(), default=0, metavar="N", help="that rank's log (default: 0)")
+    parser.add_argument("--rank", type=whole(0), default=0, metavar="N", help="that rank's log (default: 0)")
     parser.add_run_place(as_settings=False)
     args = parser.take(argv, most_words=1)
     run = find_run(args)

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from hpctrain.commands.flags import Parser, whole
+from hpctrain.commands.flags import Parser, refuse_special, whole
 from hpctrain.commands.say import console, say
 from hpctrain.errors import Foreign, UserError
 from hpctrain.scaling.measured import is_scaling
@@ -29,11 +29,17 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _arguments(argv)
     study = find(args.root, args.study)
+    for flag in ("html", "latex"):
+        if given := getattr(args, flag):
+            refuse_special(f"--{flag}", Path(given))
     return _scaling(study, args) if is_scaling(study) else _sweep(StudyDir(study), args)
 
 
 def find(root: str, name: str) -> Path:
     """Returns the folder of the study of that name, or at that path. Raises UserError naming the nearest."""
+    closed: list[str] = []
+    if not may_enter(Path(root), closed.append) and closed:
+        raise UserError("run.root", absolute(root), closed[0])
     for path in (Path(root) / name, Path(name)):
         if path.is_dir() and path.resolve() != Path(root).resolve():
             if not may_enter(path):
@@ -155,9 +161,9 @@ def _write(flag: str, path: Path, text: str) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("report", "What a study found. STUDY is its name (run.study), or a path.", "STUDY")
+    parser = Parser("report", "What a study found. STUDY is its name (run.study).", "STUDY")
     parser.add_argument("--metric", help="rank by this validation score, in place of sweep.metric")
-    parser.add_argument("--top", type=whole(), default=15, metavar="N", help="rows shown (default: 15)")
+    parser.add_argument("--top", type=whole(0), default=15, metavar="N", help="rows shown (default: 15)")
     parser.add_json()
     parser.add_argument("--csv", metavar="FILE", help="write one row per run")
     parser.add_argument("--parquet", metavar="FILE", help="the same as Parquet")

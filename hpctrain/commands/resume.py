@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
     run = find(args.root, named[0] if named else None, args.study)
     if run.read_state().phase == Phase.DONE and not settings:
         return show_done(run)
+    if settings:
+        configuration(run, settings)  # what is refused is refused before anything is written
     with right_to_start(run) as standing:
         known = standing.job_id
         if known and settings:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
-import os
 import time
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from hpctrain.scheduler import client
 from hpctrain.shown import shown
 from hpctrain.storage.folders import absolute
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
-from hpctrain.storage.search import locate, may_enter, no_such_run, no_such_study, runs
+from hpctrain.storage.search import is_run, locate, may_enter, no_such_run, no_such_study, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -27,6 +27,12 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _parser().take(argv, most_words=1)
     name = next(iter(args.words), None)
+    if name and is_run(name):
+        path = absolute(name)
+        args.root, args.study, name = str(path.parents[1]), path.parent.name, path.name
+    with contextlib.suppress(PermissionError):  # of the folder above: that is said below
+        if args.root != DEFAULT_ROOT and not args.study and not absolute(args.root).is_dir():
+            raise UserError("run.root", absolute(args.root), "there is no such folder")
     told: set[str] = set()
     while True:
         queues = client.Queues()
@@ -54,14 +60,12 @@ def _goes_on(row: Row) -> bool:
 
 
 def _refuse_unknown(args: argparse.Namespace, name: str | None) -> None:
-    """Raises UserError if no run has that name, or there is no such study, or no folder that was named."""
+    """Raises UserError if no run has that name, or there is no such study."""
     if args.study and not (absolute(args.root) / args.study).is_dir():
         raise no_such_study(args.root, args.study)
     run_ids = [run.run_id for run in runs(absolute(args.root), args.study)] if name else []
     if name and not any(name in run_id for run_id in run_ids):
         raise no_such_run(args.root, name, run_ids)
-    if args.root != DEFAULT_ROOT and not os.path.lexists(absolute(args.root)):
-        raise UserError("run.root", absolute(args.root), "there is no such folder")
 
 
 def _say_once(told: set[str], words: str) -> None:
@@ -106,7 +110,9 @@ def _print_table(table: object, clear: bool) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "status", "What became of the runs: of all, or of those with NAME in their run id.", "[NAME]"
+        "status",
+        "What became of the runs: of all, of those with NAME in their run id, or of the one at a path.",
+        "[NAME]",
     )
     parser.add_argument(
         "--phase", "--state", dest="phase", choices=PHASES, metavar="PHASE",

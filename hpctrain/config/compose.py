@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,8 @@ def change(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         key, given = override.key_or_group, override.get_value_string()
         if key in groups():
             raise UserError(key, given, "single values can change here, no whole groups")
+        if override.is_sweep_override():
+            raise _several(key, given, override.input_line or "")
         node = quick.holder(changed, key)
         if node is None:
             raise UserError(key, given, "unknown setting", meant(key, list(_flat_keys(changed))))
@@ -115,6 +117,8 @@ def read_override(text: str) -> Override:
         if not _is_theirs(error):
             raise
         raise explain(error, [text], "config") from None
+    if not override.key_or_group:
+        raise _unreadable(text)
     return override
 
 
@@ -144,14 +148,12 @@ def run_app(
         codes.append(code)
         return result
 
-    argv = list(spelled_out(argv))
+    argv = _in_order(spelled_out(argv))
     _check_flags(argv)
     _refuse_folder(argv)
     folders: list[str | Path] = [conf_dir(), *_given(argv, "--config-dir", "-cd", "--config-path", "-cp")]
     for folder in folders:
         _check_files(argv, Path(folder))
-    # Hydra's parser takes all settings in a row, without a flag between them.
-    argv.sort(key=lambda word: word not in ("-m", "--multirun", "--resolve"))
     sys.argv = ["hpctrain", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions, which we report in one line
     _register(derive if "--resolve" in argv else None)
@@ -175,9 +177,25 @@ def spelled_out(argv: Sequence[str]) -> Iterator[str]:
     taken = False
     for word in argv:
         bare = re.fullmatch(r"[A-Za-z0-9_-]+", word) is not None and not taken and not word.startswith("-")
-        taken = word.startswith("-") and word not in ("--multirun", "-m", "--resolve", "--help")
+        taken = (
+            word.startswith("-")
+            and "=" not in word
+            and word not in ("--multirun", "-m", "--resolve", "--help")
+        )
         free = _FREE.fullmatch(word)
         yield f"experiment={word}" if bare else f"++{word}" if free else word
+
+
+def _in_order(words: Iterable[str]) -> list[str]:
+    """Returns the settings, then the flags with their values: Hydra's parser takes no flag between settings."""
+    settings: list[str] = []
+    flags: list[str] = []
+    before = ""
+    for word in words:
+        value = before in _WITH_VALUE or (before in ("--info", "-i") and "=" not in word)
+        (flags if value or word.startswith("-") else settings).append(word)
+        before = word
+    return settings + flags
 
 
 def _check_flags(argv: Sequence[str]) -> None:
@@ -240,7 +258,7 @@ def plain(values: DictConfig) -> dict[str, Any]:
 
 def _is_theirs(error: BaseException) -> bool:
     """Returns whether Hydra, or a package that it builds on, raised the error or wrapped one of ours in it."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | OmegaConfBaseException | RecursionError):
         return True
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -259,6 +277,8 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
     text = str(error).strip() or str(error.__cause__ or error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
+    if nameless := next((o for o in overrides if o.lstrip("+~")[:1] in ("", "=")), None):
+        return _unreadable(nameless)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file)
     match = re.search(r"Could not (override|append to config|delete from config)\W+'?([\w./@-]*)", text)
@@ -268,16 +288,15 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         return yaml_files.explain(
             "--config-dir", getattr(getattr(error, "problem_mark", None), "name", ""), error
         )
+    if isinstance(error, RecursionError):
+        chosen = next((o for o in reversed(overrides) if o.partition("=")[0] in groups()), "config=")
+        return UserError(chosen.partition("=")[0], chosen.partition("=")[2], "its defaults lead in a circle")
     override = _blamed(error, text, [_typed(word) for word in overrides])
     key, _, value = override.partition("=")
     if not key:
         return UserError("word", override, "must be key=value")
     if "requires --multirun" in text or "Ambiguous value" in text:
-        return UserError(
-            key,
-            value,
-            f"several values are for hpctrain sweep; as one text they are written {_quoted(override)}",
-        )
+        return _several(key, value, override)
     if "An item is already at" in text or "is already in" in text:
         return UserError(key, value, "exists already: write it without the +")
     if key.startswith("~"):
@@ -296,6 +315,11 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
     return UserError(key, value, " ".join(text.split("\n")[0].split()))
 
 
+def _several(key: str, value: str, override: str) -> UserError:
+    said = f"several values are for hpctrain sweep; as one text they are written {_quoted(override)}"
+    return UserError(key, value, said)
+
+
 def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
     """Returns the override that an error is about: the one with the longest key that it names, else the likeliest."""
     named = str(getattr(error, "full_key", None) or "")
@@ -311,8 +335,6 @@ def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
             return override
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
         return next((o for o in overrides if "${" in o), f"{named or 'word'}=")
-    if nameless := next((o for o in overrides if o.startswith("=")), None):
-        return nameless
     return f"{named}=" if named else overrides[0] if len(overrides) == 1 else "settings="
 
 
@@ -340,8 +362,13 @@ def _unreadable(override: str) -> UserError:
             "must be key=value, or the name of a recipe, which comes first",
             meant(override, names),
         )
-    if not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@:-]*", key):
-        return UserError("word", override, "must be key=value, and a key is a name such as optimizer.lr")
+    if not _is_key(key):
+        return UserError(
+            "word",
+            override,
+            "must be key=value, and a key is names joined by dots, such as optimizer.lr: letters, digits and _, "
+            "no digit first",
+        )
     return UserError(
         key,
         value,
@@ -349,8 +376,17 @@ def _unreadable(override: str) -> UserError:
     )
 
 
+def _is_key(text: str) -> bool:
+    """Returns whether Hydra takes `text` as the key of a setting."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([f"{text}=1"])
+    except HydraException:
+        return False
+    return bool(override.key_or_group)
+
+
 def _unknown_option(path: str) -> UserError:
-    group, _, name = path.rpartition("/")
+    group, _, name = path.partition("/") if path.partition("/")[0] in groups() else path.rpartition("/")
     if not group:
         return UserError("--config-name", name, "there is no such file in conf/", "config")
     names = groups().get(group, [])
@@ -358,12 +394,19 @@ def _unknown_option(path: str) -> UserError:
         return UserError(
             group, name, f"there is no such group: {', '.join(groups())}", meant(group, groups())
         )
-    return UserError(group, name, f"must be one of {', '.join(names)}", nearest(name, names))
+    near = _option_of_a_group(name) if group == "experiment" else None
+    return UserError(group, name, f"must be one of {', '.join(names)}", near or nearest(name, names))
+
+
+def _option_of_a_group(name: str) -> str | None:
+    """Returns how a bare word is written that names no recipe, but an option of a group: model=resnet50."""
+    return next((f"{group}={name}" for group, options in groups().items() if name in options), None)
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserError:
     """Returns the error for an unknown setting; it names the nearest one that exists with the same groups chosen."""
-    parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o and o[0] != "-"])
+    words = [o for o in spelled_out(overrides) if "=" in o and o[0] != "-"]
+    parsed = OverridesParser.create().parse_overrides(words)
     chosen = [
         o.input_line for o in parsed
         if o.key_or_group in groups() and o.key_or_group != key and not o.is_sweep_override()
@@ -373,6 +416,8 @@ def _unknown_key(key: str, overrides: Sequence[str], config_name: str) -> UserEr
         raw: Any = OmegaConf.to_container(hydra_compose(config_name, [line for line in chosen if line]))
     raw.pop("hydra", None)
     names = [*_flat_keys(raw), *groups()]
+    if key == "experiment":  # of a command that takes no recipe
+        return UserError("word", value, "must be key=value", _option_of_a_group(value))
     if key in names:
         return UserError(key, value, "is chosen by a group that is left out or does not have it")
     return UserError(key, value, "unknown setting", meant(key, names))

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpctrain.config.checks import check_shape, check_whole
 from hpctrain.config.from_environment import put_back, references, resolve
+from hpctrain.config.messages import of_another
 from hpctrain.config.settings import Config, DataConfig, ModelConfig
 from hpctrain.config.validate import validate
 from hpctrain.errors import UserError, choose
@@ -29,6 +30,10 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         return model
     if model.name not in NETWORKS:
         raise choose("model.name", model.name, NETWORKS)
+    has = {f.name for f in dataclasses.fields(NETWORKS[model.name].settings)}
+    others = {f.name for network in NETWORKS.values() for f in dataclasses.fields(network.settings)}
+    if foreign := next((key for key in rest if key in others - has), None):
+        raise of_another("model", model.name, foreign, rest[foreign])
     return dataclasses.replace(model, settings=validate(NETWORKS[model.name].settings, rest, "model."))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hpctrain.config.near import meant
+from hpctrain.config.settings import MOST
 from hpctrain.errors import UserError, nearest
 from hpctrain.storage.folders import NAME_RULE
 
@@ -26,9 +28,14 @@ def explain(
     """Returns the first error; its key gets `prefix`. `neighbours` returns the settings beside an unknown one."""
     error = errors[0]
     where = [str(part) for part in error["loc"] if part not in _BRANCHES]
-    key, given, text = prefix + ".".join(where), error["input"], str(error["msg"])
+    key, given, text = prefix + ".".join(where), _as_written(error["input"]), str(error["msg"])
     if error["type"] == "unexpected_keyword_argument":
-        return UserError(key, given, "unknown setting", meant(where[-1], neighbours(where)))
+        near = meant(where[-1], neighbours(where))
+        if near == where[-1] and len(where) > 1:  # another kind of its group has it
+            return of_another(prefix + ".".join(where[:-1]), str(error["loc"][-2]), where[-1], given)
+        return UserError(key, given, "unknown setting", near)
+    if error["type"] == "int_parsing_size":
+        return UserError(key, given, f"must be a whole number from 0 to {MOST}")
     if error["type"] == "union_tag_invalid":
         key, given = f"{key}.name", error["ctx"]["tag"]
     if error["type"] in ("literal_error", "union_tag_invalid"):
@@ -46,7 +53,12 @@ def explain(
         return UserError(
             key, "", "its name must be letters, digits and _ (of an option, - too), no digit first"
         )
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        quoted = shlex.quote(f'{key}="{given}"')
+        return UserError(key, given, f"must be text, in quotes: {quoted}")
     if error["type"] == "string_pattern_mismatch":
+        if given == "???":  # a setting that conf/ leaves open
+            return UserError(key, "", "is missing")
         return UserError(key, repr(given), NAME_RULE)
     if error["type"] in ("missing", "missing_argument", "union_tag_not_found"):
         return UserError(key, "", "is missing")
@@ -65,3 +77,16 @@ def explain(
     ]
     words = [e["ctx"]["expected"] for e in union]
     return UserError(key, given, f"must be {text}" + "".join(f", or {word}" for word in words))
+
+
+def of_another(group: str, name: str, setting: str, given: Any) -> UserError:
+    """Returns the error for a setting that option `name` of a group does not have, but another option has."""
+    allowed = f"is not a setting of {name} (chosen as {group}={name}, with its own settings)"
+    return UserError(f"{group}.{setting}", _as_written(given), allowed)
+
+
+def _as_written(value: Any) -> Any:
+    """Returns null, true and false as a user writes them; other values as they are."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else value

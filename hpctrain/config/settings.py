@@ -287,7 +287,7 @@ class ClusterConfig:
     mem_gb_per_node: PositiveFloat | None = None
     max_time_min: Positive | None = None
     max_nodes: Positive | None = None
-    signal_s: Positive = 120
+    signal_s: Annotated[int, Ge(1), Le(65535)] = 120  # sbatch's limit
     mtbf_node_hours: PositiveFloat = 50_000.0
     device: str | None = None
     mpi: str | None = "pmix"

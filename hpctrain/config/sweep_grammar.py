@@ -56,7 +56,7 @@ def _swept(override: Override) -> Swept:
     if isinstance(sweep, RangeSweep) and (not sweep.step or math.isnan(_steps(sweep))):
         raise UserError(key, given, "range(start, stop, step) needs a step other than 0")
     if isinstance(sweep, RangeSweep) and _steps(sweep) > 1e6:
-        raise UserError(key, given, f"has {_steps(sweep):.3g} values")
+        raise UserError(key, given, f"has {_steps(sweep):.3g} values, more than 1,000,000")
     values = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not values:
         raise UserError(key, given, "has no value")

@@ -50,7 +50,7 @@ def explain(key: str, path: Any, error: yaml.YAMLError) -> UserError:
     """Returns an error of PyYAML as one line that names the file and the line."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "context", None) or error)
-    if "'\\t'" in problem or "tab" in problem:
+    if "'\\t'" in problem or re.search(r"\btabs?\b", problem):
         problem = "a tab: indent with spaces"
     elif "did not find expected ',' or" in problem or "expected the node content" in problem:
         problem = "a bracket is not closed, or a comma is missing"
@@ -94,6 +94,8 @@ def _count(key: str, path: Path, node: Any, known: dict[int, int], depth: int) -
         return known[id(node)]
     if depth > _MOST_DEPTH:
         raise _at(key, path, node, "is nested too deeply, or holds itself")
+    if node.tag not in yaml.SafeLoader.yaml_constructors:
+        raise _at(key, path, node, f"a tag such as {node.tag} is not allowed")
     total = 1
     if isinstance(node, yaml.MappingNode):
         names = set()

@@ -60,7 +60,10 @@ def check(config: Config) -> None:
     except ValueError as error:
         raise UserError("cluster.python", cluster.python, f"is not a command line: {error}".lower()) from None
     for name, given in cluster.sbatch.items():
-        if (own := name.lstrip("-").replace("_", "-")) in _OWN:
+        own = name.lstrip("-").replace("_", "-")
+        if len(own) == 1:
+            raise UserError(f"cluster.sbatch.{name}", given, "must be an option's long name, such as nice")
+        if own in _OWN:
             raise UserError(f"cluster.sbatch.{name}", given, f"cannot be given: {_OWN[own]}")
         if own in ("mem-per-cpu", "mem-per-gpu") and given and _memory(config):
             of_rank = config.resources.mem_gb_per_rank
@@ -73,10 +76,16 @@ def check(config: Config) -> None:
     for key, value, limit, what in (
         ("resources.gpus_per_node", resources.gpus_per_node, cluster.gpus_per_node, "GPUs per node"),
         ("resources.nodes", resources.nodes, cluster.max_nodes, "nodes per job"),
+        (
+            "resources.mem_gb_per_rank",
+            resources.mem_gb_per_rank,
+            (cluster.mem_gb_per_node or 0) / config.ranks_per_node,
+            "GB per rank",
+        ),
         ("resources.timeout_min", resources.timeout_min, cluster.max_time_min, "minutes, the time limit"),
     ):
         if value and limit and value > limit:
-            raise UserError(key, value, f"must be ≤ {limit}, {cluster.name}'s {what}")
+            raise UserError(key, value, f"must be ≤ {limit:.10g}, {cluster.name}'s {what}")
     if cpus_per_rank(config) * config.ranks_per_node > (cluster.cpus_per_node or 10**9):
         raise UserError(
             "resources.cpus_per_rank", resources.cpus_per_rank,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hpctrain.errors import UserError, nearest
+from hpctrain.shown import CONTROL
 from hpctrain.storage import ownership
 from hpctrain.storage.folders import absolute
 from hpctrain.storage.run_dir import MARKS, RunDir
@@ -42,7 +43,7 @@ def _runs_of(study: Path, say: Callable[[str], None]) -> Iterator[RunDir]:
     with os.scandir(study) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
-        if is_run(f"{study}/{name}"):
+        if is_run(f"{study}/{name}") and not CONTROL.search(name):
             yield RunDir(study / name)
         else:
             may_enter(study / name, say)
@@ -57,7 +58,13 @@ def is_run(folder: str | Path) -> bool:
 
 
 def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
-    """Returns whether the entries of a folder may be read; tells `say` why not, unless the folder does not exist."""
+    """Returns whether the entries of a folder may be read; tells `say` why not, unless the folder does not exist.
+
+    A name that would move a terminal's cursor is left out: hpctrain makes none, and each command prints names.
+    """
+    if CONTROL.search(folder.name):
+        say(f"{folder.parent}/{folder.name!a} is left out: its name holds a control character")
+        return False
     if os.access(folder, os.R_OK | os.X_OK):
         return True
     with contextlib.suppress(FileNotFoundError):
@@ -75,10 +82,13 @@ def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     None means the newest run. A number is a job rather than a part of a run id. Raises UserError unless exactly one run
     fits.
     """
-    if text and is_run(Path(text)):
+    if text and is_run(Path(text)) and not CONTROL.search(text):
         return RunDir(absolute(text))
-    known = list(runs(absolute(root), study))
+    closed: list[str] = []
+    known = list(runs(absolute(root), study, closed.append))
     if not known:
+        if closed:
+            raise UserError("run.root", absolute(root), "; ".join(closed[:3]))
         if study:
             raise no_such_study(root, study)
         raise UserError(

@@ -132,7 +132,7 @@ def write_table(report: Report, path: Path, kind: str) -> None:
     except ImportError:
         raise UserError("--parquet", path, "needs pyarrow: pip install 'hpctrain[sweep]'") from None
     except OSError as error:
-        raise UserError(f"--{kind}", path, f"cannot be written ({error.strerror})") from None
+        raise UserError(f"--{kind}", path, f"cannot be written ({error.strerror or error})") from None
 
 
 def as_json(report: Report) -> dict[str, object]:

@@ -16,6 +16,13 @@ def run(*args, cwd, **env):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("closed", "word", "code"), [(">&-", "--help", 0), ("2>&-", "--bogus", 2)])
+def test_a_closed_stream_is_no_error_and_its_lines_go_nowhere(tmp_path, closed, word, code):
+    shell = f'"$0" -m hpctrain.cli status {word} {closed}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable], cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
 def test_help_names_every_command(tmp_path):
     from hpctrain.cli import COMMANDS
 
@@ -49,7 +56,18 @@ def test_help_names_every_command(tmp_path):
         (["status", "--phase", "sleeping"], ["sleeping"]),
         (["logs", "nosuchrun"], ["has no runs yet"]),
         (["status", "--root", "/nosuch"], ["run.root=/nosuch", "no such folder"]),
+        (["status", "--root", "/etc/hosts"], ["run.root=/etc/hosts", "no such folder"]),
         (["status", "--study", "/etc"], ["run.study='/etc'", "letters, digits"]),
+        (["logs", "--rank", "-1"], ["--rank=-1", "≥ 0"]),
+        (["train", "cluster=../x"], ["cluster=../x: must be one of barbora"]),
+        (["train", "resnet50"], ["experiment=resnet50", "did you mean model=resnet50?"]),
+        (["flops", "resnet50"], ["word=resnet50: must be key=value", "did you mean model=resnet50?"]),
+        (["train", "=x"], ["word==x: must be key=value"]),
+        (["train", "cluster.environment.1X=2"], ["word=cluster.environment.1X=2", "no digit first"]),
+        (["train", "optimizer.name=adam"], ["optimizer.momentum=0.9", "chosen as optimizer=adam"]),
+        (["train", "lenet_digits", "model.name=resnet50"], ["model.", "chosen as model=resnet50"]),
+        (["train", "run.study=2026"], ["run.study=2026: must be text, in quotes: 'run.study=\"2026\"'"]),
+        (["train", "lenet_digits", "--config-dir", ".", "seed=-1"], ["seed=-1: must be ≥ 0"]),
         (["report", "../x"], ["run.study='../x'", "letters, digits"]),
     ],
 )

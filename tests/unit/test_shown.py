@@ -13,6 +13,9 @@ SECRETS = {
     "hook": "https://hooks.slack.com/services/T0/B0/canary",
     "hugging_face": "hf_" + 30 * "q",
     "openai": "sk-" + 20 * "q",
+    "nvidia": "nvapi-" + 40 * "q",
+    "google": "AIza" + 35 * "q",
+    "docker": "dckr_pat_" + 27 * "q",
     "web_token": "eyJhbGciOiJIUz.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4",
     "key": "-----BEGIN RSA PRIVATE KEY-----\ncanary\n-----END RSA PRIVATE KEY-----",
     "header": "Authorization: Bearer canary123",
@@ -35,6 +38,8 @@ def test_every_shape_is_hidden_in_a_text(secret):
         ("X_TOKEN=word more", "X_TOKEN=*** more"),
         ("api_key: 'two words' more", "api_key: *** more"),
         ('{"password": "two words"}', '{"password": ***}'),
+        ("MY_PASS=word DB_PWD=word", "MY_PASS=*** DB_PWD=***"),
+        ("AZURE_STORAGE_KEY=word==", "AZURE_STORAGE_KEY=***"),
         ("auth=bearer word", "auth=bearer ***"),
         ("a_secret=word b_credential=word", "a_secret=*** b_credential=***"),
         ("-----BEGIN PRIVATE KEY----- cut off", "***"),
@@ -48,7 +53,7 @@ def test_what_is_named_a_secret_is_hidden_and_its_name_is_not(text, hidden):
     "text",
     [
         "data.tokens=word", "max_token_length: 5", "tokens/s: 7", "https://host/x", "--mpi=pmix", "seed=1",
-        "X_TOKEN=${MY_TOKEN}", 'X_TOKEN="$MY_TOKEN"', "",
+        "X_TOKEN=${MY_TOKEN}", "forward_pass=5", "bypass: 5", "OLDPWD=/x", "sort_key=5", 'X_TOKEN="$MY_TOKEN"', "",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text):

@@ -14,6 +14,7 @@ from hpctrain.config import compose
         (["fetch", "mnits"], ["name=mnits", "did you mean mnist?"]),
         (["fetch"], ["must be one of cifar10"]),
         (["fetch", "mnist", "--into", "/proc/x"], ["--into=/proc/x", "cannot be written"]),
+        (["fetch", "mnist", "--from", "/nosuch"], ["--from=/nosuch: must be a URL, such as https://"]),
         (["fecth"], ["word=fecth", "did you mean fetch?"]),
         (["--json", "pack", "pictures"], ["word=pack", "must come first"]),
         (["pack"], ["--into=: must be given"]),

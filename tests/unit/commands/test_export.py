@@ -21,6 +21,7 @@ def hpctrain(*argv):
         (("export", "--step", "9"), "--step=9: must be best, last or one of 1, 2, 3, 4"),
         (("export", "--weights", "best"), "must be one of auto, ema, model"),
         (("export", "--output", "no/where.pt"), "must be in a folder that exists"),
+        (("export", "--output", "runs"), "--output=runs: is there and is not a file: give another name"),
     ],
 )
 def test_wrong_input_is_one_line(run, capsys, argv, said):

@@ -1,11 +1,12 @@
 """One way to take flags: for every command --help, a wrong flag, and where its runs are."""
 
 import json
+import os
 
 import pytest
 
 from hpctrain import cli
-from hpctrain.commands.flags import Parser, number, whole
+from hpctrain.commands.flags import Parser, number, refuse_special, whole
 from hpctrain.config import compose
 from hpctrain.errors import UserError
 
@@ -139,3 +140,22 @@ def test_any_folder_is_what_hydra_reads(name):
     parser.add_run_place(as_settings=True)
     words = parser.take(["--root", f"/r/{name}"]).words
     assert compose.compose(["lenet_digits", *words])["run"]["root"] == f"/r/{name}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop"])
+def test_what_is_not_a_file_is_not_replaced_by_one(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null" if kind == "device" else "x")
+    with pytest.raises(UserError, match=f"--output={path}: is there and is not a file"):
+        refuse_special("--output", path)
+
+
+def test_a_file_and_a_new_name_may_be_written(tmp_path):
+    (tmp_path / "old").touch()
+    for name in ("old", "new"):
+        refuse_special("--output", tmp_path / name)

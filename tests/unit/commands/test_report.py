@@ -69,12 +69,22 @@ def test_what_users_wrote_is_escaped():
         (["mien"], "study=mien: no such study.*did you mean mine"),
         (["mine", "--metric", "acuracy"], "--metric=acuracy: must be one of accuracy, loss.*did you mean accuracy"),
         (["mine", "--csv", "/nowhere/t.csv"], "--csv=/nowhere/t.csv: cannot be written"),
+        (["mine", "--csv", "/nowhere/t.csv"], "non-existent directory: '/nowhere'"),
+        (["mine", "--html", "."], "--html=.: is there and is not a file"),
+        (["mine", "--top", "-1"], "--top=-1: must be a whole number ≥ 0"),
         (["mine", "--html", "/nowhere/t.html"], "--html=/nowhere/t.html: cannot be written"),
     ],
 )  # fmt: skip
 def test_one_line_says_what_is_wrong(plain, args, said):
     with pytest.raises(UserError, match=said):
         main([*args, "--root", str(plain.path.parent)])
+
+
+def test_a_closed_root_is_said_to_be(plain, monkeypatch):
+    root = plain.path.parent
+    monkeypatch.setattr("hpctrain.storage.search.os.access", lambda *_: False)
+    with pytest.raises(UserError, match=f"run.root={root}: {root} cannot be read: belongs to "):
+        main(["mine", "--root", str(root)])
 
 
 def test_a_study_without_results_says_so(plain):

@@ -33,3 +33,4 @@ def test_settings_may_follow_the_run_or_stand_alone(finished, capsys, named):
     assert "seed=7" in err
     assert len(err.splitlines()) == 1
     assert not finished.submission_file.exists()
+    assert not finished.start_folder.exists()

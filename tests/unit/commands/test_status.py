@@ -23,6 +23,12 @@ def test_status_explains_a_run_alone(failed, capsys):
     assert json.loads(capsys.readouterr().out)["key"] == "run"
 
 
+def test_a_run_is_named_by_its_path_as_elsewhere(failed, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    assert cli.main(["status", str(failed.path)]) == 0
+    assert failed.run_id in capsys.readouterr().out
+
+
 class TestNeverStarted:
     """A worker was killed between the making of a run's folder and its start."""
 

@@ -30,6 +30,7 @@ class Toy:
     every: Annotated[int, Ge(1)] | Literal["auto", "epoch"] = 1
     count: int | Literal["all"] = 1
     mode: Literal["min", "max"] = "min"
+    text: str = ""
     name: Name = "a"
     pairs: tuple[tuple[int, int], ...] = ()
     words: Mapping[str, str | int] = field(default_factory=dict)
@@ -58,13 +59,21 @@ def explained(values, prefix="toy.", neighbours=lambda where: ()):
         ({"share": 1}, "toy.share=1: must be < 1"),
         ({"size": "abc"}, "toy.size=abc: must be a valid integer"),
         ({"size": 1.5}, "toy.size=1.5: must be a valid integer, got a number with a fractional part"),
-        ({"mode": "min", "size": None}, "toy.size=None: must be a valid integer"),
+        ({"mode": "min", "size": None}, "toy.size=null: must be a valid integer"),
         ({"pairs": [[1, 2], [3]]}, "toy.pairs.1.1=: is missing"),
         ({"pairs": [[1, "x"]]}, "toy.pairs.0.1=x: must be a valid integer"),
         ({"words": {"a": [1]}}, "toy.words.a=[1]: must be a valid string"),
+        ({"words": {"a": None}}, "toy.words.a=null: must be a valid string"),
+        (
+            {"size": "1" + "0" * 5000},
+            f"toy.size=1{'0' * 37}...{'0' * 39}: must be a whole number from 0 to 1000000000000",
+        ),
+        ({"text": 5}, "toy.text=5: must be text, in quotes: 'toy.text=\"5\"'"),
+        ({"text": False}, "toy.text=false: must be text, in quotes: 'toy.text=\"false\"'"),
         ({"part": {"size": "x"}}, "toy.part.size=x: must be a valid integer"),
         ({"mode": "mix"}, "toy.mode=mix: must be one of min, max (did you mean min?)"),
         ({"mode": 3}, "toy.mode=3: must be one of min, max"),
+        ({"name": "???"}, "toy.name=: is missing"),
         ({"name": "a b"}, "toy.name='a b': letters, digits and . _ + - only, at most 100, no leading sign"),
     ],
 )
@@ -105,6 +114,12 @@ def test_an_unknown_kind_is_answered_with_those_that_are(name, nearest):
 def test_a_missing_setting():
     error = explained({"optimizer": {"name": "sgd"}})
     assert (error.key, error.value, error.allowed) == ("toy.optimizer.lr", "", "is missing")
+
+
+def test_a_setting_of_another_kind_is_not_answered_with_itself():
+    given = {"optimizer": {"name": "adam", "lr": 1, "momentum": 0.9}}
+    said = "toy.optimizer.momentum=0.9: is not a setting of adam (chosen as toy.optimizer=adam, with its own settings)"
+    assert str(explained(given, neighbours=lambda where: ["momentum"])) == said
 
 
 def test_an_unknown_setting_is_answered_with_its_nearest_neighbour():

@@ -119,6 +119,16 @@ def test_a_run_s_settings_change_as_hydra_would_change_them():
         ("model=mlp", "model=mlp: single values can change here, no whole groups"),
         ("train.epochs.x=1", "train.epochs.x=1: unknown setting (did you mean train.epochs?)"),
         (
+            "train.epochs=1,2",
+            "train.epochs=1,2: several values are for hpctrain sweep; as one text they are written "
+            "'train.epochs=\"1,2\"'",
+        ),
+        (
+            "=1",
+            "word==1: must be key=value, and a key is names joined by dots, such as optimizer.lr: letters, digits "
+            "and _, no digit first",
+        ),
+        (
             "optimizer.lr=[1",
             "optimizer.lr=[1: cannot be read as a value; as text it is written 'optimizer.lr=\"[1\"', "
             "a list optimizer.lr=[1,2]",

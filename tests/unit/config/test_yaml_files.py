@@ -38,10 +38,20 @@ def refused(path):
     return caught.value.allowed
 
 
+def test_a_character_that_yaml_does_not_take_is_not_called_a_tab(path):
+    path.write_text("a: 1\nb: x\0y\n")
+    assert "control characters are not allowed" in refused(path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("a: 1\n\tb: 2\n", "line 2: a tab: indent with spaces"),
+        (
+            "a: !!python/name:os.system x\n",
+            "line 1: a tag such as tag:yaml.org,2002:python/name:os.system is not allowed",
+        ),
+        ("a: !mine x\n", "line 1: a tag such as !mine is not allowed"),
         ("a: 1\nb: [1, 2\nc: 3\n", f"line 3: {BRACKET}"),
         ("a: 1\nb: 2\na: 3\n", "line 3: a is given twice"),
         ("x:\n  a: 1\n  a: 3\n", "line 3: a is given twice"),

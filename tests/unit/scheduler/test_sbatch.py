@@ -192,6 +192,11 @@ def test_presets_say_where_they_are_from_and_name_a_known_device(name):
             "resources.cpus_per_rank=3: × 2 ranks is more than the 4 cores of a node",
         ),
         (
+            ["resources.mem_gb_per_rank=5", "cluster.mem_gb_per_node=8", "resources.gpus_per_node=2"],
+            "resources.mem_gb_per_rank=5.0: must be ≤ 4, devcluster's GB per rank",
+        ),
+        (["cluster.sbatch={N:2}"], "cluster.sbatch.N=2: must be an option's long name, such as nice"),
+        (
             ["cluster.needs=[account]"],
             "cluster.account=null: devcluster needs it: give cluster.account=NAME",
         ),

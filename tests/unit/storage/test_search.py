@@ -36,6 +36,26 @@ def test_a_text_that_does_not_name_one_run_is_refused(tmp_path, two, text, why):
         find(str(tmp_path), text)
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202e", "\udcff"])
+@pytest.mark.parametrize("level", ["study", "run"])
+def test_a_name_with_a_control_character_is_left_out_and_said(tmp_path, two, name, level):
+    folder = tmp_path / ("s" if level == "run" else name) / (name if level == "run" else "r")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}")
+    told = []
+    assert [run.run_id for run in runs(tmp_path, say=told.append)] == ["lenet-27ab", "lenet-9c00"]
+    (words,) = told
+    assert words.endswith(f"{name!a} is left out: its name holds a control character")
+    with pytest.raises(UserError, match="no such run"):
+        find(str(tmp_path), str(folder))
+
+
+def test_a_closed_root_is_not_said_to_be_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpctrain.storage.search.os.access", lambda *_: False)
+    with pytest.raises(UserError, match=f"run.root={tmp_path}: {tmp_path} cannot be read: belongs to "):
+        find(str(tmp_path), None)
+
+
 @pytest.mark.parametrize("left", ["config.yaml", "state.json", "submission.json"])
 def test_a_run_of_which_a_purge_left_one_file_is_a_run(tmp_path, left):
     for name in ("other", "s/run", "s/no-run"):
