@@ -148,7 +148,7 @@ def test_one_rank_killed_and_resumed_ends_as_the_undisturbed_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "precision", ["fp32", pytest.param("auto", marks=pytest.mark.long)]
+    "precision", [pytest.param(name, marks=pytest.mark.long) for name in ("fp32", "auto")]
 )  # contiguous, and channels_last
 def test_two_ranks_killed_and_resumed_end_as_the_undisturbed_run(cli, precision):
     assert kill_two_rank_runs(cli, 2, precision) > 0

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 TINY = ("model=perceptron", "data.train_limit=64", "data.validation_limit=32", "train.epochs=1")
 
 
@@ -11,6 +13,7 @@ def losses(cli):
     return sorted(state["summary"]["validation"]["loss"] for state in states)
 
 
+@pytest.mark.long
 def test_multirun_by_hydra_s_launcher_and_by_submitit_s(cli):
     cli.run("train", "--multirun", "lenet_digits", *TINY, "optimizer.lr=0.1,0.2")
     assert len(losses(cli)) == 2

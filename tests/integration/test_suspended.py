@@ -34,7 +34,9 @@ def in_the_middle(cli, *given):
     return process, [json.loads(rank.read_text())["pid"] for rank in ranks]
 
 
-@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "transport", [pytest.param(name, marks=pytest.mark.long) for name in ("mpi", "gloo")]
+)
 def test_ranks_that_are_stopped_and_resumed_together_go_on(cli, transport):
     cli.train(*settings(transport), "run.study=calm")
     process, pids = in_the_middle(cli, *settings(transport))
@@ -52,7 +54,7 @@ def test_ranks_that_are_stopped_and_resumed_together_go_on(cli, transport):
     assert_bitwise_equal(cli.tensors("calm"), cli.tensors("stopped"))
 
 
-@pytest.mark.parametrize(("transport", "rank"), [("mpi", 0), ("gloo", 1)])
+@pytest.mark.parametrize(("transport", "rank"), [("mpi", 0), pytest.param("gloo", 1, marks=pytest.mark.long)])
 def test_a_rank_that_is_stopped_alone_ends_the_run(cli, transport, rank):
     process, pids = in_the_middle(cli, *settings(transport, epochs=6000))
     os.kill(pids[rank], signal.SIGSTOP)

@@ -53,7 +53,7 @@ def test_a_run_leaves_what_the_design_says(cli):
         assert line in out
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_equal_seeds_give_bitwise_equal_runs(cli, ranks):
     for study in ("a", "b"):
         cli.train(f"resources.ranks={ranks}", f"run.study={study}", "data.augment=[pad_crop]")
@@ -63,7 +63,7 @@ def test_equal_seeds_give_bitwise_equal_runs(cli, ranks):
     assert first == second
 
 
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.long)])
 def test_two_ranks_of_half_the_batch_equal_one_rank(cli, transport):
     """201 samples: the tail of each epoch is divided unevenly, and must weigh no more for it."""
     odd = ("data.train_limit=201", "train.clip_norm=1", "optimizer.lr=0.02", "task.label_smoothing=0.1")
@@ -81,7 +81,7 @@ def test_two_ranks_of_half_the_batch_equal_one_rank(cli, transport):
     assert scores[0]["loss"] == pytest.approx(scores[2]["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("exchange", ["fp16", "small_buckets"])
+@pytest.mark.parametrize("exchange", [pytest.param("fp16", marks=pytest.mark.long), "small_buckets"])
 def test_other_ways_to_exchange_gradients_learn_the_same(cli, exchange):
     setting = {"fp16": "comm.compression=fp16", "small_buckets": "comm.bucket_mb=0.05"}[exchange]
     cli.train("resources.ranks=2", "run.study=plain")
@@ -90,7 +90,7 @@ def test_other_ways_to_exchange_gradients_learn_the_same(cli, exchange):
     assert other == pytest.approx(plain, rel=1e-6 if exchange == "small_buckets" else 0.05)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_ctrl_c_leaves_a_checkpoint_and_resume_is_bitwise(cli, ranks):
     """Stopped in mid-epoch and started again: the undisturbed run, to the last bit."""
     long = ("train.epochs=40", "train.log_every=5", f"resources.ranks={ranks}", "data.augment=[flip]")
@@ -239,8 +239,11 @@ def test_pictures_are_decoded_by_processes_that_heed_their_rank_alone(cli):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize(
+    ("ranks", "after_s"),
+    [(1, 0.5), (2, 1.5), *(pytest.param(*case, marks=pytest.mark.long)
+                           for case in ((1, 0.0), (1, 1.5), (1, 3.0), (2, 0.0), (2, 0.5), (2, 3.0)))],
+)  # fmt: skip
 def test_ctrl_c_while_it_starts_interrupts(cli, ranks, after_s):
     """Wherever its ranks are in their imports: interrupted, exit code 130, and the same command goes on."""
     long = (*cli.small, "train.epochs=500", f"resources.ranks={ranks}")

@@ -32,6 +32,7 @@ def test_cancelled_then_resumed(cluster, run, same_weights):
     same_weights(job)
 
 
+@pytest.mark.long
 def test_scancel(cluster, run, same_weights):
     job = run()
     job_id = job.submit()["job_id"]

@@ -65,7 +65,7 @@ def test_what_slurm_refuses_leaves_nothing(cluster, run, setting, said):
     assert not cluster.call("squeue", "--noheader")
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.long), "after"])
 def test_a_submitter_that_is_killed_orphans_no_job(cluster, run, tmp_path, when):
     """sbatch answers to nobody; the second try finds the job, or submits where there is none."""
     job = run("train.steps=100", f"seed={len(when)}")
@@ -125,6 +125,7 @@ def test_status_of_many_runs_asks_squeue_once(cluster, tmp_path, monkeypatch):
     assert calls.read_text() == "x"
 
 
+@pytest.mark.long
 def test_without_accounting(cluster, run, tmp_path):
     """slurmdbd down and sacct not installed: submission, status and the run's end are what they were."""
     path = {"PATH": without_sacct(tmp_path)}

@@ -91,6 +91,7 @@ class TestOneJob:
         assert (job.submit()["new"], job.submit()["new"]) == (False, False)
         assert living(cluster) == job.job_ids
 
+    @pytest.mark.long
     def test_a_second_job_by_hand_is_refused_before_its_ranks(self, cluster, run):
         job = run(*LONG)
         first = job.submit()["job_id"]
@@ -329,6 +330,7 @@ class TestAbsence:
         finally:
             cluster.call("scontrol", "update", "partition=low", "Hidden=NO")
 
+    @pytest.mark.long
     def test_what_slurm_has_forgotten_is_unknown_until_a_person_says_so(self, cluster, run, tmp_path):
         cluster.set(MinJobAge=2)
         job = run("cluster.requeue=false")

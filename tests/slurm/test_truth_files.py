@@ -41,6 +41,7 @@ def test_a_state_that_is_lost_after_the_end_is_found_again(cluster, run):
         assert job.state["phase"] == "done", "status may write what it has found"
 
 
+@pytest.mark.long
 def test_garbage_in_the_records_and_a_lost_state_do_not_stop_resume(cluster, run, same_weights):
     job = run()
     number = job.submit()["job_id"]
@@ -70,7 +71,10 @@ def test_science_that_was_edited_ends_the_job_before_its_first_step(cluster, run
     assert not list(job.path.glob("checkpoints/step_*"))
 
 
-@pytest.mark.parametrize("name", ["50% of it", "ü 'quoted' $HOME %x", "100%u"])
+LONG = (pytest.param(name, marks=pytest.mark.long) for name in ("50% of it", "100%u"))
+
+
+@pytest.mark.parametrize("name", [*LONG, "ü 'quoted' $HOME %x"])
 def test_any_name_of_a_folder(cluster, tmp_path, run, name):
     root = tmp_path / name
     root.mkdir()

@@ -24,14 +24,8 @@ def ended(cluster, job_id):
     )
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        ["--signal=USR2", "--batch"],
-        pytest.param(["--signal=TERM", "--batch"], marks=pytest.mark.long),
-        pytest.param(["--signal=HUP", "--batch"], marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", [[f"--signal={name}", "--batch"] for name in ("USR2", "TERM", "HUP")])
 def test_a_signal_to_the_batch_shell_alone_changes_nothing(cluster, run, same_weights, how):
     job = run()
     job_id = job.submit()["job_id"]
