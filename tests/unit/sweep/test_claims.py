@@ -218,3 +218,44 @@ def test_many_processes_at_once_get_each_claim_once(study):
     for process in processes:
         process.join()
     assert sorted(n for mine in got for n in mine) == list(range(40))
+
+
+class Slurm:
+    """Knows jobs by id: whether they have ended (None: it does not say)."""
+
+    def __init__(self, **ended):
+        self._ended = ended
+
+    def has_ended(self, job_id):
+        return self._ended.get(job_id)
+
+    def job(self, job_id):
+        return object() if job_id in self._ended else None
+
+
+@pytest.mark.parametrize(
+    ("owner", "slurm", "lives"),
+    [
+        ({}, Slurm(), True),  # this process
+        ({"started": "1"}, Slurm(), False),  # another one had its number, on this machine
+        ({"boot": "another x", "machine": "another"}, Slurm(), None),  # another machine's
+        ({"boot": "another x", "machine": "another", "job_id": "job7"}, Slurm(job7=False), True),
+        ({"boot": "another x", "machine": "another", "job_id": "job7"}, Slurm(job7=None), True),  # a new word
+        ({"boot": "another x", "machine": "another", "job_id": "job7"}, Slurm(job7=True), False),
+        ({"boot": "another x", "machine": "another", "job_id": "job7"}, Slurm(job8=False), None),  # forgotten
+        ({"job_id": "job7"}, Slurm(), True),  # its process lives here, whatever Slurm has forgotten
+    ],
+)
+def test_whether_somebody_works_on_a_claim(owner, slurm, lives):
+    mine = this_process(0)
+    record = {"owner": replace(mine, **owner), "began": 1.0, "key": "r"}
+    assert claims.lives(record, mine, slurm) is lives
+    assert claims.lives(record | {"outcome": "done"}, mine, slurm) is False
+
+
+def test_a_damaged_claim_that_is_closed_is_whole_again(study):
+    (study.claims / "r.1.json").write_text("{")
+    claims.unlock(study.claims, "r", 1)
+    closed = claims.read(study.claims, "r", 1)
+    assert sorted(closed) == ["outcome", "until"]
+    assert "damage" not in json.loads((study.claims / "r.1.json").read_text())
