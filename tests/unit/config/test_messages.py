@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from hpctrain.config.messages import explain
-from hpctrain.config.settings import AdamConfig, LarsConfig, Name, OptimizerConfig, SgdConfig
+from hpctrain.config.settings import AdamConfig, LarsConfig, Name, OptimizerConfig, SgdConfig, Variable
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Toy:
     name: Name = "a"
     pairs: tuple[tuple[int, int], ...] = ()
     words: Mapping[str, str | int] = field(default_factory=dict)
+    variables: Mapping[Variable, str] = field(default_factory=dict)
     part: Part = Part()
     optimizer: Annotated[OptimizerConfig, Field(discriminator="name")] | None = None
 
@@ -74,6 +75,14 @@ def explained(values, prefix="toy.", neighbours=lambda where: ()):
         ({"mode": "mix"}, "toy.mode=mix: must be one of min, max (did you mean min?)"),
         ({"mode": 3}, "toy.mode=3: must be one of min, max"),
         ({"name": "???"}, "toy.name=: is missing"),
+        (
+            {"variables": {"A": "1", "2B": "1"}},
+            "toy.variables.2B=: its name must be letters, digits and _ (of an option, - too), no digit first",
+        ),
+        ({"part": 5}, "toy.part=5: must be a group of settings"),
+        ({"optimizer": 5}, "toy.optimizer=5: must be a group of settings"),
+        ({"optimizer": {}}, "toy.optimizer=: is missing"),
+        ({"part": {"sizes": 5}}, "toy.part.sizes=5: unknown setting"),
         ({"name": "a b"}, "toy.name='a b': letters, digits and . _ + - only, at most 100, no leading sign"),
     ],
 )
