@@ -174,7 +174,7 @@ def test_another_text_under_a_run_is_noticed(lm):
         (None, {"data.sequence_length": 10**6}, ["data.sequence_length=1000000", "must be ≤"]),
         (None, {"data.path": "nowhere.txt"}, ["data.path=nowhere.txt", "not a file or folder"]),
         (None, {"model": "birnn"}, ["model=birnn", "cannot predict the next token", "masked_language_model"]),
-        (None, {"model": "deep_speech2"}, ["model.embedding=64", "unknown setting"]),
+        (None, {"model": "deep_speech2"}, ["model.embedding=64", "is not a setting of deep_speech2"]),
         (
             None,
             {"data": "digits", "data.path": None, "data.sequence_length": None},
