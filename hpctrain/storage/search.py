@@ -76,6 +76,13 @@ def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
     return False
 
 
+def refuse_closed(root: str) -> None:
+    """Raises UserError, with the owner, if the entries of `root` may not be read."""
+    closed: list[str] = []
+    if not may_enter(absolute(root), closed.append) and closed:
+        raise UserError("run.root", absolute(root), closed[0])
+
+
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id.
 
