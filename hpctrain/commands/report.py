@@ -44,6 +44,7 @@ def find(root: str, name: str) -> Path:
                 raise UserError(
                     "study", path, f"cannot be read: belongs to {ownership.user(path.stat().st_uid)}"
                 )
+            refuse_closed(path.absolute().parent, path.name)
             return absolute(path)
     raise no_such_study(root, name)
 

@@ -116,3 +116,13 @@ def test_a_root_of_another_user(place):
     (place / "runs").mkdir(mode=0o700)
     _, err = Person(place, BOB).hpctrain("status", "--root", place / "runs", code=2)
     assert f"run.root={place}/runs: {place}/runs cannot be read: belongs to root" in err
+
+
+@pytest.mark.parametrize("closed", [".study", ".study/parts"])
+def test_a_study_whose_records_are_another_user_s(place, closed):
+    (place / "runs" / "s" / closed).mkdir(parents=True)
+    (place / "runs" / "s" / closed).chmod(0o700)
+    bob = Person(place, BOB)
+    for command in (["report", "s"], ["status", "--study", "s"]):
+        _, err = bob.hpctrain(*command, "--root", place / "runs", code=2)
+        assert f"run.study=s: {place}/runs/s/{closed} cannot be read: belongs to root" in err
