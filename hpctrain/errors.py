@@ -59,6 +59,14 @@ class Damaged(OSError):
         return type(self), (self.filename, self.why)
 
 
+class Closed(Damaged):
+    """A small file is there, but this user may not read it. Shown as one line; exit code 1."""
+
+    def __init__(self, path: Any, why: str) -> None:
+        super().__init__(path, why)
+        self.errno, self.strerror = errno.EACCES, f"cannot be read: {why}"
+
+
 class Foreign(Damaged):
     """A file or folder that acts, and that others could have written. Shown as one line; exit code 1."""
 

@@ -12,13 +12,14 @@ import re
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Names whose value is a secret. `tokens` and `max_token_length` are settings of networks. Each pattern begins at the
-# start of a word, so that a line of a million letters takes no longer than a million lines.
+# start of a word, so that a line of a million letters takes no longer than a million lines. In /etc/passwd: the name is
+# a path's last part, which a sentence follows.
 _NAMES = (
     r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|auth|(?-i:[A-Z]_(?:PASS|PWD))"
     r"|(?:api|access|private|account|storage|encryption|signing)_?key)"
 )
 _NAMED = re.compile(
-    rf"(?i)((?<![\w.-])[\w.-]*{_NAMES}(?:_?id|_?key)?[\"']?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
+    rf"(?i)((?<![\w.-])(?!(?<=/)[\w.-]*:\s)[\w.-]*{_NAMES}(?:_?id|_?key)?[\"']?\s*[=:]\s*(?:(?:bearer|basic)\s+)?)"
     r"(?!\*\*\*|[\"']?\$)(\"[^\"]*\"|'[^']*'|[^\s\"']+)"
 )
 # Shapes of secrets, whatever their names, after the rules of detect-secrets and gitleaks: each with its secret part.

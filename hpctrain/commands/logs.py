@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_run_place(as_settings=False)
     args = parser.take(argv, most_words=1)
     run = find_run(args)
+    follow.refuse_rank(run, args.rank)
     if not args.follow:
         follow.follow(run, lambda: True, sys.stdout, rank=args.rank, bar=False)
         _show_start(run, args.rank)

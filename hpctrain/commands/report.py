@@ -19,7 +19,7 @@ from hpctrain.storage import ownership
 from hpctrain.storage.folders import absolute, check_study
 from hpctrain.storage.json_files import replace_text
 from hpctrain.storage.run_state import Phase
-from hpctrain.storage.search import may_enter, no_such_study
+from hpctrain.storage.search import may_enter, no_such_study, refuse_closed
 from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Report
 from hpctrain.sweep.study_dir import StudyDir
@@ -37,15 +37,14 @@ def main(argv: list[str]) -> int:
 
 def find(root: str, name: str) -> Path:
     """Returns the folder of the study of that name, or at that path. Raises UserError naming the nearest."""
-    closed: list[str] = []
-    if not may_enter(Path(root), closed.append) and closed:
-        raise UserError("run.root", absolute(root), closed[0])
+    refuse_closed(root)
     for path in (Path(root) / name, Path(name)):
         if path.is_dir() and path.resolve() != Path(root).resolve():
             if not may_enter(path):
                 raise UserError(
                     "study", path, f"cannot be read: belongs to {ownership.user(path.stat().st_uid)}"
                 )
+            refuse_closed(path.absolute().parent, path.name)
             return absolute(path)
     raise no_such_study(root, name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import time
@@ -18,7 +17,7 @@ from hpctrain.scheduler import client
 from hpctrain.shown import shown
 from hpctrain.storage.folders import absolute
 from hpctrain.storage.run_state import FINAL, PHASES, Phase
-from hpctrain.storage.search import is_run, locate, may_enter, no_such_run, no_such_study, runs
+from hpctrain.storage.search import is_run, locate, may_enter, no_such_run, no_such_study, refuse_closed, runs
 from hpctrain.sweep import overview
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -30,9 +29,9 @@ def main(argv: list[str]) -> int:
     if name and is_run(name):
         path = absolute(name)
         args.root, args.study, name = str(path.parents[1]), path.parent.name, path.name
-    with contextlib.suppress(PermissionError):  # of the folder above: that is said below
-        if args.root != DEFAULT_ROOT and not args.study and not absolute(args.root).is_dir():
-            raise UserError("run.root", absolute(args.root), "there is no such folder")
+    refuse_closed(args.root, args.study)
+    if args.root != DEFAULT_ROOT and not args.study and not absolute(args.root).is_dir():
+        raise UserError("run.root", absolute(args.root), "there is no such folder")
     told: set[str] = set()
     while True:
         queues = client.Queues()

@@ -82,11 +82,11 @@ def _check_comm(config: Config) -> None:
 
 def _unfit(model: ModelConfig, task: str) -> UserError:
     """Returns the error for a network that does not fit its task: which networks, and which other tasks, fit."""
-    why = also = ""
+    why = ""
     if TASK_KINDS[task].inputs == model.network.inputs:
         why = "sees what comes after, so it cannot predict the next token: "
-        suited = [name for name, kind in TASK_KINDS.items() if kind.inputs and kind.fits(model.network)]
-        also = f"; task={' or '.join(suited)} suits it" if suited else ""
+    suited = [name for name, kind in TASK_KINDS.items() if kind.inputs and kind.fits(model.network)]
+    also = f"; task={' or '.join(suited)} suits it" if suited else ""
     return UserError("model", model.name, f"{why}task={task} needs {', '.join(networks_of(task))}{also}")
 
 

@@ -207,6 +207,8 @@ def _check_flags(argv: Sequence[str]) -> None:
             word.startswith("--cfg=") and word[6:] not in _SHOWN
         ):
             raise UserError("--cfg", value, f"must be one of {', '.join(_SHOWN)}", nearest(value, _SHOWN))
+    if "--resolve" in argv and not any(re.match(r"(--cfg|-c|--help|-h)(=|$)", word) for word in argv):
+        raise UserError("--resolve", "", "is for --cfg job or --help")
     for folder in _given(argv, *_FOLDERS):
         if not Path(folder).is_dir():
             raise UserError("--config-dir", folder, "there is no such folder")

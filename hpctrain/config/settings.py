@@ -25,6 +25,8 @@ from hpctrain.storage.folders import NAME
 PIECE_BYTES = 16 * 2**20
 
 MOST = 10**12  # the upper limit of any count or measure: more is a typing error
+MOST_SAMPLES = 2**24  # of a rank's batch
+MOST_THREADS = 4096
 Count = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[int, Ge(1), Le(MOST)]
 PositiveFloat = Annotated[float, Gt(0), Le(MOST)]
@@ -150,6 +152,12 @@ class TrainConfig:
     profile: Count = dataclasses.field(default=0, metadata=HOW)
     ceilings: bool = dataclasses.field(default=False, metadata=HOW)
 
+    def __post_init__(self) -> None:
+        if self.batch_size > MOST_SAMPLES:
+            raise ValueError(
+                f"train.batch_size={self.batch_size}: must be ≤ {MOST_SAMPLES}: a rank has them in memory at once"
+            )
+
 
 @dataclass(frozen=True)
 class SgdConfig:
@@ -267,6 +275,13 @@ class ResourcesConfig:
     timeout_min: Positive | None = None
     threads_per_rank: Positive | None = None
     chain: Annotated[int, Ge(1), Le(100)] = 1
+
+    def __post_init__(self) -> None:
+        if (self.threads_per_rank or 0) > MOST_THREADS:
+            raise ValueError(
+                f"resources.threads_per_rank={self.threads_per_rank}: must be ≤ {MOST_THREADS}: "
+                "no node has as many cores"
+            )
 
 
 @dataclass(frozen=True)

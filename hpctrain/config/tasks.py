@@ -86,6 +86,7 @@ TASK_KINDS: dict[str, TaskKind] = {
             Score("accuracy", lambda _nats, right, samples: mean(right, samples), higher_is_better=True),
             Score("loss", lambda nats, _right, samples: mean(nats, samples)),
         ),
+        "image",
     ),
     "language_model": TaskKind(
         "hpctrain.tasks.language_model:LanguageModelling", _PREDICTION, "tokens", Family.TEXT, "python_stdlib",

@@ -14,8 +14,10 @@ from hpctrain.data.images.cifar import records
 from hpctrain.data.images.idx import read_shape
 from hpctrain.data.places import cifar_paths, idx_paths
 from hpctrain.errors import UserError
+from hpctrain.storage.ownership import readable
 
 
+@readable("data.path")
 def check(config: DataConfig) -> int:
     """Returns the training samples per epoch, after checking that the set's files are complete. Raises UserError."""
     return int(pkgutil.resolve_name(kind_of(config.name).check)(config))

@@ -38,6 +38,7 @@ from hpctrain.data.text.source import cache_folder, make_cache
 from hpctrain.errors import UserError
 from hpctrain.models.settings import check_target
 from hpctrain.storage.json_files import read_json, replace_text
+from hpctrain.storage.ownership import readable, unread
 
 WHOLE_BYTES = 2 * 2**30
 SAMPLED_BYTES = 64 * 2**20
@@ -68,6 +69,7 @@ class Contents:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
+@readable("data.path")
 def of_data(config: DataConfig) -> Contents:
     """Returns what the data set holds; no files if it needs none or has its official ones. Raises UserError."""
     kind = kind_of(config.name)
@@ -89,6 +91,7 @@ def of_data(config: DataConfig) -> Contents:
     return Contents("data.path", str(config.path or folder), held)
 
 
+@readable("model.weights")
 def of_weights(path: str) -> Contents:
     """Returns what the weight file holds. Raises UserError."""
     file = Path(path).expanduser()
@@ -188,7 +191,7 @@ def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[st
                 dict(zip(names, zip(files, stats, strict=True), strict=True)), everything, known
             )
     except OSError as error:
-        raise UserError("data.path", folder, f"cannot be read: {error}") from None
+        raise UserError("data.path", error.filename or folder, f"cannot be read: {unread(error)}") from None
     return by_name if len(by_name) <= MOST_NAMES else _by_folder(by_name)
 
 

@@ -18,6 +18,7 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config, DataConfig
 from hpctrain.config.validate import validate
 from hpctrain.errors import UserError
+from hpctrain.storage.ownership import readable
 
 
 def load(overrides: Sequence[str]) -> Config:
@@ -43,6 +44,7 @@ def _data(values: Mapping[str, Any]) -> DataConfig:
 
 
 @functools.cache
+@readable("data.path")
 def _figure(setting: str, data: DataConfig) -> Any:
     """Returns a derived setting, computed once per process: the data is taken as unchanged, as in data/identify.py."""
     derived = kind_of(data.name).derived

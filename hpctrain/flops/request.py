@@ -21,6 +21,7 @@ from hpctrain.errors import UserError
 from hpctrain.flops.conventions import Convention, find
 from hpctrain.models.settings import check_target
 
+MOST_SIZE = 2**16  # of an input, in each direction
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 
 
@@ -87,8 +88,10 @@ def _sizes(text: Any) -> tuple[int, ...] | None:
     if text is None:
         return None
     sizes = str(text).replace(",", "x").strip("[]() ").split("x")
-    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+    if not all(size.strip().isdecimal() and size.strip().strip("0") for size in sizes):
         raise UserError("input", text, "must be sizes above 0 joined by x, as in 3x224x224")
+    if any(len(size.strip()) > 9 or int(size) > MOST_SIZE for size in sizes):
+        raise UserError("input", text, f"sizes must be ≤ {MOST_SIZE}: no sample of a data set is larger")
     return tuple(int(size) for size in sizes)
 
 

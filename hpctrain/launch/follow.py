@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from hpctrain.errors import Damaged
+from hpctrain.errors import Damaged, UserError
 from hpctrain.launch import launcher_logs
 from hpctrain.shown import printable
 from hpctrain.storage.files import open_regular
@@ -149,6 +149,15 @@ def end_log(run: RunDir, state: RunState) -> tuple[Path | None, str]:
     if log and log.is_file():
         return log, launcher_logs.tail(log)
     return start or (None, "")
+
+
+def refuse_rank(run: RunDir, rank: int) -> None:
+    """Raises UserError for a rank that the run does not have, and did not have in an earlier attempt."""
+    ranks = run.read_state().ranks
+    if ranks and rank >= ranks and not any(run.rank_log(n, rank).is_file() for n in run.attempts()):
+        raise UserError(
+            "--rank", rank, f"must be ≤ {ranks - 1}: {run.run_id} has {ranks} rank{'s'[: ranks - 1]}"
+        )
 
 
 def start_log(run: RunDir, state: RunState, rank: int) -> tuple[Path, str] | None:

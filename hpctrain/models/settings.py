@@ -11,6 +11,7 @@ from hpctrain.errors import UserError
 from hpctrain.models import settings_image as image
 from hpctrain.models import settings_sequence as sequence
 from hpctrain.models.network import Network, Unit
+from hpctrain.storage.ownership import readable
 
 # Each network's record is defined beside its settings.
 NETWORKS: dict[str, Network] = image.NETWORKS | sequence.NETWORKS
@@ -35,7 +36,10 @@ def search(folder: str) -> None:
         sys.path.append(folder)
 
 
+@readable("model.weights")
 def check_weights(weights: str) -> None:
     """Raises UserError if there is no such weight file."""
     if not Path(weights).is_file():
         raise UserError("model.weights", weights, "no such file")
+    with Path(weights).open("rb"):
+        pass

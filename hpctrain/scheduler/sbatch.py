@@ -29,6 +29,21 @@ EXPORT_ALL = "--export=ALL"  # overrides SLURM_EXPORT_ENV of the submitter's env
 TRAPS = ("trap : HUP INT USR1 USR2", "hpctrain_ended=; trap 'hpctrain_ended=yes' TERM")
 NOT_ENDED = '[ -z "$hpctrain_ended" ]'
 
+# Options of sbatch that are settings of hpctrain: a second value would contradict what the run is planned with.
+_SETTINGS = {
+    "nodes": "resources.nodes",
+    "ntasks": "resources.nodes and resources.gpus_per_node",
+    **dict.fromkeys(
+        ("ntasks-per-node", "tasks-per-node", "ntasks-per-gpu", "gpus", "gpus-per-node", "gpus-per-task"),
+        "resources.gpus_per_node",
+    ),
+    "cpus-per-task": "resources.cpus_per_rank",
+    "cpus-per-gpu": "resources.cpus_per_rank",
+    "mem": "resources.mem_gb_per_rank",
+    "time": "resources.timeout_min",
+    **{name: f"cluster.{name}" for name in ("partition", "account", "qos", "constraint", "reservation")},
+}
+
 # Options of sbatch by which hpctrain knows its jobs, and why a user cannot give them.
 _OWN = {
     "comment": "it tells the run's jobs from others of the same number",
@@ -42,6 +57,7 @@ _OWN = {
     "test-only": "it makes no job: hpctrain submit --dry-run shows the script",
     "wait": "hpctrain returns at once: hpctrain logs -f follows the run",
     "wrap": "the job's script is the run",
+    **{name: f"give {setting}" for name, setting in _SETTINGS.items()},
 }
 
 _MEMORY_SHARE = 0.97  # of a node's memory is for jobs: the system needs the rest

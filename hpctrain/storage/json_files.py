@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, cast
 from annotated_types import Ge, Le
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hpctrain.errors import Damaged, Foreign
+from hpctrain.errors import Closed, Damaged, Foreign
 from hpctrain.storage import ownership
 from hpctrain.storage.files import name_file, open_regular
 
@@ -88,6 +88,8 @@ def _read(path: Path | str, opened: AbstractContextManager[int]) -> tuple[bytes,
                 content += more
     except (FileNotFoundError, Foreign):
         raise
+    except PermissionError as error:
+        raise Closed(path, ownership.unread(error)) from None
     except OSError as error:
         why = _NOT_A_FILE if error.errno in (None, errno.ELOOP, errno.ENXIO) else str(error.strerror)
         raise Damaged(path, why) from None

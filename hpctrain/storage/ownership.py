@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpctrain.errors import Foreign
+from hpctrain.errors import Foreign, UserError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -25,6 +25,29 @@ def user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def unread(error: OSError) -> str:
+    """Returns why a file could not be read: of what this user may not read, a file or a folder above it, the owner."""
+    if not isinstance(error, PermissionError) or error.filename is None:
+        return error.strerror or str(error)
+    path = Path(error.filename).absolute()
+    closed = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
+    try:
+        facts = closed.stat()
+    except OSError:
+        return str(error.strerror)
+    above = "" if closed == path else f"the folder {closed} "
+    return f"{above}belongs to {user(facts.st_uid)} (mode {stat.S_IMODE(facts.st_mode):04o})"
+
+
+@contextlib.contextmanager
+def readable(key: str) -> Iterator[None]:
+    """Raises UserError for the setting `key` if this user may not read a file that is opened inside."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(key, error.filename, f"cannot be read: {unread(error)}") from None
 
 
 def others(status: os.stat_result, sticky: bool = False, owner_only: bool = False) -> str | None:

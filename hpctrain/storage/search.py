@@ -76,6 +76,16 @@ def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
     return False
 
 
+def refuse_closed(root: str | Path, study: str | None = None) -> None:
+    """Raises UserError, with the owner, if the entries of `root`, or those of a study in it, may not be read."""
+    closed: list[str] = []
+    if not may_enter(absolute(root), closed.append) and closed:
+        raise UserError("run.root", absolute(root), closed[0])
+    for part in ("", ".study", ".study/parts") if study else ():
+        if not may_enter(absolute(root) / str(study) / part, closed.append) and closed:
+            raise UserError("run.study", study, closed[0])
+
+
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:
     """Returns the run that `text` names: a path, a run id, a job id, the start or a part of a run id.
 

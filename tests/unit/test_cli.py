@@ -68,6 +68,7 @@ def test_help_names_every_command(tmp_path):
         (["train", "lenet_digits", "model.name=resnet50"], ["model.", "chosen as model=resnet50"]),
         (["train", "run.study=2026"], ["run.study=2026: must be text, in quotes: 'run.study=\"2026\"'"]),
         (["train", "lenet_digits", "--config-dir", ".", "seed=-1"], ["seed=-1: must be ≥ 0"]),
+        (["train", "--resolve"], ["--resolve=: is for --cfg job or --help"]),
         (["report", "../x"], ["run.study='../x'", "letters, digits"]),
     ],
 )

@@ -43,6 +43,7 @@ def test_every_shape_is_hidden_in_a_text(secret):
         ("auth=bearer word", "auth=bearer ***"),
         ("a_secret=word b_credential=word", "a_secret=*** b_credential=***"),
         ("-----BEGIN PRIVATE KEY----- cut off", "***"),
+        ("/a/token=word /a/token:word", "/a/token=*** /a/token:***"),
     ],
 )
 def test_what_is_named_a_secret_is_hidden_and_its_name_is_not(text, hidden):
@@ -54,6 +55,7 @@ def test_what_is_named_a_secret_is_hidden_and_its_name_is_not(text, hidden):
     [
         "data.tokens=word", "max_token_length: 5", "tokens/s: 7", "https://host/x", "--mpi=pmix", "seed=1",
         "X_TOKEN=${MY_TOKEN}", "forward_pass=5", "bypass: 5", "OLDPWD=/x", "sort_key=5", 'X_TOKEN="$MY_TOKEN"', "",
+        "data.path=/etc/passwd: is not a folder", "/a/b/.api_key: no such file",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text):

@@ -39,6 +39,8 @@ def read_shape(path: Path) -> tuple[int, ...]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape = _shape(file.read(4 + 4 * 4))
         size = _whole_size(path)
+    except PermissionError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("data.path", path, f"cannot be read: {error}") from None
     if shape is None:

@@ -24,6 +24,7 @@ from hpctrain.config.settings import DataConfig
 from hpctrain.data.images.decode import Arrow, Folder, Key, Reader
 from hpctrain.data.places import find_folder, source_of
 from hpctrain.errors import UserError
+from hpctrain.storage.ownership import unread
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
@@ -210,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest: Manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError("data.path", path, f"cannot be read: {error.strerror or error}") from None
+        raise UserError("data.path", path, f"cannot be read: {unread(error)}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -99,6 +99,7 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     if not path.is_dir():
         raise UserError("data.path", config.path, "is not a file or folder")
+    os.scandir(path).close()  # of a folder that is closed, rglob yields nothing
     hidden = re.compile(r"(^|/)\.")
     below = [p for p in sorted(path.rglob("*")) if not hidden.search(p.relative_to(path).as_posix())]
     return path, [p for p in below if p.is_file()]

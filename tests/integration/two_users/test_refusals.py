@@ -95,3 +95,34 @@ def test_a_user_without_an_entry_in_passwd_and_without_a_home(place):
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
     assert "submitted as job" in out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"), [("char_lstm_python data=text", "data.path"), ("lenet_digits", "model.weights")]
+)
+@pytest.mark.parametrize("name", ["file", "closed/file"])
+def test_files_of_another_user(place, recipe, key, name):
+    bob, given = Person(place, BOB), place / name
+    (place / "closed").mkdir(mode=0o700)
+    given.write_text("text\n" * 1000)
+    given.chmod(0o600)
+    whose = f"{key}={given}: cannot be read: " + (f"the folder {given.parent} " if "/" in name else "")
+    _, err = bob.hpctrain("train", *recipe.split(), f"{key}={given}", code=2)
+    assert f"{whose}belongs to root (mode 0{'7' if '/' in name else '6'}00)" in err
+    assert not (bob.home / "runs").exists()
+
+
+def test_a_root_of_another_user(place):
+    (place / "runs").mkdir(mode=0o700)
+    _, err = Person(place, BOB).hpctrain("status", "--root", place / "runs", code=2)
+    assert f"run.root={place}/runs: {place}/runs cannot be read: belongs to root" in err
+
+
+@pytest.mark.parametrize("closed", [".study", ".study/parts"])
+def test_a_study_whose_records_are_another_user_s(place, closed):
+    (place / "runs" / "s" / closed).mkdir(parents=True)
+    (place / "runs" / "s" / closed).chmod(0o700)
+    bob = Person(place, BOB)
+    for command in (["report", "s"], ["status", "--study", "s"]):
+        _, err = bob.hpctrain(*command, "--root", place / "runs", code=2)
+        assert f"run.study=s: {place}/runs/s/{closed} cannot be read: belongs to root" in err

@@ -379,3 +379,11 @@ def test_counting_leaves_the_module_and_torch_as_they_are():
     # The frozen first layer's bias is trained, its weight is not, and nothing before it needs a gradient.
     assert (layers["0"].weight_grad.macs, layers["0"].input_grad.macs) == (0, 0)
     assert layers["4"].input_grad.macs == layers["4"].forward.macs
+
+
+@pytest.mark.parametrize("size", ["3x1000000x1000000", "3x224x65537", f"1{'0' * 5000}"])
+def test_sizes_that_no_sample_has_are_refused(size):
+    with pytest.raises(
+        UserError, match=r"^input=.*: sizes must be ≤ 65536: no sample of a data set is larger"
+    ):
+        command.main(["model=resnet50", f"input={size}"])

@@ -14,6 +14,13 @@ def test_the_log_of_a_rank(failed, capsys):
     assert capsys.readouterr().out == "step 1\n"
 
 
+def test_a_rank_that_the_run_does_not_have(failed, capsys):
+    failed.state.beat(ranks=2)
+    assert cli.main(["logs", "--rank", "2"]) == 2
+    said = "hpctrain: --rank=2: must be ≤ 1: net-0123456789 has 2 ranks\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_followed_to_the_end_it_says_how_the_run_ended(failed, capsys):
     assert cli.main(["logs", "-f"]) == 1
     out, err = capsys.readouterr()

@@ -62,6 +62,10 @@ def test_a_wrong_setting_names_key_and_nearest(override, key, nearest):
         (["comm.batch_norm_ranks=2"], "comm.batch_norm_ranks=2: must divide the 1 ranks, or be all"),
         (["comm.batch_norm_ranks=all", "precision.compile=true"],
          "comm.batch_norm_ranks=all: must be 1 with precision.compile=true"),
+        (["train.batch_size=16777217"],
+         "train.batch_size=16777217: must be ≤ 16777216: a rank has them in memory at once"),
+        (["resources.threads_per_rank=4097"],
+         "resources.threads_per_rank=4097: must be ≤ 4096: no node has as many cores"),
     ],
 )  # fmt: skip
 def test_what_is_allowed_is_said_whole(overrides, said):

@@ -9,6 +9,8 @@ from hpctrain.config import compose
 from hpctrain.config.data_kinds import DATA_KINDS
 from hpctrain.config.settings import TaskConfig
 from hpctrain.config.tasks import TASK_KINDS, Score, TaskKind, networks_of, perplexity, scores_of
+from hpctrain.data.derive import load
+from hpctrain.errors import UserError
 from hpctrain.models.settings import NETWORKS
 from hpctrain.tasks import make_task
 
@@ -32,7 +34,16 @@ def test_the_networks_of_a_task():
     assert networks_of("masked_language_model") == ["rnn", "birnn", "gru", "lstm"]
     assert networks_of("speech_recognition") == ["deep_speech2"]
     assert networks_of("translation") == ["gnmt", "gnmt_moe"]
-    assert networks_of("classification") == [*NETWORKS]
+    assert networks_of("classification") == [
+        n for n, network in NETWORKS.items() if network.inputs == "image"
+    ]
+
+
+def test_a_network_of_words_is_refused_for_pictures():
+    with pytest.raises(
+        UserError, match=r"^model=lstm: task=classification needs perceptron, .*; task=language_model or "
+    ):
+        load(["lenet_digits", "model=lstm"])
 
 
 SUMS = {

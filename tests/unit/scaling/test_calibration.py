@@ -10,6 +10,7 @@ from hpctrain.data.identify import run_id
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration, plan
 from hpctrain.scaling.start import load
+from hpctrain.storage.files import open_regular
 from hpctrain.storage.search import locate
 from tests.profiles import profile
 
@@ -86,6 +87,17 @@ def test_without_a_calibration_it_says_what_to_run(words, capsys):
     said = capsys.readouterr().err
     assert "is not calibrated for lenet" in said
     assert "hpctrain scale --calibrate experiment=lenet_digits" in said
+
+
+def test_a_profile_that_may_not_be_read_is_not_called_damaged(words, capsys, monkeypatch):
+    def closed(path):
+        if path.name == "profile.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_regular(path)
+
+    monkeypatch.setattr("hpctrain.storage.json_files.open_regular", closed)
+    assert main(["forecast", *words, "scaling=weak", "scaling.gpus=1..2"]) == 1
+    assert "profile.json cannot be read: belongs to " in capsys.readouterr().err
 
 
 def test_another_experiments_links_serve(words):

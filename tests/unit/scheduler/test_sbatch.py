@@ -196,6 +196,13 @@ def test_presets_say_where_they_are_from_and_name_a_known_device(name):
             "resources.mem_gb_per_rank=5.0: must be ≤ 4, devcluster's GB per rank",
         ),
         (["cluster.sbatch={N:2}"], "cluster.sbatch.N=2: must be an option's long name, such as nice"),
+        (["cluster.sbatch={nodes:2}"], "cluster.sbatch.nodes=2: cannot be given: give resources.nodes"),
+        (["cluster.sbatch={time:5}"], "cluster.sbatch.time=5: cannot be given: give resources.timeout_min"),
+        (["cluster.sbatch={qos:a}"], "cluster.sbatch.qos=a: cannot be given: give cluster.qos"),
+        (
+            ["cluster.sbatch={cpus_per_task:2}"],
+            "cluster.sbatch.cpus_per_task=2: cannot be given: give resources.cpus_per_rank",
+        ),
         (
             ["cluster.needs=[account]"],
             "cluster.account=null: devcluster needs it: give cluster.account=NAME",
