@@ -26,7 +26,7 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 from omegaconf.grammar_parser import parse
 
@@ -252,10 +252,38 @@ def _followed(text: str) -> bool:
 
 def plain(values: DictConfig) -> dict[str, Any]:
     """Returns a composed configuration, resolved, as plain containers, without Hydra's own settings."""
-    OmegaConf.resolve(values)
+    try:
+        OmegaConf.resolve(values)
+    except OmegaConfBaseException as error:
+        if (found := _unresolved(values)) is None:
+            raise
+        raise UserError(*found, _unfollowed(str(error))) from None
     container: Any = OmegaConf.to_container(values)
     container.pop("hydra", None)
     return container  # type: ignore[no-any-return]
+
+
+def _unresolved(values: DictConfig | ListConfig) -> tuple[str, str] | None:
+    """Returns the first key whose ${...} cannot be followed, with its text, wherever it was written."""
+    keys: list[Any] = list(values) if isinstance(values, DictConfig) else list(range(len(values)))
+    for key in keys:
+        node: Any = values._get_node(key)
+        if OmegaConf.is_config(node) and not node._is_none() and not node._is_interpolation():
+            if (inner := _unresolved(node)) is not None:
+                return f"{key}.{inner[0]}", inner[1]
+        elif OmegaConf.is_interpolation(values, key):
+            try:
+                values[key]
+            except OmegaConfBaseException:
+                return str(key), str(node._value())
+    return None
+
+
+def _unfollowed(said: str) -> str:
+    """Returns what is wrong with a ${...}, from OmegaConf's words."""
+    named = re.search(r"Interpolation key '([^']*)'", said)
+    what = f"no setting is named {named[1]}" if named else "its ${...} cannot be followed"
+    return f"{what}; a $ in a text is written \\$"
 
 
 def _is_theirs(error: BaseException) -> bool:
@@ -311,9 +339,7 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
             f"must be one of {', '.join(names)}" if names else "must be key=value",
         )
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
-        named = re.search(r"Interpolation key '([^']*)'", text)
-        what = f"no setting is named {named[1]}" if named else "its ${...} cannot be followed"
-        return UserError(key, value, f"{what}; a $ in a text is written \\$")
+        return UserError(key, value, _unfollowed(text))
     return UserError(key, value, " ".join(text.split("\n")[0].split()))
 
 
