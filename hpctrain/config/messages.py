@@ -40,7 +40,10 @@ def explain(
         key, given = f"{key}.name", error["ctx"]["tag"]
     if error["type"] in ("literal_error", "union_tag_invalid"):
         context = error["ctx"]
-        expected = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+        given_words = context.get("expected") or context["expected_tags"]
+        expected = re.findall(r"'([^']*)'", given_words) or [
+            given_words.lower()
+        ]  # a Literal of False has no quotes
         return UserError(key, given, f"must be one of {', '.join(expected)}", nearest(str(given), expected))
     if error["type"] == "value_error":
         # A __post_init__ names its own key and value: "model.depth=3: must be even".

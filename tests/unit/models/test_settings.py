@@ -52,7 +52,7 @@ def test_data_decides_the_vocabulary(name):
         ("vgg16", {"width": -3}, "model.width=-3"),
         ("resnet50", {"version": "v2"}, "must be one of v1, v1.5"),
         ("lstm", {"dropout_input": 1.0}, "model.dropout_input=1.0"),
-        ("lstm", {"bidirectional": True}, "model.bidirectional=True"),
+        ("lstm", {"bidirectional": True}, "model.bidirectional=true: must be one of false"),
         ("lstm", {"nonlinearity": "relu"}, "model.nonlinearity=relu: needs model=rnn or birnn"),
         ("lstm", {"tied": True, "hidden": 8}, "needs model.embedding=8"),
         ("lstm", {"tied": True, "input": "one_hot"}, "needs model.input=embedding"),
