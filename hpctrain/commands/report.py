@@ -37,14 +37,14 @@ def main(argv: list[str]) -> int:
 
 def find(root: str, name: str) -> Path:
     """Returns the folder of the study of that name, or at that path. Raises UserError naming the nearest."""
-    refuse_closed(root)
+    refuse_closed("run.root", absolute(root), absolute(root))
     for path in (Path(root) / name, Path(name)):
         if path.is_dir() and path.resolve() != Path(root).resolve():
             if not may_enter(path):
                 raise UserError(
                     "study", path, f"cannot be read: belongs to {ownership.user(path.stat().st_uid)}"
                 )
-            refuse_closed(path.absolute().parent, path.name)
+            StudyDir(path.absolute()).refuse_closed()
             return absolute(path)
     raise no_such_study(root, name)
 

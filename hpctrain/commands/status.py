@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
     if name and is_run(name):
         path = absolute(name)
         args.root, args.study, name = str(path.parents[1]), path.parent.name, path.name
-    refuse_closed(args.root, args.study)
+    refuse_closed("run.root", absolute(args.root), absolute(args.root))
+    if args.study:
+        StudyDir(absolute(args.root) / args.study).refuse_closed()
     if args.root != DEFAULT_ROOT and not args.study and not absolute(args.root).is_dir():
         raise UserError("run.root", absolute(args.root), "there is no such folder")
     told: set[str] = set()

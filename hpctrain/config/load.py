@@ -31,9 +31,9 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     if model.name not in NETWORKS:
         raise choose("model.name", model.name, NETWORKS)
     has = {f.name for f in dataclasses.fields(NETWORKS[model.name].settings)}
-    others = {f.name for network in NETWORKS.values() for f in dataclasses.fields(network.settings)}
-    if foreign := next((key for key in rest if key in others - has), None):
-        raise of_another("model", model.name, foreign, rest[foreign])
+    for key in (key for key in rest if key not in has):  # none of a right configuration
+        if any(key == f.name for network in NETWORKS.values() for f in dataclasses.fields(network.settings)):
+            raise of_another("model", model.name, key, rest[key])
     return dataclasses.replace(model, settings=validate(NETWORKS[model.name].settings, rest, "model."))
 
 

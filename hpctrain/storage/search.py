@@ -76,14 +76,12 @@ def may_enter(folder: Path, say: Callable[[str], None] = silent) -> bool:
     return False
 
 
-def refuse_closed(root: str | Path, study: str | None = None) -> None:
-    """Raises UserError, with the owner, if the entries of `root`, or those of a study in it, may not be read."""
+def refuse_closed(key: str, value: object, *folders: Path) -> None:
+    """Raises UserError for the setting `key`, with the owner, if the entries of a folder may not be read."""
     closed: list[str] = []
-    if not may_enter(absolute(root), closed.append) and closed:
-        raise UserError("run.root", absolute(root), closed[0])
-    for part in ("", ".study", ".study/parts") if study else ():
-        if not may_enter(absolute(root) / str(study) / part, closed.append) and closed:
-            raise UserError("run.study", study, closed[0])
+    for folder in folders:
+        if not may_enter(folder, closed.append) and closed:
+            raise UserError(key, value, closed[0])
 
 
 def find(root: str, text: str | None, study: str | None = None) -> RunDir:

@@ -34,6 +34,7 @@ from hpctrain.storage.folders import make_private, refuse_others
 from hpctrain.storage.json_files import Number, load, replace_text
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import JobId
+from hpctrain.storage.search import refuse_closed
 
 NAME = ".study"
 
@@ -214,6 +215,10 @@ class StudyDir:
     def refuse_others(self) -> None:
         """Raises UserError if users other than this one can write to the study's folders."""
         refuse_others(self.path.parent, self.folder)
+
+    def refuse_closed(self) -> None:
+        """Raises UserError, with the owner, if this user may not read the study or what `sweep` wrote about it."""
+        refuse_closed("run.study", self.name, self.path, self.folder, self.folder / "parts")
 
     def create(self) -> None:
         """Creates the study's folders."""
