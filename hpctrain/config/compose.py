@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,10 @@ def run_app(
     folders: list[str | Path] = [conf_dir(), *_given(argv, "--config-dir", "-cd", "--config-path", "-cp")]
     for folder in folders:
         _check_files(argv, Path(folder))
+    several = "--multirun" in argv or "-m" in argv
+    beside = Path("multirun", time.strftime("%Y-%m-%d/%H-%M-%S"))  # as Hydra names it
+    if several and not any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in argv):
+        argv = [f"hydra.sweep.dir={beside}", *argv]
     sys.argv = ["hpctrain", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions, which we report in one line
     _register(derive if "--resolve" in argv else None)
@@ -167,9 +172,19 @@ def run_app(
         raise explain(error, [a for a in argv if not a.startswith("-")], "config") from None
     finally:
         _register()
+        if several and len(codes) == 1:
+            _leave_nothing(beside)
     if errors:
         raise errors[0]
     return max(codes)
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Removes the folder that Hydra made for a multirun, if nothing but its own record and empty folders are in it."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for path in (*folder.glob("*"), folder, *folder.parents[:2]):
+            path.rmdir()
 
 
 def spelled_out(argv: Sequence[str]) -> Iterator[str]:

@@ -53,3 +53,9 @@ def test_a_wrong_run_of_a_multirun_is_said(cli):
         code=2,
     )  # fmt: skip
     assert "must be ≥ 0" in said
+
+
+@pytest.mark.parametrize("wrong", ["optimizer.lr=-1,-2", "optimizer.nosuch=1,2", "model=nosuch,neither"])
+def test_a_refused_multirun_leaves_no_folder(cli, wrong):
+    cli.run("train", "--multirun", "lenet_digits", wrong, code=2)
+    assert not list(cli.folder.glob("multirun"))
