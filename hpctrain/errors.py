@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hpctrain.shown import shown
@@ -39,6 +42,13 @@ class RunFailed(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.detail)
+
+
+class Uncounted(Exception):
+    """The operations of a network are not known. The text says why; a run goes on without their figures."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(shown(" ".join(why.split())))
 
 
 class Unusable(Exception):
@@ -73,6 +83,19 @@ class Foreign(Damaged):
     def __init__(self, path: Any, why: str) -> None:
         super().__init__(path, why)
         self.errno, self.strerror = errno.EPERM, f"is not believed: {why}"
+
+
+def place_in_code(error: BaseException) -> str | None:
+    """Returns file and line, such as `nets.py, line 7`, at which the user's own code raised `error`; None if not in it.
+
+    The user's own code is what is neither an installed package, nor Python's, nor this one.
+    """
+    own, place = str(Path(__file__).parent), None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not (file.startswith((own, sys.base_prefix, "<")) or "-packages" in file):
+            place = f"{Path(file).name}, line {line}"
+    return place
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -61,7 +61,8 @@ def _show(started: Started, dry_run: bool) -> None:
     )
     most = "at most " if started.request.settings.pruner != "none" else ""
     bound = bound_shown(facts["lower_bound_s"])
-    print(f"{most}{facts['steps']:,} steps, {facts['flops_total']:.3g} FLOPs; {bound}")
+    flops = "FLOPs unknown" if facts["flops_total"] is None else f"{facts['flops_total']:.3g} FLOPs"
+    print(f"{most}{facts['steps']:,} steps, {flops}; {bound}")
     if facts["node_hours_max"] is not None:
         print(hours_shown(facts["node_hours_max"]))
     each = "each works until all is done" if jobs.quota is None else f"{_many(jobs.quota, 'run')} each"

@@ -149,6 +149,7 @@ class TrainConfig:
     image_sizes: tuple[tuple[Count, Positive], ...] = ()
     tensorboard: bool = dataclasses.field(default=False, metadata=HOW)
     deterministic: bool = dataclasses.field(default=True, metadata=HOW)
+    flops: bool = dataclasses.field(default=True, metadata=HOW)
     profile: Count = dataclasses.field(default=0, metadata=HOW)
     ceilings: bool = dataclasses.field(default=False, metadata=HOW)
 
@@ -241,6 +242,7 @@ class CommConfig:
     transport: Literal["auto", "mpi", "gloo"] = dataclasses.field(default="auto", metadata=HOW)
     exchange: Literal["buckets", "distributed_optimizer"] = dataclasses.field(default="buckets", metadata=HOW)
     bucket_mb: PositiveFloat = dataclasses.field(default=25.0, metadata=HOW)
+    overlap: bool = dataclasses.field(default=True, metadata=HOW)
     reduction: Literal["mean", "adasum"] = "mean"
     batch_norm_ranks: Positive | Literal["all"] = 1
     compression: Literal["none", "fp16"] = dataclasses.field(default="none", metadata=HOW)

@@ -7,21 +7,23 @@ meta device, without data: the module, its gradients and torch's global state do
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hpctrain.errors import RunFailed, UserError
+from hpctrain.errors import RunFailed, UserError, place_in_code
 from hpctrain.flops.calls import SAMPLE
-from hpctrain.flops.modules import Where
+from hpctrain.flops.modules import ROOT, Where
 from hpctrain.flops.result import LOSS, Count, Layer
 from hpctrain.flops.rules import Cost
 from hpctrain.flops.trace import FORWARD, INPUTS, RECOMPUTED, WEIGHTS, Trace, tensors
 from hpctrain.flops.walk import Walk
 
 Loss = Callable[[Any], Tensor]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def count(
@@ -37,22 +39,25 @@ def count(
 
     `loss` turns the module's result into a scalar; without it the backward pass starts at the outputs. With
     `training` None the module keeps its mode; `check` False leaves out the second count. Raises UserError for
-    inputs that do not fit and for an operator without a rule (unless `allow_unknown`), RunFailed if the two counts
-    differ.
+    inputs that do not fit, for a module that needs data, and for an operator or hook without a rule (unless
+    `allow_unknown`), RunFailed if the two counts differ.
     """
-    copied = on_meta(model)
-    if training is not None:
-        copied.train(training)
     moved = tuple(_to_meta(value) for value in inputs)
-    with torch.enable_grad():
-        try:
+    try:
+        copied = on_meta(model)
+        if training is not None:
+            copied.train(training)
+        with torch.enable_grad():
             walk = _walk(copied, moved, loss)
-        except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
-            shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors(moved))
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError("input", shapes, f"does not pass through the model: {reason}") from error
-        trace = _trace(copied, moved, loss) if check else None
-    unknown = dict(walk.unknown) | (dict(trace.unknown) if trace else {})
+            trace = _trace(copied, moved, loss) if check else None
+    except Exception as error:  # the user's own code may raise anything
+        shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors(moved))
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f" ({place})" if (place := place_in_code(error)) else ""
+        raise UserError(
+            "input", shapes, f"does not pass through the model without data: {reason}{where}"
+        ) from error
+    unknown = _hooks(model) | dict(walk.unknown) | (dict(trace.unknown) if trace else {})
     if unknown and not allow_unknown:
         (layer, name), _ = next(iter(unknown.items()))
         raise UserError("operator", name, f"has no rule (in {layer}); --allow-unknown counts the rest")
@@ -69,19 +74,40 @@ def count(
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """Returns a copy of `model` whose parameters and buffers have shapes but no data; hooks are not copied."""
+    """Returns a copy of `model` whose tensors have shapes but no data, with no hooks but torch's own."""
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    for tensor in (*model.buffers(), *filter(torch.is_tensor, attributes)):
+        memo.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
     copied: nn.Module = copy.deepcopy(model, memo)
     for module in copied.modules():
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            getattr(module, hooks).clear()
+        for kind in _HOOKS:
+            hooks = getattr(module, kind)
+            for key in [key for key, hook in hooks.items() if not _is_torch_s(hook)]:
+                del hooks[key]
     return copied
+
+
+def _hooks(model: nn.Module) -> dict[tuple[str, str], int]:
+    """Returns the user's hooks by layer: they may compute anything, and must not run on tensors without data."""
+    found = [
+        (name or ROOT, f"hook {getattr(hook, '__qualname__', type(hook).__qualname__)}")
+        for name, module in model.named_modules()
+        for kind in _HOOKS
+        for hook in getattr(module, kind).values()
+        if not _is_torch_s(hook)
+    ]
+    return dict(Counter(found))
+
+
+def _is_torch_s(hook: Any) -> bool:
+    """Whether torch itself made the hook, as for spectral norm or pruning: then it runs on tensors without data."""
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    return module.partition(".")[0] == "torch"
 
 
 def _to_meta(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.errors import RunFailed
+from hpctrain.errors import RunFailed, Uncounted, UserError
 from hpctrain.flops import roofline
 from hpctrain.flops.result import Count
 from hpctrain.flops.rules import Cost
@@ -29,7 +29,6 @@ class StepWork:
     optimizer_flops: int
     optimizer_elements: int
     passes: tuple[Cost, ...]
-    agreed: bool  # whether both counts are equal
 
     def least_s(self, device: Device, dtype: str) -> tuple[float, float]:
         """Returns the least seconds that `device` needs for one sample of such a batch, and for one update (in fp32).
@@ -40,7 +39,7 @@ class StepWork:
         return passes.seconds / self.samples, self.optimizer_elements * 4 / device.bytes_per_s
 
 
-def work_of(counted: Count, optimizer: Any, samples: int, *, agreed: bool = True) -> StepWork:
+def work_of(counted: Count, optimizer: Any, samples: int) -> StepWork:
     """Returns the work that was counted for `samples` samples. `optimizer` is a settings object with a `name`."""
     return StepWork(
         counted.params,
@@ -52,7 +51,6 @@ def work_of(counted: Count, optimizer: Any, samples: int, *, agreed: bool = True
         tuple(
             cost for layer in counted.layers for cost in (layer.forward, layer.weight_grad, layer.input_grad)
         ),
-        agreed and not counted.unknown,
     )
 
 
@@ -63,19 +61,17 @@ def step_work(
     *,
     loss: Callable[[Any], Any] | None = None,
     samples: int = 1,
-    allow_unknown: bool = True,
 ) -> StepWork:
     """Returns the work of one step of a torch.nn.Module over `inputs`, which hold `samples` samples.
 
-    If the two counts differ, the closed form is used and `agreed` is false, because a run must not stop for it.
-    Raises UserError as `count` does.
+    Raises Uncounted, and nothing else, if the work cannot be counted: no run fails because of its count.
     """
     from hpctrain.flops.count import count
 
-    agreed = True
     try:
-        counted = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown)
-    except RunFailed:
-        agreed = False
-        counted = count(model, inputs, loss=loss, training=True, allow_unknown=allow_unknown, check=False)
-    return work_of(counted, optimizer, samples, agreed=agreed)
+        counted = count(model, inputs, loss=loss, training=True, allow_unknown=True)
+    except (UserError, RunFailed) as error:
+        raise Uncounted(error.allowed if isinstance(error, UserError) else str(error)) from error
+    if counted.unknown:
+        raise Uncounted("; ".join(f"{name} has no rule (in {layer})" for layer, name in counted.unknown))
+    return work_of(counted, optimizer, samples)

@@ -14,7 +14,7 @@ from hpctrain import hardware
 from hpctrain.config.image_sizes import sized
 from hpctrain.config.settings import Config
 from hpctrain.data import count_samples, sampler
-from hpctrain.errors import RunFailed, UserError
+from hpctrain.errors import Uncounted
 from hpctrain.flops.known import counted
 from hpctrain.flops.step import StepWork, work_of
 from hpctrain.scheduler import sbatch
@@ -23,11 +23,16 @@ POOR = 0.5  # submit warns about an efficiency below this
 
 
 class Estimate(TypedDict):
-    """What a run will cost. `lower_bound_s` is None if no peak of the device is known."""
+    """What a run will cost.
+
+    `flops_total` is None if the network's operations are not known, and `uncounted` says why. `lower_bound_s` is None
+    then too, and if no peak of the device is known.
+    """
 
     steps: int
     samples: int
-    flops_total: float
+    flops_total: float | None
+    uncounted: NotRequired[str]
     lower_bound_s: float | None
     node_hours_max: NotRequired[float]  # Slurm's runs
 
@@ -39,35 +44,41 @@ class Expected(TypedDict):
     expected_efficiency: float
 
 
-def estimate(config: Config, work: StepWork | None = None) -> Estimate:
+def estimate(config: Config, work: StepWork | Uncounted | None = None) -> Estimate:
     """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time.
 
-    `work` is the run's step_work if the caller has it already. Raises UserError if the network refuses its input.
+    `work` is what `step_work` returned or raised for the run, if the caller has it already.
     """
     steps, samples = length(config)
-    parts = _stretches(config, work, steps, samples)
-    total = sum(
+    facts: Estimate = {"steps": steps, "samples": samples, "flops_total": None, "lower_bound_s": None}
+    if config.cluster.kind == "slurm":
+        facts["node_hours_max"] = sbatch.node_hours(config)
+    try:
+        parts = _stretches(config, work, steps, samples)
+    except Uncounted as why:
+        facts["uncounted"] = str(why)
+        return facts
+    facts["flops_total"] = sum(
         count * (part.forward_flops + part.backward_flops) + updates * part.optimizer_flops * config.ranks
         for count, updates, part in parts
     )
     device = hardware.find(config.cluster.device) if config.cluster.device else None
     dtype = "fp32" if config.precision.name == "fp32" else "bf16"
-    bound_s = None
     if device is not None and dtype in device.flops:
         bound_s = 0.0
         for count, updates, part in parts:
             sample_s, update_s = part.least_s(device, dtype)
             bound_s += count / config.ranks * sample_s + updates * update_s
-    facts: Estimate = {"steps": steps, "samples": samples, "flops_total": total, "lower_bound_s": bound_s}
-    if config.cluster.kind == "slurm":
-        facts["node_hours_max"] = sbatch.node_hours(config)
+        facts["lower_bound_s"] = bound_s
     return facts
 
 
 def _stretches(
-    config: Config, work: StepWork | None, steps: int, samples: int
+    config: Config, work: StepWork | Uncounted | None, steps: int, samples: int
 ) -> list[tuple[int, int, StepWork]]:
     """Returns (samples, steps, work per step) of each stretch: one in all, or one per size of progressive resizing."""
+    if isinstance(work, Uncounted):
+        raise work
     sizes = config.train.image_sizes
     if not sizes:
         return [(samples, steps, work or step_work(config))]
@@ -95,25 +106,18 @@ def length(config: Config) -> tuple[int, int]:
 def step_work(config: Config, pixels: int | None = None) -> StepWork:
     """Returns the work of one forward and backward pass over a rank's batch, and of one update.
 
-    `pixels` is the side of the images if it differs from the data set's own. Raises UserError for the user's network.
+    `pixels` is the side of the images if it differs from the data set's own. Raises Uncounted.
     """
     model, batch = config.model, config.train.batch_size
+    if not config.train.flops:
+        raise Uncounted("train.flops=false")
     if model.target is not None:
         from hpctrain import flops, models
+        from hpctrain.tasks import rehearsal
 
         network = models.build(model.name, model.settings, device="meta", target=model.target)
-        shape = config.data.shape or None
-        if shape is not None and pixels is not None:
-            shape = (shape[0], pixels, pixels)
-        inputs = models.example_inputs(model.name, model.settings, batch, input_shape=shape)
-        try:
-            return flops.step_work(network, inputs, config.optimizer, samples=batch)
-        except (UserError, RunFailed):
-            raise
-        except Exception as error:  # of the user's own code
-            sizes = "x".join(map(str, shape or ()))
-            why = f"cannot take a batch of {sizes or 'its input'}: {str(error) or type(error).__name__}"
-            raise UserError("model.target", model.target, why) from None
+        inputs = rehearsal.inputs(config, batch, pixels)
+        return flops.step_work(network, inputs, config.optimizer, samples=batch)
     settings = model.settings if pixels is None else sized(config, pixels)
     if hasattr(settings, "example_length") and config.data.sequence_length:
         settings = dataclasses.replace(settings, example_length=config.data.sequence_length)
@@ -134,10 +138,11 @@ def hours_shown(node_hours: float) -> str:
 
 def shown(facts: Estimate, expected: Expected | None) -> str:
     """Returns the estimate as lines for people. `expected` is None without a calibration."""
-    parts = [
-        f"{facts['steps']:,} steps over {facts['samples']:,} samples, {facts['flops_total']:.3g} FLOPs",
-        bound_shown(facts["lower_bound_s"]),
-    ]
+    length = f"{facts['steps']:,} steps over {facts['samples']:,} samples"
+    if facts["flops_total"] is None:
+        parts = [f"{length}, FLOPs unknown: {facts.get('uncounted')}"]
+    else:
+        parts = [f"{length}, {facts['flops_total']:.3g} FLOPs", bound_shown(facts["lower_bound_s"])]
     if "node_hours_max" in facts:
         parts.append(hours_shown(facts["node_hours_max"]))
     lines = ["; ".join(parts)]

@@ -197,14 +197,22 @@ def summary_text(run: RunDir, state: RunState) -> str:
     rows += [
         ("training time", f"{s['train_s']:.1f} s ({s['elapsed_s']:.1f} s with validation and checkpoints)"),
         ("throughput", f"{s['samples_per_s'] or 0:,.0f} samples/s; ranks: {state.ranks or 1}"),
-        ("FLOPs per step", "  ".join(f"{k} {v:.4g}" for k, v in s["flops_per_step"].items())),
-        ("achieved", f"{s['gflop_per_s'] or 0:.2f} GFLOP/s; {s['flops_total']:.4g} FLOPs in all"),
+        ("FLOPs per step", _flops_per_step(s["flops_per_step"])),
+        *([("achieved", _achieved(s))] if s["flops_total"] is not None else []),
         *([("shares", _shares(s))] if s.get("mfu") is not None else []),
         *([("input", slow)] if (slow := slow_input(s.get("input"))) else []),
         ("directory", str(run.path)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
+
+
+def _flops_per_step(parts: dict[str, float] | None) -> str:
+    return "unknown" if parts is None else "  ".join(f"{name} {value:.4g}" for name, value in parts.items())
+
+
+def _achieved(summary: Mapping[str, Any]) -> str:
+    return f"{summary['gflop_per_s'] or 0:.2f} GFLOP/s; {summary['flops_total']:.4g} FLOPs in all"
 
 
 def slow_input(waiting: dict[str, Any] | None) -> str | None:

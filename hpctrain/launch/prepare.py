@@ -77,7 +77,7 @@ def check(config: Config) -> None:
 
 
 def _check_model(config: Config) -> None:
-    """Raises UserError for weights that do not fit and a target that is not a module: only torch can tell."""
+    """Raises UserError for weights that do not fit and a target that cannot be trained: only torch can tell."""
     model = config.model
     if model.weights is None and model.target is None:
         return
@@ -85,6 +85,11 @@ def _check_model(config: Config) -> None:
         check_target(model.target)
     if model.weights is not None:
         check_weights(model.weights)
-    from hpctrain import models
+    if model.target is not None:
+        from hpctrain.tasks import rehearsal
 
-    models.build(model.name, model.settings, device="meta", weights=model.weights, target=model.target)
+        rehearsal.play(config)
+    else:
+        from hpctrain import models
+
+        models.build(model.name, model.settings, device="meta", weights=model.weights)

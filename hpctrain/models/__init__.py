@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpctrain.models.factory import WithAuxiliary, build, example_inputs
+    from hpctrain.models.factory import WithAuxiliary, build, check_trainable, example_inputs, initialise
 
-__all__ = ["WithAuxiliary", "build", "example_inputs"]
+__all__ = ["WithAuxiliary", "build", "check_trainable", "example_inputs", "initialise"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from hpctrain.errors import UserError, choose
+from hpctrain.errors import UserError, choose, place_in_code
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings import CUSTOM, NETWORKS, check_target
 
-__all__ = ["WithAuxiliary", "build", "example_inputs"]
+__all__ = ["WithAuxiliary", "build", "check_trainable", "example_inputs", "initialise"]
 
 
 def build(
@@ -32,21 +33,45 @@ def build(
 ) -> nn.Module:
     """Returns the network `name`, or an instance of the class `target`, on `device`.
 
-    On "meta" nothing is allocated. For other devices it is built on the CPU and then moved, so that equal seeds
-    give equal weights on every device. Raises UserError.
+    On "meta" nothing is allocated, unless a `target` can only be built with data: then it is on the CPU. For other
+    devices it is built on the CPU and then moved, so that equal seeds give equal weights on every device. Raises
+    UserError.
     """
     if target is None and name not in NETWORKS:
         raise choose("model.name", name, NETWORKS)
     meta = torch.device(device).type == "meta"
-    with torch.device("meta" if meta else "cpu"):
-        model = (
-            pkgutil.resolve_name(NETWORKS[name].module)(settings)
-            if target is None
-            else _from_target(target, settings)
-        )
+    place = torch.device("meta" if meta else "cpu")
+    if target is None:
+        with place:
+            model: nn.Module = pkgutil.resolve_name(NETWORKS[name].module)(settings)
+    else:
+        model = _from_target(target, settings, place)
     if weights is not None:
         _load(model, Path(weights))
     return model if meta else model.to(device)
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raises UserError for parameters that cannot be trained here: none that needs a gradient, or complex ones."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            "model.target",
+            type(model).__name__,
+            "has no parameter to train: all are frozen, or none is there",
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.is_complex():
+            raise UserError(
+                "model.target", type(model).__name__, f"its parameter {name} is complex: keep it as a real parameter "
+                "(..., 2), and use torch.view_as_complex on it"
+            )  # fmt: skip
+
+
+def initialise(model: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Gives lazy modules their parameters, by a forward pass of `inputs`, tensors (B, ...) as `forward` takes them."""
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        with torch.no_grad():
+            model(*inputs)
 
 
 def example_inputs(
@@ -79,8 +104,11 @@ def example_inputs(
     return (torch.zeros(batch, *shape, device=device),)
 
 
-def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """Returns an instance of `package.module:Class`, with the settings as keyword arguments. Raises UserError."""
+def _from_target(target: str, settings: Mapping[str, Any], place: torch.device) -> nn.Module:
+    """Returns an instance of `package.module:Class`, with the settings as keyword arguments. Raises UserError.
+
+    It is made at `place`, or on the CPU if its code needs the values of tensors.
+    """
     check_target(target)
     module_name, _, class_name = target.partition(":")
     try:
@@ -92,10 +120,17 @@ def _from_target(target: str, settings: Mapping[str, Any]) -> nn.Module:
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UserError("model.target", target, "must name a subclass of torch.nn.Module")
     try:
-        return kind(**settings)
+        with place:
+            return kind(**settings)
     except Exception as error:
-        why = str(error) or type(error).__name__
-        raise UserError("model.target", target, f"cannot be built from these settings: {why}") from None
+        if place.type == "meta":
+            return _from_target(target, settings, torch.device("cpu"))
+        why, where = str(error) or type(error).__name__, place_in_code(error)
+        raise UserError(
+            "model.target",
+            target,
+            f"cannot be built from these settings: {why}{f' ({where})' if where else ''}",
+        ) from None
 
 
 def _load(model: nn.Module, path: Path) -> None:

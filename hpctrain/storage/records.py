@@ -43,7 +43,7 @@ class Rates:
     """
 
     samples_per_s: float | None = None
-    flops: float = 0.0
+    flops: float | None = None
     gflop_per_s: float | None = None
     mfu: float | None = None
     roofline_share: float | None = None

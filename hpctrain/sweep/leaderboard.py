@@ -60,5 +60,5 @@ def costs(results: Sequence[Result]) -> dict[str, float]:
         hours[r.phase] = hours.get(r.phase, 0.0) + r.seconds * r.ranks / 3600
     return {
         "hours": math.fsum(hours.values()), "failed_hours": hours["failed"], "pruned_hours": hours["paused"],
-        "exaflops": math.fsum(r.flops for r in results) / 1e18,
+        "exaflops": math.fsum(r.flops or 0.0 for r in results) / 1e18,
     }  # fmt: skip

@@ -5,6 +5,7 @@ Takes overrides in the sweep's grammar; checks everything that can be wrong. Wri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.config.swept import Interval, Swept
 from hpctrain.data.derive import derive
-from hpctrain.errors import UserError
+from hpctrain.errors import Uncounted, UserError
 from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate
 from hpctrain.launch.prepare import check as check_machine
@@ -34,7 +35,7 @@ class Costs:
     """
 
     steps: int
-    flops: float
+    flops: float | None
     bounds_s: list[float] | None
     node_hours_max: float | None = None
 
@@ -96,16 +97,22 @@ def _try_bounds(composer: sweep_grammar.Composer, space: Sequence[Swept], first:
 
 def _costs(configs: Iterable[Config]) -> Costs:
     """The costs of all runs; counts each different step once."""
-    known: dict[str, StepWork] = {}
-    flops, steps = 0.0, 0
+    known: dict[str, StepWork | Uncounted] = {}
+    flops: list[float | None] = []
+    steps = 0
     bounds_s: list[float | None] = []
     for config in configs:
         optimizer = {k: v for k, v in vars(config.optimizer).items() if k != "lr"}
         key = repr((config.model, config.data.sequence_length, config.train.batch_size, optimizer))
         if key not in known:
-            known[key] = estimate.step_work(config)
+            try:
+                known[key] = estimate.step_work(config)
+            except Uncounted as why:
+                known[key] = why
         facts = estimate.estimate(config, known[key])
-        flops, steps = flops + facts["flops_total"], steps + facts["steps"]
+        flops.append(facts["flops_total"])
+        steps += facts["steps"]
         bounds_s.append(facts["lower_bound_s"])
     known_s = [bound_s for bound_s in bounds_s if bound_s is not None]
-    return Costs(steps, flops, known_s if len(known_s) == len(bounds_s) else None)
+    total = None if None in flops else math.fsum(each for each in flops if each is not None)
+    return Costs(steps, total, known_s if len(known_s) == len(bounds_s) else None)

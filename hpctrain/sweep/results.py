@@ -37,7 +37,7 @@ class Result:
     curve: list[tuple[float, float]]
     ranks: int
     seconds: float
-    flops: float
+    flops: float | None
 
 
 @dataclass(frozen=True)

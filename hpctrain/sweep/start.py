@@ -48,7 +48,7 @@ class Facts(TypedDict):
     at_once: int
     job_ids: list[str]
     steps: int
-    flops_total: float
+    flops_total: float | None
     node_hours_max: float | None
     lower_bound_s: float | None
 

@@ -2,18 +2,21 @@
 
 Takes parameters and a `Comm`. The gradients are in flat buckets (flat_gradients.py; buckets.py says which share one).
 The caller may add a few numbers, which are summed at the end of the last bucket at no cost. It also does the scaling:
-losses divided by the global batch make the sum the mean.
+losses divided by the global batch make the sum the mean. arrivals.py knows when a bucket is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hpctrain.config.settings import CommConfig
+from hpctrain.errors import RunFailed
+from hpctrain.storage.run_state import Reason
+from hpctrain.training.arrivals import Arrivals
 from hpctrain.training.comm import Comm
 from hpctrain.training.flat_gradients import Bucket, FlatGradients
 
@@ -42,6 +45,9 @@ class Exchange(Protocol):
     def scale(self, factor: Tensor) -> None:
         """Multiply every gradient by `factor`, a scalar tensor."""
 
+    def leave_out_unused(self) -> None:
+        """Until the next step, parameters without a gradient on any rank have `grad` None, as in plain PyTorch."""
+
 
 class GradientExchange(FlatGradients):
     """Does one allreduce per bucket, in place, as soon as the last gradient of the bucket is ready."""
@@ -55,25 +61,40 @@ class GradientExchange(FlatGradients):
         extras: int = 0,
         half: bool = False,
         adasum: bool = False,
+        overlap: bool = True,
+        names: Mapping[nn.Parameter, str] | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         """`extras`: how many float32 numbers are summed with the gradients. `half`: float16 on the wire.
 
         `adasum`: each parameter gets the Adasum of its gradients times the number of ranks, which is their sum if all
-        ranks have the same gradients.
+        ranks have the same gradients. `overlap`: while the backward pass runs; else all sums begin after it. `names`
+        are for messages, and `say` takes those that are not errors.
         """
-        super().__init__(parameters, bucket_mb=bucket_mb, extras=extras)
-        self._comm, self._half, self._adasum = comm, half, adasum
+        count = sum(parameter.requires_grad for parameter in parameters)
+        super().__init__(parameters, bucket_mb=bucket_mb, extras=extras + count, apart=half)
+        # In how many ranks each parameter got a gradient, in the order of the buckets.
+        self.extras, self._used = self.extras.split([extras, count])
+        self._left_out: list[tuple[nn.Parameter, Tensor]] = []
+        self._comm, self._half, self._adasum, self._overlap = comm, half, adasum, overlap
+        self._names, self._say = names or {}, say
         self._armed = False
-        for bucket in self.buckets:
-            for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+        self._arrivals = [Arrivals(len(bucket.parameters)) for bucket in self.buckets]
+        self._said: set[str] = set()
+        for bucket, arrivals in zip(self.buckets, self._arrivals, strict=True):
+            for place, parameter in enumerate(bucket.parameters):
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket, arrivals, place))
 
     def begin(self) -> None:
         """A new step: set all gradients and extras to zero."""
+        for parameter, view in self._left_out:
+            parameter.grad = view
+        self._left_out = []
         super().begin()
-        for bucket in self.buckets:
+        for bucket, arrivals in zip(self.buckets, self._arrivals, strict=True):
             bucket.started = False
             bucket.handles = []
+            arrivals.begin()
 
     def arm(self) -> None:
         """The next backward pass is the last of the step: sum each bucket as soon as it is complete.
@@ -81,12 +102,21 @@ class GradientExchange(FlatGradients):
         The extras must be set before it.
         """
         self._armed = self._comm.size > 1
-        for bucket in self.buckets:
-            bucket.missing = len(bucket.parameters)
+        for arrivals in self._arrivals:
+            arrivals.arm()
 
     def finish(self) -> None:
-        """Wait for all sums. Starts those that no backward pass completed (unused layers, no samples)."""
+        """Wait for all sums. Starts those that no backward pass completed (unused layers, no samples).
+
+        Raises RunFailed if a gradient came after the sum of its bucket had begun, which has spoilt the sum.
+        """
         if self._comm.size > 1:
+            if late := self._of(Arrivals.late):
+                raise RunFailed(
+                    Reason.LATE_GRADIENT,
+                    f"{_some(late)}: got another gradient in a backward pass after their sum over ranks had begun, as "
+                    "blocks do that are recomputed a varying number of times; comm.overlap=false sums after the pass",
+                )
             for bucket in self.buckets:
                 if not bucket.started:
                     self._start(bucket)
@@ -97,21 +127,89 @@ class GradientExchange(FlatGradients):
                     bucket.flat.copy_(bucket.wire)
             if self._adasum:
                 self.scale(self._comm.size)
+            if self._armed:
+                self._learn()
         self._armed = False
 
-    def _hook(self, bucket: Bucket) -> Any:
-        def ready(_: Tensor) -> None:
+    def leave_out_unused(self) -> None:
+        """Until the next step, parameters without a gradient on any rank have `grad` None, as in plain PyTorch.
+
+        So an optimiser neither decays them nor moves them by their momentum. The sums have ended.
+        """
+        seen = [came for arrivals in self._arrivals for came in arrivals.seen]
+        if all(seen):  # here, so the host need not wait for a GPU's sums
+            return
+        if self._comm.size == 1:
+            self._note_used()
+        places = [(bucket, place) for bucket in self.buckets for place in range(len(bucket.parameters))]
+        for (bucket, place), ranks in zip(places, self._used.tolist(), strict=True):
+            if not ranks:
+                self._left_out.append((bucket.parameters[place], bucket.views[place]))
+                bucket.parameters[place].grad = None
+        if self._left_out and any(seen):
+            names = [self._names.get(parameter, "a parameter") for parameter, _ in self._left_out]
+            self._say_once(
+                "without a gradient on any rank in a step; the update leaves such parameters alone", names
+            )
+
+    def _note_used(self) -> None:
+        seen = [came for arrivals in self._arrivals for came in arrivals.seen]
+        if all(seen):
+            self._used.fill_(1)
+        else:
+            self._used.copy_(torch.tensor(seen))
+
+    def _learn(self) -> None:
+        """The armed pass has ended: note what came once, and say once what came more often."""
+        for arrivals in self._arrivals:
+            arrivals.end()
+        if repeated := self._of(Arrivals.repeated):
+            self._say_once(
+                "more than one gradient in a backward pass (blocks that are recomputed, or used inside of another "
+                "backward pass); their buckets are summed over ranks after the pass", repeated,
+            )  # fmt: skip
+
+    def _say_once(self, what: str, names: Sequence[str]) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            self._say(f"{_some(names)}: {what}")
+
+    def _of(self, places: Callable[[Arrivals], list[int]]) -> list[str]:
+        """Returns the names of the parameters at `places` of the buckets."""
+        return [
+            self._names.get(bucket.parameters[place], f"{bucket.name}[{place}]")
+            for bucket, arrivals in zip(self.buckets, self._arrivals, strict=True)
+            for place in places(arrivals)
+        ]
+
+    def _hook(self, bucket: Bucket, arrivals: Arrivals, place: int) -> Callable[[Tensor], None]:
+        def ready(parameter: Tensor) -> None:
+            view = bucket.views[place]
+            if parameter.grad is not view:  # autograd has replaced it, as it does if create_graph is set
+                view.copy_(parameter.grad.detach())  # type: ignore[union-attr]
+                parameter.grad = view
+            arrivals.seen[place] = True
             if self._armed:
-                bucket.missing -= 1
-                if bucket.missing == 0:
-                    self._start(bucket)
+                arrivals.arrived(place, started=bucket.started)
+                if self._overlap and arrivals.complete and not bucket.started:
+                    self._start_complete(bucket)
 
         return ready
+
+    def _start_complete(self, bucket: Bucket) -> None:
+        """Starts a bucket that is complete; the last one, which says what came in all of them, after the others."""
+        last = self.buckets[-1]
+        if bucket is not last:
+            self._start(bucket)
+        if self._arrivals[-1].complete and all(other.started for other in self.buckets[:-1]):
+            self._start(last)
 
     def _start(self, bucket: Bucket) -> None:
         bucket.started = True
         tensor = bucket.flat
-        if self._half:
+        if bucket is self.buckets[-1]:
+            self._note_used()
+        if self._half and bucket.parameters:
             if bucket.wire is None:
                 bucket.wire = torch.empty_like(bucket.flat, dtype=torch.float16)
             tensor = bucket.wire.copy_(bucket.flat)
@@ -159,11 +257,19 @@ class StockExchange(FlatGradients):
         if len(self.extras):
             self._comm.sum(self.extras, "extras")
 
+    def leave_out_unused(self) -> None:
+        """Leaves out nothing: Horovod's own optimiser gives every parameter a gradient."""
+
 
 def make_exchange(
-    settings: CommConfig, model: nn.Module, optimizer: Any, comm: Comm, extras: int
+    settings: CommConfig,
+    model: nn.Module,
+    optimizer: Any,
+    comm: Comm,
+    extras: int,
+    say: Callable[[str], None] = print,
 ) -> tuple[Exchange, Any]:
-    """Returns the exchange that the settings ask for, and the optimiser to use with it."""
+    """Returns the exchange that the settings ask for, and the optimiser to use with it. `say`: as its own."""
     parameters = list(model.parameters())
     if settings.exchange == "distributed_optimizer" and comm.size > 1:
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -176,5 +282,14 @@ def make_exchange(
         extras=extras,
         half=settings.compression == "fp16",
         adasum=settings.reduction == "adasum" and comm.size > 1,
+        overlap=settings.overlap,
+        names={parameter: name for name, parameter in model.named_parameters()},
+        say=say,
     )
     return exchange, optimizer
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """Returns the first names in a line, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"

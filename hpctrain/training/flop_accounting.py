@@ -17,6 +17,8 @@ from torch import nn
 
 from hpctrain import flops, hardware
 from hpctrain.config.settings import Config
+from hpctrain.errors import Uncounted
+from hpctrain.flops import StepWork
 from hpctrain.storage.records import Rates, Scores, TrainRecord, train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm
@@ -45,6 +47,7 @@ class Summary(TypedDict):
     """The figures of a whole run, in state.json and in its last record. See storage/records.py for the rates.
 
     `elapsed_s` counts validation and checkpoints as well, which `train_s` leaves out. `energy` is of one attempt alone.
+    Figures of operations are None if the network's could not be counted.
     """
 
     validation: Scores | None
@@ -53,13 +56,13 @@ class Summary(TypedDict):
     train_s: float
     elapsed_s: float
     samples_per_s: float | None
-    flops: float
+    flops: float | None
     gflop_per_s: float | None
     mfu: float | None
     roofline_share: float | None
-    flops_total: float
+    flops_total: float | None
     input: Waiting | None
-    flops_per_step: StepFlops
+    flops_per_step: StepFlops | None
     params: int
     device_peak: DevicePeak | None
     energy: NotRequired[EnergyUse]
@@ -82,17 +85,22 @@ class Costs:
         samples = min(config.train.batch_size, len(dataset))
         one = dataset.batch(np.zeros(1, dtype=np.int64))[:-targets]
         inputs = tuple(tensor.new_empty(samples, *tensor.shape[1:], device="meta") for tensor in one)
-        self.work = flops.step_work(model, inputs, config.optimizer, samples=samples)
-        # Progressive resizing: the cost of one step at each size of its images.
-        self._works = {None: self.work} | {
-            pixels: flops.step_work(
-                model,
-                (inputs[0].new_empty(*inputs[0].shape[:2], pixels, pixels),),
-                config.optimizer,
-                samples=samples,
-            )
+        # With progressive resizing, the cost of one step at each size of its images.
+        sizes = {None: inputs} | {
+            pixels: (inputs[0].new_empty(*inputs[0].shape[:2], pixels, pixels),)
             for pixels in {pixels for _, pixels in config.train.image_sizes}
         }
+        self.uncounted: str | None = None
+        self._works: dict[int | None, StepWork | None] = dict.fromkeys(sizes)
+        try:
+            if not config.train.flops:
+                raise Uncounted("train.flops=false")
+            for size, given in sizes.items():
+                self._works[size] = flops.step_work(model, given, config.optimizer, samples=samples)
+        except Uncounted as why:
+            self.uncounted = str(why)
+            self._works = dict.fromkeys(sizes)
+        self._params = sum(parameter.numel() for parameter in model.parameters())
         self._dtype = precision
         self.device = _device(config, device, self._dtype)
         self._known = self.device is not None and self._dtype in self.device.flops
@@ -102,24 +110,29 @@ class Costs:
     def resize(self, pixels: int | None) -> None:
         """From now on figures are for images with `pixels` per side; None: the size of the data set's images."""
         self.work = self._works[pixels]
-        self._least_s = self.work.least_s(self.device, self._dtype) if self.device and self._known else None
+        self._least_s = None
+        if self.work and self.device and self._known:
+            self._least_s = self.work.least_s(self.device, self._dtype)
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
         """Returns the line that announces the run: steps, ranks, parameters, cost."""
-        work, start = self.work, f"resuming at step {step} of" if step else "starting"
+        start = f"resuming at step {step} of" if step else "starting"
+        each = self.per_sample
+        cost = f"FLOPs unknown: {self.uncounted}" if each is None else f"{each / 1e6:,.2f} MFLOP per sample"
         return (
             f"{start} {total_steps} steps on {comm.size} rank{'s' if comm.size > 1 else ''} "
-            f"({comm.transport}, {device.type}), effective batch {self._batch}; {work.params:,} parameters, "
-            f"{self.per_sample / 1e6:,.2f} MFLOP per sample"
+            f"({comm.transport}, {device.type}), effective batch {self._batch}; {self._params:,} parameters, {cost}"
         )
 
     @property
-    def per_sample(self) -> float:
-        """FLOPs of the forward and the backward pass for one sample."""
-        return self.work.forward_flops + self.work.backward_flops
+    def per_sample(self) -> float | None:
+        """FLOPs of the forward and the backward pass for one sample; None if they are not known."""
+        return None if self.work is None else self.work.forward_flops + self.work.backward_flops
 
-    def total(self, samples: int, steps: int) -> float:
+    def total(self, samples: int, steps: int) -> float | None:
         """Returns the FLOPs of `steps` steps over `samples` samples, those of the optimiser on all ranks included."""
+        if self.work is None or self.per_sample is None:
+            return None
         return self.per_sample * samples + self.work.optimizer_flops * steps * self._ranks
 
     def rates(self, steps: int, samples: int, wall_s: float) -> Rates:
@@ -127,8 +140,10 @@ class Costs:
         done = self.total(samples, steps)
         if not wall_s:
             return Rates(flops=done)
+        if done is None:
+            return Rates(samples / wall_s)
         rates = Rates(samples / wall_s, done, done / wall_s / 1e9)
-        if not (self._peak_flops and self._least_s):
+        if not (self._peak_flops and self._least_s and self.per_sample):
             return rates
         sample_s, update_s = self._least_s
         least_s = samples / self._ranks * sample_s + steps * update_s
@@ -161,12 +176,14 @@ class Costs:
             "roofline_share": rates.roofline_share,
             "flops_total": rates.flops,
             "input": kept_up(waits, attempt_s),
-            "flops_per_step": {
+            "flops_per_step": None
+            if work is None
+            else {
                 "forward": work.forward_flops * self._batch,
                 "backward": work.backward_flops * self._batch,
                 "optimizer": work.optimizer_flops * self._ranks,
             },
-            "params": work.params,
+            "params": self._params,
             "device_peak": None
             if self.device is None
             else {
@@ -179,9 +196,9 @@ class Costs:
 
     def _of_sizes(self, records: Sequence[TrainRecord], rates: Rates, train_s: float) -> Rates:
         """Returns the sums over the records if images change their size during the run: each record is of one size."""
-        if len(self._works) == 1 or not train_s:
+        if len(self._works) == 1 or not train_s or self.work is None:
             return rates
-        done = sum(record.rates.flops for record in records)
+        done = sum(record.rates.flops or 0.0 for record in records)
         rates = replace(rates, flops=done, gflop_per_s=done / train_s / 1e9)
         known = [r for r in records if r.rates.mfu is not None and r.rates.roofline_share is not None]
         if len(known) < len(records):

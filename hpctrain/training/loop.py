@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from hpctrain import data, models
@@ -74,12 +75,14 @@ def train(
     config = replace(config, precision=numbers)
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = model.to(device).train()
-    comm.broadcast(model.state_dict())
-    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     task = make_task(config.task, train_set)
+    model = model.to(device).train()
+    models.initialise(model, train_set.batch(np.zeros(2, dtype=np.int64))[: -task.targets])
+    models.check_trainable(model)
+    comm.broadcast(state.tensors_of(model))
+    torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
-    exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS)
+    exchange, optimizer = make_exchange(config.comm, model, optimizer, comm, task.width + FLAGS, report.say)
     schedule = Schedule(config.schedule, config.optimizer.lr, batch, steps_per_epoch, total_steps)
     autocast = precision.autocast(numbers.name, device)
     clock = Clock(device)

@@ -6,6 +6,7 @@ float32 tensor of shape (): if it is 1, the step changes nothing, without a look
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,7 +86,11 @@ class Lars(torch.optim.SGD):
             group |= {"lr": lr, "weight_decay": decay}
 
     def _scale_gradients(self, group: dict[str, Any], matrices: Tensor) -> None:
-        weights, decay = group["params"], group["weight_decay"]
+        used = [p.grad is not None for p in group["params"]]
+        weights, decay = list(itertools.compress(group["params"], used)), group["weight_decay"]
+        if not weights:
+            return
+        matrices = matrices[torch.tensor(used, device=matrices.device)] if not all(used) else matrices
         gradients = [p.grad for p in weights]
         w_norms, g_norms = (torch.stack(torch._foreach_norm(of)) for of in (weights, gradients))
         rates = self._trust * w_norms / (g_norms + decay * w_norms)

@@ -1,12 +1,14 @@
 """Turns a training state into one flat set of named tensors and JSON, and back.
 
 Takes the state of all ranks; returns a `Snapshot`, which checkpoints/saver.py writes. Names:
-model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>.
+model/<name>, optimizer/<parameter name>/<key>, ema/<parameter name>, rng/<rank>/<device>, carry/<rank>/<i>. What
+modules keep beside tensors (torch's extra state) is in the meta data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from hpctrain.storage.run_state import Reason
 from hpctrain.tasks import Carry
 from hpctrain.training.comm import Comm
 
+_EXTRA = "_extra_state"  # torch's name for it
 _RANKS = ("rng/", "carry/")  # tensors of one rank; all others are the same on every rank
 
 
@@ -59,7 +62,7 @@ class Live:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the live tensors (...,) by name. Raises RunFailed if the optimiser keeps anything else."""
-        tensors: dict[str, Any] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors: dict[str, Any] = {f"model/{k}": v for k, v in tensors_of(self.model).items()}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
@@ -70,6 +73,23 @@ class Live:
                     Reason.ERROR, f"{name} is not a tensor ({type(value).__name__}): cannot be saved"
                 )
         return tensors
+
+    def extra(self) -> dict[str, Any]:
+        """Returns by module what its `get_extra_state` returns, unless it is a tensor. Raises RunFailed if not JSON."""
+        found: dict[str, Any] = {}
+        for name, value in self.model.state_dict().items():
+            if not isinstance(value, Tensor):
+                found[name.removesuffix(_EXTRA).removesuffix(".")] = value
+                try:
+                    same = json.loads(json.dumps(value)) == value
+                except (TypeError, ValueError):
+                    same = False
+                if not same:
+                    raise RunFailed(
+                        Reason.ERROR,
+                        f"{name} cannot be saved: what get_extra_state returns must be a tensor or JSON",
+                    )
+        return found
 
     @torch.no_grad()
     def load(self, snapshot: Snapshot | None, comm: Comm) -> None:
@@ -85,6 +105,14 @@ class Live:
             for name, value in saved.items():
                 live[name].copy_(value)
         comm.broadcast(live)
+        extra = comm.broadcast_object(snapshot.meta.get("extra_state", {}) if snapshot else {})
+        for name, value in extra.items():
+            self.model.get_submodule(name).set_extra_state(value)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers (...,) of a model by name, and extra states that are tensors."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 @dataclass
@@ -126,7 +154,8 @@ def capture(live: Live, comm: Comm, device: torch.device, meta: dict[str, Any]) 
     tensors = live.tensors()
     for states in comm.gather_objects(own):
         tensors |= states
-    return Snapshot(tensors, meta | {"world_size": comm.size})
+    extra = {"extra_state": found} if (found := live.extra()) else {}
+    return Snapshot(tensors, meta | {"world_size": comm.size} | extra)
 
 
 def of_ranks(snapshot: Snapshot) -> dict[str, Tensor]:

@@ -112,6 +112,7 @@ class Trainer:
             exchange.scale((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        exchange.leave_out_unused()
         self.optimizer.step()
 
 

@@ -73,7 +73,8 @@ class TestTables:
         ("TERMINATED", True, "requeued"), ("TERMINATED", False, "interrupted"),
         ("TIME_LIMIT", True, "requeued"), ("TIME_LIMIT", False, "interrupted"),
         *((reason, True, "failed") for reason in (
-            "OUT_OF_MEMORY", "NAN_PERSISTENT", "DATA_ERROR", "IMPORT_ERROR", "COLLECTIVE_TIMEOUT", "NODE_FAILURE",
+            "OUT_OF_MEMORY", "NAN_PERSISTENT", "LATE_GRADIENT", "DATA_ERROR", "IMPORT_ERROR", "COLLECTIVE_TIMEOUT",
+            "NODE_FAILURE",
             "RANK_KILLED", "DISK_FULL", "STORAGE_ERROR", "NO_VALID_CHECKPOINT", "CONFIG_CHANGED", "RUN_LOCKED",
             "NO_PROGRESS", "SUBMIT_FAILED", "LOST", "ERROR",
         )),

@@ -1,5 +1,7 @@
 """What a run costs: FLOPs a sample from both counts, rates, MFU and the share of the roofline."""
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from hpctrain.flops.document import document
 from hpctrain.flops.known import counted
 from hpctrain.flops.request import request
 from hpctrain.launch import estimate
+from hpctrain.training.comm import Comm
 from hpctrain.training.flop_accounting import Costs
+from tests.integration import odd_networks
 
 SETTINGS = [
     "model=lenet",
@@ -36,7 +40,7 @@ def costs(*settings, device="cpu"):
 
 def test_rates_are_work_over_time():
     made, _ = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
-    assert made.work.agreed
+    assert made.uncounted is None
     step = 3 * 2 * 416_520 - 2 * 117_600  # no input gradient of the first layer
     assert made.per_sample == step
     done = step * 320 + 10 * 2 * 61_706 * 4
@@ -77,3 +81,44 @@ def test_a_cpu_is_measured():
     assert made.device is not None
     assert made.device.flops["fp32"] > 1e9
     assert made.rates(steps=1, samples=32, wall_s=1e9).mfu > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Branch", r"Tensor.item\(\) cannot be called on meta tensors \(odd_networks.py, line \d+\)"),
+        ("NumpyInside", r"no data! \(odd_networks.py, line \d+\)"),
+        ("Rows", "not at the same device"),
+        ("Hooked", r"hook Hooked.__init__.<locals>.<lambda> has no rule \(in first\)"),
+        ("Reentrant", "count_differs"),
+        ("OldWeightNorm", "weight_norm has no rule"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_network_that_cannot_be_counted_trains_without_figures(name, why):
+    config = load(SETTINGS)
+    model = getattr(odd_networks, name)()
+
+    class Small(Pictures):
+        def batch(self, indices):
+            return torch.zeros(len(indices), 1, 16, 16), torch.zeros(len(indices))
+
+    made = Costs(config, "fp32", model, Small(), torch.device("cpu"))
+    assert re.search(why, made.uncounted)
+    assert (made.work, made.per_sample, made.total(10, 1)) == (None, None, None)
+    rates = made.rates(steps=1, samples=32, wall_s=2.0)
+    assert (rates.samples_per_s, rates.flops, rates.gflop_per_s, rates.mfu, rates.roofline_share) == (
+        16,
+        *4 * [None],
+    )
+    line = made.headline(Comm(), torch.device("cpu"), 0, 10)
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters, FLOPs unknown: " in line
+
+
+def test_the_count_can_be_left_out():
+    made, _ = costs("train.flops=off")
+    assert (made.work, made.uncounted) == (None, "train.flops=false")
+    config = load([*SETTINGS, "train.flops=off"])
+    facts = estimate.estimate(config)
+    assert facts["flops_total"] is None
+    assert "FLOPs unknown: train.flops=false" in estimate.shown(facts, None)

@@ -82,7 +82,6 @@ def test_tensorboard_has_scores_and_figures(run, monkeypatch):
         "train/lr": 0.1,
         "train/epoch": 0.5,
         "train/window_s": 2.0,
-        "train/flops": 0.0,
     }
     assert seen == {(name, 4): value for name, value in wanted.items()} | {
         ("validation/loss", 8): 0.5, ("validation/epoch", 8): 1.0, "closed": True,

@@ -1,0 +1,82 @@
+"""A rehearsal of the user's own network: one small batch through it and its loss, before anything is started.
+
+Takes a configuration with `model.target`; builds the network on the CPU and runs it forward, in training, over made-up
+samples of the data's shapes. Reads no data. Side effects: those of the user's code; torch's generator moves on.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
+
+from hpctrain import models
+from hpctrain.config.data_kinds import Family, kind_of
+from hpctrain.config.settings import Config
+from hpctrain.errors import UserError, place_in_code
+from hpctrain.tasks import Batch, Task, make_task
+
+SAMPLES = 2  # batch norm needs two
+LARGEST = 500_000_000  # parameters; a login node is not the place for more
+
+
+def inputs(config: Config, samples: int, pixels: int | None = None) -> tuple[Tensor, ...]:
+    """Returns what the network's forward takes, of random numbers: images (B, C, H, W), tokens (B, T), and so on.
+
+    `pixels`: the side of the images, if it is not the data set's own.
+    """
+    task = _task(config)
+    return _batch(config, samples, pixels)[: -task.targets]
+
+
+def play(config: Config) -> None:
+    """Runs the network and its loss once. Raises UserError with the user's file and line if that fails."""
+    model = config.model
+    network = models.build(model.name, model.settings, device="meta", target=model.target)
+    if sum(p.numel() for p in network.parameters() if not isinstance(p, UninitializedParameter)) > LARGEST:
+        return
+    network = models.build(model.name, model.settings, weights=model.weights, target=model.target).train()
+    task, batch = _task(config), _batch(config, SAMPLES)
+    try:
+        models.initialise(network, batch[: -task.targets])
+        models.check_trainable(network)
+        task.loss(network, batch, None)
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        sizes = ", ".join("x".join(map(str, tensor.shape)) for tensor in batch[: -task.targets])
+        place = place_in_code(error)
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            "model.target",
+            model.target,
+            f"fails on {SAMPLES} samples ({sizes}): {why}{f' ({place})' if place else ''}",
+        ) from error
+
+
+def _task(config: Config) -> Task:
+    known = SimpleNamespace(
+        num_classes=config.data.num_classes, vocabulary=SimpleNamespace(lengths=lambda: None)
+    )
+    return make_task(config.task, known)
+
+
+def _batch(config: Config, samples: int, pixels: int | None = None) -> Batch:
+    """Returns a batch of the task's form. The labels are the last ones, so that too narrow a network is seen."""
+    data = config.data
+    last, length = (data.vocabulary_size or data.num_classes or 1) - 1, data.sequence_length or 1
+    lengths = torch.full((samples,), length)
+    tokens = torch.randint(last + 1, (samples, length))
+    match kind_of(data.name).family:
+        case Family.IMAGE | Family.PICTURE:
+            shape = data.shape if pixels is None else (data.shape[0], pixels, pixels)
+            return torch.rand(samples, *shape), torch.full((samples,), last)
+        case Family.TEXT:
+            return tokens, torch.full_like(tokens, last)
+        case Family.SPEECH:
+            spectrograms = torch.rand(samples, 1, data.frequency_bins or 1, length)
+            return spectrograms, lengths, torch.full((samples, 1), last), torch.ones_like(lengths)
+        case Family.PAIR:
+            return tokens, lengths, tokens, torch.full_like(tokens, last)

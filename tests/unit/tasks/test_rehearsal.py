@@ -1,0 +1,51 @@
+"""The user's network meets its data before anything starts: it passes, or one sentence says what is wrong and where."""
+
+import pytest
+
+from hpctrain.data.derive import load
+from hpctrain.errors import UserError
+from hpctrain.tasks import rehearsal
+from tests.integration import odd_networks
+
+PICTURES = ("data=digits", "data.shape=[1,16,16]", "data.pad=0")
+
+
+@pytest.fixture(autouse=True)
+def _found(monkeypatch):
+    monkeypatch.syspath_prepend(odd_networks.__file__.rpartition("/")[0])
+
+
+def config_of(name, *words):
+    return load(
+        ["model=custom", f"model.target=odd_networks:{name}", *(words or PICTURES), "resources.ranks=1"]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("name", odd_networks.EQUAL)
+def test_what_trains_passes(name):
+    rehearsal.play(config_of(name))
+
+
+@pytest.mark.parametrize("kind", odd_networks.REFUSED)
+def test_what_cannot_train_has_its_sentence(kind):
+    with pytest.raises(UserError) as refused:
+        rehearsal.play(config_of(kind.__name__))
+    assert odd_networks.REFUSED[kind] in str(refused.value)
+    assert str(refused.value).startswith("model.target=")
+
+
+def test_a_network_too_large_for_a_login_node_is_not_tried(monkeypatch):
+    monkeypatch.setattr(rehearsal, "LARGEST", 100)
+    rehearsal.play(config_of("FiveOutputs"))
+
+
+@pytest.mark.parametrize(
+    ("words", "shapes"),
+    [
+        (PICTURES, [(3, 1, 16, 16)]),
+        (("data=python_stdlib", "task=language_model", "data.vocabulary_size=100"), [(3, 100)]),
+    ],
+)
+def test_made_up_samples_have_the_shapes_of_the_data(words, shapes):
+    assert [tuple(t.shape) for t in rehearsal.inputs(config_of("Plain", *words), 3)] == shapes
