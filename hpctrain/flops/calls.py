@@ -174,10 +174,15 @@ def addmm(call: Call) -> Work:
     return product(call, _matmul_macs(call, a), a, b, added)
 
 
+def operands(call: Call) -> int:
+    """Returns the number of operands of an einsum."""
+    return sum(1 for _ in tensors(call.args, integers=True))
+
+
 def einsum(call: Call) -> Work:
     """Returns the work of an einsum of two operands: Π sizes of all indices; without a sum it has no MACs."""
-    equation, *operands = call.args
-    a, b = operands[0] if isinstance(operands[0], list | tuple) else operands
+    equation = call.args[0]
+    a, b = tensors(call.args[1:])
     terms, _, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
     if set(terms) - {","} == set(result):
@@ -247,7 +252,12 @@ def squared_error(call: Call) -> Work:
 
 
 def where(call: Call) -> Work:
-    """Returns the work of a selection: one operation per element, and one per element of each gradient."""
+    """Returns the work of a selection: one operation per element, and one per element of each gradient.
+
+    Between two single values it makes a mask, which is a constant.
+    """
+    if all(not isinstance(value, Tensor) or not value.dim() for value in call.args[1:3]):
+        return Work("memory")
     return elementwise(1, 1, 1)(Call(call.args[1:], call.kwargs, call.out))
 
 

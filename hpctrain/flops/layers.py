@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -28,12 +29,17 @@ def batch_norm(call: Call) -> Work:
 
 
 def instance_norm(call: Call) -> Work:
-    """Returns the work of batch normalisation per sample, with B times as many running averages."""
+    """Returns the work of batch normalisation per sample, with B times as many running averages.
+
+    Weight and bias are repeated for each sample, so their gradients are summed over the samples in the end.
+    """
     x, tracked, w, b = (
         call.get(i, n) for i, n in ((0, "input"), (1, "running_mean"), (3, "weight"), (4, "bias"))
     )
     training, channels = call.get(5, "use_input_stats", True), x.shape[0] * x.shape[1]
-    return _batch_norm(call, x.numel(), channels, training, tracked is not None, w, b)
+    done = _batch_norm(call, x.numel(), channels, training, tracked is not None, w, b)
+    repeated = sum(channels for t in (w, b) if t is not None and t.requires_grad) if len(x) > 1 else 0
+    return replace(done, weight_grad=done.weight_grad + Cost(other=repeated))
 
 
 def _batch_norm(

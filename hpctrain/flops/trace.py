@@ -64,6 +64,11 @@ class Trace(TorchDispatchMode):
         operands = list(tensors((*args, *kwargs.values())))
         results = list(tensors(out))
         floating = _floating(results) and _floating(operands)
+        if any(t.is_complex() for t in (*operands, *results)) and not (
+            func.is_view or operator.__name__ in FREE
+        ):
+            self.unknown[self.where.name, f"{operator.__name__} of complex numbers"] += 1
+            return out
         if torch._C._current_graph_task_id() < 0:
             self._forward(func, operator, args, out, operands, results, floating)
         elif not floating:

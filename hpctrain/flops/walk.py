@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -103,9 +104,10 @@ _FREE = """
     manual_seed movedim narrow ne nelement new_empty new_full new_ones new_tensor new_zeros nonzero
     normal not numel one_hot ones ones_like or pack_padded_sequence pad_packed_sequence permute
     promote_types rand rand_like randint randn randn_like real register_hook requires_grad reshape reshape_as
-    resolve_conj result_type retain_grad select set setitem shape size slice sort split squeeze storage
+    resolve_conj resolve_neg result_type retain_grad select set setitem shape size slice sort split squeeze storage
     stride swapaxes t tensor tensor_split to tolist topk transpose tril triu type type_as unbind
-    unflatten unfold uniform unsqueeze untyped_storage view view_as zero zeros zeros_like
+    unflatten unfold uniform unsqueeze untyped_storage view view_as view_as_complex view_as_real imag
+    zero zeros zeros_like pixel_shuffle pixel_unshuffle channel_shuffle
 """
 FREE = frozenset(_FREE.split())
 
@@ -135,8 +137,14 @@ class Walk(TorchFunctionMode):
         for result in calls.tensors(out, integers=True):
             if not isinstance(result, nn.Parameter):
                 result.flops_role = made_of  # type: ignore[attr-defined]
-        if _floating((args, kwargs)) and _floating(out):
-            if name in RULES:
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # its tensors hide a dimension
+            self.unknown[self.where.name, f"{name} inside of vmap"] += 1
+        elif name not in FREE and any(
+            t.is_complex() for t in calls.tensors((args, kwargs, out), integers=True)
+        ):
+            self.unknown[self.where.name, f"{name} of complex numbers"] += 1
+        elif _floating((args, kwargs)) and _floating(out):
+            if name in RULES and not (name == "einsum" and calls.operands(call) != 2):
                 self.work[self.where.name].append(RULES[name](call))
             elif name not in FREE:
                 self.unknown[self.where.name, name] += 1

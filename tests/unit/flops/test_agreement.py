@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.flops.count import count
 from hpctrain.flops.rules import Cost
+from tests.integration import odd_networks
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -298,6 +299,40 @@ def test_unknown_operator_is_an_error_that_names_it():
     found = count(layer, [meta(2, 3)], allow_unknown=True)
     assert found.forward.macs == 18
     assert ("1", "special_bessel_j0") in found.unknown
+
+
+# What cannot be counted says so, and why; all others are counted, and both counts agree.
+NOT_COUNTED = {
+    "Fourier": "fft_fft2 of complex numbers: has no rule", "ComplexInside": "mul of complex numbers: has no rule",
+    "ThreeOperands": "operator=einsum: has no rule", "Vmapped": "matmul inside of vmap: has no rule",
+    "OldSpectralNorm": "operator=normalize: has no rule", "SpectralNorm": "operator=normalize: has no rule",
+    "OldWeightNorm": "operator=weight_norm: has no rule", "WeightNorm": "operator=weight_norm: has no rule",
+    "Hooked": "hook Hooked.__init__.<locals>.<lambda>: has no rule (in first)",
+    "Adapted": "hook Adapted.__init__.<locals>.<lambda>: has no rule (in first)",
+    "GradientInside": "operator=grad: has no rule", "SparseEmbedding": "_sparse_coo_tensor",
+    "UpAndDown": "operator=interpolate: has no rule", "TwoStreams": "operator=normalize: has no rule",
+    "RootMeanSquare": "operator=mish: has no rule", "Bilinear": "operator=bilinear: has no rule",
+    "ReversedGradient": "operator=sin: has no rule", "Rows": "not at the same device", "NumpyInside": "no data! (odd_networks.py", "Branch": "(odd_networks.py, line",
+    "Mixture": "(odd_networks.py, line", "Pieces": "(odd_networks.py, line",
+    **dict.fromkeys(("Reentrant", "ReentrantWhole", "ReentrantNested", "Sequential", "OwnCheckpoint"), "count_differs"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("name", odd_networks.EQUAL)
+def test_odd_networks_are_counted_right_or_not_at_all(name):
+    model, images = odd_networks.EQUAL[name](), torch.zeros(12, 1, 16, 16)
+    if name.startswith("Lazy"):
+        model(images)
+    before = {key: value.clone() for key, value in model.state_dict().items() if torch.is_tensor(value)}
+    if name in NOT_COUNTED:
+        with pytest.raises((UserError, RunFailed)) as refused:
+            count(model, [images], training=True)
+        assert NOT_COUNTED[name] in str(refused.value)
+    else:
+        assert count(model, [images], training=True).forward.macs > 0
+    after = {key: value for key, value in model.state_dict().items() if torch.is_tensor(value)}
+    assert all(torch.equal(before[key], value) for key, value in after.items()), "the count changes nothing"
 
 
 def test_a_difference_is_an_error_that_names_the_layer(monkeypatch):
