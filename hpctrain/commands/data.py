@@ -1,4 +1,4 @@
-"""`hpctrain data`: list the data sets and their places, fetch one, pack a folder of pictures, verify it."""
+"""`hpctrain data`: list the data sets and their places, fetch one, check one, pack a folder of pictures, verify it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from hpctrain.data.images.sets import Manifest
 
 SHARD_MB = 512
-MORE = "hpctrain data pack --help, hpctrain data verify --help: a folder of pictures in a few large files"
+MORE = """hpctrain data check [RECIPE] SETTINGS: what a run would find, and what it would leave out
+hpctrain data pack --help, hpctrain data verify --help: a folder of pictures in a few large files"""
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError and RunFailed."""
-    if argv and argv[0] in OF_PICTURES:
-        return OF_PICTURES[argv[0]](argv[1:])
+    if argv and argv[0] in WITH_OWN_WORDS:
+        return WITH_OWN_WORDS[argv[0]](argv[1:])
     parser = Parser("data", "Data sets: list them, fetch one.", "[list | fetch NAME]", MORE)
     parser.add_argument("--into", type=Path, help="the folder (default: $HPCTRAIN_DATA/NAME or data/NAME)")
     parser.add_argument(
@@ -38,10 +39,10 @@ def main(argv: list[str]) -> int:
     args = parser.take(argv, most_words=2)
     action = args.words[0] if args.words else "list"
     name = args.words[1] if len(args.words) > 1 else ""
-    if action in OF_PICTURES:
+    if action in WITH_OWN_WORDS:
         raise UserError("word", action, f"must come first: hpctrain data {action}")
     if action not in ("list", "fetch"):
-        raise choose("word", action, ("list", "fetch", *OF_PICTURES))
+        raise choose("word", action, ("list", "fetch", *WITH_OWN_WORDS))
     if action == "list":
         return _list(args.json)
     if name not in SOURCES:
@@ -102,7 +103,26 @@ def _verify(argv: list[str]) -> int:
     return 0
 
 
-OF_PICTURES: dict[str, Callable[[list[str]], int]] = {"pack": _pack, "verify": _verify}
+def _check(argv: list[str]) -> int:
+    about = "Reads a data set as a run would, and says what it finds and what it leaves out."
+    parser = Parser("data check", about, "[RECIPE] SETTINGS")
+    parser.add_json()
+    args = parser.take(argv)
+    from hpctrain import data
+    from hpctrain.data.derive import load
+
+    config = load(args.words)
+    data.check(config.data)
+    splits = data.load(config.data, data.Feeding(config.train.batch_size))
+    if args.json:
+        counts = {"train": len(splits.train), "validation": len(splits.validation)}
+        print(json.dumps(counts | {"found": splits.found}))
+    else:
+        print(splits.found)
+    return 0
+
+
+WITH_OWN_WORDS: dict[str, Callable[[list[str]], int]] = {"check": _check, "pack": _pack, "verify": _verify}
 
 
 def _folder(words: list[str]) -> Path:

@@ -81,6 +81,7 @@ class DataConfig:
     validation_samples: Count = 0
     train_limit: Positive | None = None
     validation_limit: Positive | None = None
+    drop_last: bool = False
     pad: Count = 0
     mean: tuple[float, ...] = ()
     std: tuple[PositiveFloat, ...] = ()

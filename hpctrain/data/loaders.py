@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Protocol
@@ -25,10 +25,11 @@ from hpctrain.data.images.resident import Finish, ImageDataset
 from hpctrain.data.images.streamed import StreamedImages, decode_all
 from hpctrain.data.images.workers import Decoders
 from hpctrain.data.places import cifar_paths, idx_paths
-from hpctrain.data.speech.source import utterances
+from hpctrain.data.speech.source import remarks, utterances
 from hpctrain.data.speech.spectrograms import SpeechDataset
 from hpctrain.data.text import check, tokens
 from hpctrain.data.text.sequences import TextDataset
+from hpctrain.data.text.source import find_source
 from hpctrain.data.translation.pairs import TranslationDataset
 from hpctrain.data.translation.source import pairs, vocabulary
 from hpctrain.errors import UserError
@@ -52,11 +53,15 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """Both splits, and `files` that users of the trained model need: name in the run directory to content."""
+    """Both splits, and `files` that users of the trained model need: name in the run directory to content.
+
+    `found` says in a line what the data are, and what of the files is left out.
+    """
 
     train: Dataset
     validation: Dataset
     files: Mapping[str, str] = field(default_factory=dict)
+    found: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,9 @@ def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
     for number, (name, split) in enumerate(splits.items()):
         if int(split.labels.max(initial=0)) >= (config.num_classes or 0):
             raise UserError(
-                "data.num_classes", config.num_classes, f"the set has {len(pictures.classes)} classes"
-            )
+                "data.num_classes", config.num_classes, f"the set has {len(pictures.classes)} classes, and the label "
+                f"{split.labels.max()} for {name}"
+            )  # fmt: skip
         slots, training = range(number * ring, (number + 1) * ring), name == "train"
         if not crops[name] and len(split.keys) * c * h * w <= config.resident_gb * 2**30:
             whole = decode_all(split, (c, h, w), decoders, number, slots)
@@ -118,7 +124,9 @@ def load_pictures(config: DataConfig, feeding: Feeding) -> Splits:
             made[name] = StreamedImages(split, finish, decoders, number, slots, shape=(c, h, w), seed=seed)
     if not any(isinstance(dataset, StreamedImages) for dataset in made.values()):
         decoders.close()
-    return Splits(made["train"], made["validation"], {"classes.json": json.dumps(pictures.classes)})
+    classes = len(pictures.classes)
+    found = _found(made["train"], made["validation"], f"pictures of {classes} classes", pictures.remarks)
+    return Splits(made["train"], made["validation"], {"classes.json": json.dumps(pictures.classes)}, found)
 
 
 def load_idx(config: DataConfig, feeding: Feeding) -> Splits:
@@ -166,7 +174,14 @@ def load_text(config: DataConfig, feeding: Feeding) -> Splits:
     check.check(config)
     text, length = tokens.load(config), config.sequence_length or 1
     train, validation = (TextDataset(part, length, text.vocabulary) for part in (text.train, text.validation))
-    return Splits(train, validation, {"vocabulary.json": json.dumps(text.vocabulary.to_json())})
+    counts = f"{len(text.train):,} tokens for training and {len(text.validation):,} for validation"
+    where = f"; {said}" if (said := find_source(config).found) else ""
+    return Splits(
+        train,
+        validation,
+        {"vocabulary.json": json.dumps(text.vocabulary.to_json())},
+        f"data: {counts}{where}",
+    )
 
 
 def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
@@ -174,7 +189,8 @@ def load_speech(config: DataConfig, feeding: Feeding) -> Splits:
     recordings = utterances(config)
     frames, bins = config.sequence_length or 1, config.frequency_bins or 161
     train, validation = (SpeechDataset(recordings[split], frames, bins) for split in ("train", "validation"))
-    return Splits(train, validation)
+    items = [*recordings["train"], *recordings["validation"]]
+    return Splits(train, validation, found=_found(train, validation, "recordings", remarks(items)))
 
 
 def load_pairs(config: DataConfig, feeding: Feeding) -> Splits:
@@ -185,15 +201,23 @@ def load_pairs(config: DataConfig, feeding: Feeding) -> Splits:
         TranslationDataset(part, numbers, length) for part in (sentences.train, sentences.validation)
     )
     return Splits(
-        train, validation, {"vocabulary.json": json.dumps({"kind": "pairs", "tokens": list(numbers)})}
-    )
+        train, validation, {"vocabulary.json": json.dumps({"kind": "pairs", "tokens": list(numbers)})},
+        _found(train, validation, "pairs of sentences", sentences.remarks),
+    )  # fmt: skip
+
+
+def _found(train: Dataset, validation: Dataset, what: str, left_out: Sequence[str] = ()) -> str:
+    """Returns the line that says what the data are."""
+    counts = f"data: {len(train):,} {what} for training and {len(validation):,} for validation"
+    return "; left out: ".join([counts, *([", ".join(left_out)] if left_out else [])])
 
 
 def _splits(config: DataConfig, train: Any, validation: Any) -> Splits:
-    return Splits(
+    parts = (
         _dataset(config, *train, limit=config.train_limit, augment=True),
         _dataset(config, *validation, limit=config.validation_limit, augment=False),
     )
+    return Splits(*parts, found=_found(*parts, f"images of {config.num_classes} classes"))
 
 
 def _dataset(

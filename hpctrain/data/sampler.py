@@ -2,7 +2,7 @@
 
 An epoch is a permutation of the samples, or streams through them. Step s takes the epoch's s-th global batch,
 and rank r the r-th of `size` nearly equal parts of that batch. So the global batches do not depend on the number
-of ranks, each sample is seen exactly once per epoch, and the last batch holds what is left.
+of ranks, each sample is seen exactly once per epoch, and the last batch holds what is left, unless it is dropped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpctrain.errors import UserError
 
 Indices = NDArray[np.int64]
 
@@ -46,9 +48,31 @@ class Share:
         return -(-largest // batch_size)
 
 
-def steps_per_epoch(samples: int, effective_batch: int) -> int:
-    """Returns the optimiser steps per epoch; an incomplete last batch counts as one."""
-    return -(-samples // effective_batch)
+def steps_per_epoch(samples: int, effective_batch: int, drop_last: bool = False) -> int:
+    """Returns the optimiser steps per epoch; an incomplete last batch counts as one, unless it is dropped.
+
+    Raises UserError if that leaves no step.
+    """
+    if not drop_last:
+        return -(-samples // effective_batch)
+    if 0 < samples < effective_batch:
+        said = f"leaves nothing: the data have {samples:,} samples, and a batch has {effective_batch:,}"
+        raise UserError("data.drop_last", "true", said)
+    return samples // effective_batch
+
+
+def smallest_micro_batch(
+    samples: int, effective_batch: int, batch_size: int, ranks: int, drop_last: bool
+) -> int:
+    """Returns the fewest samples, but not none, that a rank passes through the network at once in an epoch."""
+    counts = {min(samples, effective_batch)} | (set() if drop_last else {samples % effective_batch}) - {0}
+    sizes = set()
+    for count in counts:
+        shares = (
+            Share(np.arange(count)[part(count, rank, ranks)], count, ranks=ranks) for rank in range(ranks)
+        )
+        sizes |= {place.stop - place.start for share in shares for place in share.micro_batches(batch_size)}
+    return int(min(sizes - {0}))
 
 
 def epoch_order(samples: int, seed: int, epoch: int, shuffle: bool, streams: int = 1) -> Indices:

@@ -82,8 +82,7 @@ def _stretches(
     sizes = config.train.image_sizes
     if not sizes:
         return [(samples, steps, work or step_work(config))]
-    each = count_samples(config.data)
-    per_epoch = sampler.steps_per_epoch(each, config.effective_batch)
+    per_epoch, each = _epoch(config)
     ends = [epoch for epoch, _ in sizes[1:]]
     places = [(min(samples, e * each), min(steps, e * per_epoch)) for e in (0, *ends)] + [(samples, steps)]
     return [
@@ -95,12 +94,18 @@ def _stretches(
 def length(config: Config) -> tuple[int, int]:
     """Returns optimiser steps and samples of the whole run."""
     train = config.train
-    samples = count_samples(config.data)
-    per_epoch = sampler.steps_per_epoch(samples, config.effective_batch)
+    per_epoch, samples = _epoch(config)
     if train.steps is None:
         return (train.epochs or 0) * per_epoch, (train.epochs or 0) * samples
     epochs, rest = divmod(train.steps, per_epoch) if per_epoch else (0, 0)
     return train.steps, epochs * samples + rest * config.effective_batch
+
+
+def _epoch(config: Config) -> tuple[int, int]:
+    """Returns the steps and samples of an epoch."""
+    samples, batch = count_samples(config.data), config.effective_batch
+    steps = sampler.steps_per_epoch(samples, batch, config.data.drop_last)
+    return steps, min(samples, steps * batch)
 
 
 def step_work(config: Config, pixels: int | None = None) -> StepWork:

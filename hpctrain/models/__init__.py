@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpctrain.models.factory import WithAuxiliary, build, check_trainable, example_inputs, initialise
+    from hpctrain.models.factory import (
+        WithAuxiliary,
+        build,
+        check_tail,
+        check_trainable,
+        example_inputs,
+        initialise,
+    )
 
-__all__ = ["WithAuxiliary", "build", "check_trainable", "example_inputs", "initialise"]
+__all__ = ["WithAuxiliary", "build", "check_tail", "check_trainable", "example_inputs", "initialise"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from hpctrain.errors import UserError, choose, place_in_code
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings import CUSTOM, NETWORKS, check_target
 
-__all__ = ["WithAuxiliary", "build", "check_trainable", "example_inputs", "initialise"]
+__all__ = ["WithAuxiliary", "build", "check_tail", "check_trainable", "example_inputs", "initialise"]
 
 
 def build(
@@ -65,6 +66,29 @@ def check_trainable(model: nn.Module) -> None:
                 "model.target", type(model).__name__, f"its parameter {name} is complex: keep it as a real parameter "
                 "(..., 2), and use torch.view_as_complex on it"
             )  # fmt: skip
+
+
+def check_tail(model: nn.Module, one: Sequence[Tensor], fewest: int) -> None:
+    """Raises UserError if the network cannot train on the smallest part of a batch, which has `fewest` samples.
+
+    `one`: a sample, tensors (1, ...) as `forward` takes them. Batch norm needs more than one value per channel.
+    """
+    if fewest != 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return
+    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            model(*one)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "data.drop_last", "false", "the last batch of an epoch has one sample for a rank, of which batch norm "
+                "makes nothing: data.drop_last=true leaves such batches out, or choose another train.batch_size"
+            ) from None  # fmt: skip
+        finally:
+            for name, buffer in model.named_buffers():
+                buffer.copy_(state[name])
 
 
 def initialise(model: nn.Module, inputs: Sequence[Tensor]) -> None:

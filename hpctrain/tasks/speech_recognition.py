@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpctrain.config.settings import TaskConfig
+from hpctrain.errors import UserError
 from hpctrain.models.losses import ctc
 from hpctrain.tasks import Batch, Carry, Task
 
@@ -30,6 +31,14 @@ class SpeechRecognition(Task):
         """Returns (summed loss per character, a scalar; sums (3,); the carry)."""
         spectrogram, frames, labels, counts = batch
         log_probabilities, steps = model(spectrogram, frames)
+        needed = counts + ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] > 0)).sum(1)
+        if bool((needed > steps.to(needed)).any()):
+            place = int((needed - steps.to(needed)).argmax())
+            raise UserError(
+                "data.path", f"a transcript of {int(counts[place])} characters",
+                f"does not fit into the {int(steps[place])} steps that the network makes of its {int(frames[place])} "
+                "frames: CTC would learn nothing from it",
+            )  # fmt: skip
         losses = ctc(log_probabilities, labels, steps, counts)
         wrong = 0
         best = log_probabilities.detach().argmax(-1).T.tolist()

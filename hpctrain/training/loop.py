@@ -59,9 +59,10 @@ def train(
     splits = data.load(config.data, read_ahead.feeding(config, device))
     if comm.rank == 0:
         patiently(lambda: run.keep(splits.files))
+    report.say(splits.found)
     train_set, validation_set = splits.train.to(device), splits.validation.to(device)
     batch = config.effective_batch
-    steps_per_epoch = sampler.steps_per_epoch(len(train_set), batch)
+    steps_per_epoch = sampler.steps_per_epoch(len(train_set), batch, config.data.drop_last)
     total_steps = settings.steps if settings.steps is not None else (settings.epochs or 0) * steps_per_epoch
     pause_epochs = comm.broadcast_object(run.read_pause() if comm.rank == 0 else None)
     end_step = total_steps if pause_epochs is None else min(total_steps, pause_epochs * steps_per_epoch)
@@ -79,6 +80,10 @@ def train(
     model = model.to(device).train()
     models.initialise(model, train_set.batch(np.zeros(2, dtype=np.int64))[: -task.targets])
     models.check_trainable(model)
+    tail = sampler.smallest_micro_batch(
+        len(train_set), batch, settings.batch_size, comm.size, config.data.drop_last
+    )
+    models.check_tail(model, train_set.batch(np.zeros(1, dtype=np.int64))[: -task.targets], tail)
     comm.broadcast(state.tensors_of(model))
     torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
@@ -151,7 +156,8 @@ def train(
         whole_epoch = at.step > 0 and (at.step % steps_per_epoch == 0 or at.step == total_steps)
         if whole_epoch and at.validated_at < at.step:  # even if the last attempt stopped at this very step
             if at.step % steps_per_epoch == 0:
-                ledger.close(comm.gather_objects(ledger.share), len(train_set))
+                taken = order_of(at.step // steps_per_epoch - 1)
+                ledger.close(comm.gather_objects(ledger.share), taken[: steps_per_epoch * batch])
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
             with live.averaged():
                 shares = evaluation_shares(len(validation_set), batch, comm)

@@ -65,12 +65,12 @@ class Ledger:
         self._hash()
         return self.taken, self.fingerprint
 
-    def close(self, of_ranks: list[tuple[int, int]], samples: int) -> None:
-        """End the epoch. Raises RunFailed unless each of `samples` samples was taken exactly once."""
+    def close(self, of_ranks: list[tuple[int, int]], expected: Indices) -> None:
+        """End the epoch. Raises RunFailed unless each of the samples `expected` (n,) was taken exactly once."""
         total = self.total(of_ranks)
-        if total.share != (samples, fingerprint(np.arange(samples, dtype=np.int64))):
+        if total.share != (len(expected), fingerprint(expected)):
             raise RunFailed(
-                Reason.DATA_ERROR, f"epoch {self.epoch} did not take each of {samples} samples once"
+                Reason.DATA_ERROR, f"epoch {self.epoch} did not take each of {len(expected)} samples once"
             )
         self.epochs.append(total.share)
         self.epoch, self.taken, self.fingerprint = self.epoch + 1, 0, 0

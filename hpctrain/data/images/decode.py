@@ -96,8 +96,11 @@ class Arrow:
         table, row = self._tables[at], int(key) - int(self._starts[at])
         cell = table.column(self.image)[row]
         data, path = (cell["bytes"], cell["path"].as_py()) if hasattr(cell, "keys") else (cell, None)
+        if not data.is_valid and path:
+            return Folder().read(path)
         if not data.is_valid:
-            return Folder().read(path or "")
+            root, file = os.path.split(self.files[at])
+            raise UserError("data.image_field", self.image, f"row {row} of {file} in {root} holds no picture")
         buffer = data.as_buffer()
         root, file = os.path.split(self.files[at])
         if "crc32" in table.column_names and zlib.crc32(buffer) != table.column("crc32")[row].as_py():
@@ -186,6 +189,19 @@ def broken(name: Name, error: Exception) -> UserError:
     return UserError("data.path", name[0], f"{name[1]} is not a whole picture: {reason}")
 
 
+def as_bytes(image: Image.Image) -> Image.Image:
+    """Returns a picture whose pixels have 8 bits per channel: 16-bit greys are scaled, where Pillow would cut them off.
+
+    Raises ValueError for pixels whose range nobody knows.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(f"{kind} pixels, of which nobody knows the range: convert it to 8 or 16 bits")
+    return image
+
+
 def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Returns the part `box` of `image`, resized to `size` (width, height): (height, width, channels)."""
     width, height = image.size
@@ -195,7 +211,7 @@ def _pixels(image: Image.Image, mode: str, box: Box, size: tuple[int, int]) -> N
     x, y = image.size[0] / width, image.size[1] / height
     box = (box[0] * x, box[1] * y, min(box[2] * x, image.size[0]), min(box[3] * y, image.size[1]))
     if image.mode != mode:
-        image = image.convert(mode)
+        image = as_bytes(image).convert(mode)
     if box != (0, 0, *size) or image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR, box=box)
     return np.asarray(image, np.uint8).reshape(size[1], size[0], -1)

@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image
 
 from hpctrain.data.images import sets
-from hpctrain.data.images.decode import broken
+from hpctrain.data.images.decode import as_bytes, broken
 from hpctrain.data.images.sets import MANIFEST, Manifest, Shard, Split
 from hpctrain.errors import UserError
 
@@ -196,6 +196,7 @@ def _checked(split: Split, key: Any, resize: int | None) -> bytes:
         if resize is not None and min(image.size) > resize:
             image.draft("RGB", (resize, resize))
             width, height = (max(resize, round(side * resize / min(image.size))) for side in image.size)
+            image = as_bytes(image)
             smaller = image.convert("L" if image.mode in ("1", "L") else "RGB").resize(
                 (width, height), Image.Resampling.BICUBIC
             )

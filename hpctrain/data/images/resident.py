@@ -36,8 +36,12 @@ class ImageDataset:
                 "data.shape", config.shape, f"the files and data.pad={pad} give {padded.shape[1:]}"
             )
         classes = config.num_classes or 0
-        if len(labels) != len(images) or (len(labels) and int(labels.max()) >= classes):
-            raise UserError("data.num_classes", classes, "labels do not fit the images or the classes")
+        if len(labels) != len(images):
+            raise UserError("data.path", config.path, f"has {len(images)} images and {len(labels)} labels")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                "data.num_classes", classes, f"the labels go from {labels.min()} to {labels.max()}"
+            )
         self._images = torch.from_numpy(np.ascontiguousarray(padded))
         self._labels = torch.from_numpy(labels.astype(np.int64))
         self._finish = Finish(config, augment=augment)

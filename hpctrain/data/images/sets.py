@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,12 @@ from hpctrain.data.places import find_folder, source_of
 from hpctrain.errors import UserError
 from hpctrain.storage.ownership import unread
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+# What Pillow reads, one picture in a file.
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".tif", ".tiff", ".jp2", ".j2k", ".tga",
+}  # fmt: skip
+NOT_CLASSES = {"__MACOSX"}  # what macOS leaves in archives
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
 MANIFEST = "pack.json"
 EXTRA = "needs an extra: pip install 'hpctrain[images]'"
@@ -43,11 +49,12 @@ class Split:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Both splits, and the names of the classes."""
+    """Both splits, the names of the classes, and what of the files is left out."""
 
     classes: tuple[str, ...]
     train: Split
     validation: Split
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def find(config: DataConfig) -> PictureSet:
         Split(split.reader, split.keys[:limit], split.labels[:limit])
         for split, limit in ((whole.train, config.train_limit), (whole.validation, config.validation_limit))
     )
-    return PictureSet(whole.classes, train, validation)
+    return PictureSet(whole.classes, train, validation, whole.remarks)
 
 
 def check(config: DataConfig) -> int:
@@ -130,32 +137,36 @@ def of_folder(folder: Path) -> PictureSet:
     """Returns a folder of pictures, packed or not. Raises UserError."""
     if (folder / MANIFEST).is_file():
         return _of_pack(folder)
-    classes, listed = _listing(str(folder))
+    classes, listed, remarks = _listing(str(folder))
 
     def split(name: str) -> Split:
         pictures = listed[name]
         labels = np.fromiter((label for _, label in pictures), np.int64, len(pictures))
         return Split(Folder(str(folder)), [path for path, _ in pictures], labels)
 
-    return PictureSet(classes, split("train"), split("validation"))
+    return PictureSet(classes, split("train"), split("validation"), remarks)
 
 
 @functools.lru_cache(maxsize=2)
-def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]]]:
-    """Returns the class names and, for each split, (path relative to `root`, class number) of every picture."""
+def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]], tuple[str, ...]]:
+    """Returns the class names; for each split, (path relative to `root`, class number) of every picture; remarks."""
     folder = Path(root)
+    others: Counter[str] = Counter()
+    strange: list[str] = []
     classes = _class_names(_split_folder(folder, "train"))
     numbers = {name: number for number, name in enumerate(classes)}
     listed = {}
     for split in SPLITS:
         place = _split_folder(folder, split)
         pictures = []
+        strange += [f"{place.name}/{name}" for name in sorted(NOT_CLASSES) if (place / name).is_dir()]
         for name in _class_names(place):
             if name not in numbers:
                 raise UserError(
                     "data.path", place / name, f"is not a class of {_split_folder(folder, 'train')}"
                 )
-            paths = _pictures_below(str(place / name))
+            paths, suffixes = _pictures_below(str(place / name))
+            others.update(suffixes)
             pictures += [(os.path.relpath(path, root), numbers[name]) for path in paths]
         if not pictures:
             raise UserError("data.path", place, f"holds no pictures ({', '.join(sorted(SUFFIXES))})")
@@ -165,7 +176,11 @@ def _listing(root: str) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]
             raise UserError("data.path", place / empty, "is a class without pictures: remove the folder")
         pictures.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
         listed[split] = pictures
-    return classes, listed
+    remarks = [f"folder {name}" for name in strange]
+    if others:
+        kinds = ", ".join(f"{suffix or 'without suffix'} {n:,}" for suffix, n in others.most_common(3))
+        remarks.append(f"{others.total():,} files that are not pictures ({kinds})")
+    return classes, listed, tuple(remarks)
 
 
 def files(config: DataConfig) -> tuple[Path, list[Path]]:
@@ -176,7 +191,7 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
         return folder, [folder / name for name in (MANIFEST, *shards)]
     places = [_split_folder(folder, split) for split in SPLITS]
     classes = [str(place / name) for place in places for name in _class_names(place)]
-    return folder, [Path(path) for place in classes for path in sorted(_pictures_below(place))]
+    return folder, [Path(path) for place in classes for path in sorted(_pictures_below(place)[0])]
 
 
 def _split_folder(folder: Path, split: str) -> Path:
@@ -188,7 +203,8 @@ def _split_folder(folder: Path, split: str) -> Path:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    below = (entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in below if entry.name not in NOT_CLASSES)
     if not names:
         raise UserError(
             "data.path", folder, "has no folder for each class: pictures lie in <class>/ below it"
@@ -196,13 +212,27 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _pictures_below(folder: str) -> list[str]:
-    return [
-        os.path.join(place, name)  # noqa: PTH118 -- there may be a million
-        for place, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122
-    ]
+def _pictures_below(folder: str) -> tuple[list[str], Counter[str]]:
+    """Returns the pictures below a folder, in linked folders too, and how many other files have which suffix."""
+    pictures: list[str] = []
+    others: Counter[str] = Counter()
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]  # noqa: PTH114, PTH118
+        for name in linked:
+            real = os.path.realpath(os.path.join(place, name))  # noqa: PTH118
+            if real in seen or place.startswith(f"{real}/"):  # a second time, or in a circle
+                folders.remove(name)
+            seen.add(real)
+        for name in names:
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 -- there may be a million
+            if suffix in SUFFIXES:
+                pictures.append(os.path.join(place, name))  # noqa: PTH118
+            else:
+                others[suffix] += 1
+    return pictures, others
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -272,7 +302,7 @@ def _arranged(rows: Any, config: DataConfig) -> PictureSet:
             raise UserError(
                 "data.source", config.source, "is not whole in Arrow files of the library's cache"
             )
-        return Split(reader, range(len(reader)), reader.column(label).astype(np.int64))
+        return Split(reader, range(len(reader)), _labels(reader.column(label), label))
 
     train = split(rows["train"])
     name = next((name for name in SPLITS["validation"] if name in rows), None)
@@ -286,6 +316,20 @@ def _arranged(rows: Any, config: DataConfig) -> PictureSet:
         )
     names = getattr(features[label], "names", None) or range(int(train.labels.max()) + 1)
     return PictureSet(tuple(map(str, names)), train, validation)
+
+
+def _labels(values: NDArray[Any], column: str) -> NDArray[np.int64]:
+    """Returns the labels in a column's `values` (N,). Raises UserError, naming the first that is not a class number."""
+    right = np.zeros(len(values), bool)
+    if values.dtype.kind in "fiub":  # whole numbers with gaps are read as floats
+        right = (values == np.round(values)) & (values >= 0)
+    if not right.all():
+        row = int(np.flatnonzero(~right)[0])
+        value = values[row]
+        held = "nothing" if value is None or value != value else f"{value}"
+        said = f"row {row} holds {held}; labels must be whole numbers from 0 on"
+        raise UserError("data.label_field", column, said)
+    return values.astype(np.int64)
 
 
 def _column(features: Any, asked: str | None, kind: str, key: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -80,6 +81,8 @@ class Decoders:
         self.workers, self.pinned = workers, False
         self._slot_bytes = slot_bytes
         self._context = multiprocessing.get_context("spawn")  # MPI and CUDA do not survive a fork
+        # A rank that fails ends at once. The process that clears up after it shall not have the log's last word.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         self._bench = _Bench(readers, decodings, self._context.RawArray("B", slots * slot_bytes), slot_bytes)
         self._pool: ProcessPoolExecutor | None = None
 

@@ -13,11 +13,14 @@ import random
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
+from hpctrain.data.lines import lines
 from hpctrain.data.places import find_folder, source_of
 from hpctrain.data.text.source import cache_folder, make_cache, open_as
 from hpctrain.errors import UserError
@@ -27,6 +30,9 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-us+f2", "en-gb+m3", "en-us+f4")
 # The network's output symbols, from number 1 on; 0 is CTC's blank.
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
+ALPHABET = "a to z, apostrophe"
+MOST_STRANGE = 0.1  # of the characters: more is another language, or another kind of file
+SOUNDS = (".flac", ".wav")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,10 @@ def count(config: DataConfig) -> int:
 
 
 def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
-    """Returns both splits, in the order of their transcripts, cut to their limits. Raises UserError."""
+    """Returns both splits, in the order of their transcripts, cut to their limits.
+
+    Raises UserError, also if more than MOST_STRANGE of the transcripts' characters are not in the alphabet.
+    """
     folder = source_of(config)
     limits = {"train": config.train_limit, "validation": config.validation_limit}
     splits = {split: _listed(folder, pattern)[: limits[split]] for split, pattern in SPLITS.items()}
@@ -52,7 +61,33 @@ def utterances(config: DataConfig) -> dict[str, list[Utterance]]:
             raise UserError(
                 "data.path", folder, f"has no *.trans.txt in a folder {SPLITS[split]} for {split}"
             )
+    strange, share = _strange([item for items in splits.values() for item in items])
+    if share > MOST_STRANGE:
+        raise UserError(
+            "data.path", folder, f"{share:.0%} of the characters of its transcripts are not in the alphabet "
+            f"({ALPHABET}): {strange}"
+        )  # fmt: skip
     return splits
+
+
+def remarks(items: Sequence[Utterance]) -> tuple[str, ...]:
+    """Returns what of the transcripts the network does not hear of: characters outside of the alphabet, with counts."""
+    strange, _ = _strange(items)
+    silent = sum(not numbers_of(item.text) for item in items)
+    return (
+        *([f"characters that are not in the alphabet ({ALPHABET}): {strange}"] if strange else []),
+        *([f"the transcripts of {silent:,} recordings, which have no letter of it"] if silent else []),
+    )
+
+
+def _strange(items: Sequence[Utterance], most: int = 5) -> tuple[str, float]:
+    """Returns the commonest characters that are not in the alphabet, with counts, and their share of all characters."""
+    counts = Counter(c for item in items for c in "".join(item.text.lower().split()))
+    strange = {c: n for c, n in counts.items() if c not in CHARACTERS}
+    ranked = sorted(strange, key=lambda c: (-strange[c], c))
+    shown = ", ".join(f"{c} {strange[c]:,} times" for c in ranked[:most])
+    more = f" and {len(ranked) - most} more" if len(ranked) > most else ""
+    return shown + more, sum(strange.values()) / max(1, counts.total())
 
 
 def recorded(config: DataConfig) -> Path:
@@ -64,29 +99,32 @@ def files(config: DataConfig) -> tuple[Path, list[Path]]:
     """Returns the folder of a set, and the transcripts and recordings of its splits. Raises UserError."""
     folder = recorded(config)
     below = (path for pattern in SPLITS.values() for part in folder.glob(pattern) for path in part.rglob("*"))
-    return folder, sorted(p for p in below if p.name.endswith((".trans.txt", ".flac", ".wav")))
+    return folder, sorted(p for p in below if p.name.lower().endswith((".trans.txt", *SOUNDS)))
 
 
 def _listed(folder: Path, pattern: str) -> list[Utterance]:
     heard = []
     for listing in sorted(path for part in folder.glob(pattern) for path in part.rglob("*.trans.txt")):
-        for line in listing.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
-            audio = next(
-                (p for p in (listing.with_name(f"{name}{end}") for end in (".flac", ".wav")) if p.exists()),
-                None,
-            )
-            if audio is None:
-                raise UserError(
-                    "data.path", listing, f"names {name}, but no {name}.flac or .wav is beside it"
-                )
-            heard.append(Utterance(audio, text))
+        beside = {name: path for path in sorted(listing.parent.iterdir()) if (name := _recording(path))}
+        for number, line in enumerate(lines(listing), 1):
+            if not line.strip():
+                continue
+            name, *text = line.split(maxsplit=1)
+            if name not in beside:
+                said = f"line {number} names {name}, but no {name}.flac or .wav is beside it"
+                raise UserError("data.path", listing, said)
+            heard.append(Utterance(beside[name], text[0].strip() if text else ""))
     return heard
+
+
+def _recording(path: Path) -> str | None:
+    return path.stem if path.suffix.lower() in SOUNDS else None
 
 
 def numbers_of(text: str) -> list[int]:
     """Returns the symbol numbers of a text's characters, from 1 on; leaves out those not in `CHARACTERS`."""
-    return [1 + CHARACTERS.index(c) for c in " ".join(text.lower().split()) if c in CHARACTERS]
+    heard = "".join(c for c in text.lower() if c in CHARACTERS or c.isspace())
+    return [1 + CHARACTERS.index(c) for c in " ".join(heard.split())]
 
 
 def spoken(config: DataConfig) -> Path:
@@ -120,7 +158,7 @@ def _speak(folder: Path, count: int, seed: int) -> None:
     """Writes `count` spoken sentences of one to three digits, with voices and speeds drawn from `seed`."""
     folder.mkdir()
     draw = random.Random(seed)
-    lines, commands = [], []
+    listing, commands = [], []
     for number in range(count):
         text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 3)))
         name = f"{number:05d}"
@@ -133,9 +171,9 @@ def _speak(folder: Path, count: int, seed: int) -> None:
             str(draw.randint(35, 65)),
         ]
         commands.append(["espeak-ng", *voice, "-w", str(folder / f"{name}.wav"), text])
-        lines.append(f"{name} {text.upper()}\n")
+        listing.append(f"{name} {text.upper()}\n")
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for done in pool.map(lambda c: subprocess.run(c, capture_output=True, text=True), commands):
             if done.returncode:
                 raise UserError("data", "espeak", f"espeak-ng failed: {done.stderr.strip()[-200:]}")
-    (folder / "spoken.trans.txt").write_text("".join(lines))
+    (folder / "spoken.trans.txt").write_text("".join(listing))

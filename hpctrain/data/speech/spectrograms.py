@@ -6,6 +6,7 @@ B utterances, F frequency bins, T frames, L characters. Each utterance is normal
 
 from __future__ import annotations
 
+import itertools
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ class SpeechDataset:
     shuffle = True
 
     def __init__(self, items: Sequence[Utterance], frames: int, bins: int) -> None:
-        """Reads every recording. Raises UserError if one is longer than `frames`."""
+        """Reads every recording. Raises UserError if one is longer than `frames`, or too short for its transcript."""
         spectra = [spectrogram(*read_audio(item.path), bins) for item in items]
         longest = max(spectrum.shape[1] for spectrum in spectra)
         if longest > frames:
@@ -36,6 +37,18 @@ class SpeechDataset:
                 "data.sequence_length", frames, f"must be ≥ {longest}, the longest recording's frames"
             )
         labels = [numbers_of(item.text) for item in items]
+        short = [
+            (item, len(numbers), spectrum.shape[1])
+            for item, numbers, spectrum in zip(items, labels, spectra, strict=True)
+            if least_steps(numbers) > spectrum.shape[1]
+        ]
+        if short:
+            item, letters, heard = short[0]
+            many = f"; so are {len(short) - 1:,} more" if len(short) > 1 else ""
+            raise UserError(
+                "data.path", item.path, f"is too short for its transcript: {letters} characters in {heard} frames of "
+                f"10 ms{many}"
+            )  # fmt: skip
         self._lengths = torch.tensor([spectrum.shape[1] for spectrum in spectra])
         self._label_lengths = torch.tensor([len(numbers) for numbers in labels])
         self._spectra = torch.zeros(len(items), 1, bins, frames)
@@ -64,23 +77,36 @@ class SpeechDataset:
         return spectra, lengths, labels, counts
 
 
+def least_steps(numbers: Sequence[int]) -> int:
+    """Returns the fewest steps in which CTC can say a text: one per character, and a blank between equal ones."""
+    return len(numbers) + sum(a == b for a, b in itertools.pairwise(numbers))
+
+
 def read_audio(path: Path) -> tuple[NDArray[Any], int]:
     """Returns the samples (n,) of a recording of one channel, in ±1, and the samples per second. Raises UserError."""
-    if path.suffix == ".flac":
+    if path.suffix.lower() == ".flac":
         try:
             import soundfile
         except ImportError:
             raise UserError(
                 "data.path", path, "FLAC needs the extra: pip install 'hpctrain[speech]'"
             ) from None
-        samples, rate = soundfile.read(path, dtype="float32")
+        try:
+            samples, rate = soundfile.read(path, dtype="float32")
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise UserError("data.path", path, f"is not a whole FLAC file: {error}") from None
+        if samples.ndim != 1:
+            raise UserError("data.path", path, f"must have one channel, not {samples.shape[1]}")
         return samples, int(rate)
     try:
         with wave.open(str(path)) as file:
             if (file.getnchannels(), file.getsampwidth()) != (1, 2):
                 raise UserError("data.path", path, "must have one channel of 16 bits")
-            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 2**15
-            return samples, file.getframerate()
+            content, promised = file.readframes(file.getnframes()), 2 * file.getnframes()
+            if len(content) < promised:
+                said = f"is cut short: it has {len(content):,} of the {promised:,} bytes that its header promises"
+                raise UserError("data.path", path, said)
+            return np.frombuffer(content, "<i2").astype(np.float32) / 2**15, file.getframerate()
     except (wave.Error, EOFError) as error:
         raise UserError("data.path", path, f"is not a WAV file: {error}") from None
 

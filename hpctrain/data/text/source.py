@@ -3,9 +3,10 @@
 Takes a DataConfig; returns a `Source`: functions that stream each part as blocks of text, and an identity that
 differs between texts. Reads only, a block at a time; no torch. Bytes that are not UTF-8 raise UserError.
 
-If a folder has files with `train` and with `valid` in their names, these are the parts. Of any other text, the last
-`validation_fraction` of the bytes is for validation, cut at the end of a line; a folder's files are first ordered
-by a hash of their names, so that this part is a random sample of them.
+If some of a folder's files (or folders) have train or training in their names, and others val, valid, validation, dev
+or test, the first are for training, those named test and all others are left out, and the rest is for validation. Of
+any other text, and of training text if none is for validation, the last `validation_fraction` of the bytes is for
+validation, cut at the end of a line; files are first ordered by a hash of their names, so that this is a random sample.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pkgutil
 import re
 import stat
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,29 @@ from typing import Any
 from hpctrain.config.data_kinds import kind_of
 from hpctrain.config.settings import DataConfig
 from hpctrain.data import hub
+from hpctrain.data.lines import not_utf8
 from hpctrain.data.places import find_named, places
 from hpctrain.errors import UserError
 
 BLOCK_BYTES = 2**20
+ROLES = {
+    "train": {"train", "training"}, "validation": {"val", "valid", "validation", "dev"}, "test": {"test", "testing"}
+}  # fmt: skip
 _TEST_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text. `identity` is JSON-able and changes with the text; `size_bytes` is None if it is not known."""
+    """A text. `identity` is JSON-able and changes with the text; `size_bytes` is None if it is not known.
+
+    `found` says which files, or parts of files, are for what, and which are left out.
+    """
 
     identity: Any
     train: Callable[[], Iterator[str]]
     validation: Callable[[], Iterator[str]]
     size_bytes: int | None = None
+    found: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,17 +130,27 @@ def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
     where = facts[0][0] if len(facts) == 1 else folder
     if not facts:
         raise UserError("data.path", folder, "holds no text: every file is empty, or there is none")
-    identity = [str(folder.resolve()), [(name, *_facts(s)) for _, name, s in facts]]
-    splits = {key: [p for p, name, _ in facts if _says(key, name)] for key in ("train", "valid")}
-    if splits["train"] and splits["valid"]:
-        train, validation = (_whole(splits[key]) for key in ("train", "valid"))
+    identity: list[Any] = [str(folder.resolve()), [(name, *_facts(s)) for _, name, s in facts]]
+    named: dict[str, list[str]] = {key: [] for key in (*ROLES, "other")}
+    for _, name, _ in facts:
+        named[_role(name) if len(facts) > 1 else "other"].append(name)
+    used, left_out = named["train"], [*named["test"], *named["other"]]
+    if not used or not (named["validation"] or named["test"]):  # the names do not say what the files are for
+        used, named["validation"], left_out = [name for _, name, _ in facts], [], []
+    if named["validation"]:
+        train, validation = (_whole(folder / name for name in names) for names in (used, named["validation"]))
+        found = f"training on {_some(used)}, validation on {_some(named['validation'])}"
     else:
-        facts.sort(key=lambda fact: hashlib.sha256(fact[1].encode()).digest())
-        train, validation = _divide(_whole([p for p, _, _ in facts]), fraction)
+        used.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+        train, validation = _divide(_whole(folder / name for name in used), fraction)
+        found = f"{_some(used)}, of which the last {fraction:.3g} of the bytes is for validation"
+    if left_out or named["validation"]:
+        identity.append(named)
     if not validation or not train:
         raise UserError("data.path", where, "is too small to be divided into training and validation")
     size = sum(span.stop - span.start for span in [*train, *validation])
-    return Source(identity, lambda: read(train), lambda: read(validation), size)
+    found += f"; left out: {_some(left_out)}" if left_out else ""
+    return Source(identity, lambda: read(train), lambda: read(validation), size, found)
 
 
 def _facts(stat: os.stat_result) -> tuple[int, ...]:
@@ -139,8 +158,18 @@ def _facts(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _says(key: str, name: str) -> bool:
-    return re.search(rf"(^|[^a-z]){key}(ation)?([^a-z]|$)", Path(name).name.lower()) is not None
+def _role(name: str) -> str:
+    """Returns what a file is for: a key of ROLES, by its own name, else its outermost folder's; else "other"."""
+    for part in (Path(name).name, Path(name).parts[0]):
+        words = re.split(r"[^a-z]+", part.lower())
+        if role := next((role for role, names in ROLES.items() if not names.isdisjoint(words)), None):
+            return role
+    return "other"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more files" if len(names) > most else "")
 
 
 def _whole(paths: Iterable[Path]) -> list[Span]:
@@ -186,10 +215,7 @@ def read(spans: Iterable[Span]) -> Iterator[str]:
                     text = decoder.decode(block, final=at + len(block) >= span.stop or not block)
                 except UnicodeDecodeError as error:
                     offset = at - pending + error.start
-                    byte = error.object[error.start]
-                    raise UserError(
-                        "data.path", span.path, f"is not UTF-8 text: byte 0x{byte:02x} at offset {offset}"
-                    ) from None
+                    raise not_utf8(span.path, offset) from None
                 if not block:
                     raise UserError("data.path", span.path, "became shorter while it was read")
                 at += len(block)
@@ -210,6 +236,8 @@ def _blocks(rows: Any) -> Iterator[str]:
     lines: list[str] = []
     size = 0
     for row in rows:
+        if row is None:  # a cell without a value
+            continue
         lines.append(row if row.endswith("\n") else f"{row}\n")
         size += len(row)
         if size >= BLOCK_BYTES:

@@ -20,6 +20,7 @@ from hpctrain.errors import UserError
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"  # the word that ends a line, as is usual for the Penn Treebank and WikiText
 _CODE_POINTS = 0x110000
+_LONG = re.compile(r"\S{1000}")
 _WORDS = re.compile(r"[^\s]+|\n")
 
 Blocks = Iterable[str]
@@ -172,7 +173,7 @@ class Pieces:
             initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(_at_line_ends(blocks), trainer)
+        tokenizer.train_from_iterator(_with_short_words(_at_line_ends(blocks)), trainer)
         learned = tokenizer.get_vocab_size()
         if learned < size:
             raise UserError("data.vocabulary_size", size, f"must be ≤ {learned}: the text has no more pieces")
@@ -260,6 +261,16 @@ def _at_line_ends(blocks: Blocks) -> Iterator[str]:
         rest.append(block[end:])
     if any(rest):
         yield "".join(rest)
+
+
+def _with_short_words(blocks: Blocks) -> Iterator[str]:
+    """Yields the same text, cut within words of more than 1,000 characters: learning takes their length squared."""
+    for block in blocks:
+        at = 0
+        for long in _LONG.finditer(block):
+            yield block[at : long.end()]
+            at = long.end()
+        yield block[at:]
 
 
 def _tokenizers() -> Any:

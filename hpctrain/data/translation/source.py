@@ -6,32 +6,40 @@ data.path (default /usr/share/locale): the English messages of programs, and the
 
 from __future__ import annotations
 
+import functools
 import gettext
 import re
+import sys
+import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.config.settings import DataConfig
+from hpctrain.data.lines import lines
 from hpctrain.data.places import find_folder, source_of
 from hpctrain.errors import UserError
 
 PADDING, UNKNOWN, START, END = range(4)
 LOCALES = Path("/usr/share/locale")
 VALIDATION_SHARE = 20  # one sentence in this many
-_WORDS = re.compile(r"\w+|[^\w\s]")
+# Scripts without spaces: a Han character is a word, as in BERT's tokeniser (Devlin et al. 2018), and so is a letter
+# with its marks in Thai, Lao, Tibetan, Burmese and Khmer.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_UNSPACED = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
 
 Pair = tuple[list[str], list[str]]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both splits: pairs of sentences, each a list of words."""
+    """Both splits: pairs of sentences, each a list of words. `remarks` say what of the files is not in them."""
 
     train: list[Pair]
     validation: list[Pair]
+    remarks: tuple[str, ...] = ()
 
 
 def count(config: DataConfig) -> int:
@@ -45,19 +53,36 @@ def pairs(config: DataConfig) -> Pairs:
     if longest is None:
         raise UserError("data.sequence_length", "null", "give the most words of a sentence")
     whole = source_of(config)
-    fitting = {
-        split: [(s, t) for s, t in items if 0 < len(s) <= longest and 0 < len(t) < longest]  # </s> needs room
-        for split, items in vars(whole).items()
-    }
-    for split, items in fitting.items():
-        if not items:
+    fitting: dict[str, list[Pair]] = {}
+    empty = long = 0
+    for split, items in (("train", whole.train), ("validation", whole.validation)):
+        full = [(s, t) for s, t in items if s and t]
+        fitting[split] = [
+            (s, t) for s, t in full if len(s) <= longest and len(t) < longest
+        ]  # </s> needs room
+        empty, long = empty + len(items) - len(full), long + len(full) - len(fitting[split])
+        if not fitting[split]:
             raise UserError("data.sequence_length", longest, f"no {split} sentence is as short")
-    return Pairs(fitting["train"][: config.train_limit], fitting["validation"][: config.validation_limit])
+    remarks = [f"{long:,} pairs longer than {longest} words"] if long else []
+    remarks += [f"{empty:,} pairs with an empty side"] if empty else []
+    train, validation = (
+        fitting["train"][: config.train_limit],
+        fitting["validation"][: config.validation_limit],
+    )
+    return Pairs(train, validation, (*whole.remarks, *remarks))
 
 
 def words(text: str) -> list[str]:
-    """Returns the words and punctuation marks of a text, in lower case."""
-    return _WORDS.findall(text.lower())
+    """Returns the words and punctuation marks of a text, in lower case; combining marks stay with their letters."""
+    return _words().findall(text.lower())
+
+
+@functools.cache
+def _words() -> re.Pattern[str]:
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c).startswith("M"))
+    letter, joiners = rf"[\w{marks}]", "\u200c\u200d"
+    spaced = rf"(?:(?![{_HAN}{_UNSPACED}])[\w{marks}{joiners}])+"
+    return re.compile(rf"[{_HAN}]|(?:(?=[{_UNSPACED}]){letter})[{marks}]*|{spaced}|[^\w\s{marks}{joiners}]")
 
 
 def vocabulary(sentences: Iterable[Pair], size: int) -> dict[str, int]:
@@ -118,7 +143,7 @@ def aligned(config: DataConfig) -> Pairs:
     folder, paths = files(config)
     splits = {}
     for split, stem, pair in (("train", "train", paths[:2]), ("validation", "valid", paths[2:])):
-        texts: list[Sequence[str]] = [path.read_text(encoding="utf-8").splitlines() for path in pair]
+        texts = [lines(path) for path in pair]
         if len(texts[0]) != len(texts[1]):
             raise UserError(
                 "data.path",

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data import sampler
+from hpctrain.errors import UserError
 
 
 @settings(deadline=None)
@@ -24,6 +25,31 @@ def test_an_epoch_shows_each_sample_once(samples, batch, size, seed, epoch):
         assert sum(len(s.indices) for s in shares) == shares[0].global_count
         seen += [index for s in shares for index in s.indices]
     assert sorted(seen) == list(range(samples))
+
+
+@settings(deadline=None)
+@given(
+    samples=st.integers(1, 300), per_rank=st.integers(1, 9), parts=st.integers(1, 3), size=st.integers(1, 6)
+)
+def test_a_dropped_tail_and_the_smallest_part(samples, per_rank, parts, size):
+    batch = per_rank * parts * size
+    for drop in (False, True):
+        if drop and samples < batch:
+            with pytest.raises(
+                UserError, match=r"data.drop_last=true: leaves nothing: the data have \d+ samples"
+            ):
+                sampler.steps_per_epoch(samples, batch, drop)
+            continue
+        steps = sampler.steps_per_epoch(samples, batch, drop)
+        assert steps == (samples // batch if drop else -(-samples // batch))
+        order = np.arange(samples)
+        sizes = {
+            place.stop - place.start
+            for step in range(steps)
+            for rank in range(size)
+            for place in sampler.share(order, step, batch, rank, size).micro_batches(per_rank)
+        }
+        assert sampler.smallest_micro_batch(samples, batch, per_rank, size, drop) == min(sizes - {0})
 
 
 @settings(deadline=None)

@@ -312,7 +312,8 @@ NOT_COUNTED = {
     "GradientInside": "operator=grad: has no rule", "SparseEmbedding": "_sparse_coo_tensor",
     "UpAndDown": "operator=interpolate: has no rule", "TwoStreams": "operator=normalize: has no rule",
     "RootMeanSquare": "operator=mish: has no rule", "Bilinear": "operator=bilinear: has no rule",
-    "ReversedGradient": "operator=sin: has no rule", "Rows": "not at the same device", "NumpyInside": "no data! (odd_networks.py", "Branch": "(odd_networks.py, line",
+    "ReversedGradient": "operator=sin: has no rule", "Rows": "not at the same device",
+    "NumpyInside": "no data! (odd_networks.py", "Branch": "(odd_networks.py, line",
     "Mixture": "(odd_networks.py, line", "Pieces": "(odd_networks.py, line",
     **dict.fromkeys(("Reentrant", "ReentrantWhole", "ReentrantNested", "Sequential", "OwnCheckpoint"), "count_differs"),
 }  # fmt: skip

@@ -71,7 +71,7 @@ def test_ranks_together_take_the_epoch():
     total = ranks[0].total(shares)
     assert (total.epoch, total.share, total.epochs) == (2, (5, fingerprint(np.arange(5))), [(9, 9)])
     for rank in ranks:
-        rank.close(shares, 5)
+        rank.close(shares, np.arange(5))
         assert (rank.epoch, rank.share) == (3, (0, 0))
         assert rank.epochs == [(9, 9), (5, fingerprint(np.arange(5)))]
 
@@ -88,7 +88,7 @@ def test_an_epoch_that_took_a_sample_twice_or_never_is_an_error(taken):
     ledger = Ledger(4)
     ledger.take(of(*taken))
     with pytest.raises(RunFailed, match="epoch 4 did not take each of 3 samples once") as caught:
-        ledger.close([ledger.share], 3)
+        ledger.close([ledger.share], np.arange(3))
     assert caught.value.reason == "DATA_ERROR"
 
 

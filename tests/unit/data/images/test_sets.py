@@ -193,6 +193,67 @@ def test_pictures_of_every_mode_become_three_colours(tmp_path, mode):
     assert Decoding((3, 8, 8), 8).decode(path.read_bytes(), NAME, None, None).shape == (8, 8, 3)
 
 
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("I;16", "tif"), ("I;16B", "tif")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_greys_of_16_bits_keep_their_range(tmp_path, mode, suffix, channels):
+    pixels = np.linspace(0, 65535, 64).round().astype(">u2" if mode.endswith("B") else "<u2").reshape(8, 8)
+    path = tmp_path / f"x.{suffix}"
+    Image.frombytes(mode, (8, 8), pixels.tobytes()).save(path)
+    found = Decoding((channels, 8, 8), 8).decode(path.read_bytes(), NAME, None, None)
+    assert np.array_equal(found[..., 0], np.round(pixels.astype(float) / 257))
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "floating-point"), ("I", "32-bit")])
+def test_pixels_of_an_unknown_range_are_refused(tmp_path, mode, kind):
+    path = tmp_path / "x.tif"
+    Image.new(mode, (8, 8), 1000).save(path)
+    with pytest.raises(
+        UserError, match=f"x.png is not a whole picture: {kind} pixels, of which nobody knows"
+    ):
+        Decoding((1, 8, 8), 8).decode(path.read_bytes(), NAME, None, None)
+
+
+def test_linked_folders_and_odd_suffixes_count_and_the_rest_is_named(tmp_path):
+    root = make_folder(tmp_path / "set", 2, 1, classes=("a", "b"))
+    elsewhere = make_folder(tmp_path / "elsewhere", 3, 1, classes=("c", "more"))
+    (root / "train" / "c").symlink_to("../../elsewhere/train/c")
+    (root / "train" / "a" / "more").symlink_to(elsewhere / "train" / "more")
+    (root / "train" / "a" / "again").symlink_to(root / "train" / "a")  # a circle
+    (root / "train" / "b" / "round").symlink_to(elsewhere / "train" / "more")
+    (root / "train" / "b" / "deep").mkdir()
+    (root / "train" / "b" / "deep" / "up").symlink_to(root / "train")
+    for number, suffix in enumerate((".jfif", ".JPE", ".avif", ".jp2", ".webp", ".tga")):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(root / "train" / "b" / f"x{suffix}")
+    (root / "train" / "__MACOSX" / "a").mkdir(parents=True)
+    (root / "train" / "__MACOSX" / "a" / "._0.png").write_bytes(b"x")
+    (root / "train" / "b" / "notes.txt").write_text("x")
+    (root / "val" / "c").mkdir()
+    found = sets.find(config(root))
+    assert found.classes == ("a", "b", "c")
+    counts = np.bincount(found.train.labels).tolist()
+    assert (counts[0], counts[2]) == (5, 3)
+    assert found.remarks == ("folder train/__MACOSX", "1 files that are not pictures (.txt 1)")
+    splits = data.load(config(root, "data.workers=0", "data.augment=[]"))
+    assert splits.found.endswith("left out: folder train/__MACOSX, 1 files that are not pictures (.txt 1)")
+    assert len(splits.train) == len(found.train.keys) == len({str(key) for key in found.train.keys})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array([0, 1, -1]), "row 2 holds -1"), (np.array([0.0, 0.5]), "row 1 holds 0.5"),
+        (np.array([0.0, np.nan]), "row 1 holds nothing"), (np.array(["x", "y"], object), "row 0 holds x"),
+        (np.array([None, 1], object), "row 0 holds nothing"), (np.array([0.0, -2.0]), "row 1 holds -2"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_class_are_named_with_their_column(values, said):
+    with pytest.raises(
+        UserError, match=f"data.label_field=kind: {said}.*; labels must be whole numbers from 0 on"
+    ):
+        sets._labels(values, "kind")
+    assert sets._labels(np.array([2.0, 0.0]), "kind").tolist() == [2, 0]
+
+
 def test_resized_packs_are_smaller_and_keep_what_is_small(tmp_path):
     source = make_folder(tmp_path / "set", 2, 1, size=(200, 100), suffix="jpg", classes=("a",))
     Image.new("RGB", (10, 10)).save(source / "train" / "a" / "small.jpg")

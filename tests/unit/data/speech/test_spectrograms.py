@@ -91,6 +91,53 @@ def test_bad_recordings_are_named(tmp_path, change, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_transcripts_as_people_write_them(tmp_path):
+    settings = library(tmp_path / "set", ["ONE TWO THREE FOUR", "TWO"])
+    listing = next((tmp_path / "set").rglob("train*/**/*.trans.txt"))
+    name = listing.with_name("84-121-0000.wav")
+    name.rename(name.with_suffix(".WAV"))
+    listing.write_bytes("\ufeff84-121-0000\tit\u2028s\u0085 caf\u00e9 8\r\n\r\n  \n84-121-0001\n".encode())
+    config = data(*settings, "data.sequence_length=40")
+    splits = load_data(config)
+    _, _, labels, counts = splits.train.batch(np.array([0]))
+    assert labels[0, : counts[0]].tolist() == numbers_of("it s caf")
+    assert splits.found == (
+        "data: 2 recordings for training and 1 for validation; left out: characters that are not in the alphabet "
+        "(a to z, apostrophe): 8 1 times, \u00e9 1 times, the transcripts of 1 recordings, which have no letter of it"
+    )
+
+
+def test_another_script_is_refused(tmp_path):
+    settings = library(tmp_path / "set", ["\u043e\u0434\u0438\u043d", "TWO"])
+    with pytest.raises(UserError, match=r"73% of the characters of its transcripts are not in the alphabet"):
+        count_samples(data(*settings))
+
+
+def test_a_recording_too_short_for_its_words_is_named(tmp_path):
+    settings = library(tmp_path / "set", ["A" * 12, "b" * 11 + "a"])
+    with pytest.raises(
+        UserError, match=r"0000.wav: is too short.*12 characters in 19 frames of 10 ms; so are 1 more"
+    ):
+        load_data(data(*settings, "data.sequence_length=40"))
+
+
+def test_steps_too_few_for_the_words_are_an_error():
+    task = make_task(TaskConfig("speech_recognition"), None)
+    output = torch.zeros(4, 1, 29).log_softmax(-1), torch.tensor([4])
+    batch = torch.zeros(1, 1, 161, 8), torch.tensor([8]), torch.tensor([[5, 5, 6, 0]]), torch.tensor([3])
+    task.loss(lambda *_: output, batch, None)
+    batch[2][0, 3], batch[3][0] = 6, 4
+    with pytest.raises(UserError, match="a transcript of 4 characters: does not fit into the 4 steps"):
+        task.loss(lambda *_: output, batch, None)
+
+
+def test_cut_and_stereo_recordings_are_named(tmp_path):
+    write(tmp_path / "a.wav", np.zeros(100))
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"a.wav: is cut short: it has 150 of the 200 bytes"):
+        read_audio(tmp_path / "a.wav")
+
+
 def test_espeak_speaks_once_and_always_the_same(tmp_path, monkeypatch):
     few = ("data.train_samples=3", "data.validation_samples=2")
     first = load_data(data(*few)).train.batch(np.arange(3))

@@ -145,6 +145,43 @@ def test_named_splits_are_taken(tmp_path):
     assert ["".join(part()) for part in (source.train, source.validation)] == ["train\n", "valid\n"]
 
 
+@pytest.mark.parametrize(
+    ("names", "train", "validation", "said"),
+    [
+        (["train.txt", "val.txt", "test.txt"], ["train.txt"], ["val.txt"], "left out: test.txt"),
+        (["train.txt", "dev.txt", "notes.md"], ["train.txt"], ["dev.txt"], "left out: notes.md"),
+        (["train/a", "training/b", "dev/c", "test/d"], ["train/a", "training/b"], ["dev/c"], "left out: test/d"),
+        (["training.en", "testing.en"], ["training.en"], ["training.en"], "training.en, of which the last 0.05"),
+        (["train.txt", "notes.txt"], ["train.txt", "notes.txt"], ["train.txt", "notes.txt"], "of which the last"),
+        (["latest.txt", "contest.txt", "a/training.txt"], None, None, "of which the last"),
+        (["val.txt", "b.txt"], None, None, "of which the last"),
+    ],
+)  # fmt: skip
+def test_what_the_names_say_is_said(tmp_path, names, train, validation, said):
+    for name in names:
+        write(tmp_path / "t", name, f"{name}\n" * 40)
+    source = text_source.find_source(config(tmp_path / "t"))
+    used = [set("".join(part()).split()) for part in (source.train, source.validation)]
+    if train:
+        assert used[0] <= set(train)
+        assert used[1] <= set(validation)
+    assert said in source.found
+    assert used[0] | used[1] <= set(names)
+    if "left out" not in source.found and "testing.en" not in names:
+        assert used[0] | used[1] == set(names)
+
+
+@pytest.mark.parametrize(
+    ("content", "seems"),
+    [("grün\n".encode("latin-1"), "Latin-1 or Windows-1252"), ("grün\n".encode("utf-16"), "UTF-16: iconv"),
+     ("grün\n".encode("utf-16-le"), "UTF-16 without its mark")],
+)  # fmt: skip
+def test_another_encoding_is_guessed(tmp_path, content, seems):
+    path = write(tmp_path, "a.txt", content * 100)
+    with pytest.raises(UserError, match=rf"a.txt: is not UTF-8 text.*seems to be {seems}"):
+        tokens.load(config(path, vocabulary_size=5))
+
+
 def test_blocks_cut_no_character(tmp_path, monkeypatch):
     monkeypatch.setattr(text_source, "BLOCK_BYTES", 5)
     text = "aé日🐍" * 20 + "\n"
@@ -158,7 +195,9 @@ def test_what_is_no_utf8_is_named_with_its_offset(tmp_path, monkeypatch, offset)
     text = bytearray(b"0123456\xc3\xa9\n" * 1000)
     text[offset] = 0xFF
     path = write(tmp_path, "a.txt", bytes(text))
-    with pytest.raises(UserError, match=rf"a.txt: is not UTF-8 text: byte 0xff at offset {offset}$"):
+    with pytest.raises(
+        UserError, match=rf"a.txt: is not UTF-8 text: byte 0xff at offset {offset}; it seems to be"
+    ):
         tokens.load(config(path, vocabulary_size=5))
 
 
@@ -396,3 +435,10 @@ def test_a_hub_that_does_not_answer_is_told_from_the_cache_at_once(monkeypatch):
 def test_ascii_is_a_text_too():
     known = Characters.learn([string.printable], 101)
     assert known.unknown(string.printable) == []
+
+
+def test_a_word_of_a_million_letters_is_learned_in_parts():
+    blocks = ["a b " + "xyz" * 1000 + " c", "d" * 2500]
+    parts = list(vocabulary._with_short_words(blocks))
+    assert "".join(parts) == "".join(blocks)
+    assert [len(part) for part in parts] == [1004, 1000, 1000, 2, 1000, 1000, 500]

@@ -84,6 +84,32 @@ class TestAligned:
         assert refused(aligned, config) == said
 
 
+class TestWords:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("It's 3.5 \u20ac!", ["it", "'", "s", "3", ".", "5", "\u20ac", "!"]),
+            ("\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e!",
+             ["\u0928\u092e\u0938\u094d\u0924\u0947", "\u0926\u0941\u0928\u093f\u092f\u093e", "!"]),
+            ("e\u0301a", ["e\u0301a"]), ("\u05e9\u05b8\u05c1", ["\u05e9\u05b8\u05c1"]),
+            ("\u6211\u559c\u6b22 Python\u3002", ["\u6211", "\u559c", "\u6b22", "python", "\u3002"]),
+            ("a\u6211b", ["a", "\u6211", "b"]),
+            ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+             ["\u0e2a", "\u0e27\u0e31", "\u0e2a", "\u0e14\u0e35"]),
+            ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+             ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]),
+        ],
+    )  # fmt: skip
+    def test_a_word_is_a_word_in_every_script(self, text, expected):
+        assert source.words(text) == expected
+
+    @pytest.mark.parametrize("odd", ["\u2028", "\u0085", "\x0b", "\x0c", "\x1c", "\r"])
+    def test_a_line_ends_at_a_newline_alone(self, tmp_path, odd):
+        config = lines(tmp_path / "set", train_en=f"\ufeffa{odd}b\nc\r\nd", train_de="x\ny\nz\n")
+        assert [pair[1] for pair in aligned(config).train] == [["x"], ["y"], ["z"]]
+        assert [pair[0][-1] for pair in aligned(config).train] == ["b", "c", "d"]
+
+
 class TestCatalogues:
     @pytest.fixture
     def config(self, tmp_path):
@@ -141,13 +167,16 @@ class TestPairs:
             tmp_path / "set", train_en="a b c\na b c d\na\n\na\na\n", train_de="x y\nx\nx y z\nx\n\nx\n"
         )
         found = pairs(config)
-        assert found == Pairs([(["a", "b", "c"], ["x", "y"]), (["a"], ["x"])], [(["b"], ["y"])])
+        assert found == Pairs(
+            [(["a", "b", "c"], ["x", "y"]), (["a"], ["x"])], [(["b"], ["y"])],
+            ("2 pairs longer than 3 words", "2 pairs with an empty side"),
+        )  # fmt: skip
         assert count(config) == 2
 
     def test_limits_cut_each_split(self, tmp_path):
         texts = {f"{split}_{side}": "a\n" * 5 for split in ("train", "valid") for side in ("en", "de")}
         config = replace(lines(tmp_path / "set", **texts), train_limit=3, validation_limit=2)
-        assert [len(split) for split in vars(pairs(config)).values()] == [3, 2]
+        assert [len(split) for split in (pairs(config).train, pairs(config).validation)] == [3, 2]
 
     @pytest.mark.parametrize(("text", "split"), [("train_en", "train"), ("valid_en", "validation")])
     def test_a_split_without_a_short_sentence_is_named(self, tmp_path, text, split):
