@@ -25,27 +25,23 @@ from hpctrain.models.settings_image import MLPSettings, PerceptronSettings
 
 HERE = Path(__file__).resolve().parent / "figures"
 
-# The worked example: 8x8 picture of two crossing strokes, and a filter that answers to a diagonal cross.
+# The worked example: an 8x8 picture, and a filter that is not flipped.
 IMAGE = torch.tensor(
     [
-        [1, 1, 1, 0, 0, 0, 0, 1],
-        [0, 1, 1, 1, 0, 0, 1, 1],
-        [0, 0, 1, 1, 1, 1, 1, 0],
-        [0, 0, 0, 1, 1, 1, 0, 0],
-        [0, 0, 1, 1, 1, 1, 0, 0],
-        [0, 1, 1, 0, 0, 1, 1, 0],
-        [1, 1, 0, 0, 0, 0, 1, 1],
-        [1, 0, 0, 0, 0, 0, 0, 1],
+        [1, 0, 1, 0, 0, 1, 0, 1],
+        [0, 1, 0, 0, 1, 0, 1, 0],
+        [0, 0, 1, 0, 0, 1, 0, 1],
+        [1, 0, 1, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0, 1, 0],
+        [0, 0, 1, 0, 0, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0, 1, 0, 1],
     ]
 )
-FILTER = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+FILTER = torch.tensor([[-1, 0, 1], [-2, 1, 2], [-3, 0, 3]])
 
-# Filters that answer to vertical lines: bright in the middle, dark beside it; each sums to nothing.
-VERTICAL = {
-    "1x3": [[-1, 2, -1]],
-    "3x3": [[-1, 2, -1]] * 3,
-    "5 wide": [[-2, 1, 2, 1, -2]] * 5,
-}
+# Filters that keep vertical lines only: what is left of a pixel less what is right of it, so each sums to nothing.
+VERTICAL = {"1x3": [[1, 0, -1]], "3x3": [[1, 0, -1]] * 3, "5x5": [[1, 0, 0, 0, -1]] * 5}
 SENTENCE = ["the", "cat", "sees", "the", "dog"]
 
 
@@ -129,7 +125,7 @@ def convolution() -> Figure:
     ]  # fmt: skip
     for axis, (title, values) in zip(axes, panels, strict=True):
         rows, columns = values.shape
-        axis.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=max(5, int(values.max())))
+        axis.imshow(values.numpy(), cmap="RdBu", vmin=-9, vmax=9)
         for i in range(rows):
             for j in range(columns):
                 axis.text(j, i, int(values[i, j]), ha="center", va="center", fontsize=9)
@@ -146,7 +142,7 @@ def filters() -> Figure:
     axes[0].imshow(picture.numpy(), cmap="gray")
     axes[0].set_title("picture", fontsize=9)
     for axis, (name, kernel) in zip(axes[1:], VERTICAL.items(), strict=True):
-        axis.imshow(filtered(picture, kernel).clamp(min=0).numpy(), cmap="gray_r", vmax=0.2)
+        axis.imshow(filtered(picture, kernel).abs().numpy(), cmap="gray_r", vmax=0.2)
         axis.set_title(f"{name}: {kernel[0]}", fontsize=9)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
@@ -154,7 +150,7 @@ def filters() -> Figure:
 
 
 def pooling() -> Figure:
-    lines = filtered(photograph(), VERTICAL["3x3"]).clamp(min=0)[None, None]
+    lines = filtered(photograph(), VERTICAL["3x3"]).abs()[None, None]
     maps = {
         "feature map": lines,
         "max pooling 2x2": functional.max_pool2d(lines, 2),

@@ -12,6 +12,17 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "networks.md").read_text(encoding="utf-8")
 
 
+# Worked out by hand, from the picture and the filter of the document that this project began with.
+CONVOLVED = [
+    [4, -2, -2, 5, 0, 1],
+    [2, 0, -4, 5, 1, -3],
+    [1, 1, 0, 3, 1, -2],
+    [3, 0, -2, 5, 3, 0],
+    [2, 1, -1, 2, 6, 1],
+    [4, 0, -4, 4, 3, 1],
+]
+
+
 @pytest.fixture(scope="module")
 def figures():
     spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
@@ -29,7 +40,8 @@ def test_the_worked_example_is_what_torch_computes(figures):
     ]
     assert values.tolist() == by_hand
     assert figures.convolved(2).tolist() == [row[::2] for row in by_hand[::2]]
-    printed = re.search(r"((?:    (?:\d ){5}\d\n){6})", PAGE)[1]
+    assert by_hand == CONVOLVED
+    printed = re.search(r"((?:   (?: [ -]?\d){6}\n){6})", PAGE)[1]
     assert [[int(v) for v in line.split()] for line in printed.strip().splitlines()] == by_hand
 
 
