@@ -58,8 +58,9 @@ def _leaderboard(report: Report) -> list[html.Block]:
     if any(s.half_width is not None for s in report.settings):
         blocks.append(
             html.Text(
-                "Marked settings (≈ best) are not distinguishable from the best: "
-                "Welch's t-test over the seeds, 5 % family-wise (Holm)."
+                "Marked settings (≈ best) are not distinguishable from the best: Games and Howell's test over the "
+                "seeds, with an error of 5 % over all pairs. ± is each setting's own; the best mean was chosen for "
+                "being high or low, so on new seeds it is likely to be less good."
             )
         )
     if len(report.settings) > MOST_ROWS:

@@ -68,11 +68,14 @@ class Report:
             return "One seed each: no intervals. Sweep the seed too (seed=0,1,2) to tell settings apart."
         alike = sum(s.like_best is True for s in self.settings)
         others = f"{alike} other settings are" if alike > 1 else "One other setting is"
-        seeds = f"95 % interval, {len(best.results)} seeds"
+        seeds = f"95 % interval of its {len(best.results)} seeds"
         text = f"Best: {self.metric} {best.mean:.4g} ± {best.half_width:.2g} ({seeds})."
-        return (
-            f"{text} {others} not distinguishable from it (≈ best)." if alike else f"{text} It stands alone."
-        )
+        if alike:
+            return f"{text} {others} not distinguishable from it (≈ best)."
+        untold = sum(s.like_best is None for s in self.settings[1:])
+        if untold:
+            return f"{text} {untold} of the others have too few seeds, or no spread, to be told from it."
+        return f"{text} It stands alone." if len(self.settings) > 1 else text
 
 
 def look(study: StudyDir, metric: str | None = None, say: Callable[[str], None] = silent) -> Report:
