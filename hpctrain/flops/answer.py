@@ -14,7 +14,7 @@ from hpctrain.flops.document import Document, document, headline
 from hpctrain.flops.known import counted
 from hpctrain.flops.request import Request, request
 from hpctrain.flops.result import Count
-from hpctrain.flops.runs import run_figures
+from hpctrain.flops.runs import StepBound, run_figures
 from hpctrain.hardware import Device
 from hpctrain.models.settings import NETWORKS
 
@@ -47,7 +47,11 @@ def answer(overrides: list[str], measured: Device | None = None, allow_unknown: 
     device = measured or _device(asked)
     count = _count(asked, allow_unknown)
     made = document(asked, count, device)
-    run = run_figures(asked, count, made["lower_bound"]["step_s"] if "lower_bound" in made else None)
+    bound = None
+    if (least := made.get("lower_bound")) is not None:
+        compute_s = least["step_flops"] / least["peak_flops_per_s"]
+        bound = StepBound(least["passes_s"], compute_s, least.get("optimizer_s", 0.0))
+    run = run_figures(asked, count, bound)
     if run is not None:
         made["run"] = run
     return made

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 from hpctrain.errors import UserError
 from hpctrain.flops import rules
 from hpctrain.flops.known import SHORT, counted
-from hpctrain.flops.request import Request
+from hpctrain.flops.request import Request, RunPlan
 from hpctrain.flops.result import Count
 
 EXA = 10**18
@@ -58,8 +58,17 @@ class RunFigures(TypedDict):
     arithmetic: str
 
 
-def run_figures(request: Request, count: Count, step_bound_s: float | None) -> RunFigures | None:
-    """Returns the figures of the run; None if the request does not describe a run.
+@dataclass(frozen=True)
+class StepBound:
+    """The least seconds of the passes of a batch on one device, of their operations alone, and of an update."""
+
+    passes_s: float
+    compute_s: float
+    update_s: float
+
+
+def run_figures(request: Request, count: Count, bound: StepBound | None) -> RunFigures | None:
+    """Returns the figures of the run; None if the request does not describe a run. `bound`: of the counted batch.
 
     Raises UserError if samples or epochs are missing, or lengths do not apply.
     """
@@ -102,14 +111,22 @@ def run_figures(request: Request, count: Count, step_bound_s: float | None) -> R
         "useful_flops": total.useful,
         "optimizer_flops": total.optimizer,
         "exaflops": total.exaflops,
-        # Ranks work in parallel.
-        "lower_bound_s": step_bound_s * plan.samples * plan.epochs / (request.batch * plan.ranks)
-        if step_bound_s and not sequences
+        "lower_bound_s": _lower_bound_s(plan, request.batch, total.steps, bound)
+        if bound and not sequences
         else None,
         "arithmetic": f"{plan.samples:,} x {plan.epochs:g} x {float(per_sample):.6g} FLOPs (2 a MAC, forward and "
         f"backward{f'; {words}' if sequences else ''}) + {total.steps:,} x {plan.ranks} updates x "
         f"{optimizer_flops(count, request.settings.optimizer):.4g}",
     }
+
+
+def _lower_bound_s(plan: RunPlan, counted: int, steps: int, bound: StepBound) -> float:
+    """Returns the least seconds of the run: ranks work in parallel, and each updates all parameters once a step.
+
+    A batch larger than the `counted` one reads the weights less often per sample, so only its operations are certain.
+    """
+    batch_s = bound.passes_s if plan.batch <= counted else bound.compute_s
+    return batch_s / counted * (plan.samples or 0) * (plan.epochs or 0) / plan.ranks + steps * bound.update_s
 
 
 def _costs(request: Request, count: Count, sequences: bool) -> Callable[[int], Fraction]:

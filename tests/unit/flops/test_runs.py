@@ -15,6 +15,7 @@ from hpctrain.flops.result import Count, Layer
 from hpctrain.flops.rules import Cost, Work
 from hpctrain.flops.runs import (
     RunTotal,
+    StepBound,
     optimizer_elements,
     optimizer_flops,
     polynomial,
@@ -112,10 +113,10 @@ def step(forward, weight_grad=0, input_grad=0):
     return Count((Layer("only", "Linear", 8, (work,)),), 8, parameter_sizes=PARAMETERS.parameter_sizes)
 
 
-def figures(network, *, counted_batch=1, count=PARAMETERS, bound_s=None, **plan):
+def figures(network, *, counted_batch=1, count=PARAMETERS, bound=None, **plan):
     settings = Settings(SgdConfig(lr=0.1), run=RunPlan(**plan))
     asked = Request(ModelConfig("toy", network), settings, find("flops"), counted_batch)
-    return run_figures(asked, count, bound_s)
+    return run_figures(asked, count, bound)
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_run_over_images():
         Images(),
         counted_batch=4,
         count=step(40, 30, 10),
-        bound_s=0.5,
+        bound=StepBound(0.5, 0.25, 0.125),
         samples=100,
         epochs=1.5,
         batch=10,
@@ -161,8 +162,8 @@ def test_a_run_over_images():
         "useful_flops": 6000,
         "optimizer_flops": 8 * 2 * 16,
         "exaflops": 6256e-18,
-        # 150 samples; a bound of 0.5 s for 4 samples on each of 2 ranks.
-        "lower_bound_s": 9.375,
+        # 150 samples, 4 of which take 0.25 s at least (a batch of 10 reads weights less often); 2 ranks; 8 updates.
+        "lower_bound_s": 150 / 8 * 0.25 + 8 * 0.125,
         "arithmetic": "100 x 1.5 x 40 FLOPs (2 a MAC, forward and backward) + 8 x 2 updates x 16",
     }
 
@@ -178,8 +179,22 @@ def test_steps_gather_passes_and_large_numbers_are_grouped():
 
 def test_a_lower_bound_needs_a_bound_for_a_step_of_equal_samples(counted):
     plan = {"samples": 10, "epochs": 1}
-    assert figures(Images(), count=step(1), bound_s=None, **plan)["lower_bound_s"] is None
-    assert figures(Sequences(), count=step(1), bound_s=0.5, **plan)["lower_bound_s"] is None
+    assert figures(Images(), count=step(1), bound=None, **plan)["lower_bound_s"] is None
+    bound = StepBound(0.5, 0.25, 0.125)
+    assert figures(Sequences(), count=step(1), bound=bound, **plan)["lower_bound_s"] is None
+
+
+def test_a_run_updates_once_a_step_whatever_a_batch_is_divided_into(counted):
+    """Brute force: each micro-batch takes its passes, each step one update."""
+    bound = StepBound(0.5, 0.25, 0.125)
+    for batch, accumulate, ranks in ((4, 1, 1), (4, 8, 1), (2, 4, 3), (1, 16, 2)):
+        whole = batch * accumulate * ranks
+        found = figures(
+            Images(), counted_batch=4, count=step(1), bound=bound, samples=10 * whole, epochs=2, batch=batch,
+            accumulate=accumulate, ranks=ranks,
+        )  # fmt: skip
+        of_one_rank = sum(batch * 0.5 / 4 for _ in range(2 * 10 * accumulate)) + 2 * 10 * 0.125
+        assert found["lower_bound_s"] == pytest.approx(of_one_rank)
 
 
 def test_sequences_have_the_networks_own_length_unless_lengths_are_given(counted):
