@@ -11,6 +11,7 @@ from hpctrain.errors import UserError
 from hpctrain.launch.estimate import bound_shown, hours_shown
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import living
+from hpctrain.sweep.asha import survivors
 from hpctrain.sweep.request import understand
 from hpctrain.sweep.start import Started, foresee, start
 from hpctrain.sweep.study_dir import StudyDir
@@ -59,10 +60,32 @@ def _show(started: Started, dry_run: bool) -> None:
     print(
         f"study {study.name}: {started.runs:,} runs, of which {max(0, started.runs - left):,} are done already"
     )
-    most = "at most " if started.request.settings.pruner != "none" else ""
     bound = bound_shown(facts["lower_bound_s"])
     flops = "FLOPs unknown" if facts["flops_total"] is None else f"{facts['flops_total']:.3g} FLOPs"
-    print(f"{most}{facts['steps']:,} steps, {flops}; {bound}")
+    if len(started.rungs) == 1:
+        print(f"{facts['steps']:,} steps, {flops}; {bound}")
+    else:
+        share, reduction = facts["expected_share"], started.request.settings.reduction
+        print(
+            f"about {round(share * facts['steps']):,} steps if one run in {reduction} goes on from each of the rungs "
+            f"{', '.join(map(str, started.rungs))} (epochs); all runs to their ends: {facts['steps']:,} steps, {flops}"
+        )
+        if any(swept.key == "seed" for swept in started.request.space):
+            print(
+                "warning: with sweep.pruner=asha each seed is pruned alone: lucky ones go on, and flatter their "
+                "settings; prune with one seed, then sweep seeds over the best settings"
+            )
+        reached = [
+            rung
+            for rung, n in zip(started.rungs, survivors(started.runs, started.rungs, reduction), strict=True)
+            if n
+        ]
+        if reached[-1] < started.rungs[-1]:
+            print(
+                f"warning: of {started.runs} runs none is likely to train beyond epoch {reached[-1]} of "
+                f"{started.rungs[-1]}; {reduction ** (len(started.rungs) - 1)} runs, a larger sweep.min_epochs or "
+                "sweep.pruner=none would"
+            )
     if facts["node_hours_max"] is not None:
         print(hours_shown(facts["node_hours_max"]))
     each = "each works until all is done" if jobs.quota is None else f"{_many(jobs.quota, 'run')} each"

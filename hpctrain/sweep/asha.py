@@ -20,6 +20,26 @@ def rung_epochs(first: int, reduction: int, last: int) -> list[int]:
     return [*rungs, last]
 
 
+def survivors(runs: int, rungs: Sequence[int], reduction: int) -> list[int]:
+    """Returns how many of `runs` start each of the rungs if one in `reduction` goes on, as synchronous halving would.
+
+    Asynchronous halving promotes a few more: a run that was among the best of the first results need not stay so.
+    """
+    counts = [runs]
+    for _ in rungs[1:]:
+        counts.append(counts[-1] // reduction)
+    return counts
+
+
+def share_of_epochs(runs: int, rungs: Sequence[int], reduction: int) -> float:
+    """Returns the share of all epochs of all runs that such a study trains."""
+    stretches = (later - earlier for earlier, later in zip([0, *rungs], rungs, strict=False))
+    trained = sum(
+        count * epochs for count, epochs in zip(survivors(runs, rungs, reduction), stretches, strict=True)
+    )
+    return trained / (runs * rungs[-1])
+
+
 def promotable(
     results: Sequence[Mapping[str, float | None]],
     started: Sequence[Set[str]],

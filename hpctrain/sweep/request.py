@@ -73,7 +73,8 @@ def understand(words: Sequence[str]) -> Request:
         [] if settings.adaptive else [spaces.trial(composer, o) for o in spaces.combinations(settings, space)]
     )
     trials = {trial.run_id: trial for trial, _ in reversed(made)}
-    costs = _costs([c for _, c in made] or [config] * count_runs(settings, space))
+    different = {trial.run_id: config for trial, config in made}  # random draws may meet
+    costs = _costs(list(different.values()) or [config] * count_runs(settings, space))
     jobs = plan_for(settings, config, len(trials) or count_runs(settings, space), 10**9, None, ())
     hours = node_hours(config, settings, jobs.jobs) if config.cluster.kind == "slurm" else None
     limit = settings.max_node_hours

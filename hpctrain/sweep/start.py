@@ -27,6 +27,7 @@ from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import living
 from hpctrain.sweep import space as spaces
 from hpctrain.sweep.arrays import Plan, array_parameters, plan_for, wall_bound_s
+from hpctrain.sweep.asha import rung_epochs, share_of_epochs
 from hpctrain.sweep.request import Request
 from hpctrain.sweep.settings import OF_THE_STUDY, SweepConfig, objective, sweep_config
 from hpctrain.sweep.settings import count as count_runs
@@ -37,7 +38,10 @@ PATIENCE_S = 60.0  # for another `sweep` of the same study
 
 
 class Facts(TypedDict):
-    """What `hpctrain sweep --json` prints: runs, jobs (`arrays`: tasks of each array), costs, a bound on the time."""
+    """What `hpctrain sweep --json` prints: runs, jobs (`arrays`: tasks of each array), costs, a bound on the time.
+
+    `steps` and `flops_total` are of all runs to their ends; `expected_share` of them is left with pruning.
+    """
 
     study: str
     path: str
@@ -48,6 +52,7 @@ class Facts(TypedDict):
     at_once: int
     job_ids: list[str]
     steps: int
+    expected_share: float
     flops_total: float | None
     node_hours_max: float | None
     lower_bound_s: float | None
@@ -68,15 +73,28 @@ class Started:
         """The number of runs that the request names, counting trials that are not drawn yet."""
         return len(self.request.trials) or count_runs(self.request.settings, self.request.space)
 
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs at which runs may be stopped, to the last; only the last without pruning."""
+        settings, epochs = self.request.settings, self.request.config.train.epochs
+        pruned = settings.pruner != "none" and epochs is not None
+        return (
+            rung_epochs(settings.min_epochs, settings.reduction, epochs)
+            if pruned and epochs
+            else [epochs or 1]
+        )
+
     def facts(self) -> Facts:
         """Returns everything for programs."""
-        costs, jobs = self.request.costs, self.jobs
-        at_once = max(1, min(jobs.at_once or 1, jobs.jobs or 1) * self.request.settings.runs_at_once)
+        costs, jobs, settings = self.request.costs, self.jobs, self.request.settings
+        at_once = max(1, min(jobs.at_once or 1, jobs.jobs or 1) * settings.runs_at_once)
+        bounded = len(self.rungs) == 1  # runs that may be stopped have no least time
         return {
             "study": self.study.name, "path": str(self.study.path), "runs": self.runs, "left": self.left,
             "jobs": jobs.jobs, "arrays": list(jobs.arrays), "at_once": jobs.at_once, "job_ids": self.job_ids,
-            "steps": costs.steps, "flops_total": costs.flops, "node_hours_max": costs.node_hours_max,
-            "lower_bound_s": wall_bound_s(costs.bounds_s, at_once) if costs.bounds_s else None,
+            "steps": costs.steps, "expected_share": share_of_epochs(self.runs, self.rungs, settings.reduction),
+            "flops_total": costs.flops, "node_hours_max": costs.node_hours_max,
+            "lower_bound_s": wall_bound_s(costs.bounds_s, at_once) if bounded and costs.bounds_s else None,
         }  # fmt: skip
 
 

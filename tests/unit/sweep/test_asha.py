@@ -3,10 +3,11 @@
 import itertools
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.sweep.asha import promotable, rung_epochs
+from hpctrain.sweep.asha import promotable, rung_epochs, share_of_epochs, survivors
 
 
 def test_rungs():
@@ -73,3 +74,17 @@ def test_any_order_of_ends_keeps_the_share_and_finds_the_best(seed, slots, reduc
     for rung in range(rungs - 1):
         if len(results[rung]) >= reduction:
             assert max(results[rung], key=quality.get) in results[rung + 1]
+
+
+@pytest.mark.parametrize(
+    ("runs", "rungs", "reduction", "counts", "share"),
+    [
+        (27, [1, 3, 9, 27], 3, [27, 9, 3, 1], (27 * 1 + 9 * 2 + 3 * 6 + 1 * 18) / (27 * 27)),
+        (4, [1, 3, 9], 3, [4, 1, 0], (4 * 1 + 1 * 2) / 36),
+        (5, [10], 3, [5], 1.0),
+        (2, [5, 10], 2, [2, 1], (2 * 5 + 1 * 5) / 20),
+    ],
+)
+def test_what_halving_trains(runs, rungs, reduction, counts, share):
+    assert survivors(runs, rungs, reduction) == counts
+    assert share_of_epochs(runs, rungs, reduction) == pytest.approx(share)

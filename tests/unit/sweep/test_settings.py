@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpctrain import cli
 from hpctrain.errors import UserError
 from hpctrain.sweep.request import understand
 
@@ -55,6 +56,27 @@ def test_node_hours_have_a_limit():
 def test_identical_science_is_one_run():
     twice = understand([*BASE, "optimizer.lr=0.1,1e-1,0.10,0.2", "checkpoint.keep_last=1"])
     assert len(twice.trials) == 2
+    once = understand([*BASE, "optimizer.lr=0.1,0.2", "checkpoint.keep_last=1"])
+    assert twice.costs == once.costs
+
+
+def test_a_study_with_pruning_says_what_it_will_train(capsys, tmp_path):
+    words = [
+        *BASE,
+        "optimizer.lr=0.1,0.2,0.3,0.4",
+        "seed=0,1",
+        "sweep.pruner=asha",
+        "train.epochs=9",
+        "--dry-run",
+    ]
+    assert cli.main(["sweep", *words, f"run.root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    # 8 runs for one epoch, 2 of them for two more, none to the end.
+    steps = understand(words[:-1]).costs.steps
+    assert f"about {round(steps * (8 + 2 * 2) / 72):,} steps if one run in 3 goes on" in said
+    assert f"rungs 1, 3, 9 (epochs); all runs to their ends: {steps:,} steps" in said
+    assert "warning: of 8 runs none is likely to train beyond epoch 3 of 9; 9 runs, a larger" in said
+    assert "warning: with sweep.pruner=asha each seed is pruned alone" in said
 
 
 def test_more_trials_keep_those_that_were_drawn_before():
