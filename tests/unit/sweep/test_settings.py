@@ -66,6 +66,7 @@ def test_a_study_with_pruning_says_what_it_will_train(capsys, tmp_path):
         "optimizer.lr=0.1,0.2,0.3,0.4",
         "seed=0,1",
         "sweep.pruner=asha",
+        "sweep.metric=loss",
         "train.epochs=9",
         "--dry-run",
     ]
