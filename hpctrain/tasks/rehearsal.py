@@ -6,6 +6,8 @@ samples of the data's shapes. Reads no data. Side effects: those of the user's c
 
 from __future__ import annotations
 
+import contextlib
+import io
 from types import SimpleNamespace
 
 import torch
@@ -32,7 +34,15 @@ def inputs(config: Config, samples: int, pixels: int | None = None) -> tuple[Ten
 
 
 def play(config: Config) -> None:
-    """Runs the network and its loss once. Raises UserError with the user's file and line if that fails."""
+    """Runs the network and its loss once. Raises UserError with the user's file and line if that fails.
+
+    What the user's code prints is not shown: the ranks will print it again, into logs without secrets.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        _play(config)
+
+
+def _play(config: Config) -> None:
     model = config.model
     network = models.build(model.name, model.settings, device="meta", target=model.target)
     if sum(p.numel() for p in network.parameters() if not isinstance(p, UninitializedParameter)) > LARGEST:

@@ -156,8 +156,10 @@ def train(
         whole_epoch = at.step > 0 and (at.step % steps_per_epoch == 0 or at.step == total_steps)
         if whole_epoch and at.validated_at < at.step:  # even if the last attempt stopped at this very step
             if at.step % steps_per_epoch == 0:
-                taken = order_of(at.step // steps_per_epoch - 1)
-                ledger.close(comm.gather_objects(ledger.share), taken[: steps_per_epoch * batch])
+                expected = np.arange(len(train_set), dtype=np.int64)
+                if config.data.drop_last:
+                    expected = order_of(at.step // steps_per_epoch - 1)[: steps_per_epoch * batch]
+                ledger.close(comm.gather_objects(ledger.share), expected)
             comm.broadcast({f"buffer/{name}": buffer for name, buffer in model.named_buffers()})
             with live.averaged():
                 shares = evaluation_shares(len(validation_set), batch, comm)

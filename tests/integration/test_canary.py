@@ -21,7 +21,7 @@ class Net(torch.nn.Linear):
         secret = os.environ["MY_CANARY"]
         print("using", secret, flush=True)
         print(f"Authorization: Bearer {secret}", file=sys.stderr)
-        if self.training and "FAIL" in os.environ:
+        if self.training and len(x) >= int(os.environ.get("FAIL", 100)):  # a rehearsal has two samples
             raise RuntimeError(f"401 for https://me:{secret}@host/x")
         return super().forward(x.flatten(1))
 """
@@ -49,7 +49,7 @@ def hpctrain(here, *words, **variables):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("variables", [{}, {"FAIL": "1"}], ids=["done", "failed"])
+@pytest.mark.parametrize("variables", [{}, {"FAIL": "8"}], ids=["done", "failed"])
 @pytest.mark.parametrize("command", ["train", "submit"])
 def test_no_secret_is_written_or_shown(here, command, variables):
     code, said = hpctrain(here, command, *WORDS, "cluster=local", **variables)
@@ -67,3 +67,13 @@ def test_no_secret_is_written_or_shown(here, command, variables):
     assert variables or any(path.name == "meta.json" for path in written)
     assert not [path for path in written if CANARY.encode() in path.read_bytes()]
     assert CANARY not in "".join(shown)
+
+
+@pytest.mark.parametrize("command", ["train", "submit"])
+def test_a_network_that_fails_before_anything_starts_shows_none(here, command):
+    code, said = hpctrain(here, command, *WORDS, "cluster=local", FAIL="2")
+    assert code == 2
+    assert "net.py, line 16" in said
+    assert "401 for https://***@host/x" in said
+    assert CANARY not in said
+    assert not (here / "runs").exists()

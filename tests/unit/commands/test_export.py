@@ -57,24 +57,26 @@ def test_export_safetensors(run, capsys):
 
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_export_for_other_programs_computes_the_same(run, form):
+def test_export_for_other_programs_computes_the_same(run, form, capsys):
     config = load(["experiment=lenet_digits"])
     model = models.build("lenet", config.model.settings)
     model.load_state_dict(weights_of(run, 4, "model") | weights_of(run, 4, "ema"))
     model.eval()
-    (example,) = models.example_inputs("lenet", config.model.settings, 2, device="cpu")
-    inputs = torch.randn_like(example)
-    with torch.no_grad():
-        expected = model(inputs)
     assert hpctrain("export", "--format", form, "--output", "net") == 0
-    if form == "torchscript":
-        found = torch.jit.load("net")(inputs)
-    else:
-        from onnx.reference import ReferenceEvaluator
+    assert form == "torchscript" or "ONNX, for batches of any size" in capsys.readouterr().out
+    for batch in (1, 2, 5):
+        (example,) = models.example_inputs("lenet", config.model.settings, batch, device="cpu")
+        inputs = torch.randn_like(example)
+        with torch.no_grad():
+            expected = model(inputs)
+        if form == "torchscript":
+            found = torch.jit.load("net")(inputs)
+        else:
+            from onnx.reference import ReferenceEvaluator
 
-        evaluator = ReferenceEvaluator("net")
-        found = torch.from_numpy(evaluator.run(None, {evaluator.input_names[0]: inputs.numpy()})[0])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            evaluator = ReferenceEvaluator("net")
+            found = torch.from_numpy(evaluator.run(None, {evaluator.input_names[0]: inputs.numpy()})[0])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_broken_checkpoint_is_not_exported(run, capsys):
