@@ -11,6 +11,7 @@ from hpctrain.config.settings import TaskConfig
 from hpctrain.data import sampler
 from hpctrain.data.text.sequences import TextDataset
 from hpctrain.data.text.vocabulary import Characters, Words
+from hpctrain.errors import UserError
 from hpctrain.models import build
 from hpctrain.models.sampling import continue_tokens
 from hpctrain.models.settings import SETTINGS
@@ -224,3 +225,63 @@ def test_generation_carries_the_state():
         text.append(token)
     first, again, other = (list(continue_tokens(model, prompt, 30, seed=s)) for s in (1, 1, 2))
     assert first == again != other
+
+
+class Own(torch.nn.Module):
+    """A language model as people write it: the children differ in what they take and return."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.last = torch.nn.Embedding(V, 4), torch.nn.Linear(6, V)
+        self.cells = torch.nn.GRU(4, 6, batch_first=True)
+
+    def both(self, tokens, state=None):
+        x, state = self.cells(self.embedding(tokens), state)
+        return self.last(x), state
+
+
+class Alone(Own):
+    def forward(self, tokens):
+        return self.both(tokens)[0]
+
+
+class Named(Own):
+    def forward(self, input_ids, attention_mask=None):
+        assert attention_mask is None
+        return {"logits": self.both(input_ids)[0]}
+
+
+class WithState(Own):
+    def forward(self, tokens, hidden=None):
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return self.both(tokens, hidden)
+
+
+class StateUnasked(Own):
+    def forward(self, tokens):
+        return self.both(tokens)
+
+
+@pytest.mark.parametrize("kind", [Alone, Named, WithState, StateUnasked])
+def test_language_models_with_and_without_a_state(kind):
+    model, job = kind(), task()
+    tokens = torch.randint(V, (3, 2 * T), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        total, sums, carry = job.loss(model, (tokens[:, :T], tokens[:, 1 : T + 1]), None)
+        _, second, _ = job.loss(model, (tokens[:, T : 2 * T - 1], tokens[:, T + 1 :]), carry)
+        logits = model.both(tokens[:, :-1])[0]
+    losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, -1)
+    torch.testing.assert_close(sums[0], losses[:, :T].sum())
+    assert total == pytest.approx(float(sums[0]) / T)
+    whole = torch.allclose(second[0], losses[:, T:].sum(), rtol=1e-5)
+    assert (carry is not None, whole) == ((True, True) if kind is WithState else (False, False))
+
+
+def test_logits_of_a_language_model_have_their_shape():
+    class LastAlone(Own):
+        def forward(self, tokens):
+            return self.both(tokens)[0][:, -1]
+
+    with pytest.raises(UserError, match="3x12: its logits must be"):
+        task().loss(LastAlone(), (torch.zeros(3, T, dtype=torch.int64),) * 2, None)
