@@ -89,7 +89,8 @@ def predicted(model: nn.Module, tokens: Tensor, carry: Carry = None) -> tuple[Te
     state again: a tensor, or a tuple of tensors, with the sequences as dimension 1. Raises UserError for logits of
     another shape.
     """
-    output = model(tokens, carry) if _takes_state(type(model)) else model(tokens)
+    kind: Any = type(model)
+    output = model(tokens, carry) if _takes_state(kind) else model(tokens)
     state = output[1] if isinstance(output, tuple) and len(output) == 2 else None
     if isinstance(state, Tensor):
         state = (state,)
@@ -100,11 +101,11 @@ def predicted(model: nn.Module, tokens: Tensor, carry: Carry = None) -> tuple[Te
         raise UserError(
             "model.target", shape, f"its logits must be ({tokens.shape[0]}, {tokens.shape[1]}, tokens known)"
         )
-    return logits, state if keeps and _takes_state(type(model)) else None
+    return logits, state if keeps and _takes_state(kind) else None
 
 
 @functools.cache
 def _takes_state(kind: Any) -> bool:
-    """Returns whether the forward of a class of modules takes a state after its tokens, by the name of what it takes."""
+    """Returns whether the forward of a class of modules takes a state after its tokens, by the name of that."""
     names = list(inspect.signature(kind.forward).parameters)
     return len(names) > 2 and _STATE.fullmatch(names[2]) is not None
