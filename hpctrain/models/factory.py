@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,21 @@ def check_trainable(model: nn.Module) -> None:
             )  # fmt: skip
 
 
-def check_tail(model: nn.Module, one: Sequence[Tensor], fewest: int) -> None:
+Samples = Callable[[int], Sequence[Tensor]]
+
+
+def check_tail(model: nn.Module, samples: Samples, fewest: int) -> None:
     """Raises UserError if the network cannot train on the smallest part of a batch, which has `fewest` samples.
 
-    `one`: a sample, tensors (1, ...) as `forward` takes them. Batch norm needs more than one value per channel.
+    `samples` returns so many samples, tensors (B, ...) as `forward` takes them. Batch norm needs more than one value
+    per channel.
     """
     if fewest != 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            model(*one)
+            model(*samples(1))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -91,11 +95,11 @@ def check_tail(model: nn.Module, one: Sequence[Tensor], fewest: int) -> None:
                 buffer.copy_(state[name])
 
 
-def initialise(model: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Gives lazy modules their parameters, by a forward pass of `inputs`, tensors (B, ...) as `forward` takes them."""
+def initialise(model: nn.Module, samples: Samples) -> None:
+    """Gives lazy modules their parameters, by a forward pass of two `samples`: tensors (B, ...) as `forward` takes."""
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         with torch.no_grad():
-            model(*inputs)
+            model(*samples(2))
 
 
 def example_inputs(

@@ -50,7 +50,7 @@ def _play(config: Config) -> None:
     network = models.build(model.name, model.settings, weights=model.weights, target=model.target).train()
     task, batch = _task(config), _batch(config, SAMPLES)
     try:
-        models.initialise(network, batch[: -task.targets])
+        models.initialise(network, lambda count: batch[: -task.targets])
         models.check_trainable(network)
         task.loss(network, batch, None)
     except UserError:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hpctrain import data, models
 from hpctrain.checkpoints.saver import Checkpointer
@@ -77,13 +78,18 @@ def train(
     if numbers.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = make_task(config.task, train_set)
+
+    def samples(count: int) -> tuple[Tensor, ...]:
+        whole: tuple[Tensor, ...] = train_set.batch(np.zeros(count, dtype=np.int64))
+        return whole[: -task.targets]
+
     model = model.to(device).train()
-    models.initialise(model, train_set.batch(np.zeros(2, dtype=np.int64))[: -task.targets])
+    models.initialise(model, samples)
     models.check_trainable(model)
-    tail = sampler.smallest_micro_batch(
+    fewest = sampler.smallest_micro_batch(
         len(train_set), batch, settings.batch_size, comm.size, config.data.drop_last
     )
-    models.check_tail(model, train_set.batch(np.zeros(1, dtype=np.int64))[: -task.targets], tail)
+    models.check_tail(model, samples, fewest)
     comm.broadcast(state.tensors_of(model))
     torch.manual_seed(config.seed + 1 + comm.rank)  # from here on for dropout, which differs between ranks
     optimizer = make_optimizer(config.optimizer, model.named_parameters())

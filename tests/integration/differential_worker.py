@@ -50,7 +50,7 @@ def plain(name, config):
     train_set = data.load(config.data, read_ahead.feeding(config, torch.device("cpu"))).train
     torch.manual_seed(config.seed)
     model = getattr(odd_networks, name)().train()
-    initialise(model, (torch.zeros(2, 1, 16, 16),))
+    initialise(model, lambda count: (torch.zeros(count, 1, 16, 16),))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LR, momentum=0.9)
     each = sampler.steps_per_epoch(len(train_set), BATCH)
     for step in range(STEPS):

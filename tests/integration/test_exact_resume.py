@@ -95,6 +95,7 @@ def assert_same_run(one, other):
         ((3, 20), ("optimizer=lars", "train.accumulate=2", "train.batch_size=8")),
         ((6, 2), ("train.steps=30", "optimizer.momentum=0", "checkpoint.every=5")),
         ((5, 9), ("precision=auto", "precision.channels_last=true")),
+        ((1, 11, 12), ("data.drop_last=true",)),
     ],
 )
 def test_a_stopped_run_ends_as_the_undisturbed_one(tmp_path, stops, overrides):
@@ -112,6 +113,13 @@ def test_the_ledger_says_which_samples_were_taken(tmp_path):
     begun = epoch_order(200, 0, 1, True)[: 5 * 16]
     assert ledger["epochs"] == [[200, fingerprint(epoch_order(200, 0, 0, True))]]
     assert (ledger["epoch"], ledger["taken"], ledger["fingerprint"]) == (1, 80, fingerprint(begun))
+
+
+def test_a_tail_that_is_dropped_is_in_no_epoch(tmp_path):
+    attempt(tmp_path / "run", "data.drop_last=true", stop_after=18)
+    ledger = newest(tmp_path / "run").meta["ledger"]
+    assert ledger["epochs"] == [[192, fingerprint(epoch_order(200, 0, 0, True)[:192])]]
+    assert (ledger["epoch"], ledger["taken"]) == (1, 6 * 16)
 
 
 def test_other_data_under_a_checkpoint_is_refused(tmp_path, monkeypatch):
