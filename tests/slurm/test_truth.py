@@ -244,7 +244,7 @@ class TestCancel:
         cluster.script("stop", "slurmctld", "--kill")
         try:
             line = ["cancel", "--root", job.root]
-            out = cluster.hpctrain(*line, code=1, stream="stdout")
+            out = cluster.hpctrain(*line, code=1, stream="stderr")
             assert "Slurm did not take the request" in out
             until(lambda: job.state["phase"] == "cancelled", "the run to look for the request itself")
         finally:

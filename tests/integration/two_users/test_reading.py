@@ -29,8 +29,8 @@ def test_a_study_s_slurm_conf_is_not_the_reader_s(alice, reader, shared):
     out, _ = reader.hpctrain("status", "--root", shared, "--json")
     assert [row["run"] for row in json.loads(out)] == ["one"], "what may be read is shown"
     reader.hpctrain("status", "--study", "alices", "--root", shared)
-    out, _ = reader.hpctrain("cancel", "--study", "alices", "--root", shared, code=1)
-    assert "not yours to cancel" in out
+    _, err = reader.hpctrain("cancel", "--study", "alices", "--root", shared, code=1)
+    assert "not yours to cancel" in err
     reader.hpctrain("sweep", "--unlock", "alices", "--root", shared, code=2)
     assert reader.slurm() == ""
 
@@ -62,8 +62,8 @@ def test_cancelling_signals_no_process_that_another_names(alice, reader, shared,
         job = {"job_id": None, "lanes": 1, "began": 0, "until": None, "owner": owner, "seen": 0}
         plant(shared / "alices", alice, **{".study__parts__1.json": part, ".study__jobs__t.json": job})
     word = ["run-1"] if of_run else ["--study", "alices"]
-    out, _ = reader.hpctrain("cancel", *word, "--root", shared, code=1)
-    assert "not yours to cancel" in out
+    _, err = reader.hpctrain("cancel", *word, "--root", shared, code=1)
+    assert "not yours to cancel" in err
     assert victim.poll() is None
     victim.kill()
     victim.communicate()

@@ -165,3 +165,15 @@ def test_a_command_that_is_given_up_leaves_nothing_behind(tmp_path, monkeypatch)
             client.submit(tmp_path / "job.sh")
     with os.fdopen(reader) as said:
         assert said.read() == "", "the end of the file: nobody is left who could write"
+
+
+def test_a_slurm_conf_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
+    """Slurm's own commands would look for it for a minute."""
+    monkeypatch.setattr(client.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(
+        client.Unreachable, match=r"there is no .*/nosuch.conf, which SLURM_CONF or cluster.slurm_conf"
+    ):
+        client.run(["squeue"], str(tmp_path / "nosuch.conf"))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nosuch.conf"))
+    with pytest.raises(client.Unreachable, match="there is no"):
+        client.submit(tmp_path / "script")
