@@ -166,6 +166,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] in ("-sc", "--shell-completion"):
         return _complete(argv)
+    if word := next((word for word in argv if "\0" in word), None):  # as only a program can give it
+        key, _, value = word.partition("=")
+        raise UserError(key, value, "holds a NUL character, which no name and no path can")
     argv[0] = ALIASES.get(argv[0], argv[0])
     if argv[0] not in COMMANDS:
         raise UserError(

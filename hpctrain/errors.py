@@ -27,6 +27,7 @@ class UserError(Exception):
         if len(given) > 80:
             given = f"{given[:38]}...{given[-39:]}"  # both ends: of a path, the end says which file
         hint = f" (did you mean {nearest}?)" if nearest else ""
+        allowed = allowed.replace("\n", "\\n")  # of a value that it quotes: an error is one line
         super().__init__(shown(f"{key}={given}: {allowed}{hint}"))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -38,6 +38,7 @@ from hpctrain.config.derived import mark
 from hpctrain.config.near import meant
 from hpctrain.errors import UserError, nearest
 
+LONGEST_NAME = 200  # of an option; file systems take 255
 # Exceptions raised in these packages are blamed on the input, even a TypeError or an IndexError.
 _THEIRS = ("hydra", "omegaconf", "antlr4", "yaml")
 # Groups with free keys: a key that does not exist yet may be set without a +.
@@ -247,9 +248,11 @@ def _given(argv: Sequence[str], *flags: str) -> list[str]:
 
 
 def _check_files(overrides: Sequence[str], folder: Path) -> None:
-    """Raises UserError if a file in `folder` that an override chooses is not plain YAML."""
+    """Raises UserError if a file in `folder` that an override chooses is not plain YAML, or can have no such name."""
     for override in overrides:
         group, _, names = override.lstrip("+").partition("=")
+        if len(names) > LONGEST_NAME and group in groups():
+            raise UserError(group, names, f"must be one of {', '.join(groups()[group])}")
         for name in names.split(","):
             path = folder / group.partition("@")[0] / f"{name}.yaml"
             if re.fullmatch(r"[\w./@-]{1,200}=[\w.,-]{1,200}", override.lstrip("+")) and path.is_file():
@@ -346,7 +349,9 @@ def explain(error: Exception, overrides: Sequence[str], config_name: str) -> Use
         return UserError(key, value, "exists already: write it without the +")
     if key.startswith("~"):
         return UserError(key, value, "there is no such setting to leave out")
-    if "Config group override must be" in text:
+    if "Config group override must be" in text or (
+        isinstance(error, TypeError) and not _is_option(key, value)
+    ):
         names = groups().get(key, [])
         return UserError(
             key or "word",
@@ -378,7 +383,14 @@ def _blamed(error: Exception, text: str, overrides: Sequence[str]) -> str:
             return override
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
         return next((o for o in overrides if "${" in o), f"{named or 'word'}=")
+    if not named and (unfit := [o for o in overrides if not _is_option(*o.partition("=")[::2])]):
+        return unfit[0]
     return f"{named}=" if named else overrides[0] if len(overrides) == 1 else "settings="
+
+
+def _is_option(key: str, value: str) -> bool:
+    """Returns whether `value` names an option of the group `key`; True if there is no such group."""
+    return value in groups().get(key, [value])
 
 
 def _typed(word: str) -> str:

@@ -143,6 +143,7 @@ def run_alone(tmp_path, times):
     return int(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_one_rank_killed_and_resumed_ends_as_the_undisturbed_run(tmp_path):
     assert run_alone(tmp_path, 8) > 0
 

@@ -26,15 +26,25 @@ def trained(ranks, folder, *names):
     return {line["name"]: line["found"] for line in lines}, done.stdout
 
 
+# Those in which the ranks and what they sum differ most; all of them with the long tests.
+OF_EACH_KIND = (
+    "Plain", "DictOut", "InceptionLike", "Lazy", "ExtraState", "Unused", "Reentrant", "NonReentrant", "OwnCheckpoint",
+    "OldSpectralNorm", "Pruned", "Rows", "Tied", "SparseEmbedding", "BatchNorm", "GradientInside", "MixedPrecision",
+    "Mixture",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "ranks", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(3, marks=pytest.mark.long)]
+    ("ranks", "names"),
+    [(2, OF_EACH_KIND), *(pytest.param(ranks, EQUAL, marks=pytest.mark.long) for ranks in (1, 2, 3))],
+    ids=["some-2", "all-1", "all-2", "all-3"],
 )
-def test_weights_are_those_of_plain_pytorch(ranks, tmp_path):
-    found, said = trained(ranks, tmp_path, *EQUAL)
-    assert found.keys() == EQUAL.keys()
+def test_weights_are_those_of_plain_pytorch(ranks, names, tmp_path):
+    found, said = trained(ranks, tmp_path, *names)
+    assert [*found] == [*names]
     assert {name: off for name, off in found.items() if not isinstance(off, float) or off > CLOSE} == {}
     if ranks > 1:
-        assert said.count("more than one gradient in a backward pass") >= 3
+        assert said.count("more than one gradient in a backward pass") >= 2
     assert "never.bias, never.weight: without a gradient on any rank" in said
 
 

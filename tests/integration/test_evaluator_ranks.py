@@ -48,6 +48,7 @@ def evaluated(folder, ranks, samples):
     return found, "waited for 2 parts" in done.stdout
 
 
+@pytest.mark.long
 def test_scores_that_do_not_add_up_are_the_same_on_any_ranks(tmp_path):
     """50 samples in batches of 2 per rank; and one sample, so that every rank but one has none."""
     alone, _ = evaluated(tmp_path, 1, (50, 1))

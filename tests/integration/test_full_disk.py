@@ -109,7 +109,8 @@ def test_five_seconds_cost_a_checkpoint_and_a_heartbeat(disk, small, undisturbed
     assert not list(small.the_run().rglob(".*.json*")) + list(small.the_run().rglob(".draft.*"))
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_full_for_good_ends_as_disk_full_and_goes_on_when_there_is_room(disk, small, undisturbed, ranks):
     process = small.start("train", *SLOW, "train.steps=1000", f"resources.ranks={ranks}")
     until(lambda: step(small) >= 20, "step 20")
@@ -193,6 +194,7 @@ def test_a_job_that_comes_back_onto_a_full_disk_says_so_without_it(disk, stopped
     assert stopped.read_state().reason == "DISK_FULL"
 
 
+@pytest.mark.long
 def test_room_that_comes_back_while_a_run_starts(disk, stopped, undisturbed, monkeypatch):
     monkeypatch.setattr(full_disk, "PATIENCE_S", 60.0)
     disk.fill()

@@ -186,7 +186,7 @@ KINDS = {
 }  # fmt: skip
 
 
-QUICK = ("text", "pictures", "code")
+QUICK = ("text", "code")
 
 
 class User:

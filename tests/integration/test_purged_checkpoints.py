@@ -182,6 +182,7 @@ def test_a_run_that_never_saved_one_begins_at_its_beginning(at_work, tmp_path, g
     assert (run.read_state().phase, run.read_state().attempt) == ("done", 2)
 
 
+@pytest.mark.long
 def test_the_command_line_says_what_to_do(cli):
     (cli.folder / "runs").mkdir()
     cli.train()

@@ -128,6 +128,7 @@ def test_a_trained_model_writes_what_it_has_read(lm, generate):
     assert "has no vocabulary.json yet" in generate(code=2)
 
 
+@pytest.mark.long
 def test_words_tied_weights_and_masks(lm, generate):
     words = {
         "data.tokens": "word", "model.embedding": 24, "model.tied": "true", "task.time_reduction": "sum",

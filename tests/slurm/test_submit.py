@@ -19,6 +19,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.slurm
 
 
+@pytest.mark.long
 def test_four_ranks_on_two_nodes(cluster, run):
     job = run("resources.gpus_per_node=2", "train.steps=20", "resources.timeout_min=5")
     facts = job.submit()

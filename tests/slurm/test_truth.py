@@ -237,6 +237,7 @@ class TestCancel:
         job.await_end("cancelled", "CANCELLED")
         assert job.state["checkpoint"] >= 10
 
+    @pytest.mark.long
     def test_a_request_that_slurm_did_not_take_is_said_by_the_exit_code(self, cluster, run):
         job = run(*LONG, "+model.pause_s=0.2")
         job.submit()

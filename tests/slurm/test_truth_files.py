@@ -87,6 +87,7 @@ def test_any_name_of_a_folder(cluster, tmp_path, run, name):
     assert "hpctrain: start" in log.read_text()
 
 
+@pytest.mark.long
 def test_a_folder_that_is_moved_while_its_job_waits(cluster, run):
     job = run()
     job.submit("+cluster.sbatch.begin=now+1hour")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hpctrain import cli
+
 
 def run(*args, cwd, **env):
     return subprocess.run(
@@ -140,4 +142,11 @@ def test_an_output_that_is_full_is_named(tmp_path, words):
     assert (done.returncode, done.stderr) == (
         1,
         "hpctrain: stdout: cannot be written (No space left on device)\n",
+    )
+
+
+def test_a_nul_character_is_refused_at_the_door(capsys):
+    assert cli.main(["submit", "lenet_digits", "run.name=a\0b"]) == 2
+    assert capsys.readouterr().err == (
+        "hpctrain: run.name=a\\x00b: holds a NUL character, which no name and no path can\n"
     )

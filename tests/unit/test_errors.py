@@ -14,6 +14,7 @@ from hpctrain.errors import Damaged, Foreign, RunFailed, UserError, choose, near
         (("a.b", "smal", "must be one of small", "small"), "a.b=smal: must be one of small (did you mean small?)"),
         (("a.b", "two\n  lines", "must be one"), "a.b=two lines: must be one"),
         (("a", "\x1b[31m", "must be \x07"), "a=\\x1b[31m: must be \\x07"),
+        (("a", "x", "is written 'a=\n'"), "a=x: is written 'a=\\n'"),
         (("a.token", "word", "must be short"), "a.token=***: must be short"),
         (("a", 80 * "x", "is long"), f"a={80 * 'x'}: is long"),
         (("a", 40 * "x" + 41 * "y", "is long"), f"a={38 * 'x'}...{39 * 'y'}: is long"),

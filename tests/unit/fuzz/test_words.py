@@ -106,7 +106,12 @@ LONG = settings(SHORT, max_examples=2000)
 def configuration(here, command, recipe, overrides):
     words = [recipe] if recipe != "lenet_digits" else [recipe, "cluster=devcluster"]
     assert judge([*command, *words, *overrides], here) != 1, f"{overrides}: no work was begun that could fail"
-    for left in here.iterdir():
+    empty(here)
+
+
+def empty(folder):
+    """What one input has rightly written is not the next one's fault."""
+    for left in folder.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -161,7 +166,8 @@ def arguments(here, command, words):
         with contextlib.suppress(SystemExit):  # of argparse, after the help
             say([command, *words])
         return
-    judge([command, *words, *WORKING.get(command, [])], here)
+    judge([command, *WORKING.get(command, []), *words], here)
+    empty(here)
 
 
 @pytest.mark.long
