@@ -15,7 +15,7 @@ from typing import get_args
 
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
-from hpctrain.errors import UserError
+from hpctrain.errors import Uncounted, UserError
 from hpctrain.launch.estimate import step_work
 from hpctrain.scaling import calibration, comm_settings, laws, measured
 from hpctrain.scaling.comm_settings import CommSetting, Effect
@@ -152,11 +152,14 @@ def _predicted(study: Path, plan: StudyPlan, gpus: Sequence[int]) -> list[Predic
 
 
 def _exaflops(study: Path, plan: StudyPlan, samples: float) -> float | None:
-    """Returns the exaFLOPs of the target's forward and backward passes; None for a user's own network."""
+    """Returns the exaFLOPs of the target's forward and backward passes; None if they are not counted."""
     config, _ = _settings(study, plan)
     if not samples or config.model.target is not None:
         return None
-    work = step_work(config)
+    try:
+        work = step_work(config)
+    except Uncounted:
+        return None
     return (work.forward_flops + work.backward_flops) * samples / 1e18
 
 

@@ -158,11 +158,12 @@ def as_json(report: Report) -> dict[str, object]:
 def cost_facts(report: Report) -> list[tuple[str, str]]:
     """Returns what the study cost, in words."""
     c, use = report.costs, report.use
+    unknown = sum(r.flops is None for r in report.rows)
     facts = [
         ("rank-hours", f"{c['hours']:.3g}"),
         ("of failed runs", f"{c['failed_hours']:.3g} h"),
         ("of pruned runs", f"{c['pruned_hours']:.3g} h"),
-        ("exaFLOPs", f"{c['exaflops']:.3g}"),
+        ("exaFLOPs", f"{c['exaflops']:.3g}{f', those of {unknown} runs unknown' if unknown else ''}"),
     ]
     if use is not None and use.slots_s:
         facts.append(("slot time used", f"{100 * use.busy_s / use.slots_s:.0f} %"))

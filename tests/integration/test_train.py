@@ -263,3 +263,34 @@ def test_ctrl_c_while_it_starts_interrupts(cli, ranks, after_s):
     until(lambda: cli.state().get("phase") == "running" and cli.state()["step"] > state.get("step", 0))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
+
+
+def test_a_network_that_cannot_be_counted_trains_and_is_reported(cli):
+    """Its figures without operations; nothing takes their place."""
+    (cli.folder / "nets.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(1024, 10)\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.flatten(1)) * (1 if x.sum().item() > 0 else 2)\n"
+    )
+    words = (
+        "lenet_digits",
+        "model=custom",
+        "model.target=nets:Net",
+        "train.steps=2",
+        "data.validation_limit=8",
+    )
+    out, _ = cli.run("train", *words, "run.study=s")
+    assert "FLOPs per step  unknown" in out
+    assert "GFLOP/s" not in out
+    (run,) = cli.runs("s")
+    summary = json.loads((run / "state.json").read_text())["summary"]
+    assert [summary[key] for key in ("flops", "flops_total", "gflop_per_s", "mfu", "flops_per_step")] == 5 * [
+        None
+    ]
+    assert summary["samples_per_s"] > 0
+    assert "cannot be called on meta tensors (nets.py, line 6)" in (run / "attempts/1/rank_0.log").read_text()
+    out, _ = cli.run("report", "s")
+    assert "exaFLOPs 0, those of 1 runs unknown" in out
