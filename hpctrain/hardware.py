@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 TERA, GIGA = 1e12, 1e9
+_SEVERAL_WORDS = re.compile(r"[ -]")
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,18 @@ def _device(row: Mapping[str, str]) -> Device:
 
 
 def find(name: str) -> Device | None:
-    """Returns the device whose longest fragment occurs in `name`; None if none does."""
+    """Returns the device whose longest fragment occurs in `name`; None if none does.
+
+    A fragment of one word, such as a100, must be the whole name but for the maker's: "A100-SXM-64GB" is a variant with
+    peaks of its own.
+    """
     wanted = " ".join(name.lower().replace("_", " ").split())
+    alone = wanted.removeprefix("nvidia ").removeprefix("amd ").removeprefix("instinct ")
     matches = {
         fragment: device
         for fragments, device in devices()
         for fragment in (*fragments, device.name.lower())
-        if fragment in wanted
+        if (fragment in wanted if _SEVERAL_WORDS.search(fragment) else fragment == alone)
     }
     return matches[max(matches, key=len)] if matches else None
 

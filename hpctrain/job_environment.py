@@ -10,6 +10,7 @@ import getpass
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 # The rank of this process, by whoever may have launched it, the innermost launcher first.
 _RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -92,6 +93,12 @@ def of_submitter(slurm_conf: str | None, environment: Mapping[str, str] | None =
     left_out = _OF_LAUNCHERS if read(given).in_job else ()
     kept = {k: v for k, v in given.items() if not (_changes_slurm(k) or k.startswith(left_out))}
     return kept | ({"SLURM_CONF": slurm_conf} if slurm_conf else {})
+
+
+def missing_conf(environment: Mapping[str, str]) -> str | None:
+    """Returns the slurm.conf that the environment of a Slurm command names, if there is no such file."""
+    conf = environment.get("SLURM_CONF")
+    return conf if conf and not Path(conf).exists() else None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpctrain import job_environment
-from hpctrain.job_environment import JobEnvironment, for_slurm, of_submitter, read
+from hpctrain.job_environment import JobEnvironment, for_slurm, missing_conf, of_submitter, read
 
 PACKAGE = Path(job_environment.__file__).parent
 
@@ -98,6 +98,15 @@ def test_a_job_that_submits_leaves_its_own_variables_behind():
         "SUBMITIT_EXECUTOR": "slurm",
     }  # fmt: skip
     assert of_submitter("/c.conf", own | {"PATH": "/bin"}) == {"PATH": "/bin", "SLURM_CONF": "/c.conf"}
+
+
+def test_a_slurm_conf_that_is_not_there(tmp_path):
+    conf = tmp_path / "slurm.conf"
+    assert missing_conf({}) is None
+    assert missing_conf({"SLURM_CONF": ""}) is None
+    assert missing_conf({"SLURM_CONF": str(conf)}) == str(conf)
+    conf.touch()
+    assert missing_conf({"SLURM_CONF": str(conf)}) is None
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
