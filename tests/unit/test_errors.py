@@ -1,10 +1,21 @@
 """Errors are one line without control characters and secrets, and survive the way to another process."""
 
 import pickle
+import sys
 
 import pytest
 
-from hpctrain.errors import Damaged, Foreign, RunFailed, UserError, choose, nearest
+from hpctrain.errors import (
+    Closed,
+    Damaged,
+    Foreign,
+    RunFailed,
+    Uncounted,
+    UserError,
+    choose,
+    nearest,
+    place_in_code,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +86,43 @@ def test_half_of_the_letters_are_near_enough():
 def test_a_choice_lists_what_there_is():
     error = choose("a.b", "adan", {"sgd", "adam"})
     assert str(error) == "a.b=adan: must be one of adam, sgd (did you mean adam?)"
+
+
+def raised(source, name):
+    try:
+        exec(compile(source, name, "exec"), {"nearest": nearest})
+    except Exception as error:
+        return error
+
+
+def test_the_place_in_the_user_s_own_code():
+    library = f"{pytest.__path__[0]}/x.py"
+    assert place_in_code(raised("\n1 / 0", "/home/a/nets.py")) == "nets.py, line 2"
+    # Through the user's code into a library, or into hpctrain: the user's line.
+    inner = compile("def broken():\n    1 / 0", library, "exec")
+    names = {}
+    exec(inner, names)
+    with pytest.raises(ZeroDivisionError) as caught:
+        exec(compile("\n\nbroken()", "nets.py", "exec"), names)
+    assert place_in_code(caught.value) == "nets.py, line 3"
+    assert place_in_code(raised("\nnearest(1, 2)", "own.py")) == "own.py, line 2"
+
+
+def test_code_that_is_nobody_s_has_no_place():
+    import hpctrain
+
+    for name in (
+        f"{pytest.__path__[0]}/x.py", "/usr/lib/python3/dist-packages/x.py", f"{hpctrain.__path__[0]}/x.py", "<string>",
+        f"{sys.base_prefix}/lib/x.py",
+    ):  # fmt: skip
+        assert (place_in_code(raised("1 / 0", name)) or "test_errors.py").startswith("test_errors.py"), name
+    assert place_in_code(ValueError()) is None
+
+
+def test_what_is_not_counted_is_a_line_without_secrets():
+    assert str(Uncounted("no rule\n  for token=abc")) == "no rule for token=***"
+
+
+def test_a_file_that_may_not_be_read_is_told_from_a_damaged_one():
+    closed = Closed("/r/x.json", "belongs to y")
+    assert (str(closed), closed.errno) == ("/r/x.json cannot be read: belongs to y", 13)
