@@ -41,7 +41,7 @@ class Arrivals:
 
     def end(self) -> None:
         """The armed pass has ended."""
-        self._most = [max(pair) for pair in zip(self._most, self._times, strict=True)]
+        self._most = list(map(max, self._most, self._times))
 
     def repeated(self) -> list[int]:
         """Returns the gradients that arrived more than once in a pass that ended."""
