@@ -245,7 +245,7 @@ class TestCancel:
         cluster.script("stop", "slurmctld", "--kill")
         try:
             line = ["cancel", "--root", job.root]
-            out = cluster.hpctrain(*line, code=1, stream="stderr")
+            out = cluster.hpctrain(*line, code=1)
             assert "Slurm did not take the request" in out
             until(lambda: job.state["phase"] == "cancelled", "the run to look for the request itself")
         finally:
@@ -274,7 +274,7 @@ class TestNumbersAndTokens:
         shutil.copytree(job.root, tmp_path / "copy")
         (row,) = json.loads(cluster.hpctrain("status", "--root", tmp_path / "copy", "--json"))
         assert "is a copy of" in row["detail"]
-        said = cluster.hpctrain("cancel", "--root", tmp_path / "copy", code=1, stream="stdout")
+        said = cluster.hpctrain("cancel", "--root", tmp_path / "copy", code=1)
         assert f"is a copy of {job.path}" in said
         assert living(cluster) == job.job_ids
         assert job.status()["phase"] == "running"
