@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -92,10 +91,12 @@ def place_in_code(error: BaseException) -> str | None:
     The user's own code is what is neither an installed package, nor Python's, nor this one.
     """
     own, place = str(Path(__file__).parent), None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        file = frame.f_code.co_filename
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
         if not (file.startswith((own, sys.base_prefix, "<")) or "-packages" in file):
-            place = f"{Path(file).name}, line {line}"
+            place = f"{Path(file).name}, line {step.tb_lineno}"
+        step = step.tb_next
     return place
 
 
