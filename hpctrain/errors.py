@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,12 @@ def place_in_code(error: BaseException) -> str | None:
             place = f"{Path(file).name}, line {step.tb_lineno}"
         step = step.tb_next
     return place
+
+
+def listing(names: Sequence[str], most: int, more: str = "more") -> str:
+    """Returns the first `most` names in a line, and how many `more` there are."""
+    rest = f" and {len(names) - most:,} {more}" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
-from hpctrain.errors import UserError, choose, place_in_code
+from hpctrain.errors import UserError, choose, listing, place_in_code
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings import CUSTOM, NETWORKS, check_target
 
 __all__ = ["WithAuxiliary", "build", "check_tail", "check_trainable", "example_inputs", "initialise"]
+
+NAMED = 20  # weights in a message
 
 
 def build(
@@ -176,7 +178,7 @@ def _load(model: nn.Module, path: Path) -> None:
         "unexpected": [key for key in weights if key not in own],
         "mis-shaped": shapes,
     }
-    text = "; ".join(f"{fault}: {_listing(keys)}" for fault, keys in faults.items() if keys)
+    text = "; ".join(f"{fault}: {listing(keys, NAMED)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError("model.weights", path, f"does not fit the model; {text}")
     model.load_state_dict(weights, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
@@ -201,8 +203,3 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _listing(names: Sequence[str], most: int = 20) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -48,9 +48,8 @@ def submit(script: Path, slurm_conf: str | None = None) -> str:
 
 
 def _call(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
-    if conf := job_environment.missing_conf(
-        env
-    ):  # Slurm's commands would look for it again and again for a minute
+    # Slurm's commands would look for it again and again for a minute.
+    if conf := job_environment.missing_conf(env):
         raise Unreachable(f"there is no {conf}, which SLURM_CONF or cluster.slurm_conf names")
     try:
         process = subprocess.Popen(

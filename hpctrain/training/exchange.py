@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from hpctrain.config.settings import CommConfig
-from hpctrain.errors import RunFailed
+from hpctrain.errors import RunFailed, listing
 from hpctrain.storage.run_state import Reason
 from hpctrain.training.arrivals import Arrivals
 from hpctrain.training.comm import Comm
 from hpctrain.training.flat_gradients import Bucket, FlatGradients
+
+NAMED = 4  # parameters in a message
 
 
 class Exchange(Protocol):
@@ -114,8 +116,9 @@ class GradientExchange(FlatGradients):
             if late := self._of(Arrivals.late):
                 raise RunFailed(
                     Reason.LATE_GRADIENT,
-                    f"{_some(late)}: got another gradient in a backward pass after their sum over ranks had begun, as "
-                    "blocks do that are recomputed a varying number of times; comm.overlap=false sums after the pass",
+                    f"{listing(late, NAMED)}: got another gradient in a backward pass after their sum over ranks had "
+                    "begun, as blocks do that are recomputed a varying number of times; comm.overlap=false sums after "
+                    "the pass",
                 )
             for bucket in self.buckets:
                 if not bucket.started:
@@ -136,7 +139,7 @@ class GradientExchange(FlatGradients):
 
         So an optimiser neither decays them nor moves them by their momentum. The sums have ended.
         """
-        seen = [came for arrivals in self._arrivals for came in arrivals.seen]
+        seen = self._seen()
         if all(seen):  # here, so the host need not wait for a GPU's sums
             return
         if self._comm.size == 1:
@@ -152,8 +155,12 @@ class GradientExchange(FlatGradients):
                 "without a gradient on any rank in a step; the update leaves such parameters alone", names
             )
 
+    def _seen(self) -> list[bool]:
+        """Returns whether each parameter got a gradient on this rank, in the order of the buckets."""
+        return [came for arrivals in self._arrivals for came in arrivals.seen]
+
     def _note_used(self) -> None:
-        seen = [came for arrivals in self._arrivals for came in arrivals.seen]
+        seen = self._seen()
         if all(seen):
             self._used.fill_(1)
         else:
@@ -172,7 +179,7 @@ class GradientExchange(FlatGradients):
     def _say_once(self, what: str, names: Sequence[str]) -> None:
         if what not in self._said:
             self._said.add(what)
-            self._say(f"{_some(names)}: {what}")
+            self._say(f"{listing(names, NAMED)}: {what}")
 
     def _of(self, places: Callable[[Arrivals], list[int]]) -> list[str]:
         """Returns the names of the parameters at `places` of the buckets."""
@@ -287,9 +294,3 @@ def make_exchange(
         say=say,
     )
     return exchange, optimizer
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    """Returns the first names in a line, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{rest}"

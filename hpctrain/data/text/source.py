@@ -18,7 +18,7 @@ import pkgutil
 import re
 import stat
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from hpctrain.config.settings import DataConfig
 from hpctrain.data import hub
 from hpctrain.data.lines import not_utf8
 from hpctrain.data.places import find_named, places
-from hpctrain.errors import UserError
+from hpctrain.errors import UserError, listing
 
 BLOCK_BYTES = 2**20
+NAMED, MORE = 3, "more files"  # in a message
 ROLES = {
     "train": {"train", "training"}, "validation": {"val", "valid", "validation", "dev"}, "test": {"test", "testing"}
 }  # fmt: skip
@@ -139,17 +140,20 @@ def from_files(folder: Path, files: Iterable[Path], fraction: float) -> Source:
         used, named["validation"], left_out = [name for _, name, _ in facts], [], []
     if named["validation"]:
         train, validation = (_whole(folder / name for name in names) for names in (used, named["validation"]))
-        found = f"training on {_some(used)}, validation on {_some(named['validation'])}"
+        found = f"training on {listing(used, NAMED, MORE)}"
+        found += f", validation on {listing(named['validation'], NAMED, MORE)}"
     else:
         used.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
         train, validation = _divide(_whole(folder / name for name in used), fraction)
-        found = f"{_some(used)}, of which the last {fraction:.3g} of the bytes is for validation"
+        found = (
+            f"{listing(used, NAMED, MORE)}, of which the last {fraction:.3g} of the bytes is for validation"
+        )
     if left_out or named["validation"]:
         identity.append(named)
     if not validation or not train:
         raise UserError("data.path", where, "is too small to be divided into training and validation")
     size = sum(span.stop - span.start for span in [*train, *validation])
-    found += f"; left out: {_some(left_out)}" if left_out else ""
+    found += f"; left out: {listing(left_out, NAMED, MORE)}" if left_out else ""
     return Source(identity, lambda: read(train), lambda: read(validation), size, found)
 
 
@@ -165,11 +169,6 @@ def _role(name: str) -> str:
         if role := next((role for role, names in ROLES.items() if not names.isdisjoint(words)), None):
             return role
     return "other"
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more files" if len(names) > most else "")
 
 
 def _whole(paths: Iterable[Path]) -> list[Span]:

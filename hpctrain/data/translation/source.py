@@ -57,9 +57,8 @@ def pairs(config: DataConfig) -> Pairs:
     empty = long = 0
     for split, items in (("train", whole.train), ("validation", whole.validation)):
         full = [(s, t) for s, t in items if s and t]
-        fitting[split] = [
-            (s, t) for s, t in full if len(s) <= longest and len(t) < longest
-        ]  # </s> needs room
+        # A target needs room for its end.
+        fitting[split] = [(s, t) for s, t in full if len(s) <= longest and len(t) < longest]
         empty, long = empty + len(items) - len(full), long + len(full) - len(fitting[split])
         if not fitting[split]:
             raise UserError("data.sequence_length", longest, f"no {split} sentence is as short")
