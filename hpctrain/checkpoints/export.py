@@ -11,14 +11,16 @@ import io
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hpctrain.config.tasks import TASK_KINDS
 from hpctrain.errors import RunFailed, UserError
+from hpctrain.models.network import FREE, Inputs
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.storage.run_state import Reason
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FORMATS = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
@@ -55,6 +57,7 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> s
 
     from hpctrain import models
     from hpctrain.config.load import from_dict
+    from hpctrain.tasks import rehearsal
 
     config = from_dict(run.network_config())
     network = config.model
@@ -63,14 +66,17 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> s
     model.load_state_dict(weights, strict=not any("_extra_state" in name for name in model.state_dict()))
     model.eval()
     if network.target is not None:
-        inputs: tuple[Any, ...] = (torch.zeros(2, *config.data.shape),)
+        takes, inputs = TASK_KINDS[config.task.name].inputs, rehearsal.inputs(config, 2)
     else:
-        inputs = models.example_inputs(network.name, network.settings, 2, device="cpu")
+        takes, inputs = (
+            network.network.inputs,
+            models.example_inputs(network.name, network.settings, 2, device="cpu"),
+        )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer and the exporter warn about their own code
         try:
             if onnx:
-                return _to_onnx(model, inputs, path)
+                return to_onnx(model, inputs, takes or "image", path)
             torch.jit.trace(model, inputs, check_trace=False).save(str(path))
             return "TorchScript"
         except Exception as error:
@@ -80,19 +86,31 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> s
             ) from None
 
 
-def _to_onnx(model: Any, inputs: tuple[Any, ...], path: Path) -> str:
-    """Writes the ONNX file, for batches of any size if the network's code allows it. Returns what was made."""
+def to_onnx(model: nn.Module, inputs: tuple[Tensor, ...], takes: Inputs, path: Path) -> str:
+    """Writes the network as an ONNX file, made from example inputs, tensors (B, ...). Returns a description of it.
+
+    Batches and lengths may then be of any size (models/network.py, FREE), if the network's code allows it; else
+    batches alone; else neither. Raises what torch's exporter raises.
+    """
     import torch
 
-    def export(**shapes: Any) -> None:
+    def export(free: tuple[dict[int, str], ...] | None) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             torch.onnx.export(
-                model, inputs, str(path), dynamo=True, verbose=False, external_data=False, **shapes
+                model, inputs, str(path), dynamo=True, verbose=False, external_data=False, dynamic_shapes=free
             )
 
-    try:
-        export(dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs))
-    except Exception:  # of many kinds: the code makes a number of the batch's size
-        export()
-        return f"ONNX, for batches of {len(inputs[0])} alone: the network's code fixes their size"
-    return "ONNX, for batches of any size"
+    inputs = tuple(tensor.clone() for tensor in inputs)  # of one tensor given twice the sizes would be one
+    batches = tuple({0: "batch"} for _ in inputs)
+    lengths = tuple(mine | more for mine, more in zip(batches, (*FREE[takes], *batches), strict=False))
+    choices = (
+        [("batches", batches)]
+        if lengths == batches
+        else [("batches and lengths", lengths), ("batches", batches)]
+    )
+    for sizes, free in choices:
+        with contextlib.suppress(Exception):  # of many kinds: the code makes a number of a size
+            export(free)
+            return f"ONNX, for {sizes} of any size"
+    export(None)
+    return f"ONNX, for batches of {len(inputs[0])} alone: the network's code fixes their size"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpctrain.models.cells import LSTM
+from hpctrain.models.cells import LSTM, State, over_time
 from hpctrain.models.mixture import MixtureOfExperts
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings_sequence import GNMTMoESettings, GNMTSettings
@@ -46,23 +46,22 @@ class Attention(nn.Module):
 class AttentiveLSTM(nn.Module):
     """The decoder's bottom layer: its last output is the query, and the context is part of its next input."""
 
-    def __init__(self, lstm: nn.LSTM, attention: Attention) -> None:
+    def __init__(self, lstm: LSTM, attention: Attention) -> None:
         super().__init__()
         self.lstm, self.attention = lstm, attention
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Maps words (B, T, D), the encoder's outputs (B, S, M) and mask (B, S) to outputs (B, T, D) and contexts
         (B, T, M)."""
-        keys = self.attention.key(memory)
-        query = x.new_zeros(len(x), self.attention.query.in_features)
-        state, outputs, contexts = None, [], []
-        for word in x.unbind(1):
-            context = self.attention(query, keys, memory, mask)
-            output, state = self.lstm(torch.cat([word, context], -1)[:, None], state)
-            query = output[:, 0]
-            outputs.append(query)
-            contexts.append(context)
-        return torch.stack(outputs, 1), torch.stack(contexts, 1)
+        keys, cell = self.attention.key(memory), self.lstm.cell()
+
+        def body(state: State, word: Tensor) -> tuple[State, State]:
+            context = self.attention(state[0][0], keys, memory, mask)
+            state = cell(torch.cat([word, context], -1), state)
+            return state, (state[0][0], context)
+
+        _, (outputs, contexts) = over_time(body, self.lstm.start(x), (x.transpose(0, 1),))
+        return outputs.transpose(0, 1), contexts.transpose(0, 1)
 
 
 class GNMT(nn.Module):
@@ -76,7 +75,7 @@ class GNMT(nn.Module):
         hidden = settings.hidden
         self.dropout = settings.dropout
 
-        def lstm(inputs: int) -> nn.LSTM:
+        def lstm(inputs: int) -> LSTM:
             return LSTM(inputs, hidden, batch_first=True, bias=settings.bias)
 
         self.source = nn.Embedding(settings.vocabulary_size, hidden)
@@ -126,7 +125,7 @@ class GNMTMoE(nn.Module):
         width = settings.width
         self.dropout = settings.dropout
 
-        def lstm(inputs: int) -> nn.LSTM:
+        def lstm(inputs: int) -> LSTM:
             # torch can only project to fewer units; for equally many, this is a plain LSTM.
             projection = width if width < settings.hidden else 0
             return LSTM(inputs, settings.hidden, batch_first=True, bias=settings.bias, proj_size=projection)

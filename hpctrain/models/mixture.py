@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpctrain.models.cells import is_exporting
 from hpctrain.models.settings_sequence import GNMTMoESettings
 
 
@@ -41,7 +42,7 @@ class MixtureOfExperts(nn.Module):
         """Maps vectors (N, D) to (N, D) and, in training, the balancing loss, a scalar. Vectors whose `mask` (N,) is
         false are left out."""
         chosen, weights, loss = self._choose(x, mask)
-        experts, capacity = self.w_in.shape[0], self.capacity(len(x))
+        experts, capacity = self.w_in.shape[0], self.capacity(x.shape[0])
         slots = assign(chosen.flatten(), experts, capacity)
         copies = x[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)
         # The last row takes the vectors that do not fit.
@@ -97,7 +98,7 @@ class Scores:
         """Returns the scores (N, k, b) of the experts in the chosen groups (N, k), from scores (N, E)."""
 
         def pick(scores: Tensor) -> Tensor:
-            by_group = scores.view(len(scores), -1, each)
+            by_group = scores.view(scores.shape[0], -1, each)
             return by_group.gather(1, group[..., None].expand(-1, -1, each))
 
         deviation = None if self.deviation is None else pick(self.deviation)
@@ -136,10 +137,16 @@ def assign(chosen: Tensor, experts: int, capacity: int) -> Tensor:
 
     Entries whose expert is full, and those equal to `experts`, get the place past the end.
     """
+    if is_exporting():  # ONNX has no stable sort; this takes M·E numbers
+        each = chosen[:, None] == torch.arange(experts + 1, device=chosen.device)
+        place = each.long().cumsum(0).gather(1, chosen[:, None])[:, 0] - 1
+        return torch.where(
+            (place < capacity) & (chosen < experts), chosen * capacity + place, experts * capacity
+        )
     order = chosen.argsort(stable=True)
     ordered = chosen[order]
     first = torch.searchsorted(ordered, torch.arange(experts + 1, device=chosen.device))
-    place = torch.arange(len(chosen), device=chosen.device) - first[ordered]
+    place = torch.arange(chosen.shape[0], device=chosen.device) - first[ordered]
     fits = (place < capacity) & (ordered < experts)
     slots = torch.where(fits, ordered * capacity + place, experts * capacity)
     return torch.empty_like(slots).scatter(0, order, slots)

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Inputs = Literal["image", "tokens", "spectrogram", "pair"]
+# The dimensions of each input whose size is free: all others follow from the network's settings.
+FREE: dict[str, tuple[dict[int, str], ...]] = {
+    "image": ({0: "batch"},),
+    "tokens": ({0: "batch", 1: "words"},),
+    "spectrogram": ({0: "batch", 3: "frames"},),
+    "pair": ({0: "batch", 1: "source_words"}, {0: "batch"}, {0: "batch", 1: "target_words"}),
+}
 
 
 def one(settings: Any) -> int:

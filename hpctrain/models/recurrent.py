@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hpctrain.models.cells import GATES, LSTM, unroll
+from hpctrain.models.cells import GATES, LSTM, RNN, unroll
 from hpctrain.models.settings_sequence import RecurrentSettings
 
 Carry = tuple[Tensor, ...] | None
 
-FUSED: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": LSTM}
+FUSED: dict[str, Callable[..., nn.RNNBase]] = {"rnn": RNN, "gru": nn.GRU, "lstm": LSTM}
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 

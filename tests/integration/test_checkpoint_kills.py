@@ -62,15 +62,16 @@ def child(run, token):
 
 
 def kill_one_rank_runs(folder, times):
-    """Gives how many of `times` runs were killed before their end; all of them ended as the undisturbed one."""
+    """Kill so many runs before their end; all end as the undisturbed one, also those not hit."""
     config = load(["experiment=lenet_digits", f"train.epochs={EPOCHS[1]}", *SMALL])
     run = RunDir(folder / "whole")
     run.create(to_dict(config))
     began = time.monotonic()
     assert os.waitpid(child(run, "whole"), 0)[1] == 0
     whole, whole_s = outcome(run.path), time.monotonic() - began
-    generator, killed = random.Random(0), 0
-    for number in range(times):
+    generator, killed, number = random.Random(0), 0, 0
+    while killed < times:
+        number += 1
         run = RunDir(folder / str(number))
         run.create(to_dict(config))
         pid = child(run, "first")
@@ -79,7 +80,6 @@ def kill_one_rank_runs(folder, times):
         killed += os.waitpid(pid, 0)[1] == signal.SIGKILL
         assert os.waitpid(child(run, "second"), 0)[1] == 0, (run.rank_log(2, 0)).read_text()
         assert_same(outcome(run.path), whole)
-    return killed
 
 
 def processes_of(folder):
@@ -117,8 +117,9 @@ def kill_two_rank_runs(cli, times, precision="fp32"):
     cli.run(*two_ranks("whole", precision))
     whole = outcome(cli.the_run("whole"))
     whole_s = cli.records("summary", "whole")[0]["elapsed_s"]
-    generator, killed = random.Random(1), 0
-    for number in range(times):
+    generator, killed, number = random.Random(1), 0, 0
+    while killed < times:
+        number += 1
         study = f"cut{number}"
         process = cli.start(*two_ranks(study, precision))
         if number % 4:  # in training; else at any time, the start included
@@ -131,7 +132,6 @@ def kill_two_rank_runs(cli, times, precision="fp32"):
         killed += cli.state(study).get("phase") != "done" if cli.runs(study) else True
         cli.run(*two_ranks(study, precision))
         assert_same(outcome(cli.the_run(study)), whole)
-    return killed
 
 
 def run_alone(tmp_path, times):
@@ -140,31 +140,30 @@ def run_alone(tmp_path, times):
     command = [sys.executable, __file__, str(tmp_path), str(times)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr + done.stdout
-    return int(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.long
 def test_one_rank_killed_and_resumed_ends_as_the_undisturbed_run(tmp_path):
-    assert run_alone(tmp_path, 8) > 0
+    run_alone(tmp_path, 4)
 
 
 @pytest.mark.parametrize(
     "precision", [pytest.param(name, marks=pytest.mark.long) for name in ("fp32", "auto")]
 )  # contiguous, and channels_last
 def test_two_ranks_killed_and_resumed_end_as_the_undisturbed_run(cli, precision):
-    assert kill_two_rank_runs(cli, 2, precision) > 0
+    kill_two_rank_runs(cli, 1, precision)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_fifty_runs_of_one_rank_killed_and_resumed(tmp_path):
-    assert run_alone(tmp_path, 50) > 30
+    run_alone(tmp_path, 50)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_fifty_runs_of_two_ranks_killed_and_resumed(cli):
-    assert kill_two_rank_runs(cli, 50) > 30
+    kill_two_rank_runs(cli, 50)
 
 
 def test_two_ranks_then_one_then_four_take_each_sample_once_an_epoch(cli):
@@ -214,4 +213,4 @@ def test_a_number_of_ranks_that_does_not_divide_a_step_is_refused(cli):
 if __name__ == "__main__":
     os.umask(0o077)
     torch.set_num_threads(1)
-    print(kill_one_rank_runs(Path(sys.argv[1]), int(sys.argv[2])))
+    kill_one_rank_runs(Path(sys.argv[1]), int(sys.argv[2]))
