@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +88,17 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> s
             ) from None
 
 
+@contextlib.contextmanager
+def _no_logs() -> Iterator[None]:
+    """Keeps off the terminal what the exporter logs: packages that it does not need, and attempts that failed."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def to_onnx(model: nn.Module, inputs: tuple[Tensor, ...], takes: Inputs, path: Path) -> str:
     """Writes the network as an ONNX file, made from example inputs, tensors (B, ...). Returns a description of it.
 
@@ -95,7 +108,7 @@ def to_onnx(model: nn.Module, inputs: tuple[Tensor, ...], takes: Inputs, path: P
     import torch
 
     def export(free: tuple[dict[int, str], ...] | None) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _no_logs():
             torch.onnx.export(
                 model, inputs, str(path), dynamo=True, verbose=False, external_data=False, dynamic_shapes=free
             )

@@ -71,7 +71,9 @@ def test_export_for_other_programs_computes_the_same(run, form, capsys):
     model.load_state_dict(weights_of(run, 4, "model") | weights_of(run, 4, "ema"))
     model.eval()
     assert hpctrain("export", "--format", form, "--output", "net") == 0
-    assert form == "torchscript" or "ONNX, for batches of any size" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert form == "torchscript" or "ONNX, for batches of any size" in said.out
+    assert said.err == ""
     for batch in (1, 2, 5):
         (example,) = models.example_inputs("lenet", config.model.settings, batch, device="cpu")
         inputs = torch.randn_like(example)
