@@ -100,6 +100,12 @@ def place_in_code(error: BaseException) -> str | None:
     return place
 
 
+def said(error: BaseException) -> str:
+    """Returns the first line of what an error says, and where the user's code raised it: `no key (nets.py, line 7)`."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{first} ({place})" if (place := place_in_code(error)) else first
+
+
 def listing(names: Sequence[str], most: int, more: str = "more") -> str:
     """Returns the first `most` names in a line, and how many `more` there are."""
     rest = f" and {len(names) - most:,} {more}" if len(names) > most else ""

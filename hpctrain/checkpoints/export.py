@@ -59,13 +59,14 @@ def _trace(run: RunDir, weights: dict[str, Tensor], path: Path, onnx: bool) -> s
 
     from hpctrain import models
     from hpctrain.config.load import from_dict
+    from hpctrain.models.factory import EXTRA_STATE
     from hpctrain.tasks import rehearsal
 
     config = from_dict(run.network_config())
     network = config.model
     model = models.build(network.name, network.settings, target=network.target)
     # A module's extra state (training/state.py) is not among the weights, which were checked when they were read.
-    model.load_state_dict(weights, strict=not any("_extra_state" in name for name in model.state_dict()))
+    model.load_state_dict(weights, strict=not any(EXTRA_STATE in name for name in model.state_dict()))
     model.eval()
     if network.target is not None:
         takes, inputs = TASK_KINDS[config.task.name].inputs, rehearsal.inputs(config, 2)

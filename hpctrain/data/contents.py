@@ -78,7 +78,7 @@ def of_data(config: DataConfig) -> Contents:
             return Contents("data.source", config.source, {f"hub:{config.source}": ""})
         folder = Path(config.source)
         files = sorted(p for p in folder.rglob("*") if p.is_file())
-        return Contents("data.source", config.source, digests(folder, files))
+        return Contents("data.source", config.source, digests(folder, files, key="data.source"))
     if kind.files is None:
         return Contents("data.path", str(config.path), {})
     folder, files = pkgutil.resolve_name(kind.files)(config)
@@ -97,7 +97,7 @@ def of_weights(path: str) -> Contents:
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError("model.weights", path, "no such file")
-    return Contents("model.weights", path, {"": digests(file.parent, [file])[file.name]})
+    return Contents("model.weights", path, {"": digests(file.parent, [file], key="model.weights")[file.name]})
 
 
 def of_code(target: str) -> Contents:
@@ -114,7 +114,7 @@ def of_code(target: str) -> Contents:
         name = waiting.pop()
         if name not in packages:
             folder, files = _files_of_package(name)
-            packages[name] = digests(folder, files, whole=True) if files else {}
+            packages[name] = digests(folder, files, True, "model.target") if files else {}
             waiting += sorted({top for file in files if file.suffix == ".py" for top in _imported(file)})
     return Contents("model.target", target, {k: v for files in packages.values() for k, v in files.items()})
 
@@ -180,8 +180,13 @@ def _name(called: ast.expr) -> str:
     return str(getattr(called, "attr", None) or getattr(called, "id", ""))
 
 
-def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[str, str]:
-    """Returns the digest of each file by its name relative to `folder`; see the top of the module. Raises UserError."""
+def digests(
+    folder: Path, files: Sequence[Path], whole: bool = False, key: str = "data.path"
+) -> dict[str, str]:
+    """Returns the digest of each file by its name relative to `folder`; see the top of the module.
+
+    Raises UserError, which names the setting `key` that chose the files.
+    """
     names = [os.path.relpath(path, folder) for path in files]
     try:
         stats = _stats(files)
@@ -191,7 +196,7 @@ def digests(folder: Path, files: Sequence[Path], whole: bool = False) -> dict[st
                 dict(zip(names, zip(files, stats, strict=True), strict=True)), everything, known
             )
     except OSError as error:
-        raise UserError("data.path", error.filename or folder, f"cannot be read: {unread(error)}") from None
+        raise UserError(key, error.filename or folder, f"cannot be read: {unread(error)}") from None
     return by_name if len(by_name) <= MOST_NAMES else _by_folder(by_name)
 
 

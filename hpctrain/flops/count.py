@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpctrain.errors import RunFailed, UserError, place_in_code
+from hpctrain.errors import RunFailed, UserError, said
 from hpctrain.flops.calls import SAMPLE
 from hpctrain.flops.modules import ROOT, Where
 from hpctrain.flops.result import LOSS, Count, Layer
@@ -52,10 +52,8 @@ def count(
             trace = _trace(copied, moved, loss) if check else None
     except Exception as error:  # the user's own code may raise anything
         shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors(moved))
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f" ({place})" if (place := place_in_code(error)) else ""
         raise UserError(
-            "input", shapes, f"does not pass through the model without data: {reason}{where}"
+            "input", shapes, f"does not pass through the model without data: {said(error)}"
         ) from error
     unknown = _hooks(model) | dict(walk.unknown) | (dict(trace.unknown) if trace else {})
     if unknown and not allow_unknown:

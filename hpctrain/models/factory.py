@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
-from hpctrain.errors import UserError, choose, listing, place_in_code
+from hpctrain.errors import UserError, choose, listing, said
 from hpctrain.models.outputs import WithAuxiliary
 from hpctrain.models.settings import CUSTOM, NETWORKS, check_target
 
 __all__ = ["WithAuxiliary", "build", "check_tail", "check_trainable", "example_inputs", "initialise"]
 
 NAMED = 20  # weights in a message
+EXTRA_STATE = "_extra_state"  # torch's name for what a module keeps beside tensors
 
 
 def build(
@@ -155,11 +156,8 @@ def _from_target(target: str, settings: Mapping[str, Any], place: torch.device) 
     except Exception as error:
         if place.type == "meta":
             return _from_target(target, settings, torch.device("cpu"))
-        why, where = str(error) or type(error).__name__, place_in_code(error)
         raise UserError(
-            "model.target",
-            target,
-            f"cannot be built from these settings: {why}{f' ({where})' if where else ''}",
+            "model.target", target, f"cannot be built from these settings: {said(error)}"
         ) from None
 
 
@@ -167,11 +165,13 @@ def _load(model: nn.Module, path: Path) -> None:
     """Copies the weights of a safetensors or torch file; every name and shape must agree. Raises UserError."""
     weights, own = _read(path), model.state_dict()
     # Files older than PyTorch 0.4.1 lack batch norm's counter, which no published result depends on.
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    # Safetensors lack what modules keep beside tensors.
+    spared = ("num_batches_tracked", EXTRA_STATE)
+    missing = [key for key in own if key not in weights and not key.endswith(spared)]
     shapes = [
         f"{key} ({_shape(weights[key])} where {_shape(own[key])} is needed)"
         for key in own
-        if key in weights and weights[key].shape != own[key].shape
+        if key in weights and not key.endswith(EXTRA_STATE) and weights[key].shape != own[key].shape
     ]
     faults = {
         "missing": missing,
@@ -181,7 +181,7 @@ def _load(model: nn.Module, path: Path) -> None:
     text = "; ".join(f"{fault}: {listing(keys, NAMED)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError("model.weights", path, f"does not fit the model; {text}")
-    model.load_state_dict(weights, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
+    model.load_state_dict(weights, strict=False, assign=any(getattr(kept, "is_meta", False) for kept in own.values()))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -196,7 +196,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # of many kinds; all mean that this is not a weight file
         reason = str(error).strip().partition("\n")[0]
         raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, Tensor) or str(key).endswith(EXTRA_STATE) for key, value in content.items()
+    ):
         raise UserError("model.weights", path, "must hold a state dict: names to tensors")
     return dict(content)
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from hpctrain import models
 from hpctrain.config.data_kinds import Family, kind_of
 from hpctrain.config.settings import Config
-from hpctrain.errors import UserError, place_in_code
+from hpctrain.errors import UserError, said
 from hpctrain.tasks import Batch, Task, make_task
 
 SAMPLES = 2  # batch norm needs two
@@ -57,12 +57,8 @@ def _play(config: Config) -> None:
         raise
     except Exception as error:  # the user's own code may raise anything
         sizes = ", ".join("x".join(map(str, tensor.shape)) for tensor in batch[: -task.targets])
-        place = place_in_code(error)
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            "model.target",
-            model.target,
-            f"fails on {SAMPLES} samples ({sizes}): {why}{f' ({place})' if place else ''}",
+            "model.target", model.target, f"fails on {SAMPLES} samples ({sizes}): {said(error)}"
         ) from error
 
 

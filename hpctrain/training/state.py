@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from hpctrain.checkpoints.saver import Snapshot
 from hpctrain.data.sampler import part
 from hpctrain.errors import RunFailed
+from hpctrain.models.factory import EXTRA_STATE
 from hpctrain.storage.run_state import Reason
 from hpctrain.tasks import Carry
 from hpctrain.training.comm import Comm
 
-_EXTRA = "_extra_state"  # torch's name for it
 _RANKS = ("rng/", "carry/")  # tensors of one rank; all others are the same on every rank
 
 
@@ -79,7 +79,7 @@ class Live:
         found: dict[str, Any] = {}
         for name, value in self.model.state_dict().items():
             if not isinstance(value, Tensor):
-                found[name.removesuffix(_EXTRA).removesuffix(".")] = value
+                found[name.removesuffix(EXTRA_STATE).removesuffix(".")] = value
                 try:
                     same = json.loads(json.dumps(value)) == value
                 except (TypeError, ValueError):

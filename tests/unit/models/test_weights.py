@@ -150,3 +150,31 @@ def test_a_misfit_is_found_before_a_run_starts(tmp_path):
     with pytest.raises(UserError, match=r"missing: c1\.weight.*unexpected: extra"):
         prepare(load(settings))
     assert not (tmp_path / "runs").exists()
+
+
+class Keeping(nn.Module):
+    """A layer that keeps words beside its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.words = nn.Parameter(torch.zeros(2)), {"seen": 0}
+
+    def get_extra_state(self):
+        return self.words
+
+    def set_extra_state(self, words):
+        self.words = words
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_what_a_module_keeps_beside_tensors_is_read_if_it_is_there(tmp_path, suffix):
+    path, kept = tmp_path / f"w{suffix}", Keeping()
+    kept.weight.data += 1
+    kept.words = {"seen": 7}
+    if suffix == ".pt":
+        torch.save(kept.state_dict(), path)
+    else:
+        save_file({"weight": kept.weight.detach()}, path)
+    found = build("custom", {}, target=f"{__name__}:Keeping", weights=path)
+    assert found.weight.tolist() == [1, 1]
+    assert found.words == {"seen": 7 if suffix == ".pt" else 0}
