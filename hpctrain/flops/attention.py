@@ -15,8 +15,9 @@ def dot_product_attention(call: Call) -> Work:
     """Returns the work of scaled_dot_product_attention: the scale is applied to q and k, a floating mask is added."""
     names = ("query", "key", "value", "attn_mask", "dropout_p")
     q, k, v, mask, dropout = (call.get(i, n) for i, n in enumerate(names))
+    products = math.prod(call.result.shape[:-2])
     forward, backward = rules.attention(
-        math.prod(q.shape[:-2]),
+        products,
         q.shape[-2],
         k.shape[-2],
         q.shape[-1],
@@ -27,7 +28,10 @@ def dot_product_attention(call: Call) -> Work:
         grads=(q.requires_grad, k.requires_grad, v.requires_grad),
     )
     needy = next((t for t in (q, k, v) if t.requires_grad), None)
-    return work(call, "attention", forward, [(needy, backward)])
+    scores = products * q.shape[-2] * k.shape[-2]
+    learned = mask if mask is not None and mask.is_floating_point() else None
+    into_mask = Cost(other=scores if learned is not None and learned.numel() < scores else 0)
+    return work(call, "attention", forward, [(needy, backward), (learned, into_mask)])
 
 
 def multi_head_attention(call: Call) -> Work:

@@ -22,6 +22,10 @@ from hpctrain.flops.rules import Cost, Kind, Work
 WEIGHT, SAMPLE = "weight", "sample"
 
 
+class NoRule(Exception):
+    """There is no closed form for a call. The text names it, with what is special about it."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call: its arguments `args` and `kwargs`, and its result `out`."""
@@ -170,27 +174,49 @@ def _matmul_macs(call: Call, a: Tensor) -> int:
 
 def addmm(call: Call) -> Work:
     """Returns the work of a product that is added to a tensor."""
+    if call.kwargs.get("alpha", 1) != 1 or call.kwargs.get("beta", 1) != 1:
+        raise NoRule("addmm with factors")
     added, a, b = call.args[:3]
     return product(call, _matmul_macs(call, a), a, b, added)
 
 
-def operands(call: Call) -> int:
-    """Returns the number of operands of an einsum."""
-    return sum(1 for _ in tensors(call.args, integers=True))
+def contraction(call: Call, macs: int, a: Tensor, b: Tensor) -> Work:
+    """Returns the work of a sum of products of `a` and `b`; each gradient is one as well, of as many MACs."""
+    n = call.result.numel()
+    grads = [
+        (one, Cost(macs, read=n + other.numel(), written=one.numel())) for one, other in ((a, b), (b, a))
+    ]
+    parameters = WEIGHT in (role(a), role(b))
+    return work(call, "layer" if parameters else "attention", moved(call, macs=macs), grads)
 
 
-def einsum(call: Call) -> Work:
-    """Returns the work of an einsum of two operands: Π sizes of all indices; without a sum it has no MACs."""
-    equation = call.args[0]
-    a, b = tensors(call.args[1:])
-    terms, _, result = equation.replace(" ", "").partition("->")
-    letters = terms.split(",")
-    if set(terms) - {","} == set(result):
-        return elementwise(1, 1, 1)(Call((a, b), {}, call.out))
-    sizes = {
-        c: n for term, t in zip(letters, (a, b), strict=True) for c, n in zip(term, t.shape, strict=True)
-    }
-    return product(call, math.prod(sizes.values()), a, b)
+def tensordot(call: Call) -> Work:
+    """Returns the work of a sum of products over some dimensions of `a` and `b`."""
+    a, b, dims = call.args[0], call.get(1, "b"), call.get(2, "dims", 2)
+    if isinstance(dims, Tensor):
+        raise NoRule("tensordot over dimensions in a tensor")
+    summed = a.shape[a.dim() - dims :] if isinstance(dims, int) else [a.shape[d] for d in _listed(dims[0])]
+    return contraction(call, call.result.numel() * math.prod(summed), a, b)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def inner(call: Call) -> Work:
+    """Returns the work of the products of all last vectors of both operands."""
+    a, b = call.args[0], call.get(1, "other")
+    macs = _matmul_macs(call, a)
+    return product(call, macs, a, b) if a.dim() == b.dim() == 1 else contraction(call, macs, a, b)
+
+
+def bilinear(call: Call) -> Work:
+    """Returns the work of x·W·z + b for each output."""
+    x, z, w, b = (call.get(i, n) for i, n in enumerate(("input1", "input2", "weight", "bias")))
+    outputs, first, second = w.shape
+    rows = math.prod(x.shape[:-1])
+    into_y, into_w, into_x, into_z = rules.bilinear(rows, first, second, outputs, bias=b is not None)
+    return work(call, "layer", into_y, [(x, into_x), (z, into_z), *_weight_and_bias(w, b, into_w)])
 
 
 def embedding(call: Call) -> Work:
@@ -226,6 +252,16 @@ def elementwise(
     return rule
 
 
+def addition(first: int, second: int) -> Callable[[Call], Work]:
+    """Returns the rule of a sum or difference; a factor of the second operand costs a product in each pass."""
+
+    def rule(call: Call) -> Work:
+        scaled = int(call.get(2, "alpha", 1) != 1)
+        return elementwise(1 + scaled, first, second + scaled)(call)
+
+    return rule
+
+
 def reversed_operands(rule: Callable[[Call], Work]) -> Callable[[Call], Work]:
     """Returns `rule` for swapped operands: Python calls `2 - x` as x.__rsub__(2)."""
     return lambda call: rule(Call(call.args[1::-1], call.kwargs, call.out))
@@ -235,6 +271,16 @@ def copying(call: Call) -> Work:
     """Returns the work of concatenation, gathering and the like: memory traffic without arithmetic."""
     grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in tensors(call.args)]
     return work(call, "memory", moved(call), grads)
+
+
+def repeat(call: Call) -> Work:
+    """Returns the work of copies side by side: none; backward they are summed, each new dimension for itself."""
+    x, n = call.args[0], call.result.numel()
+    additions, left = 0, n
+    for size in call.result.shape[: call.result.dim() - x.dim()]:
+        additions, left = additions + left, left // size
+    additions += left * (left > x.numel())
+    return work(call, "memory", moved(call), [(x, Cost(other=additions, read=n, written=x.numel()))])
 
 
 def prelu(call: Call) -> Work:
@@ -261,11 +307,85 @@ def where(call: Call) -> Work:
     return elementwise(1, 1, 1)(Call(call.args[1:], call.kwargs, call.out))
 
 
-def variance(call: Call) -> Work:
-    """Returns the work of a variance: mean, −, square, sum (4 per element) and a division; backward the mean, −, ·."""
+def variance(call: Call, *, root: bool = False) -> Work:
+    """Returns the work of a variance: mean, −, square, sum (4 per element) and a division; backward the mean, −, ·.
+
+    `root`: of a standard deviation, which costs a root more, and backward a product and a division.
+    """
     x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
-    back = Cost(other=3 * n + 2 * out, read=n + out, written=n)
-    return work(call, "elementwise", moved(call, other=4 * n + out), [(x, back)])
+    back = Cost(other=3 * n + (4 if root else 2) * out, read=n + out, written=n)
+    return work(call, "elementwise", moved(call, other=4 * n + (1 + root) * out), [(x, back)])
+
+
+def log_sum_exp(call: Call) -> Work:
+    """Returns the work of a log Σ exp: max, −, exp, Σ per element; log, + per result; backward −, exp, · per element."""
+    x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
+    forward = moved(call, other=4 * n + 2 * out)
+    return work(call, "elementwise", forward, [(x, Cost(other=3 * n, read=n + out, written=n))])
+
+
+def largest(call: Call) -> Work:
+    """Returns the work of a maximum or minimum: of two tensors, or of a tensor or along a dimension of it.
+
+    A comparison per element. Backward, the gradient is given to the place that is known if it was along a dimension, is
+    compared and selected per element for two tensors, and else is shared by all that are equal (`shared`).
+    """
+    second = call.get(1, "other", call.kwargs.get("dim"))
+    if isinstance(second, Tensor):
+        return elementwise(1, 2, 2)(call)
+    if second is None:
+        return shared_largest(call)
+    x, out = call.args[0], call.result.numel()
+    grads = [(x, Cost(read=out, written=x.numel()))]
+    return work(call, "elementwise", moved(call, other=x.numel()), grads)
+
+
+def shared_largest(call: Call) -> Work:
+    """Returns the work of a maximum or minimum whose gradient is shared by all that are equal: ÷ per result, ·."""
+    x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
+    back = Cost(other=n + out, read=n + out, written=n)
+    return work(call, "elementwise", moved(call, other=n), [(x, back)])
+
+
+def clamp(call: Call) -> Work:
+    """Returns the work of a limit to one or two numbers: a comparison for each, and a selection backward."""
+    bounds = [bound for bound in (call.get(1, "min"), call.get(2, "max")) if bound is not None]
+    if any(isinstance(bound, Tensor) for bound in bounds):
+        raise NoRule("clamp to a tensor")
+    return elementwise(len(bounds), 1)(Call(call.args[:1], {}, call.out))
+
+
+def power(call: Call) -> Work:
+    """Returns the work of a power: backward a power and two products; of a number to a tensor, two products."""
+    base, exponent = call.args[0], call.get(1, "exponent")
+    if isinstance(base, Tensor) and isinstance(exponent, Tensor):
+        raise NoRule("pow of a tensor to a tensor")
+    if isinstance(base, Tensor):
+        return elementwise(1, 3)(call)
+    return elementwise(1, 2)(Call([exponent], {}, call.out))
+
+
+def rpower(call: Call) -> Work:
+    """Returns the work of a number to a tensor: Python calls `2 ** x` as x.__rpow__(2)."""
+    return power(Call(call.args[1::-1], call.kwargs, call.out))
+
+
+def gelu(call: Call) -> Work:
+    """Returns the work of a GELU: by the error function as in rules.py, or by tanh.
+
+    0.5·x·(1+tanh(√(2/π)·(x+0.044715·x³))) 9; backward the same polynomial 5, tanh, 1+t and halves 3, 1−t² 2, its
+    derivative 3, products and sum 3, ·g.
+    """
+    if call.get(1, "approximate", "none") == "none":
+        return elementwise(*rules.ACTIVATIONS["gelu"], kind="activation")(call)
+    return elementwise(9, 18, kind="activation")(Call(call.args[:1], {}, call.out))
+
+
+def added_at(call: Call) -> Work:
+    """Returns the work of adding the values of a source at given places: an addition for each; backward it is a copy."""
+    source = call.get(3, "source", call.kwargs.get("src"))
+    grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in (call.args[0], source)]
+    return work(call, "elementwise", moved(call, other=source.numel()), grads)
 
 
 def reduction(divide: bool) -> Callable[[Call], Work]:
@@ -284,10 +404,16 @@ def reduction(divide: bool) -> Callable[[Call], Work]:
     return rule
 
 
-def dropout(call: Call) -> Work:
-    """Returns the work of x times a mask of 0 or 1/(1−p): a division to make the mask, a product to apply it."""
+def dropout(call: Call, *, channels: bool = False) -> Work:
+    """Returns the work of x times a mask of 0 or 1/(1−p): a division to make the mask, a product to apply it.
+
+    `channels`: the mask has an entry for each sample and channel.
+    """
     training = call.get(2, "training", True)
     if not training or call.get(1, "p", 0.5) == 0:
         return Work("memory")
     x, n = call.args[0], call.result.numel()
-    return work(call, "activation", moved(call, other=2 * n), [(x, Cost(other=n, read=2 * n, written=n))])
+    made = math.prod(x.shape[:2]) if channels else n
+    return work(
+        call, "activation", moved(call, other=n + made), [(x, Cost(other=n, read=2 * n, written=n))]
+    )

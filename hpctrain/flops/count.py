@@ -21,6 +21,7 @@ from hpctrain.flops.result import LOSS, Count, Layer
 from hpctrain.flops.rules import Cost
 from hpctrain.flops.trace import FORWARD, INPUTS, RECOMPUTED, WEIGHTS, Trace, tensors
 from hpctrain.flops.walk import Walk
+from hpctrain.storage.run_state import Reason
 
 Loss = Callable[[Any], Tensor]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -129,7 +130,8 @@ def _walk(model: nn.Module, inputs: tuple[Any, ...], loss: Loss | None) -> Walk:
             out = model(*inputs)
             if loss is not None:
                 where.enter(LOSS)
-                loss(out)
+                out = loss(out)
+        walk.end(out)
     return walk
 
 
@@ -157,7 +159,7 @@ def compare(walk: Walk, trace: Trace) -> None:
             closed, traced = (cost.macs, cost.arithmetic), tuple(trace.operations.get((layer, which), (0, 0)))
             if closed != traced:
                 raise RunFailed(
-                    "count_differs",
+                    Reason.COUNT_DIFFERS,
                     f"layer {layer}, {which}: closed form {closed[0]} MACs and {closed[1]} other operations, "
                     f"trace {traced[0]} and {traced[1]}",
                 )

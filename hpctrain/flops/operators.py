@@ -51,6 +51,10 @@ def _convolution(args: Sequence[Any], out: Tensor) -> Count:
     return _conv(x.shape, w.shape, out.shape, transposed), out.numel() if b is not None else 0
 
 
+def _add(args: Sequence[Any], out: Tensor) -> Count:
+    return 0, out.numel() * (1 + (args[2] != 1))
+
+
 def _sum(args: Sequence[Any], out: Tensor) -> Count:
     return 0, args[0].numel()
 
@@ -139,15 +143,43 @@ def _ctc_backward(args: Sequence[Any], out: Any) -> Count:
     return 0, 19 * _ctc_cells(*args[3:5]) + 3 * frames * args[1].shape[-1]
 
 
+def _norm(args: Sequence[Any], out: Tensor) -> Count:
+    """Square or absolute value, and sum; a root. Of the order that is given, else 2."""
+    order = 2 if args[1] is None else args[1]
+    return 0, (2 * args[0].numel() if order in (1, 2) else 0) + out.numel() * (order == 2)
+
+
+def _trilinear(args: Sequence[Any], out: Tensor) -> Count:
+    """The first two operands are multiplied and summed over what the third has not, then multiplied by it."""
+    lacks = [set(dims) for dims in args[3:6]]
+    sizes: dict[int, int] = {}
+    for operand, without in zip(args[:3], lacks, strict=True):
+        kept = (d for d in range(operand.dim() + len(without)) if d not in without)
+        sizes |= dict(zip(kept, operand.shape, strict=True))
+    pair = sizes.keys() - (lacks[0] & lacks[1])
+    early = set(args[6]) & lacks[2]
+    late = set(args[6]) - early
+    macs = other = 0
+    for dims, summed in ((pair, early), (sizes.keys() - early, late)):
+        products = math.prod(sizes[d] for d in dims)
+        macs, other = (macs + products, other) if summed else (macs, other + products)
+    return macs, other
+
+
+def _weight_norm(args: Sequence[Any], out: Any) -> Count:
+    return 0, 3 * args[0].numel() + 2 * args[1].numel()
+
+
 OPERATORS: dict[Any, Operator] = {
     aten.mm: _mm,
     aten.bmm: _mm,
     aten.mv: _mm,
-    aten.dot: lambda args, out: (args[0].numel(), 0),
+    **dict.fromkeys((aten.dot, aten.vdot), lambda args, out: (args[0].numel(), 0)),
     aten.addmm: _addmm,
     aten.baddbmm: _addmm,
     aten.addmv: _addmm,
     aten.convolution: _convolution,
+    **dict.fromkeys((aten.add, aten.sub, aten.rsub), _add),
     aten.sum: _sum,
     aten.mean: _mean,
     aten._softmax: each(5),
@@ -186,38 +218,74 @@ OPERATORS: dict[Any, Operator] = {
     aten.pow: each(1),
     aten.where: lambda args, out: (0, out.numel() if any(t.dim() for t in args[1:]) else 0),
     aten.var: lambda args, out: (0, 4 * args[0].numel() + out.numel()),
+    aten.std: lambda args, out: (0, 4 * args[0].numel() + 2 * out.numel()),
+    aten.logsumexp: lambda args, out: (0, 4 * args[0].numel() + 2 * out.numel()),
+    aten.linalg_vector_norm: _norm,
+    aten.norm: _norm,
+    aten._trilinear: _trilinear,
+    aten._weight_norm_interface: _weight_norm,
+    aten._weight_norm_interface_backward: lambda args, out: (0, 5 * (args[0].numel() + args[2].numel())),
+    aten.clamp: lambda args, out: (0, out.numel() * sum(bound is not None for bound in args[1:3])),
+    aten.elu: lambda args, out: (0, out.numel() * (4 + (args[2] != 1))),
+    aten.elu_backward: lambda args, out: (0, out.numel() * (4 + (args[2] != 1))),
+    aten.gelu: lambda args, out: (0, out.numel() * (5 if args[1] == "none" else 9)),
+    aten.gelu_backward: lambda args, out: (0, out.numel() * (9 if args[2] == "none" else 18)),
+    aten.index_add: lambda args, out: (0, args[3].numel()),
+    aten.scatter_add: lambda args, out: (0, args[3].numel()),
+    aten.glu_backward: each_input(5),
+    aten.log_sigmoid_forward: each(7),
+    aten.upsample_linear1d: each(2 * 2),
+    aten.upsample_bilinear2d: each(2 * 4),
+    aten.upsample_trilinear3d: each(2 * 8),
+    aten.upsample_bicubic2d: each(2 * 16),
+    aten.upsample_linear1d_backward: each_input(2 * 2),
+    aten.upsample_bilinear2d_backward: each_input(2 * 4),
+    aten.upsample_trilinear3d_backward: each_input(2 * 8),
+    aten.upsample_bicubic2d_backward: each_input(2 * 16),
+    **dict.fromkeys(
+        (aten.upsample_nearest1d_backward, aten.upsample_nearest2d_backward, aten.upsample_nearest3d_backward,
+         aten._upsample_nearest_exact1d_backward, aten._upsample_nearest_exact2d_backward,
+         aten._upsample_nearest_exact3d_backward, aten.col2im, aten.unfold_backward, aten.max, aten.min,
+         aten.amax, aten.amin), each_input(1),
+    ),
     aten.lerp: each(3),
     aten.addcmul: each(3),
     aten.addcdiv: each(3),
     **dict.fromkeys(
-        (aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.exp, aten.log, aten.sqrt,
+        (aten.mul, aten.div, aten.neg, aten.exp, aten.log, aten.sqrt,
          aten.rsqrt, aten.reciprocal, aten.erf, aten.abs, aten.sgn, aten.sigmoid, aten.tanh, aten.relu,
-         aten.threshold_backward, aten.maximum, aten.minimum, aten.clamp_min), each(1),
+         aten.threshold, aten.threshold_backward, aten.maximum, aten.minimum, aten.clamp_min, aten.clamp_max,
+         aten.sin, aten.cos, aten.tan, aten.atan, aten.sinh, aten.cosh, aten.exp2, aten.expm1, aten.log2,
+         aten.log10, aten.log1p, aten.erfc, aten.sign, aten.floor, aten.ceil, aten.round, aten.trunc,
+         aten.frac, aten.cumsum), each(1),
     ),
     **dict.fromkeys((aten.sigmoid_backward, aten.tanh_backward), each(3)),
     **dict.fromkeys((aten.hardtanh, aten.hardtanh_backward, aten.leaky_relu, aten.leaky_relu_backward,
-                     aten.silu, aten.clamp, aten.hardsigmoid_backward), each(2)),
-    **dict.fromkeys((aten.elu, aten.elu_backward, aten.softplus, aten.softplus_backward,
-                     aten.hardsigmoid), each(4)),
-    **dict.fromkeys((aten.gelu, aten.silu_backward, aten.hardswish, aten.hardswish_backward), each(5)),
-    aten.gelu_backward: each(9),
-    aten._prelu_kernel: each(2),
+                     aten.silu, aten.hardsigmoid_backward, aten._prelu_kernel, aten.hardshrink,
+                     aten.hardshrink_backward, aten.softshrink_backward, aten.glu), each(2)),
+    **dict.fromkeys((aten.softplus, aten.softplus_backward, aten.hardsigmoid), each(4)),
+    **dict.fromkeys((aten.silu_backward, aten.hardswish, aten.hardswish_backward, aten.celu, aten.mish,
+                     aten.log_sigmoid_backward), each(5)),
+    aten.softshrink: each(3),
 }  # fmt: skip
 
-# Movement, fresh tensors, selection, random numbers.
+# Movement, fresh tensors, selection, comparisons, random numbers.
 _FREE = """
     _index_put_impl _local_scalar_dense _pack_padded_sequence _pack_padded_sequence_backward
-    _pad_packed_sequence _reshape_copy _to_copy _unsafe_index _unsafe_view amax amin arange argmax
-    argmin as_strided_scatter bernoulli cat clone constant_pad_nd contiguous copy copysign detach
-    embedding empty empty_like empty_strided eq expand_copy fill flip full full_like gather ge gt index
-    index_add index_copy index_put index_select index_select_backward isfinite le lift_fresh logical_and
-    logical_not logical_or lt masked_fill masked_select max min native_dropout ne new_empty
-    new_empty_strided new_full new_ones new_zeros normal one_hot ones ones_like rand rand_like randn randn_like
-    reflection_pad1d reflection_pad1d_backward reflection_pad2d reflection_pad2d_backward repeat
-    replication_pad2d replication_pad2d_backward resize resolve_conj roll scalar_tensor scatter
-    scatter_add select_backward slice_backward sort split_with_sizes squeeze stack topk transpose tril
-    triu unbind unfold_backward uniform unsafe_split unsqueeze value_selecting_reduction_backward
-    view_copy zero zeros zeros_like
+    _pad_packed_sequence _reshape_copy _to_copy _unsafe_index _unsafe_view _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d arange argmax argmin as_strided_scatter bernoulli
+    bitwise_and bitwise_not bitwise_or cat channel_shuffle clone constant_pad_nd contiguous copy copysign detach diag_embed
+    diagonal_backward embedding empty empty_like empty_strided eq expand_copy fill flip full full_like gather ge gt
+    im2col index index_copy index_put index_select index_select_backward isfinite isinf isnan le lift_fresh
+    logical_and logical_not logical_or lt masked_fill masked_scatter masked_select max_unpool2d max_unpool3d
+    native_dropout ne new_empty new_empty_strided new_full new_ones new_zeros normal one_hot ones ones_like
+    pixel_shuffle pixel_unshuffle rand rand_like randn randn_like reflection_pad1d reflection_pad1d_backward
+    reflection_pad2d reflection_pad2d_backward reflection_pad3d reflection_pad3d_backward repeat
+    replication_pad1d replication_pad1d_backward replication_pad2d replication_pad2d_backward
+    replication_pad3d replication_pad3d_backward resize resolve_conj roll rot90 scalar_tensor scatter
+    select_backward slice_backward sort split_with_sizes squeeze stack topk transpose tril triu unbind uniform
+    unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    value_selecting_reduction_backward view_copy zero zeros zeros_like
 """
 FREE = frozenset(_FREE.split())
 
@@ -229,26 +297,34 @@ def packet(func: Any) -> Any:
     return getattr(aten, base, func.overloadpacket) if func.namespace == "aten" else func.overloadpacket
 
 
-def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Count, Count] | None:
-    """Returns (weights, input) of an operator that makes several gradients at once; None for all others."""
+def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Tensor | None, Count, Count] | None:
+    """Returns (parameter, its gradient's count, the input's) of an operator that makes several gradients at once.
+
+    None for all other operators.
+    """
     mask = next((a for a in reversed(args) if isinstance(a, list | tuple) and _three_bools(a)), [])
     if func is aten.convolution_backward:
         grad, x, w, transposed = args[0], args[1], args[2], args[7]
         macs = _conv(x.shape, w.shape, grad.shape, transposed)
-        return (macs * mask[1], grad.numel() * mask[2]), (macs * mask[0], 0)
+        return w, (macs * mask[1], grad.numel() * mask[2]), (macs * mask[0], 0)
     if func is aten.native_batch_norm_backward:
         n, channels, training = args[0].numel(), args[0].shape[1], args[7]
         weights = (mask[1] or mask[2]) and args[2] is not None
         # In training dx needs both sums too; in evaluation mode it only scales.
         dx = 4 * n + 3 * channels + (0 if weights else 5 * n) if training else n + channels
-        return (0, 5 * n * weights), (0, dx * mask[0])
+        return args[2], (0, 5 * n * weights), (0, dx * mask[0])
     if func in (aten.native_layer_norm_backward, aten.native_group_norm_backward):
         n, rows = args[0].numel(), args[2 if func is aten.native_group_norm_backward else 3].numel()
-        affine = args[4 if func is aten.native_group_norm_backward else 5] is not None
+        gains = args[4 if func is aten.native_group_norm_backward else 5]
+        affine = gains is not None
         weights = (mask[1] or mask[2]) and affine
-        return (0, 5 * n * weights), (0, (n * (7 + affine + 2 * (not weights)) + 2 * rows) * mask[0])
+        return (
+            gains,
+            (0, 5 * n * weights),
+            (0, (n * (7 + affine + 2 * (not weights)) + 2 * rows) * mask[0]),
+        )
     if func is aten._prelu_kernel_backward:
-        return (0, 0), (0, 4 * args[0].numel())
+        return None, (0, 0), (0, 4 * args[0].numel())
     return None
 
 

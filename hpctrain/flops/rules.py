@@ -39,6 +39,45 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "hardsigmoid": (4, 2),
     "softmax": (5, 4),  # max, −, exp, Σ, ÷; (g − Σ g·y)·y
     "log_softmax": (5, 4),  # max, −, exp, Σ, −; g − exp(y)·Σ g
+    "softmin": (6, 5),  # the same of −x
+    "threshold": (1, 1),
+    "selu": (5, 5),  # as elu, ·scale
+    "celu": (5, 4),  # compare, ÷α, exp, −1, ·α; compare, ÷α, exp, ·g
+    "mish": (5, 11),  # x·tanh(log(1+exp)); t = tanh again 4, g·(t + x·σ·(1−t²)) 7
+    "softsign": (3, 7),  # x/(1+|x|); ÷, and 4 for the divisor, sign, ·
+    "tanhshrink": (2, 4),
+    "softshrink": (3, 2),  # two comparisons, −; two comparisons
+    "hardshrink": (2, 2),
+    "log_sigmoid": (7, 5),  # min(x, 0) − log(1+exp(−|x|)); compare, 1+z, ÷, −, ·g
+    "glu": (2, 5),  # per output a·σ(b); g·σ, and into b σ, 1−σ, ·, ·a
+}
+
+# The same of other elementary functions.
+FUNCTIONS: dict[str, tuple[int, int]] = {
+    "neg": (1, 1),
+    "abs": (1, 2),
+    "exp": (1, 1),
+    "exp2": (1, 2),
+    "expm1": (1, 2),
+    "log": (1, 1),
+    "log2": (1, 2),
+    "log10": (1, 2),
+    "log1p": (1, 2),
+    "sqrt": (1, 2),
+    "rsqrt": (1, 3),
+    "square": (1, 3),
+    "reciprocal": (1, 3),
+    "sin": (1, 2),
+    "cos": (1, 3),
+    "tan": (1, 3),
+    "atan": (1, 3),
+    "sinh": (1, 2),
+    "cosh": (1, 2),
+    "erf": (1, 5),  # x², −, exp, ·2/√π, ·g
+    "erfc": (1, 5),
+    "special_ndtr": (4, 7),  # ½(1+erf(x/√2)); ½, x², −, exp, ·2/√π, ·g, ·1/√2
+    "cumsum": (1, 1),
+    **dict.fromkeys(("sign", "sgn", "floor", "ceil", "round", "trunc", "frac"), (1, 0)),
 }
 
 
@@ -153,6 +192,24 @@ def linear(rows: int, inputs: int, outputs: int, *, bias: bool) -> tuple[Cost, C
     )
 
 
+def bilinear(
+    rows: int, first: int, second: int, outputs: int, *, bias: bool
+) -> tuple[Cost, Cost, Cost, Cost]:
+    """Returns (forward, weights, first input, second input) of y_o = Σ x_i·W_oij·z_j + b_o over `rows` pairs of vectors.
+
+    The longer sum comes first: x·W, then ·z; into x and z the same with y's gradient. Into W the outer product of x and
+    y's gradient, which are multiplications, and then a sum over the rows.
+    """
+    x, z, y, w = rows * first, rows * second, rows * outputs, outputs * first * second
+    whole, added, b = rows * w, y * bias, outputs * bias
+    return (
+        Cost(whole + y * second, added, 0, x + z + w + b, y),
+        Cost(whole, added, y * first, x + z + y, w + b),
+        Cost(whole + x * second, 0, 0, z + y + w, x),
+        Cost(whole + y * second, 0, 0, x + y + w, z),
+    )
+
+
 def batch_norm(
     elements: int, channels: int, *, training: bool, affine: bool, tracked: bool, weight_grad: bool
 ) -> tuple[Cost, Cost, Cost]:
@@ -192,6 +249,65 @@ def layer_norm(elements: int, rows: int, affine: int, *, weight_grad: bool) -> t
     )
 
 
+def rms_norm(
+    elements: int, rows: int, gains: int, *, summed: bool, repeated: bool
+) -> tuple[Cost, Cost, Cost]:
+    """Returns (forward, weights, input) of x/√(mean x² + ε)·γ with `gains` γ (Zhang & Sennrich 2019, equation 4).
+
+    Per element: square, Σ, · 3, γ 1; per row ÷, +ε, 1/√. Backward, per element: γ's gradient ·, and Σ if it is `summed`
+    over rows; into x γ 1, two products 2, their sum if a row has more than one element (`repeated`) 1, its share ÷ 1,
+    square 3; per row 1/√ 3.
+    """
+    scaled = elements * bool(gains)
+    return (
+        Cost(other=3 * elements + 3 * rows + scaled, read=elements + gains, written=elements),
+        Cost(other=elements * (1 + summed), read=2 * elements, written=gains),
+        Cost(other=(6 + repeated) * elements + 3 * rows + scaled, read=2 * elements + gains, written=elements),
+    )
+
+
+def norm(elements: int, rows: int, order: int) -> tuple[int, int]:
+    """Returns (forward, input) operations of the norms of `rows` vectors: Σ|x|, or √Σx² if `order` is 2.
+
+    Backward: sign or quotient x/‖x‖, and ·g.
+    """
+    return 2 * elements + rows * (order == 2), 2 * elements
+
+
+def normalize(elements: int, rows: int, order: int) -> tuple[Cost, Cost]:
+    """Returns (forward, input) of x / max(‖x‖, ε) for each of `rows` vectors.
+
+    Backward, per element: ÷, 4 for the divisor, and the norm's; per row the selection of the maximum.
+    """
+    length, into_length = norm(elements, rows, order)
+    return (
+        Cost(other=length + rows + elements, read=elements, written=elements),
+        Cost(other=5 * elements + rows + into_length, read=2 * elements, written=elements),
+    )
+
+
+def cosine_similarity(elements: int, rows: int) -> tuple[Cost, Cost]:
+    """Returns (forward, one input) of x·y / (‖x‖·‖y‖) of `rows` pairs of vectors: both divided by their length first.
+
+    Per element: norms 4, ÷ 2, ·, Σ; per row two roots and two maxima. Backward: ·, ÷, 4 and a sum for the divisor, norm 2.
+    """
+    return (
+        Cost(other=8 * elements + 4 * rows, read=2 * elements, written=rows),
+        Cost(other=9 * elements, read=2 * elements, written=elements),
+    )
+
+
+def weight_norm(elements: int, rows: int) -> tuple[Cost, Cost]:
+    """Returns (forward, both gradients) of w = g·v/‖v‖ with a length g for each of `rows` (Salimans & Kingma 2016).
+
+    Per element: norm 2, ·; per row √, ÷. Backward: v·∂w and Σ, ·g/‖v‖, norm 2; per row ÷ 1 and 4.
+    """
+    return (
+        Cost(other=3 * elements + 2 * rows, read=elements + rows, written=elements),
+        Cost(other=5 * elements + 5 * rows, read=2 * elements + rows, written=elements + rows),
+    )
+
+
 def pooling(elements: int, outputs: int, window_sum: int, *, maximum: bool) -> tuple[Cost, Cost]:
     """Returns (forward, input); `window_sum` is the number of elements of all windows, padding included.
 
@@ -208,6 +324,24 @@ def pooling(elements: int, outputs: int, window_sum: int, *, maximum: bool) -> t
 def adaptive_windows(size: int, outputs: int) -> int:
     """Returns the elements of all windows ⌊i·n/o⌋ to ⌈(i+1)·n/o⌉ of adaptive pooling along one dimension."""
     return sum(-(-(i + 1) * size // outputs) - i * size // outputs for i in range(outputs))
+
+
+# Values of which one output is a weighted sum, along each dimension; the nearest one is copied.
+INTERPOLATED = {"nearest": 1, "nearest-exact": 1, "linear": 2, "bilinear": 2, "trilinear": 2, "bicubic": 4}
+
+
+def interpolation(elements: int, outputs: int, dims: int, mode: str) -> tuple[Cost, Cost]:
+    """Returns (forward, input) of a change of size; `mode` is one of INTERPOLATED. Raises KeyError for another.
+
+    Each value of a weighted sum costs a product and an addition, in both passes; positions and weights are address
+    arithmetic. If values are copied, the backward pass adds each output's gradient to its input's.
+    """
+    values = INTERPOLATED[mode] ** dims
+    forward, backward = (0, outputs) if values == 1 else (2 * values * outputs,) * 2
+    return (
+        Cost(other=forward, read=elements, written=outputs),
+        Cost(other=backward, read=outputs, written=elements),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpctrain.flops import ctc
@@ -26,6 +27,8 @@ from hpctrain.flops.operators import FREE, OPERATORS, Count, aten, backward_spli
 FORWARD, WEIGHTS, INPUTS, RECOMPUTED = "forward", "weight_grad", "input_grad", "recomputed"
 WEIGHT, SAMPLE = "weight", "sample"
 ZEROS = frozenset({aten.zeros, aten.new_zeros, aten.zeros_like})
+# In the backward pass they add up the gradients of what was used, or taken from a tensor, more than once.
+JOINS = frozenset({aten.index_add, aten.scatter_add})
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,20 @@ class Trace(TorchDispatchMode):
         ):
             self.unknown[self.where.name, f"{operator.__name__} of complex numbers"] += 1
             return out
+        bound = given(func, args, kwargs)
+        node = torch._C._current_autograd_node()
         if torch._C._current_graph_task_id() < 0:
-            self._forward(func, operator, args, out, operands, results, floating)
+            self._forward(func, operator, bound, out, operands, results, floating)
         elif not floating:
             pass
+        elif isinstance(node, BackwardCFunction):  # a backward pass in Python: the first count cannot know it
+            if any(self._count(func, operator, bound, out)):
+                name = f"autograd Function {node.name().removesuffix('Backward')}"
+                self.unknown[self._origin(node).layer, name] += 1
         elif torch.is_grad_enabled():
-            self._add(self.where.name, RECOMPUTED, self._count(func, operator, args, out))
+            self._add(self.where.name, RECOMPUTED, self._count(func, operator, bound, out))
         else:
-            self._backward(func, operator, args, out, operands)
+            self._backward(func, operator, bound, out, operands, node)
         return out
 
     def _forward(
@@ -103,21 +112,29 @@ class Trace(TorchDispatchMode):
         if floating:
             self._add(self.where.name, FORWARD, self._count(func, operator, args, out))
 
-    def _backward(self, func: Any, operator: Any, args: Any, out: Any, operands: list[Tensor]) -> None:
-        node = torch._C._current_autograd_node()
-        if (operator is aten.add and len(operands) == 2) or (node and node.name() == "ExpandBackward0"):
+    def _backward(
+        self, func: Any, operator: Any, args: Any, out: Any, operands: list[Tensor], node: Any
+    ) -> None:
+        joined = operator in JOINS or (operator is aten.add and len(operands) == 2)
+        if joined or (node and node.name() == "ExpandBackward0"):
             return  # sums of gradients of one tensor are not counted
-        place = bisect_left(self._numbers, node._sequence_nr()) if node is not None else len(self._numbers)
-        origin = self._origins[place] if place < len(self._origins) else Origin(self.where.name, False, False)
+        origin = self._origin(node)
         split = backward_split(operator, args, out)
         if split is not None:
-            self._add(origin.layer, WEIGHTS, split[0])
-            self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, split[1])
+            parameter, of_parameter, of_input = split
+            is_weight = parameter is None or self._role(parameter) == WEIGHT
+            self._add(origin.layer, WEIGHTS if is_weight or origin.weights_only else INPUTS, of_parameter)
+            self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, of_input)
             return
         into_weight = origin.weights_only or (
             origin.has_weight and not any(self._role(t) == WEIGHT for t in operands)
         )
         self._add(origin.layer, WEIGHTS if into_weight else INPUTS, self._count(func, operator, args, out))
+
+    def _origin(self, node: Any) -> Origin:
+        """Returns where a node of the backward pass was made."""
+        place = bisect_left(self._numbers, node._sequence_nr()) if node is not None else len(self._numbers)
+        return self._origins[place] if place < len(self._origins) else Origin(self.where.name, False, False)
 
     def _count(self, func: Any, operator: Any, args: Any, out: Any) -> Count:
         if operator in OPERATORS:
@@ -141,6 +158,12 @@ class Trace(TorchDispatchMode):
 
     def _role(self, tensor: Tensor) -> str | None:
         return self._roles.get(tensor.untyped_storage()._cdata)
+
+
+def given(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Returns all arguments of an operator in the order of its schema, with the defaults of those not given."""
+    later = func._schema.arguments[len(args) :]
+    return [*args, *(kwargs.get(argument.name, argument.default_value) for argument in later)]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

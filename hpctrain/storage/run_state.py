@@ -59,6 +59,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     NAN_PERSISTENT = "NAN_PERSISTENT"
     LATE_GRADIENT = "LATE_GRADIENT"
+    COUNT_DIFFERS = "COUNT_DIFFERS"
     DATA_ERROR = "DATA_ERROR"
     IMPORT_ERROR = "IMPORT_ERROR"
     COLLECTIVE_TIMEOUT = "COLLECTIVE_TIMEOUT"
@@ -117,6 +118,7 @@ ENDINGS: dict[str, Ending] = {
     Reason.OUT_OF_MEMORY: Ending("a rank ran out of memory", slurm_states=("OUT_OF_MEMORY",)),
     Reason.NAN_PERSISTENT: Ending("loss or gradient was not finite"),
     Reason.LATE_GRADIENT: Ending("a gradient came after its sum over ranks had begun"),
+    Reason.COUNT_DIFFERS: Ending("two counts of the operations disagree"),
     Reason.DATA_ERROR: Ending("the data could not be read"),
     Reason.IMPORT_ERROR: Ending("a package could not be imported"),
     Reason.COLLECTIVE_TIMEOUT: Ending("a rank did not answer the others in time", passing=True),
