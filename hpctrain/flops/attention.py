@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from hpctrain.flops import rules
-from hpctrain.flops.calls import Call, work
+from hpctrain.flops.calls import SAMPLE, WEIGHT, Call, role, work
 from hpctrain.flops.rules import Cost, Work
 
 
@@ -16,7 +16,7 @@ def dot_product_attention(call: Call) -> Work:
     names = ("query", "key", "value", "attn_mask", "dropout_p")
     q, k, v, mask, dropout = (call.get(i, n) for i, n in enumerate(names))
     products = math.prod(call.result.shape[:-2])
-    forward, backward = rules.attention(
+    forward, (into_v, through, into_q, into_k) = rules.attention(
         products,
         q.shape[-2],
         k.shape[-2],
@@ -27,11 +27,11 @@ def dot_product_attention(call: Call) -> Work:
         dropout=bool(dropout),
         grads=(q.requires_grad, k.requires_grad, v.requires_grad),
     )
-    needy = next((t for t in (q, k, v) if t.requires_grad), None)
     scores = products * q.shape[-2] * k.shape[-2]
     learned = mask if mask is not None and mask.is_floating_point() else None
     into_mask = Cost(other=scores if learned is not None and learned.numel() < scores else 0)
-    return work(call, "attention", forward, [(needy, backward), (learned, into_mask)])
+    grads = [(v, into_v), ((q, k), through), (q, into_q), (k, into_k), (learned, into_mask)]
+    return work(call, "attention", forward, grads)
 
 
 def multi_head_attention(call: Call) -> Work:
@@ -49,18 +49,19 @@ def multi_head_attention(call: Call) -> Work:
     if call.get(17, "use_separate_proj_weight", False):
         weights = [call.get(18 + i, f"{n}_proj_weight") for i, n in enumerate("qkv")]
 
-    forward, of_weights, of_inputs = Cost(), Cost(), Cost()
-    projected_grads = []
+    forward, passes = Cost(), {WEIGHT: Cost(), SAMPLE: Cost()}
+    needed, roles = [], []  # of q, k and v after their projections
     for x, w in zip((q, k, v), weights, strict=True):
         rows = math.prod(x.shape[:-1])
         into_y, into_w, into_x = rules.linear(rows, x.shape[-1], width, bias=in_bias is not None)
         forward += into_y
-        of_weights += _trained(into_w, w, in_bias)
-        of_inputs += into_x if x.requires_grad else Cost()
-        projected_grads.append(_grad(x) or _grad(w) or _grad(in_bias))
+        roles.append(WEIGHT if role(x) == WEIGHT else SAMPLE)
+        needed.append(_grad(x) or _grad(w) or _grad(in_bias))
+        passes[WEIGHT] += _trained(into_w, w, in_bias)
+        passes[roles[-1]] += into_x if x.requires_grad else Cost()
 
     samples = q.shape[1] if q.dim() == 3 else 1
-    inner, inner_back = rules.attention(
+    inner, (into_v, through, into_q, into_k) = rules.attention(
         samples * heads,
         q.shape[0],
         k.shape[0],
@@ -69,17 +70,27 @@ def multi_head_attention(call: Call) -> Work:
         scaled=1 if need_weights else 2,
         masked=mask is not None or padding is not None,
         dropout=training and call.get(10, "dropout_p", 0.0) > 0,
-        grads=(projected_grads[0], projected_grads[1], projected_grads[2]),
+        grads=(needed[0], needed[1], needed[2]),
     )
     rows = q.shape[0] * samples
-    into_y, into_w, into_x = rules.linear(rows, width, width, bias=out_bias is not None)
+    into_y, into_w, into_heads = rules.linear(rows, width, width, bias=out_bias is not None)
     forward += inner + into_y
-    of_weights += _trained(into_w, out_weight, out_bias)
-    if any(projected_grads):
-        of_inputs += inner_back + into_x
+    passes[WEIGHT] += _trained(into_w, out_weight, out_bias)
+    if any(needed):
+        scores = WEIGHT if roles[:2] == [WEIGHT, WEIGHT] else SAMPLE
+        whole = WEIGHT if set(roles) == {WEIGHT} else SAMPLE
+        parts = (
+            (roles[2], into_v),
+            (scores, through),
+            (roles[0], into_q),
+            (roles[1], into_k),
+            (whole, into_heads),
+        )
+        for part, cost in parts:
+            passes[part] += cost
     if need_weights and call.get(22, "average_attn_weights", True):
         forward += Cost(other=rows * k.shape[0] * (heads + 1))
-    return Work("attention", forward, of_weights, of_inputs)
+    return Work("attention", forward, passes[WEIGHT], passes[SAMPLE])
 
 
 def _grad(tensor: Tensor | None) -> bool:

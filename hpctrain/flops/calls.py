@@ -68,14 +68,19 @@ def role(tensor: Tensor) -> str | None:
     return WEIGHT if isinstance(tensor, torch.nn.Parameter) else getattr(tensor, "flops_role", None)
 
 
-def work(call: Call, kind: Kind, forward: Cost, grads: Sequence[tuple[Tensor | None, Cost]]) -> Work:
-    """Returns the work of a call: `forward`, and those of `grads` (an operand, its gradient's cost) that are needed."""
+# An operand, or several: the work that their gradients have in common is that of what they are combined to.
+Operands = Tensor | None | Sequence[Tensor]
+
+
+def work(call: Call, kind: Kind, forward: Cost, grads: Sequence[tuple[Operands, Cost]]) -> Work:
+    """Returns the work of a call: `forward`, and those of `grads` (operands, their gradient's cost) that are needed."""
     passes = {WEIGHT: Cost(), SAMPLE: Cost()}
     if any(t.requires_grad for t in tensors(call.out)):
-        of_weights = call.role == WEIGHT
-        for tensor, cost in grads:
-            if tensor is not None and tensor.requires_grad:
-                passes[WEIGHT if of_weights or role(tensor) == WEIGHT else SAMPLE] += cost
+        for operands, cost in grads:
+            found = [*tensors(operands)]
+            if any(t.requires_grad for t in found):
+                of_weights = call.role == WEIGHT or all(role(t) == WEIGHT for t in found)
+                passes[WEIGHT if of_weights else SAMPLE] += cost
     return Work(kind, forward, passes[WEIGHT], passes[SAMPLE])
 
 
@@ -125,7 +130,7 @@ def linear(call: Call) -> Work:
     return work(call, "layer", into_y, [(x, into_x), *_weight_and_bias(w, b, into_w)])
 
 
-def _weight_and_bias(w: Tensor, b: Tensor | None, cost: Cost) -> list[tuple[Tensor | None, Cost]]:
+def _weight_and_bias(w: Tensor, b: Tensor | None, cost: Cost) -> list[tuple[Operands, Cost]]:
     return [(w, replace(cost, bias=0)), (b, Cost(bias=cost.bias))]
 
 
@@ -181,7 +186,7 @@ def addmm(call: Call) -> Work:
 
 
 def contraction(call: Call, macs: int, a: Tensor, b: Tensor) -> Work:
-    """Returns the work of a sum of products of `a` and `b`; each gradient is one as well, of as many MACs."""
+    """Returns the work of a sum of products of `a` and `b` (...,); each gradient is one as well, of as many MACs."""
     n = call.result.numel()
     grads = [
         (one, Cost(macs, read=n + other.numel(), written=one.numel())) for one, other in ((a, b), (b, a))
@@ -286,7 +291,11 @@ def repeat(call: Call) -> Work:
 def prelu(call: Call) -> Work:
     """Returns the work of a PReLU: compare, multiply; both gradients cost 4, and the slope's is summed."""
     x, n = call.args[0], call.result.numel()
-    grads = [(x, Cost(other=4 * n, read=2 * n, written=n)), (call.args[1], Cost(other=n))]
+    w = call.args[1]
+    grads: list[tuple[Operands, Cost]] = [
+        ((x, w), Cost(other=4 * n, read=2 * n, written=n)),
+        (w, Cost(other=n)),
+    ]
     return work(call, "activation", moved(call, other=2 * n), grads)
 
 
@@ -317,8 +326,15 @@ def variance(call: Call, *, root: bool = False) -> Work:
     return work(call, "elementwise", moved(call, other=4 * n + (1 + root) * out), [(x, back)])
 
 
+def cumulative_sum(call: Call) -> Work:
+    """Returns the work of a running sum: an addition per element in both passes; backward none over one element."""
+    x, n, dim = call.args[0], call.result.numel(), call.get(1, "dim")
+    back = n * (n > 1 and x.shape[dim] > 1)
+    return work(call, "elementwise", moved(call, other=n), [(x, Cost(other=back, read=n, written=n))])
+
+
 def log_sum_exp(call: Call) -> Work:
-    """Returns the work of a log Σ exp: max, −, exp, Σ per element; log, + per result; backward −, exp, · per element."""
+    """Returns the work of log Σ exp: max, −, exp, Σ per element; log, + per result. Backward −, exp, · per element."""
     x, n, out = call.args[0], call.args[0].numel(), call.result.numel()
     forward = moved(call, other=4 * n + 2 * out)
     return work(call, "elementwise", forward, [(x, Cost(other=3 * n, read=n + out, written=n))])
@@ -382,7 +398,7 @@ def gelu(call: Call) -> Work:
 
 
 def added_at(call: Call) -> Work:
-    """Returns the work of adding the values of a source at given places: an addition for each; backward it is a copy."""
+    """Returns the work of adding a source's values at given places: an addition for each; backward they are copied."""
     source = call.get(3, "source", call.kwargs.get("src"))
     grads = [(t, Cost(read=t.numel(), written=t.numel())) for t in (call.args[0], source)]
     return work(call, "elementwise", moved(call, other=source.numel()), grads)
@@ -414,6 +430,4 @@ def dropout(call: Call, *, channels: bool = False) -> Work:
         return Work("memory")
     x, n = call.args[0], call.result.numel()
     made = math.prod(x.shape[:2]) if channels else n
-    return work(
-        call, "activation", moved(call, other=n + made), [(x, Cost(other=n, read=2 * n, written=n))]
-    )
+    return work(call, "activation", moved(call, other=n + made), [(x, Cost(other=n, read=2 * n, written=n))])

@@ -145,6 +145,7 @@ def _trace(model: nn.Module, inputs: tuple[Any, ...], loss: Loss | None) -> Trac
                 out = loss(out)
         roots = [t for t in tensors(out) if t.requires_grad]
         if roots:
+            trace.watch(roots)
             with trace:
                 torch.autograd.backward(roots, [torch.empty_like(t) for t in roots])
     return trace

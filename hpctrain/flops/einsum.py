@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from hpctrain.flops.calls import WEIGHT, Call, NoRule, contraction, moved, role, tensors, work
-from hpctrain.flops.rules import Cost, Work
+from hpctrain.flops.rules import Cost, Kind, Work
 
 
 def einsum(call: Call) -> Work:
@@ -21,8 +21,6 @@ def einsum(call: Call) -> Work:
     operands are multiplied: MACs if an index is summed, Π of all sizes; else plain products.
     """
     equation, operands = call.args[0], list(tensors(call.args[1:], integers=True))
-    if not isinstance(equation, str):
-        raise NoRule("einsum by lists of indices")
     if len(operands) > 2:
         raise NoRule(f"einsum of {len(operands)} operands")
     terms, result = indices(equation, [operand.dim() for operand in operands])
@@ -42,7 +40,9 @@ def indices(equation: str, dims: Sequence[int]) -> tuple[list[str], str]:
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    lengths = [n - len(term.replace("...", "")) if "..." in term else 0 for term, n in zip(terms, dims, strict=True)]
+    lengths = [
+        n - len(term.replace("...", "")) if "..." in term else 0 for term, n in zip(terms, dims, strict=True)
+    ]
     hidden = "".join(chr(0x100 + n) for n in reversed(range(max(lengths))))
     if not arrow:
         letters = left.replace(",", "").replace("...", "")
@@ -51,7 +51,7 @@ def indices(equation: str, dims: Sequence[int]) -> tuple[list[str], str]:
     return parts, right.replace("...", hidden)
 
 
-def _pair(call: Call, operands: list[Tensor], shapes: list[Mapping[str, int]], result: str) -> Work:
+def _pair(call: Call, operands: Sequence[Tensor], shapes: Sequence[Mapping[str, int]], result: str) -> Work:
     # A dimension of size 1 is repeated where the other operand has more: as if it were not there.
     own = [{c: n for c, n in shape.items() if n > 1} for shape in shapes]
     summed = [
@@ -68,5 +68,5 @@ def _pair(call: Call, operands: list[Tensor], shapes: list[Mapping[str, int]], r
         (x, Cost(other=whole * (1 + (math.prod(mine.values()) < whole)), read=2 * whole, written=x.numel()))
         for x, mine in zip(operands, left, strict=True)
     ]
-    kind = "layer" if WEIGHT in map(role, operands) else "elementwise"
+    kind: Kind = "layer" if WEIGHT in map(role, operands) else "elementwise"
     return work(call, kind, moved(call, other=whole + first), grads)

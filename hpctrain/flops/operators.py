@@ -273,18 +273,18 @@ OPERATORS: dict[Any, Operator] = {
 _FREE = """
     _index_put_impl _local_scalar_dense _pack_padded_sequence _pack_padded_sequence_backward
     _pad_packed_sequence _reshape_copy _to_copy _unsafe_index _unsafe_view _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d arange argmax argmin as_strided_scatter bernoulli
-    bitwise_and bitwise_not bitwise_or cat channel_shuffle clone constant_pad_nd contiguous copy copysign detach diag_embed
-    diagonal_backward embedding empty empty_like empty_strided eq expand_copy fill flip full full_like gather ge gt
-    im2col index index_copy index_put index_select index_select_backward isfinite isinf isnan le lift_fresh
-    logical_and logical_not logical_or lt masked_fill masked_scatter masked_select max_unpool2d max_unpool3d
-    native_dropout ne new_empty new_empty_strided new_full new_ones new_zeros normal one_hot ones ones_like
-    pixel_shuffle pixel_unshuffle rand rand_like randn randn_like reflection_pad1d reflection_pad1d_backward
-    reflection_pad2d reflection_pad2d_backward reflection_pad3d reflection_pad3d_backward repeat
-    replication_pad1d replication_pad1d_backward replication_pad2d replication_pad2d_backward
-    replication_pad3d replication_pad3d_backward resize resolve_conj roll rot90 scalar_tensor scatter
-    select_backward slice_backward sort split_with_sizes squeeze stack topk transpose tril triu unbind uniform
-    unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d arange argmax argmin as_strided as_strided_scatter bernoulli
+    bitwise_and bitwise_not bitwise_or cat channel_shuffle clone constant_pad_nd contiguous copy copysign
+    detach diag_embed diagonal_backward embedding empty empty_like empty_strided eq expand_copy fill flip
+    full full_like gather ge gt im2col index index_copy index_put index_select index_select_backward
+    isfinite isinf isnan le lift_fresh logical_and logical_not logical_or lt masked_fill masked_scatter
+    masked_select max_unpool2d max_unpool3d native_dropout ne new_empty new_empty_strided new_full new_ones
+    new_zeros normal one_hot ones ones_like pixel_shuffle pixel_unshuffle rand rand_like randn randn_like
+    reflection_pad1d reflection_pad1d_backward reflection_pad2d reflection_pad2d_backward reflection_pad3d
+    reflection_pad3d_backward repeat replication_pad1d replication_pad1d_backward replication_pad2d
+    replication_pad2d_backward replication_pad3d replication_pad3d_backward resize resolve_conj roll rot90
+    scalar_tensor scatter select_backward slice_backward sort split_with_sizes squeeze stack topk transpose
+    tril triu unbind uniform unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
     value_selecting_reduction_backward view_copy zero zeros zeros_like
 """
 FREE = frozenset(_FREE.split())
@@ -297,34 +297,28 @@ def packet(func: Any) -> Any:
     return getattr(aten, base, func.overloadpacket) if func.namespace == "aten" else func.overloadpacket
 
 
-def backward_split(func: Any, args: Sequence[Any], out: Any) -> tuple[Tensor | None, Count, Count] | None:
-    """Returns (parameter, its gradient's count, the input's) of an operator that makes several gradients at once.
-
-    None for all other operators.
-    """
+def backward_split(func: Any, args: Sequence[Any], out: Any) -> list[tuple[Any, Count]] | None:
+    """Returns the gradients that an operator makes at once, each with its own count; None for all other operators."""
     mask = next((a for a in reversed(args) if isinstance(a, list | tuple) and _three_bools(a)), [])
     if func is aten.convolution_backward:
         grad, x, w, transposed = args[0], args[1], args[2], args[7]
         macs = _conv(x.shape, w.shape, grad.shape, transposed)
-        return w, (macs * mask[1], grad.numel() * mask[2]), (macs * mask[0], 0)
+        counts = [(macs * mask[0], 0), (macs * mask[1], 0), (0, grad.numel() * mask[2])]
+        return list(zip(out, counts, strict=True))
     if func is aten.native_batch_norm_backward:
         n, channels, training = args[0].numel(), args[0].shape[1], args[7]
         weights = (mask[1] or mask[2]) and args[2] is not None
         # In training dx needs both sums too; in evaluation mode it only scales.
         dx = 4 * n + 3 * channels + (0 if weights else 5 * n) if training else n + channels
-        return args[2], (0, 5 * n * weights), (0, dx * mask[0])
+        return [(out[0], (0, dx * mask[0])), (out[1] if mask[1] else out[2], (0, 5 * n * weights))]
     if func in (aten.native_layer_norm_backward, aten.native_group_norm_backward):
         n, rows = args[0].numel(), args[2 if func is aten.native_group_norm_backward else 3].numel()
-        gains = args[4 if func is aten.native_group_norm_backward else 5]
-        affine = gains is not None
+        affine = args[4 if func is aten.native_group_norm_backward else 5] is not None
         weights = (mask[1] or mask[2]) and affine
-        return (
-            gains,
-            (0, 5 * n * weights),
-            (0, (n * (7 + affine + 2 * (not weights)) + 2 * rows) * mask[0]),
-        )
+        dx = n * (7 + affine + 2 * (not weights)) + 2 * rows
+        return [(out[0], (0, dx * mask[0])), (out[1] if mask[1] else out[2], (0, 5 * n * weights))]
     if func is aten._prelu_kernel_backward:
-        return None, (0, 0), (0, 4 * args[0].numel())
+        return [(out[0], (0, 4 * args[0].numel()))]
     return None
 
 

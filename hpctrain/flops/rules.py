@@ -76,7 +76,6 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
     "erf": (1, 5),  # x², −, exp, ·2/√π, ·g
     "erfc": (1, 5),
     "special_ndtr": (4, 7),  # ½(1+erf(x/√2)); ½, x², −, exp, ·2/√π, ·g, ·1/√2
-    "cumsum": (1, 1),
     **dict.fromkeys(("sign", "sgn", "floor", "ceil", "round", "trunc", "frac"), (1, 0)),
 }
 
@@ -195,7 +194,7 @@ def linear(rows: int, inputs: int, outputs: int, *, bias: bool) -> tuple[Cost, C
 def bilinear(
     rows: int, first: int, second: int, outputs: int, *, bias: bool
 ) -> tuple[Cost, Cost, Cost, Cost]:
-    """Returns (forward, weights, first input, second input) of y_o = Σ x_i·W_oij·z_j + b_o over `rows` pairs of vectors.
+    """Returns (forward, weights, x, z) of y_o = Σ x_i·W_oij·z_j + b_o over `rows` pairs of vectors x and z.
 
     The longer sum comes first: x·W, then ·z; into x and z the same with y's gradient. Into W the outer product of x and
     y's gradient, which are multiplications, and then a sum over the rows.
@@ -262,7 +261,9 @@ def rms_norm(
     return (
         Cost(other=3 * elements + 3 * rows + scaled, read=elements + gains, written=elements),
         Cost(other=elements * (1 + summed), read=2 * elements, written=gains),
-        Cost(other=(6 + repeated) * elements + 3 * rows + scaled, read=2 * elements + gains, written=elements),
+        Cost(
+            other=(6 + repeated) * elements + 3 * rows + scaled, read=2 * elements + gains, written=elements
+        ),
     )
 
 
@@ -289,7 +290,7 @@ def normalize(elements: int, rows: int, order: int) -> tuple[Cost, Cost]:
 def cosine_similarity(elements: int, rows: int) -> tuple[Cost, Cost]:
     """Returns (forward, one input) of x·y / (‖x‖·‖y‖) of `rows` pairs of vectors: both divided by their length first.
 
-    Per element: norms 4, ÷ 2, ·, Σ; per row two roots and two maxima. Backward: ·, ÷, 4 and a sum for the divisor, norm 2.
+    Per element: norms 4, ÷ 2, ·, Σ; per row two roots and two maxima. Backward: ·, ÷, 4 and Σ for the divisor, norm 2.
     """
     return (
         Cost(other=8 * elements + 4 * rows, read=2 * elements, written=rows),
@@ -443,10 +444,11 @@ def attention(
     masked: bool,
     dropout: bool,
     grads: tuple[bool, bool, bool],
-) -> tuple[Cost, Cost]:
+) -> tuple[Cost, tuple[Cost, Cost, Cost, Cost]]:
     """Returns (forward, backward) of softmax(q·kᵀ·s + mask)·v for `batch` = samples x heads (Vaswani et al. 2017).
 
-    `scaled` is 1 if the scale is applied to q, 2 if to q and k; `grads` says which of q, k, v need a gradient.
+    `scaled` is 1 if the scale is applied to q, 2 if to q and k; `grads` says which of q, k, v need a gradient. Backward
+    has the passes into v, through the softmax, into q and into k.
     """
     scores = batch * queries * keys
     into_scores, into_out = scores * width, scores * value_width
@@ -458,11 +460,13 @@ def attention(
         into_scores + into_out, 0, (soft + masked + 2 * dropout) * scores + scaling, q + k + v, out
     )
     to_q, to_k, to_v = grads
-    backward = Cost(into_out * to_v, 0, 0, out + scores, v * to_v)
-    if to_q or to_k:
-        backward += Cost(into_out, 0, (soft_back + dropout) * scores, out + v)
-    backward += Cost(into_scores * to_q, 0, q * to_q, scores + k, q * to_q)
-    return forward, backward + Cost(into_scores * to_k, 0, k * to_k * (scaled == 2), scores + q, k * to_k)
+    through = Cost(into_out, 0, (soft_back + dropout) * scores, out + v) if to_q or to_k else Cost()
+    return forward, (
+        Cost(into_out * to_v, 0, 0, out + scores, v * to_v),
+        through,
+        Cost(into_scores * to_q, 0, q * to_q, scores + k, q * to_q),
+        Cost(into_scores * to_k, 0, k * to_k * (scaled == 2), scores + q, k * to_k),
+    )
 
 
 def cross_entropy(rows: int, classes: int, *, grad: bool = True) -> Work:

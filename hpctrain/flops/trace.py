@@ -2,7 +2,7 @@
 
 Takes a module on the meta device and its inputs; runs forward, then autograd's own backward pass, and adds
 up each aten operator by the rules of operators.py. Backward operators are assigned to the layer whose forward
-call made their autograd node, and to weights or inputs by what they multiply. Forward operators that run again
+call made their autograd node, and to weights or inputs by whose gradients they serve. Forward operators that run again
 inside the backward pass (checkpointing) count separately, as recomputation. No rule for a layer is used here.
 Side effects: hooks on the module while it runs.
 """
@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ class Origin:
     weights_only: bool
 
 
+@dataclass(frozen=True)
+class Step:
+    """An operator of a backward pass: its operands, and its results, each with its count."""
+
+    layer: str
+    operands: Sequence[Tensor]
+    parts: Sequence[tuple[Any, Count]]
+
+
 class Trace(TorchDispatchMode):
     """Sums the operators run while it is active: `operations[layer, pass]` is [MACs, other operations]."""
 
@@ -52,6 +62,7 @@ class Trace(TorchDispatchMode):
         self._alive: list[Any] = []  # keeps storages alive, so that no address is reused
         self._numbers: list[int] = []
         self._origins: list[Origin] = []
+        self._undecided: dict[int, list[Step]] = defaultdict(list)  # of each node that runs, by its number
         for parameter in model.parameters():
             self._mark(parameter, WEIGHT)
         for tensor in tensors(inputs):
@@ -119,17 +130,47 @@ class Trace(TorchDispatchMode):
         if joined or (node and node.name() == "ExpandBackward0"):
             return  # sums of gradients of one tensor are not counted
         origin = self._origin(node)
-        split = backward_split(operator, args, out)
-        if split is not None:
-            parameter, of_parameter, of_input = split
-            is_weight = parameter is None or self._role(parameter) == WEIGHT
-            self._add(origin.layer, WEIGHTS if is_weight or origin.weights_only else INPUTS, of_parameter)
-            self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, of_input)
+        parts = backward_split(operator, args, out) or [(out, self._count(func, operator, args, out))]
+        if origin.has_weight and not origin.weights_only:
+            self._undecided[node._sequence_nr()].append(Step(origin.layer, operands, parts))
             return
-        into_weight = origin.weights_only or (
-            origin.has_weight and not any(self._role(t) == WEIGHT for t in operands)
-        )
-        self._add(origin.layer, WEIGHTS if into_weight else INPUTS, self._count(func, operator, args, out))
+        for _, count in parts:
+            self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, count)
+
+    def watch(self, roots: Sequence[Tensor]) -> None:
+        """Prepares the backward pass from `roots` (...,): nodes of weights and samples say at their end what was for which."""
+        waiting = [t.grad_fn for t in roots if t.grad_fn is not None]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            origin = self._origin(node)
+            if origin.has_weight and not origin.weights_only:
+                node.register_hook(partial(self._decide, node))
+            for following, _ in node.next_functions:
+                if following is not None and following not in seen:
+                    seen.add(following)
+                    waiting.append(following)
+
+    def _decide(self, node: Any, gradients: Sequence[Tensor | None], _: Any) -> None:
+        """Adds the steps of a node that has made its `gradients`: to weights if they serve those of weights alone."""
+        serves: dict[int, set[str]] = defaultdict(set)
+        for gradient, (following, _) in zip(gradients, node.next_functions, strict=True):
+            if gradient is not None and following is not None:
+                serves[storage(gradient)].add(WEIGHTS if self._of_weights(following) else INPUTS)
+        for step in reversed(self._undecided.pop(node._sequence_nr(), [])):
+            ends: set[str] = set()
+            for results, count in step.parts:
+                served = set().union(*(serves[storage(t)] for t in tensors(results)))
+                self._add(step.layer, WEIGHTS if served == {WEIGHTS} else INPUTS, count)
+                ends |= served
+            for operand in step.operands:
+                serves[storage(operand)] |= ends
+
+    def _of_weights(self, node: Any) -> bool:
+        """Whether a node takes the gradient of a weight, or of what is made of weights alone."""
+        if hasattr(node, "variable"):
+            return self._role(node.variable) == WEIGHT
+        return self._origin(node).weights_only
 
     def _origin(self, node: Any) -> Origin:
         """Returns where a node of the backward pass was made."""
@@ -150,14 +191,19 @@ class Trace(TorchDispatchMode):
             cell[1] += count[1]
 
     def _mark(self, tensor: Tensor, role: str) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._roles:
-            self._alive.append(storage)
-        if self._roles.get(storage._cdata) != SAMPLE:
-            self._roles[storage._cdata] = role
+        address = storage(tensor)
+        if address not in self._roles:
+            self._alive.append(tensor.untyped_storage())
+        if self._roles.get(address) != SAMPLE:
+            self._roles[address] = role
 
     def _role(self, tensor: Tensor) -> str | None:
-        return self._roles.get(tensor.untyped_storage()._cdata)
+        return self._roles.get(storage(tensor))
+
+
+def storage(tensor: Tensor) -> int:
+    """Returns the address of the storage of a tensor (...,), which its views share; of a sparse one, its own."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else id(tensor)
 
 
 def given(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

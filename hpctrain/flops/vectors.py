@@ -12,8 +12,10 @@ from hpctrain.flops.rules import Cost, Work
 
 
 def norm(call: Call, *, order: str = "p", matrices: bool = False) -> Work:
-    """Returns the work of a norm of vectors; `order` names torch's argument. `matrices`: pairs of dimensions, and tensors
-    of two, are matrices if an order is given."""
+    """Returns the work of a norm of vectors. `order` names torch's argument.
+
+    `matrices`: if an order is given, two dimensions are those of a matrix, whose norms have no rule.
+    """
     x, p, dim = call.args[0], call.get(1, order), call.get(2, "dim")
     pairs = len(dim) == 2 if isinstance(dim, list | tuple) else dim is None and x.dim() == 2
     if matrices and p is not None and pairs:
@@ -59,9 +61,8 @@ def pairwise_distance(call: Call) -> Work:
         raise NoRule("pairwise_distance of different shapes")
     n, out = x.numel(), call.result.numel()
     forward, backward = rules.norm(n, out, _order(call.get(2, "p", 2.0)))
-    into_difference = next((t for t in (x, y) if t.requires_grad), None)
     grads = [
-        (into_difference, Cost(other=backward, read=n + out, written=n)),
+        ((x, y), Cost(other=backward, read=n + out, written=n)),
         (y, Cost(other=n, read=n, written=n)),
     ]
     return work(call, "elementwise", moved(call, other=2 * n + forward), grads)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hpctrain.flops import attention, calls, layers, resampling, rules, vectors
@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     "where": calls.where,
     "var": calls.variance,
     "std": partial(calls.variance, root=True),
+    "cumsum": calls.cumulative_sum,
     "logsumexp": calls.log_sum_exp,
     **dict.fromkeys(("repeat", "tile"), calls.repeat),
     "index_add": calls.added_at,
@@ -155,8 +156,8 @@ class Walk(TorchFunctionMode):
         self.where = where
         self.work: dict[str, list[Work]] = defaultdict(list)
         self.unknown: dict[tuple[str, str], int] = defaultdict(int)
-        # Work with a backward pass: its layer, its place in the layer's list, the autograd nodes of its results.
-        self._differentiated: list[tuple[str, int, list[Any]]] = []
+        # Work with a backward pass: its layer, its place in the layer's list, its results, their versions and nodes.
+        self._differentiated: list[tuple[str, int, list[tuple[Tensor, int, Any]]]] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -179,9 +180,8 @@ class Walk(TorchFunctionMode):
             t.is_complex() for t in calls.tensors((args, kwargs, out), integers=True)
         ):
             self.unknown[self.where.name, f"{name} of complex numbers"] += 1
-        elif _floating((args, kwargs)) and _floating(out):
-            if name not in FREE:
-                self._count(name, call)
+        elif _floating((args, kwargs)) and _floating(out) and name not in FREE:
+            self._count(name, call)
         return out
 
     def _count(self, name: str, call: Call) -> None:
@@ -194,13 +194,16 @@ class Walk(TorchFunctionMode):
             return
         done = self.work[self.where.name]
         done.append(work)
-        nodes = [t.grad_fn for t in calls.tensors(call.out) if t.grad_fn is not None]
-        changed = next(calls.tensors(call.args), None) is call.out  # its node may be made anew, and not be found
-        if work.backward != Cost() and nodes and not changed:
-            self._differentiated.append((self.where.name, len(done) - 1, nodes))
+        results = [(t, t._version, t.grad_fn) for t in calls.tensors(call.out) if t.grad_fn is not None]
+        in_place = next(calls.tensors(call.args), None) is call.out
+        if work.backward != Cost() and results and not in_place:
+            self._differentiated.append((self.where.name, len(done) - 1, results))
 
     def end(self, out: Any) -> None:
-        """Takes the backward pass off all calls of which `out`, the end of the forward pass, does not depend."""
+        """Takes the backward pass off the calls on which `out`, the end of the forward pass, does not depend.
+
+        A result that was changed in place afterwards may have another node: its call keeps its backward pass.
+        """
         waiting = [t.grad_fn for t in calls.tensors(out) if t.grad_fn is not None]
         reached = set(waiting)
         while waiting:
@@ -208,8 +211,8 @@ class Walk(TorchFunctionMode):
                 if node is not None and node not in reached:
                     reached.add(node)
                     waiting.append(node)
-        for layer, place, nodes in self._differentiated:
-            if reached.isdisjoint(nodes):
+        for layer, place, results in self._differentiated:
+            if all(t._version == version and node not in reached for t, version, node in results):
                 work = self.work[layer][place]
                 self.work[layer][place] = Work(work.kind, work.forward)
 

@@ -232,6 +232,21 @@ def test_activations(layer):
         lambda x: x @ x.T,
         lambda x: torch.einsum("ij,kj->ik", x, x),
         lambda x: torch.einsum("ij,kj->ikj", x, x),
+        lambda x: torch.einsum("ij,kl->ikl", x, x),  # j is summed before
+        lambda x: torch.einsum("ij,kl->", x, x),
+        lambda x: torch.einsum("ij->j", x),
+        lambda x: torch.einsum("ii->", x[:, :3]),
+        lambda x: torch.einsum("...j,kj", x, x),
+        lambda x: torch.einsum("i,j", x[0], x[1]),
+        lambda x: torch.einsum("ij,ij->", x, x),
+        lambda x: torch.einsum("bij,bjk->bik", x[None], x.T[None].repeat(4, 1, 1)),
+        lambda x: torch.einsum(x, [0, 1], x, [2, 1], [0, 2]),
+        lambda x: torch.nn.functional.linear(input=x, weight=x),
+        lambda x: torch.add(x, x, alpha=2) - torch.sub(x, x, alpha=3),
+        lambda x: 2**x + x**2 + torch.pow(x, 0.5),
+        lambda x: x.index_add(0, torch.zeros(3, dtype=torch.int64, device="meta"), x),
+        lambda x: x.scatter_add(1, torch.zeros(3, 2, dtype=torch.int64, device="meta"), x[:, :2]),
+        lambda x: x.tile(2) + x.repeat(2, 3, 1).sum(),
         lambda x: torch.addmm(x[:, :3], x, x.T),
         lambda x: torch.bmm(x[None], x.T[None]),
         lambda x: x @ x[0],
@@ -393,3 +408,114 @@ def test_every_variant_of_every_network(name, settings, training):
     from hpctrain.models.settings import SETTINGS
 
     assert fresh(name, SETTINGS[name](**settings), 2, training=training).forward.macs > 0
+
+
+class Parameterised(nn.Module):
+    """A function of a picture and a parameter."""
+
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.ones(shape))
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+@pytest.mark.parametrize("sample_needs_grad", [True, False])
+@pytest.mark.parametrize("weight_needs_grad", [True, False])
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x, w: x / w, (4,)), (lambda x, w: w / x, (4,)), (lambda x, w: x / w, ()),
+        (lambda x, w: x * w.exp(), ()), (torch.maximum, (4,)), (lambda x, w: torch.where(x > 0, x, w), (4,)),
+        (F.cosine_similarity, (3, 4)), (F.pairwise_distance, (3, 4)), (lambda x, w: x @ F.normalize(w, dim=0), (4, 5)),
+        (lambda x, w: x[:, :, None] * w, (5,)), (lambda x, w: ((x[:, None] - w[None]) ** 2).sum(-1), (5, 4)),
+        (lambda x, w: F.scaled_dot_product_attention(x[None], w[None], w[None]), (5, 4)), (F.prelu, (4,)),
+        (lambda x, w: F.layer_norm(x, (4,), 1 + w, w), (4,)), (lambda x, w: F.linear(x, w * x.mean()), (5, 4)),
+        (lambda x, w: F.conv2d(x[None, None], (w * x.sum())[None, None]), (2, 2)), (lambda x, w: x + w, (1, 4)),
+        (lambda x, w: torch.einsum("bd,do->bdo", x, w), (4, 2)), (lambda x, w: x / (x * w).sum(1, keepdim=True), (4,)),
+    ],
+)  # fmt: skip
+def test_what_weights_and_samples_have_in_common(function, shape, weight_needs_grad, sample_needs_grad):
+    """Their gradients are told apart in both counts."""
+    model = Parameterised(function, *shape)
+    model.weight.requires_grad_(weight_needs_grad)
+    found = count(model, [meta(3, 4, grad=sample_needs_grad)])
+    needed = sum(
+        layer.weight_grad.macs + layer.weight_grad.arithmetic + layer.weight_grad.written
+        for layer in found.layers
+    )
+    assert weight_needs_grad or needed == 0
+
+
+@pytest.mark.parametrize("queries", [True, False])
+def test_learned_queries_and_keys(queries):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.learned, self.attention = nn.Parameter(torch.ones(2, 1, 8)), nn.MultiheadAttention(8, 2)
+
+        def forward(self, x):
+            q = self.learned.expand(-1, x.shape[1], -1)
+            return self.attention(*((q, x, x) if queries else (x, q, q)), need_weights=False)[0]
+
+    found = count(Pooled(), [meta(5, 3, 8, grad=False)])
+    products = 2 * 3 * 2 * 5 * 8
+    assert found.forward.macs == 3 * 64 * 2 * (2 + 5) + products
+
+
+def test_what_the_result_does_not_depend_on_has_no_backward_pass():
+    """As in a codebook whose entry is chosen by argmin, or in a score that is only shown."""
+
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aside = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            chosen = self.aside(x).argmin(1)
+            out = F.relu(self.used(x[:, None]), inplace=True)
+            return out[:, 0] + chosen[:, None]
+
+    found = {layer.name: layer for layer in count(Aside(), [meta(3, 4)]).layers}
+    assert found["aside"].forward.macs == found["used"].forward.macs == 48
+    assert (found["aside"].weight_grad.macs, found["aside"].input_grad.macs) == (0, 0)
+    assert (found["used"].weight_grad.macs, found["used"].input_grad.macs) == (48, 48)
+
+
+def test_the_backward_pass_of_a_spectral_norm():
+    """Linear layers of 1024 x 32 and 32 x 10 on one picture: weights, and the second one's input."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.utils.spectral_norm(nn.Linear(1024, 32)), nn.Linear(32, 10)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x.flatten(1))))
+
+    found = count(Net(), [meta(1, 1, 32, 32, grad=False)], training=True)
+    assert 2 * found.backward.macs == 2 * (1024 * 32 + 2 * 32 * 10)
+    # The power method: Wᵀu, Wv, and for σ Wv and u·.
+    assert found.forward.macs == 4 * 1024 * 32 + 32 + 320
+
+
+def test_a_straight_through_estimator_is_counted():
+    """Its backward pass does no arithmetic: what it is made of costs nothing."""
+
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.round()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    found = count(nn.Sequential(nn.Linear(3, 4), Call(Through.apply)), [meta(2, 3)])
+    assert (found.forward.macs, found.backward.macs) == (24, 48)
+
+
+def test_both_forms_of_gelu_have_their_own_cost():
+    found = [count(nn.GELU(approximate=form), [meta(10)]).forward.other for form in ("none", "tanh")]
+    assert found == [50, 90]

@@ -112,6 +112,59 @@ def test_layer_norm_by_hand(affine, weight_grad, forward, into_x):
     )
 
 
+def test_bilinear_by_hand():
+    # 7 pairs of vectors of 3 and 4 to 5: x·W 7·5·12 = 420, then ·z 7·5·4; x 21, z 28, y 35, W 60.
+    assert rules.bilinear(7, 3, 4, 5, bias=True) == (
+        Cost(420 + 140, 35, 0, 21 + 28 + 60 + 5, 35), Cost(420, 35, 105, 21 + 28 + 35, 65),
+        Cost(420 + 84, 0, 0, 28 + 35 + 60, 21), Cost(420 + 140, 0, 0, 21 + 35 + 60, 28),
+    )  # fmt: skip
+    forward, weights, *_ = rules.bilinear(7, 3, 4, 5, bias=False)
+    assert (forward.bias, forward.read, weights.bias, weights.written) == (0, 109, 0, 60)
+
+
+@pytest.mark.parametrize(
+    ("mode", "dims", "forward", "backward"),
+    [
+        ("nearest", 2, 0, 10), ("nearest-exact", 1, 0, 10), ("linear", 1, 40, 40), ("bilinear", 2, 80, 80),
+        ("trilinear", 3, 160, 160), ("bicubic", 2, 320, 320),
+    ],
+)  # fmt: skip
+def test_interpolation_by_hand(mode, dims, forward, backward):
+    # 10 outputs of 6 values: a product and an addition for each of 2 or 4 neighbours along each dimension.
+    assert rules.interpolation(6, 10, dims, mode) == (
+        Cost(other=forward, read=6, written=10), Cost(other=backward, read=10, written=6),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("repeated", [True, False])
+def test_rms_norm_by_hand(summed, repeated):
+    # 12 elements in 3 rows, 4 gains.
+    assert rules.rms_norm(12, 3, 4, summed=summed, repeated=repeated) == (
+        Cost(other=12 * 4 + 3 * 3, read=16, written=12),
+        Cost(other=12 * (1 + summed), read=24, written=4),
+        Cost(other=12 * (7 + repeated) + 9, read=28, written=12),
+    )
+    forward, _, into_x = rules.rms_norm(12, 3, 0, summed=summed, repeated=repeated)
+    assert (forward.other, into_x.other) == (12 * 3 + 9, 12 * (6 + repeated) + 9)
+
+
+def test_lengths_of_vectors_by_hand():
+    # 12 elements in 3 rows: squares and sums 24, roots 3.
+    assert rules.norm(12, 3, 2) == (27, 24)
+    assert rules.norm(12, 3, 1) == (24, 24)
+    assert rules.normalize(12, 3, 2) == (
+        Cost(other=27 + 3 + 12, read=12, written=12), Cost(other=60 + 3 + 24, read=24, written=12),
+    )  # fmt: skip
+    assert rules.normalize(12, 3, 1)[0].other == 24 + 3 + 12
+    assert rules.cosine_similarity(12, 3) == (
+        Cost(other=96 + 12, read=24, written=3), Cost(other=108, read=24, written=12),
+    )  # fmt: skip
+    assert rules.weight_norm(12, 3) == (
+        Cost(other=36 + 6, read=15, written=12), Cost(other=60 + 15, read=27, written=15),
+    )  # fmt: skip
+
+
 def test_pooling_by_hand():
     # 6 x 6 to 3 x 3 by windows of 2 x 2: 36 comparisons, or 36 additions and 9 divisions.
     assert rules.pooling(36, 9, 36, maximum=True) == (
@@ -202,7 +255,10 @@ class TestAttention:
     """2 products of 3 queries of 5 with 4 keys, values of 6: 24 scores; q 30, k 40, v 48, out 36."""
 
     def costs(self, scaled=1, masked=False, dropout=False, grads=(True, True, True)):
-        return rules.attention(2, 3, 4, 5, 6, scaled=scaled, masked=masked, dropout=dropout, grads=grads)
+        forward, backward = rules.attention(
+            2, 3, 4, 5, 6, scaled=scaled, masked=masked, dropout=dropout, grads=grads
+        )
+        return forward, sum(backward, Cost())
 
     def test_forward(self):
         assert self.costs()[0] == Cost(24 * 5 + 24 * 6, 0, 24 * 5 + 30, 30 + 40 + 48, 36)

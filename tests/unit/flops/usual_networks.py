@@ -25,7 +25,9 @@ class Fn(nn.Module):
 
 
 def block(inputs, outputs, norm=nn.BatchNorm2d, act=nn.ReLU):
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), act(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), act(inplace=True)
+    )
 
 
 def unet(mode):
@@ -43,7 +45,8 @@ def unet(mode):
             return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
         return nn.Conv2d(inputs, outputs, 1)
 
-    scale = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) if mode == "bilinear" else nn.Upsample(scale_factor=2)
+    smooth = {"mode": "bilinear", "align_corners": True} if mode == "bilinear" else {}
+    scale = nn.Upsample(scale_factor=2, **smooth)
     return Fn(
         run, down1=block(3, 8), down2=block(8, 16), middle=block(16, 32), drop=nn.Dropout2d(0.3), up2=rise(32, 16),
         up1=rise(16, 8), join2=block(32, 16), join1=block(16, 8), last=nn.Conv2d(8, 2, 1), scale=scale,
@@ -55,7 +58,9 @@ def segnet():
         x, where = F.max_pool2d(self.down(x), 2, return_indices=True)
         return self.last(self.up(F.max_unpool2d(self.middle(x), where, 2)))
 
-    return Fn(run, down=block(3, 8), middle=block(8, 8), up=block(8, 8), last=nn.Conv2d(8, 4, 1)), [(2, 3, 16, 16)]
+    return Fn(run, down=block(3, 8), middle=block(8, 8), up=block(8, 8), last=nn.Conv2d(8, 4, 1)), [
+        (2, 3, 16, 16)
+    ]
 
 
 def feature_pyramid():
@@ -73,7 +78,8 @@ def feature_pyramid():
         boxes = [self.boxes(out).permute(0, 2, 3, 1).reshape(len(x), -1, 4) for out in outs]
         return torch.sigmoid(torch.cat(scores, 1)), torch.exp(torch.cat(boxes, 1).clamp(max=4.0))
 
-    down = [nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.GroupNorm(2, o), nn.SiLU()) for i, o in ((3, 8), (8, 16), (16, 32))]
+    widths = ((3, 8), (8, 16), (16, 32))
+    down = [nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.GroupNorm(2, o), nn.SiLU()) for i, o in widths]
     side = nn.ModuleList(nn.Conv2d(c, 8, 1) for c in (8, 16, 32))
     return Fn(run, a=down[0], b=down[1], c=down[2], side=side, head=nn.Conv2d(8, 5, 3, padding=1),
               boxes=nn.Conv2d(8, 4, 3, padding=1)), [(1, 3, 32, 32)]  # fmt: skip
@@ -97,7 +103,10 @@ def convnext():
     class Block(nn.Module):
         def __init__(self, width):
             super().__init__()
-            self.depthwise, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), nn.LayerNorm(width)
+            self.depthwise, self.norm = (
+                nn.Conv2d(width, width, 7, padding=3, groups=width),
+                nn.LayerNorm(width),
+            )
             self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
             self.gamma = nn.Parameter(1e-6 * torch.ones(width))
 
@@ -108,8 +117,10 @@ def convnext():
             keep = torch.bernoulli(torch.full((len(x), 1, 1, 1), 0.9, device=x.device))
             return x + z * keep / 0.9
 
-    net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), ChannelsFirstNorm(8), Block(8), Block(8), ChannelsFirstNorm(8),
-                        nn.Conv2d(8, 16, 2, 2), Block(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))  # fmt: skip
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4), ChannelsFirstNorm(8), Block(8), Block(8), ChannelsFirstNorm(8), nn.Conv2d(8, 16, 2, 2),
+        Block(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
     return net, [(2, 3, 32, 32)]
 
 
@@ -122,8 +133,8 @@ def vision_transformer():
     layer = nn.TransformerEncoderLayer(16, 4, 32, 0.1, activation="gelu", batch_first=True, norm_first=True)
     return Fn(
         run, patches=nn.Conv2d(3, 16, 8, 8), token=nn.Parameter(torch.zeros(1, 1, 16)),
-        places=nn.Parameter(torch.zeros(1, 17, 16)), encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
-        norm=nn.LayerNorm(16), head=nn.Linear(16, 10),
+        places=nn.Parameter(torch.zeros(1, 17, 16)), norm=nn.LayerNorm(16), head=nn.Linear(16, 10),
+        encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
     ), [(2, 3, 32, 32)]  # fmt: skip
 
 
@@ -139,7 +150,8 @@ def swin():
         for norm, qkv, out, shift in ((self.n1, self.q1, self.o1, 0), (self.n2, self.q2, self.o2, 2)):
             z = windows(torch.roll(norm(x), (-shift, -shift), (1, 2)))
             q, k, v = qkv(z).view(len(z), 16, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
-            scores = (q * 8**-0.5) @ k.transpose(-2, -1) + self.bias[self.place.flatten()].view(16, 16, 2).permute(2, 0, 1)
+            bias = self.bias[self.place.flatten()].view(16, 16, 2).permute(2, 0, 1)
+            scores = (q * 8**-0.5) @ k.transpose(-2, -1) + bias
             z = (scores.softmax(-1) @ v).transpose(1, 2).reshape(len(z), 16, 16)
             x = x + torch.roll(out(z).view_as(x), (shift, shift), (1, 2))
         return self.head(x.mean((1, 2)))
@@ -165,9 +177,11 @@ def mixer():
             x = x + self.tokens(self.n1(x).transpose(1, 2)).transpose(1, 2)
             return x + self.channels(self.n2(x))
 
-    net = Fn(lambda self, x: self.head(self.blocks(self.patches(x).flatten(2).mT).mean(1)),
-             patches=nn.Conv2d(3, 16, 8, 8), blocks=nn.Sequential(Block(), Block()), head=nn.Linear(16, 10))  # fmt: skip
-    return net, [(2, 3, 32, 32)]
+    def run(self, x):
+        return self.head(self.blocks(self.patches(x).flatten(2).mT).mean(1))
+
+    blocks = nn.Sequential(Block(), Block())
+    return Fn(run, patches=nn.Conv2d(3, 16, 8, 8), blocks=blocks, head=nn.Linear(16, 10)), [(2, 3, 32, 32)]
 
 
 def gpt():
@@ -178,7 +192,9 @@ def gpt():
         for norm, qkv, out, norm2, wide, narrow in self.blocks:
             b, t, c = x.shape
             q, k, v = (part.view(b, t, 2, 8).transpose(1, 2) for part in qkv(norm(x)).split(c, 2))
-            z = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0, is_causal=True)
+            z = F.scaled_dot_product_attention(
+                q, k, v, dropout_p=0.1 if self.training else 0.0, is_causal=True
+            )
             x = x + out(z.transpose(1, 2).contiguous().view(b, t, c))
             x = x + narrow(F.gelu(wide(norm2(x)), approximate="tanh"))
         return self.head(x)
@@ -187,7 +203,8 @@ def gpt():
         nn.ModuleList([nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 32),
                        nn.Linear(32, 16)]) for _ in range(2)
     )  # fmt: skip
-    net = Fn(run, words=nn.Embedding(50, 16), places=nn.Embedding(12, 16), blocks=blocks, head=nn.Linear(16, 50, bias=False))
+    head = nn.Linear(16, 50, bias=False)
+    net = Fn(run, words=nn.Embedding(50, 16), places=nn.Embedding(12, 16), blocks=blocks, head=head)
     net.words.weight = net.head.weight
     return net, [torch.zeros(2, 12, dtype=torch.int64)]
 
@@ -263,7 +280,7 @@ def efficientnet():
             wide = 4 * width
             self.net = nn.Sequential(
                 nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.SiLU(inplace=True),
-                nn.Conv2d(wide, wide, 5, stride, 2, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.SiLU(inplace=True),
+                nn.Conv2d(wide, wide, 5, stride, 2, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.SiLU(True),
                 SqueezeExcitation(wide, 4), nn.Conv2d(wide, width, 1, bias=False), nn.BatchNorm2d(width),
             )  # fmt: skip
             self.stride = stride
@@ -274,7 +291,8 @@ def efficientnet():
                 z += x
             return z
 
-    return nn.Sequential(block(3, 8), Block(8, 1), Block(8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)), [(2, 3, 16, 16)]
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    return nn.Sequential(block(3, 8), Block(8, 1), Block(8, 2), *head), [(2, 3, 16, 16)]
 
 
 def mobilenet_v3():
@@ -297,7 +315,8 @@ def shufflenet():
         return self.head(x.mean([2, 3]))
 
     def branch():
-        return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ChannelShuffle(2), nn.Conv2d(4, 4, 1))
+        middle = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), middle, nn.ChannelShuffle(2), nn.Conv2d(4, 4, 1))
 
     return Fn(run, first=block(3, 8), a=branch(), b=branch(), head=nn.Linear(8, 10)), [(2, 3, 16, 16)]
 
@@ -308,7 +327,10 @@ def densenet():
             x = torch.cat([x, layer(x)], 1)
         return self.head(F.avg_pool2d(self.transition(x), 2).flatten(1))
 
-    layers = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(4 + 4 * n), nn.ReLU(), nn.Conv2d(4 + 4 * n, 4, 3, padding=1)) for n in range(3))
+    layers = nn.ModuleList(
+        nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 3, padding=1))
+        for width in (4, 8, 12)
+    )
     return Fn(run, layers=layers, transition=nn.Conv2d(16, 8, 1), head=nn.Linear(8 * 16, 10)), [(2, 4, 8, 8)]
 
 
@@ -322,7 +344,8 @@ def attention_modules():
         return self.head(F.adaptive_max_pool2d(x * self.place(places).sigmoid(), 1).flatten(1))
 
     mlp = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8))
-    return Fn(run, first=block(3, 8), mlp=mlp, place=nn.Conv2d(2, 1, 7, padding=3), head=nn.Linear(8, 10)), [(2, 3, 16, 16)]
+    place, head = nn.Conv2d(2, 1, 7, padding=3), nn.Linear(8, 10)
+    return Fn(run, first=block(3, 8), mlp=mlp, place=place, head=head), [(2, 3, 16, 16)]
 
 
 def wavenet():
@@ -342,8 +365,14 @@ def wavenet():
 
 
 def super_resolution():
-    net = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2, padding_mode="reflect"), nn.Mish(), nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), nn.PixelShuffle(2))
-    return Fn(lambda self, x: self.net(x) + F.interpolate(x, scale_factor=2, mode="bicubic"), net=net), [(2, 1, 8, 8)]
+    def run(self, x):
+        return self.net(x) + F.interpolate(x, scale_factor=2, mode="bicubic")
+
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 5, padding=2, padding_mode="reflect"), nn.Mish(),
+        nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), nn.PixelShuffle(2),
+    )  # fmt: skip
+    return Fn(run, net=net), [(2, 1, 8, 8)]
 
 
 def generator():
@@ -359,13 +388,16 @@ def discriminator():
     def spectral(layer):
         return parametrizations.spectral_norm(layer)
 
-    net = nn.Sequential(spectral(nn.Conv2d(3, 8, 4, 2, 1)), nn.LeakyReLU(0.2), nn.Dropout2d(0.25), spectral(nn.Conv2d(8, 8, 4, 2, 1)),
-                        nn.SELU(), nn.Flatten(), spectral(nn.Linear(128, 1)))  # fmt: skip
+    net = nn.Sequential(
+        spectral(nn.Conv2d(3, 8, 4, 2, 1)), nn.LeakyReLU(0.2), nn.Dropout2d(0.25), spectral(nn.Conv2d(8, 8, 4, 2, 1)),
+        nn.SELU(), nn.Flatten(), spectral(nn.Linear(128, 1)),
+    )  # fmt: skip
     return net, [(2, 3, 16, 16)]
 
 
 def old_discriminator():
-    net = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 4, 2, 1)), nn.CELU(), nn.utils.weight_norm(nn.Conv2d(8, 4, 3)), nn.Softsign())
+    first = nn.utils.spectral_norm(nn.Conv2d(3, 8, 4, 2, 1))
+    net = nn.Sequential(first, nn.CELU(), nn.utils.weight_norm(nn.Conv2d(8, 4, 3)), nn.Softsign())
     return net, [(2, 3, 16, 16)]
 
 
@@ -377,7 +409,8 @@ def variational():
         return torch.sigmoid(self.decoder(z)), divergence.mean()
 
     encoder = nn.Sequential(nn.Linear(64, 32), nn.Softplus(), nn.Linear(32, 8))
-    return Fn(run, encoder=encoder, decoder=nn.Sequential(nn.Linear(4, 32), nn.ELU(), nn.Linear(32, 64))), [(2, 1, 8, 8)]
+    decoder = nn.Sequential(nn.Linear(4, 32), nn.ELU(), nn.Linear(32, 64))
+    return Fn(run, encoder=encoder, decoder=decoder), [(2, 1, 8, 8)]
 
 
 def v_net():
@@ -386,7 +419,9 @@ def v_net():
     def run(self, x):
         a = self.first(x)
         b = self.up(self.down(a))
-        return F.interpolate(self.last(torch.cat([a, b], 1)), scale_factor=2, mode="trilinear", align_corners=False)
+        return F.interpolate(
+            self.last(torch.cat([a, b], 1)), scale_factor=2, mode="trilinear", align_corners=False
+        )
 
     return Fn(
         run, first=nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.PReLU(4)),
@@ -415,13 +450,15 @@ def arc_face():
         marked = F.one_hot(y, 10).float()
         return 30.0 * torch.where(marked > 0, cosine * math.cos(0.5) - sine * math.sin(0.5), cosine)
 
-    return Fn(run, body=nn.Linear(16, 8), weight=nn.Parameter(torch.randn(10, 8))), [(4, 16), torch.zeros(4, dtype=torch.int64, device="meta")]
+    net = Fn(run, body=nn.Linear(16, 8), weight=nn.Parameter(torch.randn(10, 8)))
+    return net, [(4, 16), torch.zeros(4, dtype=torch.int64, device="meta")]
 
 
 def siamese():
     def run(self, a, b):
         a, b = self.body(a), self.body(b)
-        return F.cosine_similarity(a, b), F.pairwise_distance(a, b), torch.linalg.vector_norm(a - b, dim=1), (a - b).norm(1, dim=1)
+        lengths = torch.linalg.vector_norm(a - b, dim=1), (a - b).norm(1, dim=1)
+        return F.cosine_similarity(a, b), F.pairwise_distance(a, b), *lengths
 
     return Fn(run, body=nn.Sequential(nn.Linear(16, 8), nn.Tanhshrink(), nn.Linear(8, 8))), [(4, 16), (4, 16)]
 
@@ -435,7 +472,8 @@ def soft_experts():
         z = torch.einsum("bi,eio->beo", x, self.a).relu()
         return torch.einsum("bej,be->bj", torch.einsum("beo,eoj->bej", z, self.b), gate)
 
-    return Fn(run, gate=nn.Linear(8, 4), a=nn.Parameter(torch.randn(4, 8, 16)), b=nn.Parameter(torch.randn(4, 16, 8))), [(6, 8)]
+    a, b = nn.Parameter(torch.randn(4, 8, 16)), nn.Parameter(torch.randn(4, 16, 8))
+    return Fn(run, gate=nn.Linear(8, 4), a=a, b=b), [(6, 8)]
 
 
 def attentive_sequence():
@@ -452,8 +490,10 @@ def attentive_sequence():
             outs.append(self.head(h))
         return torch.stack(outs, 1)
 
-    return Fn(run, encoder=nn.GRU(5, 8, batch_first=True), keys=nn.Linear(8, 6), query=nn.Linear(8, 6), score=nn.Linear(6, 1),
-              cell=nn.GRUCell(8, 8), head=nn.Linear(8, 4)), [(2, 7, 5)]  # fmt: skip
+    return Fn(
+        run, encoder=nn.GRU(5, 8, batch_first=True), keys=nn.Linear(8, 6), query=nn.Linear(8, 6),
+        score=nn.Linear(6, 1), cell=nn.GRUCell(8, 8), head=nn.Linear(8, 4),
+    ), [(2, 7, 5)]  # fmt: skip
 
 
 def graph_network():
@@ -463,10 +503,12 @@ def graph_network():
         start, end = edges
         messages = self.message(torch.cat([x[start], x.index_select(0, end)], 1))
         summed = torch.zeros_like(x).index_add(0, end, messages)
-        degree = torch.zeros(len(x), 1, device=x.device).scatter_add(0, end[:, None], torch.ones(len(end), 1, device=x.device))
+        ones = torch.ones(len(end), 1, device=x.device)
+        degree = torch.zeros(len(x), 1, device=x.device).scatter_add(0, end[:, None], ones)
         return self.head(F.relu(self.update(x) + summed / degree.clamp(min=1)).max(0)[0])
 
-    return Fn(run, message=nn.Linear(16, 8), update=nn.Linear(8, 8), head=nn.Linear(8, 3)), [(10, 8), torch.zeros(2, 20, dtype=torch.int64, device="meta")]
+    net = Fn(run, message=nn.Linear(16, 8), update=nn.Linear(8, 8), head=nn.Linear(8, 3))
+    return net, [(10, 8), torch.zeros(2, 20, dtype=torch.int64, device="meta")]
 
 
 def local_attention():
@@ -491,7 +533,9 @@ def quantised():
         chosen = F.embedding(far.argmin(1), self.book)
         return self.decoder(z + (chosen - z).detach()), F.mse_loss(chosen, z.detach())
 
-    return Fn(run, encoder=nn.Linear(16, 4), book=nn.Parameter(torch.randn(12, 4)), decoder=nn.Linear(4, 16)), [(5, 16)]
+    return Fn(
+        run, encoder=nn.Linear(16, 4), book=nn.Parameter(torch.randn(12, 4)), decoder=nn.Linear(4, 16)
+    ), [(5, 16)]
 
 
 def low_rank():
@@ -501,8 +545,10 @@ def low_rank():
         z = F.linear(x, self.frozen) + torch.add(x @ self.a, x, alpha=0.5)[:, :4] @ self.b
         return torch.tensordot(self.both(z, y), self.core, dims=1).cumsum(-1), torch.inner(z, y)
 
-    net = Fn(run, frozen=nn.Parameter(torch.randn(8, 8), requires_grad=False), a=nn.Parameter(torch.randn(8, 8)),
-             b=nn.Parameter(torch.randn(4, 8)), both=nn.Bilinear(8, 8, 6), core=nn.Parameter(torch.randn(6, 2, 3)))  # fmt: skip
+    net = Fn(
+        run, frozen=nn.Parameter(torch.randn(8, 8), requires_grad=False), a=nn.Parameter(torch.randn(8, 8)),
+        b=nn.Parameter(torch.randn(4, 8)), both=nn.Bilinear(8, 8, 6), core=nn.Parameter(torch.randn(6, 2, 3)),
+    )  # fmt: skip
     return net, [(5, 8), (5, 8)]
 
 

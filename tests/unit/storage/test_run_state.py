@@ -73,7 +73,8 @@ class TestTables:
         ("TERMINATED", True, "requeued"), ("TERMINATED", False, "interrupted"),
         ("TIME_LIMIT", True, "requeued"), ("TIME_LIMIT", False, "interrupted"),
         *((reason, True, "failed") for reason in (
-            "OUT_OF_MEMORY", "NAN_PERSISTENT", "LATE_GRADIENT", "DATA_ERROR", "IMPORT_ERROR", "COLLECTIVE_TIMEOUT",
+            "OUT_OF_MEMORY", "NAN_PERSISTENT", "LATE_GRADIENT", "COUNT_DIFFERS", "DATA_ERROR", "IMPORT_ERROR",
+            "COLLECTIVE_TIMEOUT",
             "NODE_FAILURE",
             "RANK_KILLED", "DISK_FULL", "STORAGE_ERROR", "NO_VALID_CHECKPOINT", "CONFIG_CHANGED", "RUN_LOCKED",
             "NO_PROGRESS", "SUBMIT_FAILED", "LOST", "ERROR",
@@ -367,6 +368,8 @@ def test_nobody_else_spells_a_reason_or_a_phase(path):
     """Slurm has states of the same names: scheduler/ alone spells these."""
     tree, spelled = ast.parse(path.read_text()), []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "RunFailed":
+            spelled += [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
         if isinstance(node, ast.Constant) and node.value in set(Reason) and "scheduler" not in path.parts:
             spelled.append(node.value)
         if isinstance(node, ast.keyword) and node.arg == "phase":
