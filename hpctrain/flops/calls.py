@@ -300,10 +300,11 @@ def prelu(call: Call) -> Work:
 
 
 def squared_error(call: Call) -> Work:
-    """Returns the work of the mean squared error: −, square, sum per element."""
+    """Returns the work of the mean squared error: −, square, and, unless it is kept for each element, a sum."""
     x, n = call.args[0], call.args[0].numel()
     grads = [(t, Cost(other=3 * n, read=2 * n, written=n)) for t in (x, call.args[1])]
-    return work(call, "loss", moved(call, other=3 * n), grads)
+    summed = call.get(4, "reduction", "mean") != "none"
+    return work(call, "loss", moved(call, other=(2 + summed) * n), grads)
 
 
 def where(call: Call) -> Work:

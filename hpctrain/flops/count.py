@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def count(
         copied = on_meta(model)
         if training is not None:
             copied.train(training)
-        with torch.enable_grad():
+        with torch.enable_grad(), _usual_algorithms():
             walk = _walk(copied, moved, loss)
             trace = _trace(copied, moved, loss) if check else None
     except Exception as error:  # the user's own code may raise anything
@@ -70,6 +71,18 @@ def count(
     sizes = tuple((p.numel(), p.dim()) for p in copied.parameters() if p.requires_grad)
     total = sum(p.numel() for p in copied.parameters())
     return Count(tuple(_layers(copied, walk)), total, recomputed[0], recomputed[1], unknown, sizes)
+
+
+@contextmanager
+def _usual_algorithms() -> Iterator[None]:
+    """Torch takes other operators for deterministic results, and has none for some layers: they are no other work."""
+    asked = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warn_only)
 
 
 def on_meta(model: nn.Module) -> nn.Module:

@@ -138,7 +138,10 @@ class Trace(TorchDispatchMode):
             self._add(origin.layer, WEIGHTS if origin.weights_only else INPUTS, count)
 
     def watch(self, roots: Sequence[Tensor]) -> None:
-        """Prepares the backward pass from `roots` (...,): nodes of weights and samples say at their end what was for which."""
+        """Prepares the backward pass from `roots` (...,).
+
+        A node whose operands are made of weights and of samples says at its end which step served whose gradient.
+        """
         waiting = [t.grad_fn for t in roots if t.grad_fn is not None]
         seen = set(waiting)
         while waiting:

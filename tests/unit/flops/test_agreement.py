@@ -355,7 +355,7 @@ def test_a_difference_is_an_error_that_names_the_layer(monkeypatch):
     from hpctrain.flops import walk
 
     monkeypatch.setitem(walk.RULES, "relu", walk.RULES["tanh"])
-    with pytest.raises(RunFailed, match=r"layer 1, input_grad.*12 other.*trace 0 and 4"):
+    with pytest.raises(RunFailed, match=r"COUNT_DIFFERS: layer 1, input_grad.*12 other.*trace 0 and 4"):
         count(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), [meta(2, 3)])
 
 

@@ -45,6 +45,20 @@ def test_both_counts_agree_and_torchs_own(name):
         assert found.forward.macs + found.backward.macs == both.get_total_flops() / 2
 
 
+@pytest.mark.parametrize("name", ["U-Net, bilinear", "SegNet"])
+def test_deterministic_algorithms_change_nothing(name):
+    usual = count(*made(name))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert count(*made(name)) == usual
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(True)
+        assert count(*made(name)) == usual
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_grouped_weights_cost_what_the_forward_pass_costs():
     """All convolutions of these networks are trained, and so each costs its forward pass again, and again for its input
     but for the first."""

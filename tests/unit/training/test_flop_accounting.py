@@ -83,6 +83,14 @@ def test_a_cpu_is_measured():
     assert made.rates(steps=1, samples=32, wall_s=1e9).mfu > 0
 
 
+def costs_of(model):
+    class Small(Pictures):
+        def batch(self, indices):
+            return torch.zeros(len(indices), 1, 16, 16), torch.zeros(len(indices))
+
+    return Costs(load(SETTINGS), "fp32", model, Small(), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -96,14 +104,8 @@ def test_a_cpu_is_measured():
 )
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_a_network_that_cannot_be_counted_trains_without_figures(name, why):
-    config = load(SETTINGS)
     model = getattr(odd_networks, name)()
-
-    class Small(Pictures):
-        def batch(self, indices):
-            return torch.zeros(len(indices), 1, 16, 16), torch.zeros(len(indices))
-
-    made = Costs(config, "fp32", model, Small(), torch.device("cpu"))
+    made = costs_of(model)
     assert re.search(why, made.uncounted)
     assert (made.work, made.per_sample, made.total(10, 1)) == (None, None, None)
     rates = made.rates(steps=1, samples=32, wall_s=2.0)
@@ -113,6 +115,16 @@ def test_a_network_that_cannot_be_counted_trains_without_figures(name, why):
     )
     line = made.headline(Comm(), torch.device("cpu"), 0, 10)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters, FLOPs unknown: " in line
+
+
+def test_counts_that_differ_leave_the_figures_out(monkeypatch):
+    from hpctrain.flops import walk
+
+    monkeypatch.setitem(walk.RULES, "tanh", walk.RULES["relu"])
+    why = costs_of(odd_networks.Plain()).uncounted
+    assert why == (
+        "COUNT_DIFFERS: layer (model), input_grad: closed form 0 MACs and 192 other operations, trace 0 and 576"
+    )
 
 
 def test_the_count_can_be_left_out():
