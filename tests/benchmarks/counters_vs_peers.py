@@ -250,6 +250,7 @@ def plain(model):
 
     for module in model.modules():
         if isinstance(module, nn.LSTM):
+            module.cell = getattr(module, "cell", None)  # its own step, which GNMT's decoder asks for
             module.__class__ = nn.LSTM
     return model
 
@@ -383,7 +384,7 @@ def work(counter):
 def ask(counter, peers):
     reader, writer = os.pipe()
     command = [sys.executable, __file__, "--work", counter]
-    environment = os.environ | {"PYTHONPATH": str(peers), "OMP_NUM_THREADS": "2", "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{peers}", "OMP_NUM_THREADS": "2", "DS_ACCELERATOR": "cpu"}
     # The pipe is the child's descriptor 3: counters print what they like.
     process = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$@" 3>&{writer}', "sh", *command],
