@@ -250,7 +250,8 @@ def plain(model):
 
     for module in model.modules():
         if isinstance(module, nn.LSTM):
-            module.cell = getattr(module, "cell", None)  # its own step, which GNMT's decoder asks for
+            for name in ("cell", "start"):  # its own step, which GNMT's decoder asks for
+                setattr(module, name, getattr(module, name, None))
             module.__class__ = nn.LSTM
     return model
 
