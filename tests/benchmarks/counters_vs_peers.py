@@ -385,7 +385,11 @@ def work(counter):
 def ask(counter, peers):
     reader, writer = os.pipe()
     command = [sys.executable, __file__, "--work", counter]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{peers}", "OMP_NUM_THREADS": "2", "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}:{peers}",
+        "OMP_NUM_THREADS": "2",
+        "DS_ACCELERATOR": "cpu",
+    }
     # The pipe is the child's descriptor 3: counters print what they like.
     process = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$@" 3>&{writer}', "sh", *command],
