@@ -18,7 +18,7 @@ from hpctrain.report import palette
 DPI = 200  # dots per inch of PNGs
 FULL = 7.2  # inches: both columns
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "legend.fontsize": 8, "figure.titlesize": 10, "text.parse_math": False, "axes.grid": True, "grid.alpha": 0.3,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.4,
@@ -61,7 +61,7 @@ def plain_ticks(axis: Any) -> None:
     """Makes a linear axis of a figure write its ticks as `tick_texts`: no offsets, no common exponent."""
     from matplotlib.ticker import Formatter
 
-    class Plain(Formatter):  # type: ignore[misc]
+    class Plain(Formatter):
         def format_ticks(self, values: Sequence[float]) -> list[str]:
             return tick_texts([float(v) for v in values])
 

@@ -195,6 +195,7 @@ def _score_axis(found: Scores) -> Axis:
 def _colours(found: Scores) -> tuple[list[Any], Any]:
     """Returns one colour per value, dark for good ones, and the colour bar's mapping."""
     import matplotlib
+    import numpy as np
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm, Normalize
 
@@ -202,7 +203,7 @@ def _colours(found: Scores) -> tuple[list[Any], Any]:
     scale = ScalarMappable(
         norm, matplotlib.colormaps[palette.SCORES + ("_r" if found.higher_is_better else "")]
     )
-    return [scale.to_rgba(found.inside(v)) for v in found.values], scale
+    return list(scale.to_rgba(np.array([found.inside(v) for v in found.values]))), scale
 
 
 def _colour_bar(figure: Any, ax: Any, scale: Any, found: Scores) -> None:

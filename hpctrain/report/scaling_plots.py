@@ -45,7 +45,7 @@ class Series:
 def scaling(
     title: str, rates: Sequence[Series], efficiencies: Sequence[Series], base: tuple[float, float]
 ) -> bytes:
-    """Returns a PNG with two panels: throughput, with the ideal line through `base` (GPUs, samples/s), and efficiency."""
+    """Returns a PNG with two panels: throughput, with the ideal line through `base` (GPUs, samples/s); efficiency."""
     counts = sorted({x for s in rates for x in s.x})
     with canvas(FULL, 3.4) as figure:
         left, right = axes = figure.subplots(1, 2)

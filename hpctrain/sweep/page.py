@@ -141,7 +141,7 @@ def at_equal_length(ran: Sequence[Result]) -> tuple[float, dict[str, float]]:
 def importance(
     params: Mapping[str, Sequence[Any]], found: plots.Scores, axes: Mapping[str, Axis]
 ) -> dict[str, float]:
-    """Returns how much each setting matters, by Optuna; {} without Optuna, of a single setting, or with too few runs."""
+    """Returns how much each setting matters, by Optuna; {} without Optuna, for one setting, or with too few runs."""
     try:
         from hpctrain.sweep.samplers import importances
     except ImportError:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.config.settings import TaskConfig
+from hpctrain.config.swept import Interval, from_json
 from hpctrain.config.tasks import TASK_KINDS, scores_of
-from hpctrain.config.swept import Interval
 from hpctrain.errors import UserError, choose, listing
 from hpctrain.report import table
 from hpctrain.report.axis import Scale
@@ -27,7 +27,6 @@ from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
-from hpctrain.sweep.space import from_json
 from hpctrain.sweep.study_dir import StudyDir
 
 NAMED = 4  # runs in a sentence
@@ -167,7 +166,7 @@ def _name(report: Report, r: Result) -> str:
 
 
 def leaderboard_columns(report: Report, top: int) -> list[Column]:
-    """Returns the table of the `top` best settings. If runs of a setting are not in its mean, its seeds are "2 of 3"."""
+    """Returns the table of the `top` best settings; the seeds are "2 of 3" if a run is not in its setting's mean."""
     shown = report.settings[:top]
     means, halves = [s.mean for s in shown], [s.half_width for s in shown]
     decimals = table.places(means, halves)
