@@ -25,7 +25,7 @@ PARTS = {
     "data": Look(palette.SKY, "", "", "..."),
     "exposed": Look(palette.VERMILLION, "", "", "///"),
     "straggler": Look(palette.ORANGE, "", "", "\\\\\\"),
-    "checkpoint": Look(palette.PINK, "", "", "xxx"),
+    "checkpoint": Look(palette.GREEN, "", "", "xxx"),
     "other": Look(palette.GREY, "", "", ""),
 }
 

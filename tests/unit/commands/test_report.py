@@ -8,7 +8,7 @@ import pytest
 
 from hpctrain.commands.report import main
 from hpctrain.errors import UserError
-from hpctrain.report import html
+from hpctrain.report import html, table
 from hpctrain.sweep.report import look
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -51,14 +51,18 @@ def test_the_page_needs_nothing_else(plain):
     main(["mine", "--root", str(plain.path.parent)])
     page = (plain.path / "report.html").read_text()
     assert re.findall(r"https?:|src=\"(?!data:)|@import|url\(", page) == []
-    assert page.count('src="data:image/png;base64,') == 4  # curves, two slices, parallel coordinates
+    assert (
+        page.count('src="data:image/png;base64,') == 2
+    )  # curves, and a slice of the rate: a seed is not a setting
     for title in ("Result", "Leaderboard", "Learning curves", "What matters", "Cost"):
         assert f"<h2>{title}</h2>" in page
     assert "Failed runs" not in page
 
 
 def test_what_users_wrote_is_escaped():
-    page = html.page("<a>", "b", [html.Section("c", [html.Table(["<x>"], [["<script>alert(1)</script>"]])])])
+    page = html.page(
+        "<a>", "b", [html.Section("c", [html.Table([table.texts("<x>", ["<script>alert(1)</script>"])])])]
+    )
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
 

@@ -8,6 +8,20 @@ import pytest
 from hpctrain.config.swept import Choice, Interval, as_json, from_json
 
 
+def test_a_space_comes_back_from_json():
+    space = [
+        Choice("optimizer.lr", ("0.1", "1e-2")),
+        Interval("optimizer.weight_decay", 1e-5, 0.1, log=True, integer=False),
+        Interval("train.epochs", 1, 5, log=False, integer=True),
+    ]
+    text = json.dumps(as_json(space))
+    assert json.loads(text)[:2] == [
+        {"key": "optimizer.lr", "values": ["0.1", "1e-2"]},
+        {"key": "optimizer.weight_decay", "low": 1e-5, "high": 0.1, "log": True, "integer": False},
+    ]
+    assert from_json(json.loads(text)) == space
+
+
 class At(random.Random):
     """Draws the point at `share` of any interval."""
 
@@ -40,17 +54,3 @@ def test_integers_are_rounded_and_include_both_bounds():
 def test_what_is_written_lies_within_the_bounds_with_six_digits():
     interval = Interval("x", 0.1, 0.9, log=False, integer=False)
     assert [interval.written(v) for v in (0.0, 1.0, 1 / 3)] == ["0.1", "0.9", "0.333333"]
-
-
-def test_a_space_comes_back_from_json():
-    space = [
-        Choice("optimizer.lr", ("0.1", "1e-2")),
-        Interval("optimizer.weight_decay", 1e-5, 0.1, log=True, integer=False),
-        Interval("train.epochs", 1, 5, log=False, integer=True),
-    ]
-    text = json.dumps(as_json(space))
-    assert json.loads(text)[:2] == [
-        {"key": "optimizer.lr", "values": ["0.1", "1e-2"]},
-        {"key": "optimizer.weight_decay", "low": 1e-5, "high": 0.1, "log": True, "integer": False},
-    ]
-    assert from_json(json.loads(text)) == space
