@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpctrain.config.swept import as_json
 from hpctrain.sweep.settings import SweepConfig
-from hpctrain.sweep.space import as_json
 from hpctrain.sweep.study_dir import Ended, StudyDir, Trial, Work, stored
 
 DONE = ("done", "DONE")

@@ -86,6 +86,6 @@ def tick_texts(values: Sequence[float]) -> list[str]:
 def tick_text(value: float) -> str:
     """Returns one number as plain text: 0.001, 10,000, 3e-4."""
     if value and not 1e-3 <= abs(value) < 1e6:
-        digits, _, exponent = f"{value:.3g}".partition("e")
-        return f"{digits}e{int(exponent)}" if exponent else digits
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

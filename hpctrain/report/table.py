@@ -56,11 +56,12 @@ def _exponent(sizes: Sequence[float]) -> int:
     return math.floor(math.log10(statistics.median_low(sizes)))
 
 
-def fixed(value: float | None, decimals: int) -> str:
-    """Returns a figure with these decimals; one that is too large for that in digits and an exponent."""
+def fixed(value: float | None, decimals: int, sign: str = "") -> str:
+    """Returns a figure with these decimals; one that is too large for that in digits and an exponent. `sign` "+" shows
+    that of positive ones too."""
     if value is None:
         return UNKNOWN
-    return f"{value:,.{decimals}f}" if abs(value) < 1e9 else f"{value:.4g}"
+    return f"{value:{sign},.{decimals}f}" if abs(value) < 1e9 else f"{value:{sign}.4g}"
 
 
 def lines(columns: Sequence[Column], width: int) -> list[str]:

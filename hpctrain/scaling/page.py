@@ -9,12 +9,19 @@ from hpctrain.report import html, scaling_plots
 from hpctrain.report import table as tables
 from hpctrain.report.scaling_plots import LAW, Series
 from hpctrain.report.table import Column
-from hpctrain.scaling import comm_settings
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.forecast import curves
-from hpctrain.scaling.laws import PARTS, Fit
+from hpctrain.scaling.laws import PARTS, Fit, Value
 from hpctrain.scaling.measured import StudyPlan
-from hpctrain.scaling.report import Figures, columns, errors_line, law_line, shown, why_not_drawn
+from hpctrain.scaling.report import (
+    Figures,
+    columns,
+    errors_line,
+    law_line,
+    shown,
+    value_column,
+    why_not_drawn,
+)
 
 
 def text(name: str, plan: StudyPlan, results: Sequence[Figures], width: int = sys.maxsize) -> str:
@@ -84,17 +91,13 @@ def _blocks(f: Figures, title: str) -> list[html.Block]:
 
 
 def _effects(effects: Sequence[Effect]) -> list[Column]:
-    """Returns the table of comm settings: what they change, measured and predicted, in per cent."""
-    measured = [comm_settings.percent(e.change) for e in effects]
-    model = ["" if e.predicted is None else f"{100 * e.predicted:+.1f} %" for e in effects]
+    """Returns the table of comm settings: by how many per cent samples/s change, measured and predicted."""
+    model = [None if e.predicted is None else Value(e.predicted).times(100) for e in effects]
     found = [
         tables.texts("comm setting", [e.name for e in effects]),
-        Column("samples/s", measured, [e.change.mean for e in effects]),
+        value_column("samples/s %", [e.change.times(100) for e in effects], "+"),
     ]
-    return [
-        *found,
-        *([Column("the model says", model, [e.predicted for e in effects])] if any(model) else []),
-    ]
+    return [*found, *([value_column("the model says %", model, "+")] if any(model) else [])]
 
 
 def _split(f: Figures, parts: Mapping[str, Sequence[float]]) -> list[Column]:

@@ -276,11 +276,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [c for c in found if any(v is not None for v in c.values or ())]
 
 
-def value_column(head: str, values: Sequence[Value | None]) -> Column:
-    """Returns a column of means with their intervals, if they have one."""
+def value_column(head: str, values: Sequence[Value | None], sign: str = "") -> Column:
+    """Returns a column of means with their intervals, if they have one; `sign` as in table.fixed."""
     means, halves = [v.mean if v else None for v in values], [v.half if v else None for v in values]
     decimals = tables.places(means, halves)
-    cells = [tables.fixed(mean, decimals) for mean in means]
+    cells = [tables.fixed(mean, decimals, sign) for mean in means]
     texts = ["" if half is None else tables.fixed(half, decimals) for half in halves]
     widest = max(map(len, texts))
     widths = [f" ± {text:>{widest}}" if text else " " * (widest + 3) * (widest > 0) for text in texts]

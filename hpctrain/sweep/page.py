@@ -100,12 +100,10 @@ def _parameters(report: Report, ran: list[Result]) -> list[html.Block]:
     found = plots.scores(name, [values[r.run_id] for r in rows], report.higher_is_better)
     blocks: list[html.Block] = []
     if len({r.epochs for r in ran}) > 1:
-        without = f"; {len(ran) - len(rows)} runs without a score there are left out" * (len(rows) < len(ran))
-        blocks.append(
-            html.Text(
-                f"Runs of unequal length: this section compares {name} after {epochs:g} epochs{without}."
-            )
-        )
+        without = len(ran) - len(rows)
+        said = f"Runs of unequal length: here {name} is that of epoch {epochs:g}"
+        said += f"; {without} run{'s' * (without > 1)} without a score there left out." if without else "."
+        blocks.append(html.Text(said))
     shares = importance({key: [r.params.get(key) for r in rows] for key in keys}, found, axes)
     if shares:
         caption = "Share of the variation among the better runs (PED-ANOVA, Watanabe et al. 2023, by Optuna)."

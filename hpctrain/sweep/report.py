@@ -146,7 +146,7 @@ def left_out(report: Report) -> list[str]:
     unfinished = [r for r in lists.compared if r.phase not in (Phase.DONE, leaderboard.PAUSED)]
     if unfinished:
         phases = ", ".join(f"{n} {phase}" for phase, n in Counter(r.phase for r in unfinished).most_common())
-        said.append(f"{_runs(unfinished)} have not come to the end ({phases}): their last score counts.")
+        said.append(f"{_runs(unfinished)} did not come to the end so far ({phases}); the last score counts.")
     if len({s.epochs for s in report.settings}) > 1 and "train.epochs" not in report.params:
         paused = sum(r.phase == leaderboard.PAUSED for r in lists.compared)
         said.append(
