@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from hpctrain import models
 from hpctrain.models.settings import SETTINGS
 from hpctrain.report import palette
+from hpctrain.report.canvas import tick_text
 
 PEOPLE, FILLERS = 8, 16  # words that carry the clue, words that mean nothing here
 GAP = 0  # the word to be found
@@ -129,8 +130,9 @@ def draw_memory(scores: dict, norms: dict, steps: int, path: Path) -> None:
             range(LONGEST + 1), values, color=look.colour, marker=look.marker, ms=4, markevery=10, **style
         )
     gradient.set(title="gradient (dashed: before training)", xlabel="words before the gap", ylabel="norm")
+    gradient.yaxis.set_major_formatter(lambda value, _: tick_text(value))
     gradient.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
 
 
 def draw_unrolled(path: Path) -> None:
@@ -169,7 +171,7 @@ def draw_unrolled(path: Path) -> None:
     axes.text(
         8.75, 0.9, "gradient: a factor\nUᵀ·diag(σ′) a step", color=palette.VERMILLION, fontsize=9, ha="center"
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

@@ -57,6 +57,14 @@ def legend_above(ax: Any, columns: int = 4) -> None:
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.2)
 
 
+def legend_below(figure: Any, panels: Sequence[Any], columns: int = 5) -> None:
+    """Puts one legend of all panels below them, where it cannot cover data."""
+    found = {
+        label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+
+
 def plain_ticks(axis: Any) -> None:
     """Makes a linear axis of a figure write its ticks as `tick_texts`: no offsets, no common exponent."""
     from matplotlib.ticker import Formatter

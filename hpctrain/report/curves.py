@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.report import palette
-from hpctrain.report.canvas import FULL, canvas, picture, plain_ticks
+from hpctrain.report.canvas import FULL, canvas, legend_below, picture, plain_ticks
 from hpctrain.storage.json_files import replace_bytes
 from hpctrain.storage.records import TrainRecord, ValidationRecord
 
@@ -47,8 +47,7 @@ def draw_curves(
             axes.set_ylabel(name)
             plain_ticks(axes.xaxis)
             plain_ticks(axes.yaxis)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        legend_below(figure, panels)
         figure.suptitle(title)
         drawn = picture(figure)
     replace_bytes(path, drawn)

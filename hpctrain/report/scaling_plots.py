@@ -14,7 +14,7 @@ from typing import Any
 from hpctrain.errors import UserError
 from hpctrain.report import palette
 from hpctrain.report.axis import round_numbers
-from hpctrain.report.canvas import FULL, canvas, picture, plain_ticks, tick_text
+from hpctrain.report.canvas import FULL, canvas, legend_below, picture, plain_ticks, tick_text
 from hpctrain.report.palette import Look
 
 MEASURED = Look(palette.BLUE, "o", "-", "")
@@ -70,7 +70,7 @@ def scaling(
         plain_ticks(right.yaxis)
         for ax in axes:
             _gpus(ax, counts)
-        _legend(figure, axes)
+        legend_below(figure, axes)
         figure.suptitle(title)
         return picture(figure)
 
@@ -99,7 +99,7 @@ def split(
         ax.set_ylabel("ms per step")
         plain_ticks(ax.yaxis)
         ax.grid(visible=False, axis="x")
-        _legend(figure, [ax])
+        legend_below(figure, [ax])
         figure.suptitle(title)
         return picture(figure)
 
@@ -137,11 +137,3 @@ def _gpus(ax: Any, counts: Sequence[float]) -> None:
     ax.set_xticks(some, [tick_text(x) for x in some])
     ax.minorticks_off()
     ax.set_xlabel("GPUs")
-
-
-def _legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend below all panels, where it covers no data."""
-    found = {
-        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4)

@@ -11,7 +11,7 @@ from hpctrain.report.scaling_plots import LAW, Series
 from hpctrain.report.table import Column
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.forecast import curves
-from hpctrain.scaling.laws import PARTS, Fit, Value
+from hpctrain.scaling.laws import PARTS, Fit
 from hpctrain.scaling.measured import StudyPlan
 from hpctrain.scaling.report import (
     Figures,
@@ -92,12 +92,16 @@ def _blocks(f: Figures, title: str) -> list[html.Block]:
 
 def _effects(effects: Sequence[Effect]) -> list[Column]:
     """Returns the table of comm settings: by how many per cent samples/s change, measured and predicted."""
-    model = [None if e.predicted is None else Value(e.predicted).times(100) for e in effects]
+    model = [None if e.predicted is None else 100 * e.predicted for e in effects]
+    cells = [tables.fixed(m, 1, "+") for m in model]
     found = [
         tables.texts("comm setting", [e.name for e in effects]),
         value_column("samples/s %", [e.change.times(100) for e in effects], "+"),
     ]
-    return [*found, *([value_column("the model says %", model, "+")] if any(model) else [])]
+    return [
+        *found,
+        *([Column("the model says %", cells, model)] if any(m is not None for m in model) else []),
+    ]
 
 
 def _split(f: Figures, parts: Mapping[str, Sequence[float]]) -> list[Column]:

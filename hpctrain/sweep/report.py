@@ -193,23 +193,32 @@ def _swept(report: Report, key: str, values: list[Any]) -> Column:
 
 def scores_of_best(report: Report) -> str:
     """Returns the score of each run that the best mean is of, in words."""
-    runs = report.settings[0].results
+    runs = _by_seed(report.settings[0].results)
     cells = table.figures(report.metric, [r.value for r in runs]).cells
     seeded = leaderboard.SEED in report.params
     names = [f"seed {r.params.get(leaderboard.SEED)}" if seeded else r.run_id for r in runs]
     return listing([f"{name} {cell}" for name, cell in zip(names, cells, strict=True)], MOST_SEEDS)
 
 
+def _by_seed(rows: Sequence[Result]) -> list[Result]:
+    seeds = [r.params.get(leaderboard.SEED) for r in rows]
+    if not all(isinstance(seed, int) for seed in seeds):
+        return list(rows)
+    return sorted(
+        rows, key=lambda r: r.params[leaderboard.SEED]
+    )  # runs of a folder are in the order of their ids
+
+
 def seeds_of_best(report: Report) -> list[Column]:
     """Returns the table of all runs of the best setting, those that are not in its mean included."""
     best = report.settings[0]
-    runs = [*best.results, *best.others]
+    runs = [*_by_seed(best.results), *_by_seed(best.others)]
     scores = [r.value for r in runs]
     columns = [
         table.figures(report.metric, scores, table.places(scores)),
         table.texts("epochs", [r.epochs for r in runs]),
         table.texts("state", [r.phase for r in runs]),
-        table.texts("run", [str(report.study.run(r.run_id).path) for r in runs]),
+        table.texts("run", [f"{report.study.name}/{r.run_id}" for r in runs]),
     ]
     if best.others:
         counts = ["yes"] * len(best.results) + ["no"] * len(best.others)

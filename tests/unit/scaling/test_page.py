@@ -122,4 +122,4 @@ def test_the_table_fits_a_narrow_terminal(width):
     assert max(map(len, tables.lines(columns(found.table), width))) <= width
     said = page.text("s", PLAN, [found], width)
     assert "+9.0 ± 3.0" in said
-    assert "+11.10" in said
+    assert "+11.1" in said

@@ -115,7 +115,7 @@ def test_the_best_setting_shows_all_its_runs(tmp_path):
     shown = cells(seeds_of_best(found))
     assert (shown["seed"], shown["accuracy"]) == (["0", "1", "2"], ["0.9100", "0.9300", "–"])
     assert (shown["state"], shown["in the mean"]) == (["done", "done", "failed"], ["yes", "yes", "no"])
-    assert shown["run"][0] == str(found.study.run("r0000").path)
+    assert shown["run"][0] == "s/r0000", "as `status` calls it"
     assert scores_of_best(found) == "seed 0 0.9100, seed 1 0.9300"
     # Student's t(1) = 12.706 times the standard error 0.01.
     table = cells(leaderboard_columns(found, 9))
