@@ -22,6 +22,8 @@ from torch.nn import functional
 
 from hpctrain import models
 from hpctrain.models.settings_image import MLPSettings, PerceptronSettings
+from hpctrain.report import palette
+from hpctrain.report.numbers import short
 
 HERE = Path(__file__).resolve().parent / "figures"
 
@@ -83,13 +85,9 @@ def perceptron() -> Figure:
     figure = new_figure(11, 2.9)
     axes = figure.subplots(1, 4)
     x = torch.linspace(-3, 3, 121)
-    for name, function in (
-        ("identity", lambda v: v),
-        ("sigmoid", torch.sigmoid),
-        ("tanh", torch.tanh),
-        ("ReLU", torch.relu),
-    ):
-        axes[0].plot(x, function(x), label=name)
+    functions = {"identity": lambda v: v, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "ReLU": torch.relu}
+    for look, (name, function) in zip(palette.SERIES, functions.items(), strict=False):
+        axes[0].plot(x, function(x), label=name, color=look.colour, ls=look.line)
     axes[0].set(title="activations", ylim=(-1.6, 2.6))
     axes[0].legend(fontsize=7)
     corners = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [1.0, -1.0]])
@@ -109,8 +107,9 @@ def perceptron() -> Figure:
         with torch.no_grad():
             region = model(grid).argmax(1).view(60, 60)
             right = (model(points.view(-1, 1, 1, 2)).argmax(1) == labels).float().mean()
-        axis.pcolormesh(side, side, region, cmap="coolwarm", alpha=0.35)
-        axis.scatter(*points.T, c=labels, cmap="coolwarm", s=6)
+        axis.contourf(side, side, region, levels=1, colors=[palette.SKY, palette.ORANGE], alpha=0.35)
+        for group, (colour, marker) in enumerate(((palette.BLUE, "o"), (palette.VERMILLION, "^"))):
+            axis.scatter(*points[labels == group].T, color=colour, marker=marker, s=7)
         axis.set_title(f"{title}: {right:.0%} right", fontsize=8)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -130,9 +129,9 @@ def convolution() -> Figure:
             for j in range(columns):
                 axis.text(j, i, int(values[i, j]), ha="center", va="center", fontsize=9)
         axis.set(title=title, xticks=[], yticks=[])
-    axes[0].add_patch(Rectangle((-0.5, -0.5), 3, 3, fill=False, edgecolor="red", lw=2))
+    axes[0].add_patch(Rectangle((-0.5, -0.5), 3, 3, fill=False, edgecolor=palette.VERMILLION, lw=2))
     for axis in axes[2:]:
-        axis.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, edgecolor="red", lw=2))
+        axis.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, edgecolor=palette.VERMILLION, lw=2))
     return figure
 
 
@@ -203,17 +202,17 @@ def unrolled() -> Figure:
                     "",
                     (2 * t - 0.3, 1),
                     (2 * t - 1.7, 1),
-                    arrowprops={"arrowstyle": "->", "color": "tab:red"},
+                    arrowprops={"arrowstyle": "->", "color": palette.VERMILLION},
                 )
-                axis.text(2 * t - 1, 1.1, "U", ha="center", color="tab:red", fontsize=8)
+                axis.text(2 * t - 1, 1.1, "U", ha="center", color=palette.VERMILLION, fontsize=8)
                 if both:
                     axis.annotate(
                         "",
                         (2 * t - 1.7, 1.8),
                         (2 * t - 0.3, 1.8),
-                        arrowprops={"arrowstyle": "->", "color": "tab:blue"},
+                        arrowprops={"arrowstyle": "->", "color": palette.BLUE},
                     )
-                    axis.text(2 * t - 1, 1.9, "U'", ha="center", color="tab:blue", fontsize=8)
+                    axis.text(2 * t - 1, 1.9, "U'", ha="center", color=palette.BLUE, fontsize=8)
         axis.set(xlim=(-0.8, 6.8), ylim=(-0.4, 3.2), title=title)
         axis.axis("off")
     return figure
@@ -227,14 +226,20 @@ def costs() -> Figure:
     figure = new_figure(8, 5)
     axis = figure.subplots()
     places = np.arange(len(rows))
-    axis.barh(places + 0.2, [row["params"] for row in rows], 0.4, label="parameters")
-    axis.barh(places - 0.2, [row["forward_macs"] for row in rows], 0.4, label="multiply-adds, forward")
+    for offset, key, label, look in (
+        (0.2, "params", "parameters", palette.SERIES[0]),
+        (-0.2, "forward_macs", "multiply-adds, forward", palette.SERIES[1]),
+    ):
+        axis.barh(places + offset, [row[key] for row in rows], 0.4, label=label, color=look.colour, hatch=look.hatch,
+                  edgecolor="white", lw=0.4)  # fmt: skip
     axis.set_yticks(
         places, [f"{row['model']}, one {row['unit'].split(' of ')[0]}" for row in rows], fontsize=8
     )
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: short(value))
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=8, loc="lower left")
+    figure.suptitle("Every network at its default settings", fontsize=10)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -244,7 +249,7 @@ FIGURES = {f.__name__: f for f in (perceptron, convolution, filters, pooling, on
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     for name, make in FIGURES.items():
-        make().savefig(HERE / f"{name}.png", dpi=80, metadata={"Software": None})
+        make().savefig(HERE / f"{name}.png", dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from hpctrain import models
 from hpctrain.models.settings import SETTINGS
+from hpctrain.report import palette
+from hpctrain.report.canvas import tick_text
 
 PEOPLE, FILLERS = 8, 16  # words that carry the clue, words that mean nothing here
 GAP = 0  # the word to be found
@@ -28,7 +30,7 @@ VOCABULARY = 1 + PEOPLE + FILLERS
 DISTANCES = (1, 2, 4, 7, 10, 15, 20, 30, 45, 60)
 LONGEST = max(DISTANCES)
 NETWORKS = {"rnn": "RNN", "birnn": "bidirectional RNN", "lstm": "LSTM"}
-COLOURS = {"rnn": "tab:red", "birnn": "tab:orange", "lstm": "tab:blue"}
+LOOKS = dict(zip(NETWORKS, palette.SERIES, strict=False))
 
 
 def sentences(count: int, distance: int, clue_first: bool, generator: torch.Generator) -> torch.Tensor:
@@ -115,17 +117,22 @@ def draw_memory(scores: dict, norms: dict, steps: int, path: Path) -> None:
     before, after, gradient = figure.subplots(1, 3)
     for (name, clue_first), values in scores.items():
         axes = before if clue_first else after
-        axes.plot(DISTANCES, values, marker="o", ms=4, color=COLOURS[name], label=NETWORKS[name])
+        look = LOOKS[name]
+        axes.plot(DISTANCES, values, marker=look.marker, ms=4, color=look.colour, label=NETWORKS[name])
     for axes, title in ((before, "the clue comes before"), (after, "the clue comes after")):
-        axes.axhline(1 / PEOPLE, color="grey", ls=":", lw=1)
+        axes.axhline(1 / PEOPLE, color=palette.GREY, ls=":", lw=1)
         axes.set(title=title, xlabel="distance, words", ylabel="accuracy", ylim=(0, 1.05))
         axes.legend()
     for (name, trained), values in norms.items():
+        look = LOOKS[name]
         style = {"ls": "-", "label": NETWORKS[name]} if trained else {"ls": "--", "alpha": 0.6}
-        gradient.semilogy(range(LONGEST + 1), values, color=COLOURS[name], **style)
+        gradient.semilogy(
+            range(LONGEST + 1), values, color=look.colour, marker=look.marker, ms=4, markevery=10, **style
+        )
     gradient.set(title="gradient (dashed: before training)", xlabel="words before the gap", ylabel="norm")
+    gradient.yaxis.set_major_formatter(lambda value, _: tick_text(value))
     gradient.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
 
 
 def draw_unrolled(path: Path) -> None:
@@ -160,9 +167,11 @@ def draw_unrolled(path: Path) -> None:
     for x in (3, 5.2):
         arrow((x + 0.62, 1.7), (x + 1.58, 1.7), "U")
     arrow((8.02, 1.7), (8.9, 1.7), "U")
-    arrow((7.3, 1.3), (3.1, 1.3), color="tab:red", connectionstyle="arc3,rad=-0.15")
-    axes.text(8.75, 0.9, "gradient: a factor\nUᵀ·diag(σ′) a step", color="tab:red", fontsize=9, ha="center")
-    figure.savefig(path, dpi=110)
+    arrow((7.3, 1.3), (3.1, 1.3), color=palette.VERMILLION, connectionstyle="arc3,rad=-0.15")
+    axes.text(
+        8.75, 0.9, "gradient: a factor\nUᵀ·diag(σ′) a step", color=palette.VERMILLION, fontsize=9, ha="center"
+    )
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

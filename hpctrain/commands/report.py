@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpctrain.commands.flags import Parser, refuse_special, whole
-from hpctrain.commands.say import console, say
+from hpctrain.commands.say import say, terminal_width
 from hpctrain.errors import Foreign, UserError
+from hpctrain.report import table
+from hpctrain.report.table import Column
 from hpctrain.scaling.measured import is_scaling
 from hpctrain.shown import shown
 from hpctrain.storage import ownership
@@ -23,6 +27,8 @@ from hpctrain.storage.search import may_enter, no_such_study, refuse_closed
 from hpctrain.sweep import report, results
 from hpctrain.sweep.report import Report
 from hpctrain.sweep.study_dir import StudyDir
+
+MOST_FAILED = 5  # failed runs in a terminal
 
 
 def main(argv: list[str]) -> int:
@@ -76,36 +82,31 @@ def _sweep(study: StudyDir, args: argparse.Namespace) -> int:
 
 
 def _show(seen: Report, top: int) -> None:
-    from rich.table import Table
-
     counts = ", ".join(f"{n} {phase}" for phase, n in seen.phases.most_common())
     print(f"study {seen.study.name} ({seen.searched}): {len(seen.rows)} runs: {counts}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    keys = [k for k in seen.params if k != "seed"]
-    for name in ("", seen.metric, "± 95 %", "seeds", "epochs", *keys, "vs best"):
-        table.add_column(name, overflow="fold", justify="left")
-    for place, s in enumerate(seen.settings[:top], 1):
-        half = "" if s.half_width is None else f"{s.half_width:.2g}"
-        cells = [shown(str(s.params.get(k, ""))) for k in keys]
-        table.add_row(
-            str(place),
-            f"{s.mean:.4g}",
-            half,
-            str(len(s.results)),
-            f"{s.epochs:g}",
-            *cells,
-            report.like_best(s),
-        )
-    if seen.settings:
-        console().print(table)
+    if seen.settings[:top]:
+        _print_table(report.leaderboard_columns(seen, top))
     if len(seen.settings) > top:
         print(f"... and {len(seen.settings) - top} more (--top)")
     print(seen.verdict())
-    for r in [r for r in seen.rows if r.phase == Phase.FAILED][:5]:
+    if seen.settings and len(seen.settings[0].results) > 1:
+        print(f"its runs: {report.scores_of_best(seen)}")
+    for sentence in report.left_out(seen):
+        print(shown(sentence))
+    failed = [r for r in seen.rows if r.phase == Phase.FAILED]
+    for r in failed[:MOST_FAILED]:
         print(shown(f"failed: {r.run_id}: {r.reason}: {r.detail}"), file=sys.stderr)
+    if len(failed) > MOST_FAILED:
+        print(f"failed: {len(failed) - MOST_FAILED} more; the page and --json have all", file=sys.stderr)
     print("; ".join(f"{name} {value}" for name, value in report.cost_facts(seen)))
     if seen.best_line:
         print(shown(f"best: {seen.best_line}"))
+
+
+def _print_table(columns: Sequence[Column]) -> None:
+    """Print the table on stdout, in parts if a terminal is too narrow for it."""
+    safe = [replace(column, cells=[shown(cell) for cell in column.cells]) for column in columns]
+    print("\n".join(table.lines(safe, terminal_width())))
 
 
 def _scaling(study: Path, args: argparse.Namespace) -> int:
@@ -124,7 +125,8 @@ def _scaling(study: Path, args: argparse.Namespace) -> int:
         args.latex: ("--latex", scaling_report.as_latex(plan, analyses)),
     }
     if args.plot:
-        scaling_plots.write("--plot", Path(args.plot), page.picture(analyses[0]))
+        title = f"Study {study.name}: {page.title(plan, analyses[0])}"
+        scaling_plots.write("--plot", Path(args.plot), page.picture(analyses[0], title))
     for name, (flag, text) in files.items():
         if name:
             _write(flag, Path(name), text)
@@ -132,7 +134,7 @@ def _scaling(study: Path, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(scaling_report.as_json(plan, analyses)))
         return 0
-    print(page.text(study.name, plan, analyses))
+    print(page.text(study.name, plan, analyses, terminal_width()))
     if written:
         print(f"page: {written}")
     return 0

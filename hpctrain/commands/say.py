@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,11 @@ def console(width: int | None = None) -> Console:
 
     made = Plain(markup=False)
     return made if made.is_terminal or width is None else Plain(markup=False, width=width)
+
+
+def terminal_width() -> int:
+    """Returns the letters of a line of the terminal (COLUMNS, if set); a file or pipe takes lines of any length."""
+    return shutil.get_terminal_size((sys.maxsize, 24)).columns
 
 
 def wide_console() -> Console:

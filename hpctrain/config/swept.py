@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,13 @@ class Interval:
 
 
 Swept = Choice | Interval
+
+
+def as_json(space: Sequence[Swept]) -> list[dict[str, Any]]:
+    """Returns the space as plain values for JSON."""
+    return [asdict(s) for s in space]
+
+
+def from_json(values: Sequence[Mapping[str, Any]]) -> list[Swept]:
+    """Returns the space that `as_json` wrote."""
+    return [Choice(v["key"], tuple(v["values"])) if "values" in v else Interval(**v) for v in values]

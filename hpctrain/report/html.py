@@ -10,9 +10,9 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hpctrain.report.numbers import measured
+from hpctrain.report.canvas import DPI
+from hpctrain.report.table import Column
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose column headers sort it on a click; floats have four digits. `marked`: indices of rows to mark."""
+    """A table whose column headers sort it on a click. `marked`: indices of rows to mark."""
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    columns: Sequence[Column]
     marked: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture. If `wide`, a phone shows it at a legible size, to be scrolled sideways."""
+    """A picture by report/canvas.py, shown in its own size. If `wide`, a narrow window scrolls it sideways."""
 
     png: bytes
     alt: str
@@ -90,15 +89,6 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )
 
 
-def number(value: Any) -> str:
-    """Returns a cell's text, with four digits for floating-point numbers."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return measured(value)
-    return str(value)
-
-
 def _block(block: Block) -> str:
     match block:
         case Text():
@@ -111,25 +101,39 @@ def _block(block: Block) -> str:
             data = base64.b64encode(block.png).decode()
             caption = f"<figcaption>{_safe(block.caption)}</figcaption>" if block.caption else ""
             kind = " class=wide-img" if block.wide else ""
-            image = f'<img{kind} alt="{_safe(block.alt)}" src="data:image/png;base64,{data}">'
+            size = f"style='width:{_width(block.png)}px'"
+            image = f'<img{kind} {size} alt="{_safe(block.alt)}" src="data:image/png;base64,{data}">'
             return f"<figure>{image}{caption}</figure>"
         case Grid():
             return f"<div class=grid>{''.join(map(_block, block.pictures))}</div>"
         case Table():
-            head = "".join(f"<th scope='col'><button>{_safe(c)}</button></th>" for c in block.columns)
+            head = "".join(
+                f"<th scope='col'{_kind(c)}><button>{_safe(c.head)}</button></th>" for c in block.columns
+            )
+            count = len(block.columns[0].cells)
             rows = "".join(
-                f"<tr{' class=marked' if n in block.marked else ''}>{''.join(map(_cell, row))}</tr>"
-                for n, row in enumerate(block.rows)
+                f"<tr{' class=marked' if n in block.marked else ''}>"
+                f"{''.join(_cell(c, n) for c in block.columns)}</tr>"
+                for n in range(count)
             )
             return (
                 f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
             )
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class=n data-v="{value}">{number(value)}</td>'
-    return f"<td>{_safe(number(value))}</td>"
+def _kind(column: Column) -> str:
+    return "" if column.values is None else " class=n"
+
+
+def _cell(column: Column, row: int) -> str:
+    value = None if column.values is None else column.values[row]
+    key = "" if value is None else f' data-v="{value}"'
+    return f"<td{_kind(column)}{key}>{_safe(column.cells[row])}</td>"
+
+
+def _width(png: bytes) -> int:
+    """Returns the width in CSS pixels, 96 per inch; a PNG says its own width in bytes 16 to 19."""
+    return int.from_bytes(png[16:20], "big") * 96 // DPI
 
 
 def _safe(text: str) -> str:
@@ -151,14 +155,15 @@ dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
 pre{background:var(--panel);border-radius:6px;padding:.7rem .9rem;margin:.6em 0;white-space:pre-wrap;
 overflow-wrap:anywhere;font-size:.9rem}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px;max-height:34rem}
-table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{padding:.3rem .7rem;text-align:left;white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{padding:.3rem .7rem;text-align:left;white-space:pre}
 tbody tr:nth-child(even){background:var(--panel)}tbody tr.marked{background:var(--mark)}
+tbody tr.marked td:first-child{box-shadow:inset 4px 0 var(--accent)}
 thead th{position:sticky;top:0;background:var(--paper);border-bottom:1px solid var(--line)}
 th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 figure{margin:1em 0;overflow-x:auto}figure img{max-width:100%;height:auto;display:block}
-@media(max-width:40rem){figure img.wide-img{max-width:none;width:38rem}}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:0 1rem}
+@media(max-width:44rem){figure img.wide-img{max-width:none}}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr));gap:0 1rem}
 figcaption{color:var(--soft);font-size:.9rem}
 """
 

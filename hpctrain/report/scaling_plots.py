@@ -6,19 +6,28 @@ ideal scaling is a straight line.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import UserError
+from hpctrain.report import palette
+from hpctrain.report.axis import round_numbers
+from hpctrain.report.canvas import FULL, canvas, legend_below, picture, plain_ticks, tick_text
+from hpctrain.report.palette import Look
 
-DPI = 110
-_COLOURS = {
-    "compute": "#4878a8", "data": "#8cb369", "exposed": "#d1495b", "straggler": "#edae49", "checkpoint": "#7a5195",
-    "other": "#b8bec6",
-}  # fmt: skip
+MEASURED = Look(palette.BLUE, "o", "-", "")
+PREDICTED = Look(palette.ORANGE, "s", "--", "")
+LAW = Look(palette.VERMILLION, "", ":", "")
+PARTS = {
+    "compute": Look(palette.BLUE, "", "", ""),
+    "data": Look(palette.SKY, "", "", "..."),
+    "exposed": Look(palette.VERMILLION, "", "", "///"),
+    "straggler": Look(palette.ORANGE, "", "", "\\\\\\"),
+    "checkpoint": Look(palette.GREEN, "", "", "xxx"),
+    "other": Look(palette.GREY, "", "", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -30,67 +39,69 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    measured: bool = True
+    look: Look = MEASURED
 
 
 def scaling(
-    rates: Sequence[Series], efficiencies: Sequence[Series], base: tuple[float, float], limit: float | None
+    title: str, rates: Sequence[Series], efficiencies: Sequence[Series], base: tuple[float, float]
 ) -> bytes:
-    """Returns a PNG with two panels: throughput and efficiency.
-
-    Throughput has the ideal line through `base` (GPUs, samples/s) and, if `limit` is given, Amdahl's limit.
-    """
-    figure, axes = _figure(10, 4.2, 2)
-    left, right = axes
-    for series in rates:
-        _draw(left, series)
-    xs = sorted({x for s in rates for x in s.x})
-    left.plot(xs, [base[1] * x / base[0] for x in xs], "--", color="#8a949e", lw=1, label="ideal")
-    if limit is not None:
-        left.axhline(limit, ls=":", color="#d1495b", lw=1.2, label="Amdahl's limit")
-    left.set_xscale("log", base=2)
-    left.set_yscale("log")
-    left.set_ylabel("samples/s")
-    for series in efficiencies:
-        _draw(right, series)
-    right.axhline(1, ls="--", color="#8a949e", lw=1)
-    right.axhline(0.7, ls=":", color="#8a949e", lw=1, label="70 %")
-    right.set_xscale("log", base=2)
-    right.set_ylim(bottom=0)
-    right.set_ylabel("efficiency")
-    for ax in axes:
-        ax.set_xlabel("GPUs")
-        ax.set_xticks(xs, [f"{x:g}" for x in xs])
-        ax.minorticks_off() if ax is right else None
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
-    return _png(figure)
+    """Returns a PNG with two panels: throughput, with the ideal line through `base` (GPUs, samples/s); efficiency."""
+    counts = sorted({x for s in rates for x in s.x})
+    with canvas(FULL, 3.4) as figure:
+        left, right = axes = figure.subplots(1, 2)
+        ideal = [base[1] * x / base[0] for x in counts]
+        left.plot(counts, ideal, "--", color=palette.GREY, lw=1, label="ideal")
+        for ax, curves in ((left, rates), (right, efficiencies)):
+            for series in curves:
+                _draw(ax, series)
+        left.set_yscale("log")
+        drawn = [y for s in rates for y in (*s.y, *s.high)] + ideal
+        # An interval may reach down to zero: its bar goes to the edge.
+        low, high = min(y for s in rates for y in s.y), max(drawn)
+        low, high = min(low, *ideal) / 1.4, high * 1.2
+        left.set_ylim(low, high)
+        ticks = round_numbers(low, high)
+        left.set_yticks(ticks, [tick_text(t) for t in ticks])
+        left.set_ylabel("samples/s")
+        right.axhline(1, ls="--", color=palette.GREY, lw=1)
+        right.axhline(0.7, ls=":", color=palette.BLACK, lw=1, label="70 %")
+        right.set_ylim(0, 1.05 * max(1.0, *(y for s in efficiencies for y in (*s.y, *s.high))))
+        right.set_ylabel("efficiency")
+        plain_ticks(right.yaxis)
+        for ax in axes:
+            _gpus(ax, counts)
+        legend_below(figure, axes)
+        figure.suptitle(title)
+        return picture(figure)
 
 
 def split(
-    gpus: Sequence[int], parts: Mapping[str, Sequence[float]], hidden_s: Sequence[float | None]
+    title: str, gpus: Sequence[int], parts: Mapping[str, Sequence[float]], hidden_s: Sequence[float | None]
 ) -> bytes:
-    """Returns a PNG with a bar per GPU count: the parts of a step in ms; hidden communication is hatched beside it."""
-    figure, axes = _figure(7, 3.8, 1)
-    ax = axes[0]
-    bottom = [0.0] * len(gpus)
-    places = range(len(gpus))
-    for name, seconds in parts.items():
-        heights = [1e3 * s for s in seconds]
-        ax.bar(places, heights, 0.55, bottom=bottom, label=name, color=_COLOURS.get(name))
-        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-    beside = [(p + 0.36, 1e3 * h) for p, h in zip(places, hidden_s, strict=True) if h]
-    if beside:
-        ax.bar(
-            [p for p, _ in beside], [h for _, h in beside], 0.12, label="hidden communication",
-            facecolor="none", edgecolor="#d1495b", hatch="////",
-        )  # fmt: skip
-    ax.set_xticks(list(places), [str(g) for g in gpus])
-    ax.set_xlabel("GPUs")
-    ax.set_ylabel("ms per step")
-    ax.legend(fontsize=8)
-    ax.grid(alpha=0.3, axis="y")
-    return _png(figure)
+    """Returns a PNG with a bar per GPU count: the parts of a step in ms; beside it, communication that is hidden."""
+    with canvas(FULL, 3.4) as figure:
+        ax = figure.add_subplot()
+        bottom = [0.0] * len(gpus)
+        places = range(len(gpus))
+        for name, seconds in parts.items():
+            heights = [1e3 * s for s in seconds]
+            look = PARTS[name]
+            ax.bar(places, heights, 0.5, bottom=bottom, label=name, color=look.colour, hatch=look.hatch,
+                   edgecolor="white", lw=0.5)  # fmt: skip
+            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        beside = [(p + 0.34, 1e3 * h) for p, h in zip(places, hidden_s, strict=True) if h]
+        if beside:
+            ax.bar([p for p, _ in beside], [h for _, h in beside], 0.12, label="hidden communication",
+                   facecolor="none", edgecolor=palette.VERMILLION, hatch="////")  # fmt: skip
+        ax.set_xticks(list(places), [f"{g:,}" for g in gpus])
+        ax.set_xlim(-0.6, max(len(gpus) - 0.4, 2.4))
+        ax.set_xlabel("GPUs")
+        ax.set_ylabel("ms per step")
+        plain_ticks(ax.yaxis)
+        ax.grid(visible=False, axis="x")
+        legend_below(figure, [ax])
+        figure.suptitle(title)
+        return picture(figure)
 
 
 def write(flag: str, path: Path, png: bytes) -> None:
@@ -102,29 +113,27 @@ def write(flag: str, path: Path, png: bytes) -> None:
 
 
 def _draw(ax: Any, series: Series) -> None:
-    if series.measured:
-        errors = None
+    look = series.look
+    style = {"color": look.colour, "marker": look.marker, "ls": look.line, "label": series.name}
+    if look is not MEASURED:
+        ax.plot(series.x, series.y, **style, zorder=3)
         if series.low:
-            below = [y - v for y, v in zip(series.y, series.low, strict=True)]
-            above = [v - y for y, v in zip(series.y, series.high, strict=True)]
-            errors = [below, above]
-        ax.errorbar(series.x, series.y, yerr=errors, fmt="o-", ms=5, capsize=3, label=series.name)
+            ax.fill_between(series.x, series.low, series.high, alpha=0.2, color=look.colour, lw=0)
         return
-    line = ax.plot(series.x, series.y, "-.", lw=1.4, label=series.name)[0]
+    errors = None
     if series.low:
-        ax.fill_between(series.x, series.low, series.high, alpha=0.2, color=line.get_color())
+        below = [
+            min(y, y - v) for y, v in zip(series.y, series.low, strict=True)
+        ]  # neither is ever below zero
+        above = [v - y for y, v in zip(series.y, series.high, strict=True)]
+        errors = [below, above]
+    ax.errorbar(series.x, series.y, yerr=errors, capsize=3, **style)
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+def _gpus(ax: Any, counts: Sequence[float]) -> None:
+    """Makes a logarithmic axis of GPU counts, with ticks at the counts; of many, at some of them."""
+    ax.set_xscale("log", base=2)
+    some = list(counts)[:: -(-len(counts) // 8)]
+    ax.set_xticks(some, [tick_text(x) for x in some])
+    ax.minorticks_off()
+    ax.set_xlabel("GPUs")

@@ -67,7 +67,7 @@ def draw(predicted: Sequence[Predicted], path: Path) -> None:
     """Writes throughput and efficiency as a PNG. Raises UserError if it cannot be written."""
     rate, efficiency = curves(predicted)
     first = predicted[0]
-    png = scaling_plots.scaling([rate], [efficiency], (first.gpus, first.samples_per_s), None)
+    png = scaling_plots.scaling("Predicted scaling", [rate], [efficiency], (first.gpus, first.samples_per_s))
     scaling_plots.write("--plot", path, png)
 
 
@@ -76,10 +76,10 @@ def curves(predicted: Sequence[Predicted]) -> tuple[Series, Series]:
     x = [p.gpus for p in predicted]
     rate = Series(
         "predicted", x, [p.samples_per_s for p in predicted], [p.batch / p.high_s for p in predicted],
-        [p.batch / p.low_s for p in predicted], measured=False,
+        [p.batch / p.low_s for p in predicted], look=scaling_plots.PREDICTED,
     )  # fmt: skip
     efficiency = Series(
         "predicted", x, [p.efficiency for p in predicted], [p.efficiency_low for p in predicted],
-        [p.efficiency_high for p in predicted], measured=False,
+        [p.efficiency_high for p in predicted], look=scaling_plots.PREDICTED,
     )  # fmt: skip
     return rate, efficiency

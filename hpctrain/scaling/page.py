@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 from hpctrain.report import html, scaling_plots
-from hpctrain.report.scaling_plots import Series
-from hpctrain.scaling import comm_settings
+from hpctrain.report import table as tables
+from hpctrain.report.scaling_plots import LAW, Series
+from hpctrain.report.table import Column
 from hpctrain.scaling.comm_settings import Effect
 from hpctrain.scaling.forecast import curves
-from hpctrain.scaling.laws import PARTS, Row
+from hpctrain.scaling.laws import PARTS, Fit
 from hpctrain.scaling.measured import StudyPlan
-from hpctrain.scaling.report import HEADS, Figures, cells, errors_line, law_line, shown
+from hpctrain.scaling.report import (
+    Figures,
+    columns,
+    errors_line,
+    law_line,
+    shown,
+    value_column,
+    why_not_drawn,
+)
 
 
-def text(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
-    """Returns the study for a terminal: a table and the findings of each kind of data."""
+def text(name: str, plan: StudyPlan, results: Sequence[Figures], width: int = sys.maxsize) -> str:
+    """Returns the study for a terminal of `width` letters: a table and the findings of each kind of data."""
     lines = []
     for f in results:
-        lines.append(f"study {name}: {_title(plan, f)}")
-        rows = [HEADS, *(cells(row) for row in f.table)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+        lines.append(f"study {name}: {title(plan, f)}")
+        lines += tables.lines(columns(f.table), width) if f.table else []
         lines += [*_lines(f), *(f"gap: {gap}" for gap in f.missing)]
-        for setting, change, predicted in map(_effect, f.effects):
-            lines.append(
-                f"  {setting:32} {change:>16} samples/s{predicted and f', the model says {predicted}'}"
-            )
+        lines += tables.lines(_effects(f.effects), width) if f.effects else []
     return "\n".join(lines)
 
 
@@ -36,11 +41,12 @@ def page(name: str, plan: StudyPlan, results: Sequence[Figures]) -> str:
     subtitle = (
         f"{plan['mode']} scaling ({kept}) of {plan['experiment']} on {plan['cluster']}; ± are 95 % intervals"
     )
-    sections = [html.Section(_title(plan, f), _blocks(f)) for f in results]
+    sections = [html.Section(title(plan, f), _blocks(f, f"Study {name}: {title(plan, f)}")) for f in results]
     return html.page(f"Study {name}", subtitle, sections)
 
 
-def _title(plan: StudyPlan, f: Figures) -> str:
+def title(plan: StudyPlan, f: Figures) -> str:
+    """Returns what a kind of data's results are called."""
     data = "synthetic data" if f.data == "synthetic" else "its own data"
     return f"{plan['mode']} scaling of {plan['experiment']}, {data}"
 
@@ -48,7 +54,7 @@ def _title(plan: StudyPlan, f: Figures) -> str:
 def _lines(f: Figures) -> list[str]:
     lines = list(f.finding)
     if f.law:
-        lines.append(law_line(f.law))
+        lines.append(law_line(f.law, f.table))
     if text := errors_line(f):
         lines.append(text)
     joules = [r for r in f.table if r.sample_j]
@@ -61,54 +67,75 @@ def _lines(f: Figures) -> list[str]:
     return lines
 
 
-def _blocks(f: Figures) -> list[html.Block]:
+def _blocks(f: Figures, title: str) -> list[html.Block]:
     if not f.table:
         return [html.Text(gap) for gap in f.missing]
     blocks: list[html.Block] = [html.Text(" ".join(f.finding))]
     blocks += [html.Text(line) for line in _lines(f)[len(f.finding) :]]
-    blocks.append(html.Table(HEADS, [cells(row) for row in f.table]))
-    blocks.append(html.Picture(picture(f), "throughput and efficiency over GPUs", _caption(f)))
+    blocks.append(html.Table(columns(f.table)))
+    blocks.append(html.Picture(picture(f, title), "throughput and efficiency over GPUs", _caption(f)))
     parts = {
-        p: [r.parts_s.get(p, 0.0) for r in f.table] for p in PARTS if any(p in r.parts_s for r in f.table)
+        p: [r.parts_s.get(p, 0.0) for r in f.table] for p in PARTS if any(r.parts_s.get(p) for r in f.table)
     }
-    png = scaling_plots.split([r.gpus for r in f.table], parts, [r.hidden_s for r in f.table])
-    blocks.append(html.Picture(png, "the parts of a step", "Where a step's time goes."))
-    blocks.append(
-        html.Table(
-            ["GPUs", *(f"{part} ms" for part in parts), "hidden ms"],
-            [_split(r, list(parts)) for r in f.table],
-        )
-    )
+    hidden = [r.hidden_s for r in f.table]
+    png = scaling_plots.split(f"{title}: the parts of a step", [r.gpus for r in f.table], parts, hidden)
+    words = "; ".join(f"{part}: {PARTS[part]}" for part in parts)
+    hides = " Hidden: communication during the backward pass, which takes no time of its own." * any(hidden)
+    blocks.append(html.Picture(png, "the parts of a step", f"Where a step's time goes. {words}.{hides}"))
+    blocks.append(html.Table(_split(f, parts)))
     if f.effects:
-        heads = ["comm setting", "samples/s", "the model says"]
-        blocks.append(html.Table(heads, [_effect(e) for e in f.effects]))
+        blocks.append(html.Table(_effects(f.effects)))
     if f.missing:
         blocks.append(html.Text("Gaps: " + "; ".join(f.missing)))
     return blocks
 
 
-def _effect(e: Effect) -> tuple[str, str, str]:
-    return e.name, comm_settings.percent(e.change), "" if e.predicted is None else f"{e.predicted:+.1%}"
+def _effects(effects: Sequence[Effect]) -> list[Column]:
+    """Returns the table of comm settings: by how many per cent samples/s change, measured and predicted."""
+    model = [None if e.predicted is None else 100 * e.predicted for e in effects]
+    cells = [tables.fixed(m, 1, "+") for m in model]
+    found = [
+        tables.texts("comm setting", [e.name for e in effects]),
+        value_column("samples/s %", [e.change.times(100) for e in effects], "+"),
+    ]
+    return [
+        *found,
+        *([Column("the model says %", cells, model)] if any(m is not None for m in model) else []),
+    ]
 
 
-def _split(row: Row, parts: Sequence[str]) -> list[float | None]:
-    hidden = None if row.hidden_s is None else 1e3 * row.hidden_s
-    return [row.gpus, *(1e3 * row.parts_s.get(part, 0.0) for part in parts), hidden]
+def _split(f: Figures, parts: Mapping[str, Sequence[float]]) -> list[Column]:
+    """Returns the table of the parts of a step in ms."""
+    heads = {f"{part} ms": [1e3 * s for s in seconds] for part, seconds in parts.items()}
+    hidden = [None if r.hidden_s is None else 1e3 * r.hidden_s for r in f.table]
+    decimals = tables.places([r.step_s.mean * 1e3 for r in f.table])
+    gpus = tables.texts("GPUs", [r.gpus for r in f.table])
+    return [
+        gpus,
+        *(tables.figures(h, v, decimals) for h, v in heads.items()),
+        tables.figures("hidden ms", hidden, decimals),
+    ]
 
 
 def _caption(f: Figures) -> str:
-    text = "Dashed: ideal scaling from the smallest point."
-    if f.law and f.law.limit:
-        text += " Dotted: Amdahl's limit."
-    return (
-        f"{text} Predicted: from the cluster's calibration, not fitted to these points."
-        if f.predicted
-        else text
-    )
+    said = ["Dashed grey: ideal scaling from the smallest point."]
+    if law := _drawn(f):
+        limit = f", which no number of GPUs takes beyond {law.limit:.3g} times one" if law.limit else ""
+        said.append(f"Dotted: {law.law}'s law{limit}.")
+    if any(r.efficiency.half is not None for r in f.table):
+        said.append("Bars: 95 % intervals.")
+    if f.predicted:
+        said.append("Predicted: from the cluster's calibration, not fitted to these points.")
+    return " ".join(said)
 
 
-def picture(f: Figures) -> bytes:
-    """Returns a PNG of measured and predicted scaling, with the ideal line and Amdahl's limit."""
+def _drawn(f: Figures) -> Fit | None:
+    """Returns the fitted law if it says something; None otherwise."""
+    return f.law if f.law and why_not_drawn(f.law, f.table) is None else None
+
+
+def picture(f: Figures, title: str) -> bytes:
+    """Returns a PNG of measured and predicted scaling, with the ideal line and the fitted law, if it says something."""
     x = [r.gpus for r in f.table]
     rates = [r.samples_per_s for r in f.table]
     shares = [r.efficiency for r in f.table]
@@ -118,12 +145,14 @@ def picture(f: Figures) -> bytes:
     measured_share = Series(
         "measured", x, [v.mean for v in shares], [v.low for v in shares], [v.high for v in shares]
     )
-    first = f.table[0]
-    limit = f.law.limit * rates[0].mean / first.gpus if f.law and f.law.limit and first.gpus == 1 else None
-    models = [curves(f.predicted)] if f.predicted else []
+    curves_of = [(measured_rate, measured_share), *([curves(f.predicted)] if f.predicted else [])]
+    base = (x[0], rates[0].mean)
+    if law := _drawn(f):
+        gain = [law.speedup(p) / law.speedup(x[0]) for p in x]
+        rate = Series(f"{law.law}'s law", x, [base[1] * g for g in gain], look=LAW)
+        curves_of.append(
+            (rate, Series(rate.name, x, [g * x[0] / p for g, p in zip(gain, x, strict=True)], look=LAW))
+        )
     return scaling_plots.scaling(
-        [measured_rate, *(rate for rate, _ in models)],
-        [measured_share, *(share for _, share in models)],
-        (first.gpus, rates[0].mean),
-        limit,
+        title, [rate for rate, _ in curves_of], [share for _, share in curves_of], base
     )

@@ -17,10 +17,12 @@ from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
 from hpctrain.errors import Uncounted, UserError
 from hpctrain.launch.estimate import step_work
+from hpctrain.report import table as tables
+from hpctrain.report.table import Column
 from hpctrain.scaling import calibration, comm_settings, laws, measured
 from hpctrain.scaling.comm_settings import CommSetting, Effect
 from hpctrain.scaling.horovod_timeline import Timeline
-from hpctrain.scaling.laws import PARTS, Fit, Point, Row, Value
+from hpctrain.scaling.laws import NOISY, PARTS, Fit, Point, Row, Value
 from hpctrain.scaling.measured import StudyPlan
 from hpctrain.scaling.plan import Kind, ScalingConfig, scaling_config
 from hpctrain.scaling.predict import Predicted
@@ -257,43 +259,65 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-HEADS = (
-    "GPUs",
-    "nodes",
-    "batch",
-    "samples/s",
-    "ms per step",
-    "speed-up",
-    "efficiency",
-    "Karp-Flatt",
-    "node-hours",
-)
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Returns the table for people, with the same decimals in each column."""
+    hours = [row.node_hours for row in rows]
+    found = [
+        tables.texts("GPUs", [row.gpus for row in rows]),
+        tables.texts("nodes", [row.nodes for row in rows]),
+        Column("batch", [f"{row.batch:,}" for row in rows], [row.batch for row in rows]),
+        value_column("samples/s", [row.samples_per_s for row in rows]),
+        value_column("ms per step", [row.step_s.times(1e3) for row in rows]),
+        value_column("speed-up", [row.speedup for row in rows]),
+        value_column("efficiency %", [row.efficiency.times(100) for row in rows]),
+        value_column("Karp-Flatt", [row.karp_flatt for row in rows]),
+        tables.figures("node-hours", hours, tables.places(hours, digits=3)),
+    ]
+    return [c for c in found if any(v is not None for v in c.values or ())]
 
 
-def cells(row: Row) -> list[str]:
-    """Returns one line of the table for people."""
-    return [
-        str(row.gpus), str(row.nodes), f"{row.batch:,}", shown(row.samples_per_s), shown(row.step_s, 1e3),
-        shown(row.speedup), f"{shown(row.efficiency, 100)} %", shown(row.karp_flatt) if row.karp_flatt else "",
-        "" if row.node_hours is None else f"{row.node_hours:.3g}",
-    ]  # fmt: skip
+def value_column(head: str, values: Sequence[Value | None], sign: str = "") -> Column:
+    """Returns a column of means with their intervals, if they have one; `sign` as in table.fixed."""
+    means, halves = [v.mean if v else None for v in values], [v.half if v else None for v in values]
+    decimals = tables.places(means, halves)
+    cells = [tables.fixed(mean, decimals, sign) for mean in means]
+    texts = ["" if half is None else tables.fixed(half, decimals) for half in halves]
+    widest = max(map(len, texts))
+    widths = [f" ± {text:>{widest}}" if text else " " * (widest + 3) * (widest > 0) for text in texts]
+    return Column(head, [cell + width for cell, width in zip(cells, widths, strict=True)], means)
 
 
 def shown(value: Value, factor: float = 1.0) -> str:
     """Returns a value times `factor` as text, with its interval if it has one."""
     scaled = value.times(factor)
-    half = "" if scaled.half is None else f" ± {scaled.half:.2g}"
-    return f"{scaled.mean:,.4g}{half}"
+    if scaled.half is None:
+        return f"{scaled.mean:,.4g}"
+    decimals = tables.places([scaled.mean], [scaled.half])
+    return f"{tables.fixed(scaled.mean, decimals)} ± {tables.fixed(scaled.half, decimals)}"
 
 
-def law_line(law: Fit) -> str:
-    """Returns the fitted law as a sentence."""
-    half = "" if law.serial.half is None else f" ± {100 * law.serial.half:.2g}"
-    if law.serial.mean < 0:
-        return (
-            f"{law.law}'s law does not fit: its serial fraction would be {100 * law.serial.mean:.3g}{half} %"
-        )
-    text = f"{law.law}'s law: serial fraction {100 * law.serial.mean:.3g}{half} %"
+def why_not_drawn(law: Fit, rows: Sequence[Row]) -> str | None:
+    """Returns why the fitted law says nothing about these points; None if it does."""
+    serial = law.serial
+    if law.law == "Amdahl" and len(rows) < 3:
+        return "two GPU counts fit it always; a third one would test it"
+    if serial.half is None:
+        return "without repeats its serial fraction has no interval"
+    if any(r.efficiency.half is not None and r.efficiency.half > NOISY * r.efficiency.mean for r in rows):
+        return "the repeats differ too much"
+    fraction = f"{shown(serial, 100)} %"
+    if serial.high < 0:
+        return f"it does not fit, its serial fraction would be {fraction}"
+    if serial.low <= 0:
+        return f"its serial fraction, {fraction}, cannot be told from zero"
+    return None
+
+
+def law_line(law: Fit, rows: Sequence[Row]) -> str:
+    """Returns the fitted law as a sentence, or why it is not shown."""
+    if reason := why_not_drawn(law, rows):
+        return f"{law.law}'s law is not shown: {reason}"
+    text = f"{law.law}'s law: serial fraction {shown(law.serial, 100)} %"
     return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
 
 

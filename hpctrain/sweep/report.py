@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpctrain.config.settings import TaskConfig
+from hpctrain.config.swept import Interval, from_json
 from hpctrain.config.tasks import TASK_KINDS, scores_of
-from hpctrain.errors import UserError, choose
+from hpctrain.errors import UserError, choose, listing
+from hpctrain.report import table
+from hpctrain.report.axis import Scale
+from hpctrain.report.table import Column
 from hpctrain.storage.records import validation_records
+from hpctrain.storage.run_state import Phase
 from hpctrain.storage.search import silent
 from hpctrain.sweep import leaderboard, results
 from hpctrain.sweep.leaderboard import Setting
 from hpctrain.sweep.results import Result, Usage
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
 from hpctrain.sweep.study_dir import StudyDir
+
+NAMED = 4  # runs in a sentence
+MOST_SEEDS = 10  # scores in a sentence
 
 
 class Report:
@@ -36,17 +44,25 @@ class Report:
         rows: list[Result],
         use: Usage | None,
         searched: str,
+        scales: Mapping[str, Scale] | None = None,
     ) -> None:
         self.study, self.metric, self.higher_is_better = study, metric, higher_is_better
         self.rows, self.use, self.searched = rows, use, searched
         self.settings: list[Setting] = leaderboard.rank(rows, higher_is_better)
+        self.account = leaderboard.account(rows, self.settings)
         self.costs = leaderboard.costs(rows)
+        self.scales = scales or {}  # of the settings that were drawn from an interval
         self.phases = Counter(r.phase for r in rows)
 
     @property
     def params(self) -> list[str]:
         """Returns the swept keys, in the order of the command line."""
         return list(self.rows[0].params) if self.rows else []
+
+    @property
+    def keys(self) -> list[str]:
+        """Returns the swept keys without the seed, which tells the runs of one setting apart."""
+        return [key for key in self.params if key != leaderboard.SEED]
 
     @property
     def best_line(self) -> str | None:
@@ -103,7 +119,113 @@ def look(study: StudyDir, metric: str | None = None, say: Callable[[str], None] 
         )
         raise choose("--metric", metric, names)
     use = results.usage(study) if parts else None
-    return Report(study, name, higher_is_better, rows, use, searched)
+    scales: dict[str, Scale] = {
+        swept.key.lstrip("+"): "log" if swept.log else "linear"
+        for part in parts for swept in from_json(part.get("space", ())) if isinstance(swept, Interval)
+    }  # fmt: skip
+    return Report(study, name, higher_is_better, rows, use, searched, scales)
+
+
+def left_out(report: Report) -> list[str]:
+    """Returns a sentence for each kind of run that no mean is of, and for each reason to read the means with care."""
+    lists, metric = report.account, report.metric
+    said = []
+    if lists.shorter:
+        names = [f"{_name(report, r)}: {r.epochs:g} epochs" for r in lists.shorter]
+        said.append(
+            f"{_runs(lists.shorter)} trained less than others of the same setting, and no mean counts these: "
+            f"{listing(names, NAMED)}."
+        )
+    if lists.failed:
+        said.append(f"{_runs(lists.failed)} failed: no mean counts these.")
+    if lists.unscored:
+        names = [_name(report, r) for r in lists.unscored]
+        said.append(f"{_runs(lists.unscored)} ended without a finite {metric}: {listing(names, NAMED)}.")
+    if lists.open:
+        said.append(f"{_runs(lists.open)} without a score so far.")
+    unfinished = [r for r in lists.compared if r.phase not in (Phase.DONE, leaderboard.PAUSED)]
+    if unfinished:
+        phases = ", ".join(f"{n} {phase}" for phase, n in Counter(r.phase for r in unfinished).most_common())
+        said.append(f"{_runs(unfinished)} did not come to the end so far ({phases}); the last score counts.")
+    if len({s.epochs for s in report.settings}) > 1 and "train.epochs" not in report.params:
+        paused = sum(r.phase == leaderboard.PAUSED for r in lists.compared)
+        said.append(
+            f"{paused} runs were stopped at a rung: settings that trained longer come first."
+            if paused
+            else "The settings trained for different numbers of epochs: see the column."
+        )
+    return said
+
+
+def _runs(rows: Sequence[Result]) -> str:
+    return f"{len(rows)} run{'s' * (len(rows) != 1)}"
+
+
+def _name(report: Report, r: Result) -> str:
+    return " ".join(f"{key}={r.params.get(key)}" for key in report.params) or r.run_id
+
+
+def leaderboard_columns(report: Report, top: int) -> list[Column]:
+    """Returns the table of the `top` best settings; the seeds are "2 of 3" if a run is not in its setting's mean."""
+    shown = report.settings[:top]
+    means, halves = [s.mean for s in shown], [s.half_width for s in shown]
+    decimals = table.places(means, halves)
+    counts = [(len(s.results), len(s.results) + len(s.others)) for s in shown]
+    seeds = [str(n) if n == whole else f"{n} of {whole}" for n, whole in counts]
+    columns = [
+        table.texts("#", list(range(1, len(shown) + 1))),
+        table.figures(report.metric, means, decimals),
+        table.figures("± 95 %", halves, decimals),
+        table.texts("vs best", [like_best(s) for s in shown]),
+        Column("seeds", seeds, [n for n, _ in counts]),
+        table.texts("epochs", [s.epochs for s in shown]),
+        *(_swept(report, key, [s.params.get(key) for s in shown]) for key in report.keys),
+    ]
+    return [c for c in columns if set(c.cells) - {"", table.UNKNOWN}]  # without seeds nothing is compared
+
+
+def _swept(report: Report, key: str, values: list[Any]) -> Column:
+    """Returns the column of a swept setting: four digits of numbers on a logarithmic scale, else the same decimals."""
+    if report.scales.get(key) == "linear" and all(isinstance(v, float) for v in values):
+        return table.figures(key, values)
+    return table.texts(key, values)
+
+
+def scores_of_best(report: Report) -> str:
+    """Returns the score of each run that the best mean is of, in words."""
+    runs = _by_seed(report.settings[0].results)
+    cells = table.figures(report.metric, [r.value for r in runs]).cells
+    seeded = leaderboard.SEED in report.params
+    names = [f"seed {r.params.get(leaderboard.SEED)}" if seeded else r.run_id for r in runs]
+    return listing([f"{name} {cell}" for name, cell in zip(names, cells, strict=True)], MOST_SEEDS)
+
+
+def _by_seed(rows: Sequence[Result]) -> list[Result]:
+    seeds = [r.params.get(leaderboard.SEED) for r in rows]
+    if not all(isinstance(seed, int) for seed in seeds):
+        return list(rows)
+    return sorted(
+        rows, key=lambda r: r.params[leaderboard.SEED]
+    )  # runs of a folder are in the order of their ids
+
+
+def seeds_of_best(report: Report) -> list[Column]:
+    """Returns the table of all runs of the best setting, those that are not in its mean included."""
+    best = report.settings[0]
+    runs = [*_by_seed(best.results), *_by_seed(best.others)]
+    scores = [r.value for r in runs]
+    columns = [
+        table.figures(report.metric, scores, table.places(scores)),
+        table.texts("epochs", [r.epochs for r in runs]),
+        table.texts("state", [r.phase for r in runs]),
+        table.texts("run", [f"{report.study.name}/{r.run_id}" for r in runs]),
+    ]
+    if best.others:
+        counts = ["yes"] * len(best.results) + ["no"] * len(best.others)
+        columns.insert(-1, table.texts("in the mean", counts))
+    if leaderboard.SEED in report.params:
+        columns.insert(0, table.texts("seed", [r.params.get(leaderboard.SEED) for r in runs]))
+    return columns
 
 
 def table_rows(report: Report) -> list[dict[str, Any]]:
@@ -148,10 +270,10 @@ def as_json(report: Report) -> dict[str, object]:
         "settings": [
             {"params": dict(s.params), "mean": s.mean, "half_width": s.half_width, "epochs": s.epochs,
              "like_best": s.like_best, "runs": [r.run_id for r in s.results],
-             "values": [r.value for r in s.results]}
+             "left_out": [r.run_id for r in s.others], "values": [r.value for r in s.results]}
             for s in report.settings
         ],
-        "runs": table_rows(report),
+        "notes": left_out(report), "runs": table_rows(report),
     }  # fmt: skip
 
 

@@ -75,6 +75,8 @@ def read(study: StudyDir, metric: str) -> list[Result]:
     spent = seconds(study)
     keys = list(dict.fromkeys(key for t in trials.values() for key in t.params))
     trials = {run_id: _with_all(t, keys) for run_id, t in trials.items()}
+    if also := _also_different(list(trials.values())):
+        trials = {run_id: _with_all(t, [*keys, *also]) for run_id, t in trials.items()}
     return [
         _result(study.run(t.run_id), t, last.get(t.run_id), spent.get(t.run_id), metric)
         for t in trials.values()
@@ -91,6 +93,31 @@ def _with_all(trial: Trial, keys: Sequence[str]) -> Trial:
     return replace(trial, params=configured | dict(trial.params))
 
 
+def _also_different(trials: Sequence[Trial]) -> list[str]:
+    """Returns the settings that tell runs apart which are alike in all that was swept: two calls of `sweep` may have
+    given other values to all of their runs (train.epochs=5, later train.epochs=10)."""
+    alike: dict[str, dict[tuple[str, ...], Trial]] = {}
+    for t in trials:
+        alike.setdefault(repr(sorted(t.params.items(), key=str)), {}).setdefault(t.fixed, t)
+    groups = [[dict(_flat(t.config)) for t in group.values()] for group in alike.values() if len(group) > 1]
+    return list(dict.fromkeys(key for group in groups for key in _differing(group)))
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the settings that differ between flat configurations, but for those of the place where a run runs.
+
+    Of two networks (model.name differs) those settings count that both have.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config)
+    found = [key for key in keys if len({json.dumps(c.get(key)) for c in configs}) > 1]
+    kinds = {key.removesuffix("name") for key in found if key.endswith(".name")}
+    return [
+        key for key in found
+        if not key.startswith(("run.", "cluster.", "resources."))
+        and (all(key in c for c in configs) or f"{key.partition('.')[0]}." not in kinds)
+    ]  # fmt: skip
+
+
 def read_plain(study: StudyDir, metric: str, say: Callable[[str], None]) -> list[Result]:
     """Returns the results of runs that `submit` or `train` put into one folder; the settings that differ between
     them count as swept. A run whose config.yaml cannot be read has None for each setting; `say` hears why."""
@@ -98,8 +125,7 @@ def read_plain(study: StudyDir, metric: str, say: Callable[[str], None]) -> list
     configs = [_config(run, say) for run in members]
     flat = [dict(_flat(c)) for c in configs]
     read = [f for f in flat if f]
-    keys = [k for k in (read[0] if read else {}) if len({json.dumps(f.get(k)) for f in read}) > 1]
-    keys = [k for k in keys if not k.startswith(("run.", "cluster.", "resources."))]
+    keys = _differing(read)
     results = []
     for run, config, values in zip(members, configs, flat, strict=True):
         params = {key: values.get(key) for key in keys}

@@ -14,7 +14,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +191,15 @@ def distributions(space: Sequence[Swept]) -> dict[str, Any]:
 
 
 def importances(
-    params: Mapping[str, Sequence[Any]], values: Sequence[float], higher_is_better: bool
+    params: Mapping[str, Sequence[Any]],
+    values: Sequence[float],
+    higher_is_better: bool,
+    log: Container[str] = (),
 ) -> dict[str, float]:
-    """Returns how much each setting matters to the better runs; {} if Optuna is missing or cannot say."""
+    """Returns how much each setting matters to the better runs; {} if Optuna is missing or cannot say.
+
+    `log`: the settings that were swept on a logarithmic scale.
+    """
     try:
         library = optuna()
     except UserError:
@@ -203,9 +209,7 @@ def importances(
     for key, given in params.items():
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
         if numbers and len(set(given)) > 8:
-            space[key] = kinds.FloatDistribution(
-                min(given), max(given), log=min(given) > 0 and max(given) > 30 * min(given)
-            )
+            space[key] = kinds.FloatDistribution(min(given), max(given), log=key in log)
         else:
             space[key] = kinds.CategoricalDistribution(sorted({str(v) for v in given}))
     study = library.create_study(direction="maximize" if higher_is_better else "minimize")

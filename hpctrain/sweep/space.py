@@ -8,8 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hpctrain.config.load import to_dict
@@ -54,13 +53,3 @@ def as_value(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError):
         return {"true": True, "false": False, "null": None}.get(text, text)
     return value if isinstance(value, int | float | str) else text
-
-
-def as_json(space: Sequence[Swept]) -> list[dict[str, Any]]:
-    """Returns the space as plain values for JSON."""
-    return [asdict(s) for s in space]
-
-
-def from_json(values: Sequence[Mapping[str, Any]]) -> list[Swept]:
-    """Returns the space that `as_json` wrote."""
-    return [Choice(v["key"], tuple(v["values"])) if "values" in v else Interval(**v) for v in values]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
+from hpctrain.config.swept import as_json
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.job_environment import user_name
 from hpctrain.launch.prepare import with_places
@@ -25,7 +26,6 @@ from hpctrain.storage import lock
 from hpctrain.storage.folders import absolute, check_root
 from hpctrain.storage.run_state import Reason
 from hpctrain.sweep import living
-from hpctrain.sweep import space as spaces
 from hpctrain.sweep.arrays import Plan, array_parameters, plan_for, wall_bound_s
 from hpctrain.sweep.asha import rung_epochs, share_of_epochs
 from hpctrain.sweep.request import Request
@@ -154,7 +154,7 @@ def _publish(study: StudyDir, request: Request, retry: str | None) -> None:
     part: Part = {
         "path": str(study.path), "comment": study.comment,
         "time": time.time(), "user": user_name(), "command": os.environ.get("HPCTRAIN_COMMAND", ""),
-        "fixed": request.fixed, "space": spaces.as_json(request.space), "sweep": asdict(request.settings),
+        "fixed": request.fixed, "space": as_json(request.space), "sweep": asdict(request.settings),
         "task": config.task.name, "ranks": config.ranks, "on_slurm": config.cluster.kind == "slurm",
         "signal_s": config.cluster.signal_s, "slurm_conf": slurm_conf(config),
         "trials": [

@@ -75,7 +75,7 @@ class Suggestion(StoredTrial):
 
 
 class Part(TypedDict, total=False):
-    """parts/<n>.json: what a `sweep` asked for. `space` is space.as_json's; `sweep` is its SweepConfig, plain.
+    """parts/<n>.json: what a `sweep` asked for. `space` is swept.as_json's; `sweep` is its SweepConfig, plain.
 
     `path` is the study's folder as this `sweep` knew it, `comment` that of its jobs.
     """

@@ -21,7 +21,7 @@ from pathlib import Path
 from hpctrain import job_environment
 from hpctrain.config.load import from_dict
 from hpctrain.config.settings import Config
-from hpctrain.config.swept import Swept
+from hpctrain.config.swept import Swept, from_json
 from hpctrain.data import identify
 from hpctrain.errors import RunFailed, UserError
 from hpctrain.launch.processes import Process, preload, start
@@ -36,7 +36,6 @@ from hpctrain.storage.run_state import Phase, Reason, Submission, reason_of_oser
 from hpctrain.sweep.claims import JUDGED, Claim
 from hpctrain.sweep.outcome import judge
 from hpctrain.sweep.settings import SweepConfig, objective, sweep_config
-from hpctrain.sweep.space import from_json
 from hpctrain.sweep.study_dir import Ended, JobRecord, StudyDir, Trial
 from hpctrain.sweep.work_queue import WorkQueue
 from hpctrain.training.stop import StopFlag

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from hpctrain.report import html, plots
+from hpctrain.report import html, plots, table
+from hpctrain.report.axis import axis
 
 PROBE = """
 <script>addEventListener('load', function () {
@@ -38,18 +39,21 @@ def page():
         "optimizer.lr": [0.001, 0.01, 0.1, 1.0],
         "a_setting.with.a_long_name": ["one", "two", "one", "two"],
     }
+    axes = {key: axis(given) for key, given in params.items()}
+    found = plots.scores("accuracy", values, True)
     curves = [[(1.0, v / 2), (2.0, v)] for v in values]
     blocks = [
         html.Facts([("best accuracy", "0.9 ± 0.01"), ("epochs", "20")]),
         html.Text("Some text that says what was found, long enough to be broken into several lines on a phone."),
         html.Code("hpctrain submit " + " ".join(f"some.setting.number_{n}=0.123456789" for n in range(9))),
-        html.Table(["run", "accuracy", *[f"column {n}" for n in range(12)]], [
-            (f"run{n}", v, *["cell"] * 12) for n, v in enumerate(values)
+        html.Table([
+            table.texts("run", [f"run{n}" for n in range(4)]), table.figures("accuracy", values),
+            *(table.texts(f"column {n}", ["cell"] * 4) for n in range(12)),
         ], frozenset({1})),
-        html.Picture(plots.learning_curves(curves, values, 1, "accuracy"), "curves"),
-        html.Picture(plots.parallel_coordinates(params, values, "accuracy", True), "coordinates"),
-        html.Picture(plots.bars({"optimizer.lr": 0.8, "seed": 0.2}, "importance"), "importance", "a caption"),
-        html.Grid([html.Picture(plots.slice_of(k, v, values, "accuracy"), k, wide=False) for k, v in params.items()]),
+        html.Picture(plots.learning_curves(curves, found, {1}, "curves"), "curves"),
+        html.Picture(plots.parallel_coordinates(axes, found, "all"), "coordinates"),
+        html.Picture(plots.bars({"optimizer.lr": 0.8, "seed": 0.2}, "what matters", "importance"), "bars", "a caption"),
+        html.Grid([html.Picture(plots.slice_of(k, v, found), k, wide=False) for k, v in axes.items()]),
     ]  # fmt: skip
     return html.page("Study x", "four runs", [html.Section("Result", blocks), html.Section("Empty", [])])
 

@@ -282,6 +282,24 @@ def test_plot(capsys, tmp_path, suffix):
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
+def test_a_roofline_names_its_largest_layers_and_tells_its_bars_apart(capsys, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    command.main(["model=vgg16", "device=A100", "--plot", str(tmp_path / "a.png"), "--json"])
+    capsys.readouterr()
+    bars, roofline = drawn[0].axes
+    hatches = [group[0].get_hatch() for group in bars.containers]
+    assert len(set(hatches)) == 3
+    names = [text.get_text() for text in roofline.texts]
+    assert {"features.2", "features.7"} < set(names)
+    assert "NVIDIA A100" in names[-1]
+    assert drawn[0].get_suptitle().startswith("vgg16, one image")
+    markers = {str(group.get_paths()[0]) for group in roofline.collections}
+    assert len(markers) == 2, "compute-bound and memory-bound layers differ in a grey print too"
+
+
 def test_measure_gives_this_machines_peaks(capsys, monkeypatch):
     from hpctrain import hardware
 

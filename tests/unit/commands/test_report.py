@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hpctrain.commands.report import main
 from hpctrain.errors import UserError
-from hpctrain.report import html
+from hpctrain.report import html, table
 from hpctrain.sweep.report import look
 from hpctrain.sweep.study_dir import StudyDir
 
@@ -51,14 +54,18 @@ def test_the_page_needs_nothing_else(plain):
     main(["mine", "--root", str(plain.path.parent)])
     page = (plain.path / "report.html").read_text()
     assert re.findall(r"https?:|src=\"(?!data:)|@import|url\(", page) == []
-    assert page.count('src="data:image/png;base64,') == 4  # curves, two slices, parallel coordinates
+    assert (
+        page.count('src="data:image/png;base64,') == 2
+    )  # curves, and a slice of the rate: a seed is not a setting
     for title in ("Result", "Leaderboard", "Learning curves", "What matters", "Cost"):
         assert f"<h2>{title}</h2>" in page
     assert "Failed runs" not in page
 
 
 def test_what_users_wrote_is_escaped():
-    page = html.page("<a>", "b", [html.Section("c", [html.Table(["<x>"], [["<script>alert(1)</script>"]])])])
+    page = html.page(
+        "<a>", "b", [html.Section("c", [html.Table([table.texts("<x>", ["<script>alert(1)</script>"])])])]
+    )
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
 
@@ -93,3 +100,40 @@ def test_a_study_without_results_says_so(plain):
     found = look(plain)
     assert found.settings == []
     assert found.verdict() == "No run has a result yet."
+
+
+def test_a_narrow_terminal_has_the_table_in_parts(plain, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["mine", "--root", str(plain.path.parent), "--no-html"]) == 0
+    out = capsys.readouterr().out
+    table = out.partition("\n")[2].partition("Best:")[0].splitlines()
+    heads = [line.split() for line in table if line.startswith("#")]
+    assert heads == [
+        ["#", "accuracy", "±", "95", "%", "vs", "best", "seeds"],
+        ["#", "epochs", "optimizer.lr"],
+    ]
+    assert [line.split()[:3] for line in table[1:3]] == [["1", "0.225", "0.064"], ["2", "0.125", "0.064"]]
+    assert [line.split() for line in table[-2:]] == [["1", "2", "0.2"], ["2", "2", "0.1"]]
+    assert max(map(len, table)) <= 40
+    assert "its runs: seed 0 0.2200, seed 1 0.2300" in out
+
+
+def test_more_failed_runs_than_are_shown_are_counted(plain, capsys):
+    for run in plain.path.glob("*/state.json"):
+        run.write_text(json.dumps({"phase": "failed", "reason": "ERROR", "detail": "x"}))
+    for n in range(4):
+        shutil.copytree(next(plain.path.glob("lenet*")), plain.path / f"copy{n}")
+    main(["mine", "--root", str(plain.path.parent), "--no-html"])
+    out, err = capsys.readouterr()
+    assert "8 runs failed: no mean counts these." in out
+    assert "failed: 3 more; the page and --json have all" in err
+
+
+def test_a_report_needs_neither_torch_nor_hydra_and_without_a_page_no_matplotlib(plain):
+    code = (
+        "import sys; from hpctrain.cli import main; "
+        f"main(['report', 'mine', '--root', {str(plain.path.parent)!r}, '--no-html']); "
+        "print([m for m in ('torch', 'hydra', 'matplotlib', 'optuna') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,10 +1,25 @@
 """Values of an interval: where they lie, and how an override writes them."""
 
+import json
 import random
 
 import pytest
 
-from hpctrain.config.swept import Interval
+from hpctrain.config.swept import Choice, Interval, as_json, from_json
+
+
+def test_a_space_comes_back_from_json():
+    space = [
+        Choice("optimizer.lr", ("0.1", "1e-2")),
+        Interval("optimizer.weight_decay", 1e-5, 0.1, log=True, integer=False),
+        Interval("train.epochs", 1, 5, log=False, integer=True),
+    ]
+    text = json.dumps(as_json(space))
+    assert json.loads(text)[:2] == [
+        {"key": "optimizer.lr", "values": ["0.1", "1e-2"]},
+        {"key": "optimizer.weight_decay", "low": 1e-5, "high": 0.1, "log": True, "integer": False},
+    ]
+    assert from_json(json.loads(text)) == space
 
 
 class At(random.Random):

@@ -51,3 +51,20 @@ def test_without_a_score_there_is_no_figure(tmp_path):
     draw_curves([TrainRecord(4)], [], tmp_path / "c.png", "run")  # all its steps were without effect
     draw_curves([], [], tmp_path / "c.png", "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_panels_have_titles_units_and_one_legend(tmp_path, drawn):
+    train = [
+        TrainRecord(step, step / 4, scores={"loss": loss, "accuracy": 0.5})
+        for step, loss in ((1, 2.0), (2, 1e12))
+    ]
+    odd = [ValidationRecord(4, 1.0, {"loss": float("nan"), "accuracy": 0.6})]
+    draw_curves(train, odd, tmp_path / "c.png", "run $a_1")
+    (figure,) = drawn
+    assert figure.get_suptitle() == "run $a_1"
+    assert [ax.get_xlabel() for ax in figure.axes] == ["epoch", "epoch"]
+    assert all(ax.yaxis.get_offset_text().get_text() == "" for ax in figure.axes), "no factor beside the axis"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "validation"]
+    train_line, validation_line = figure.axes[1].lines
+    assert train_line.get_linestyle() != validation_line.get_linestyle()
+    assert len(figure.axes[0].lines) == 1, "a value that is not a number is no point"

@@ -1,13 +1,17 @@
 """A page as its reader gets it: what stands where, that all text is escaped, and how numbers are written."""
 
 import base64
+import re
 from html.parser import HTMLParser
 
 import pytest
 
-from hpctrain.report.html import Code, Facts, Grid, Picture, Section, Table, Text, number, page
+from hpctrain.report import table
+from hpctrain.report.html import Code, Facts, Grid, Picture, Section, Table, Text, page
 
 EVIL = """<b>&"'"""
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + (400).to_bytes(4, "big")  # 400 dots wide: two inches
+DATA = base64.b64encode(PNG).decode()
 SAFE = "&lt;b&gt;&amp;&quot;&#x27;"
 
 
@@ -51,31 +55,40 @@ def test_sections_without_blocks_are_left_out_and_not_counted():
             f"<dl><div><dt>loss</dt><dd>0.1</dd></div><div><dt>{SAFE}</dt><dd>{SAFE}</dd></div></dl>",
         ),
         (
-            Picture(b"png", EVIL, EVIL),
-            f'<figure><img class=wide-img alt="{SAFE}" src="data:image/png;base64,cG5n">'
+            Picture(PNG, EVIL, EVIL),
+            f'<figure><img class=wide-img style=\'width:192px\' alt="{SAFE}" src="data:image/png;base64,{DATA}">'
             f"<figcaption>{SAFE}</figcaption></figure>",
         ),
         (
-            Picture(b"png", "small", wide=False),
-            '<figure><img alt="small" src="data:image/png;base64,cG5n"></figure>',
+            Picture(PNG, "small", wide=False),
+            f'<figure><img style=\'width:192px\' alt="small" src="data:image/png;base64,{DATA}"></figure>',
         ),
         (
-            Grid([Picture(b"1", "a", wide=False), Picture(b"2", "b", wide=False)]),
-            '<div class=grid><figure><img alt="a" src="data:image/png;base64,MQ=="></figure>'
-            '<figure><img alt="b" src="data:image/png;base64,Mg=="></figure></div>',
+            Grid([Picture(PNG, "a", wide=False), Picture(PNG, "b", wide=False)]),
+            "<div class=grid>"
+            + "".join(
+                f'<figure><img style=\'width:192px\' alt="{name}" src="data:image/png;base64,{DATA}"></figure>'
+                for name in "ab"
+            )
+            + "</div>",
         ),
+        # Numbers stand to the right, and so do their heads; what is not known is sorted last.
         (
-            Table(("run", EVIL), [("a", 1), (EVIL, 0.123456)], frozenset({1})),
+            Table(
+                [table.texts("run", ["a", EVIL, "c"]), table.figures(EVIL, [1.0, 0.123456, None])],
+                frozenset({1}),
+            ),
             "<div class='wide'><table><thead><tr>"
-            f"<th scope='col'><button>run</button></th><th scope='col'><button>{SAFE}</button></th>"
+            f"<th scope='col'><button>run</button></th><th scope='col' class=n><button>{SAFE}</button></th>"
             "</tr></thead><tbody>"
-            '<tr><td>a</td><td class=n data-v="1">1</td></tr>'
+            '<tr><td>a</td><td class=n data-v="1.0">1.0000</td></tr>'
             f'<tr class=marked><td>{SAFE}</td><td class=n data-v="0.123456">0.1235</td></tr>'
+            "<tr><td>c</td><td class=n>–</td></tr>"
             "</tbody></table></div>",
         ),
         # Truth and absence are words, not numbers to sort by.
         (
-            Table(("a", "b"), [(True, None)]),
+            Table([table.texts("a", [True]), table.texts("b", [None])]),
             "<div class='wide'><table><thead><tr>"
             "<th scope='col'><button>a</button></th><th scope='col'><button>b</button></th>"
             "</tr></thead><tbody><tr><td>True</td><td>–</td></tr></tbody></table></div>",
@@ -88,27 +101,6 @@ def test_blocks(block, expected):
 
 def test_blocks_stand_in_order():
     assert body(Text("a"), Code("b"), Text("c")) == "<p>a</p><pre><code>b</code></pre><p>c</p>"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, "–"),
-        (12345678, "12345678"),
-        ("0.123456", "0.123456"),
-        (0.123456, "0.1235"),
-        (12345.6, "12,346"),
-        (1234.56, "1,235"),
-        (1.0, "1"),
-        (-999999.0, "-999,999"),
-        (1e6, "1,000,000"),
-        (-1234567.0, "-1,234,567"),
-        (1.2346e-7, "1.235e-07"),
-        (float("nan"), "nan"),
-    ],
-)
-def test_numbers(value, expected):
-    assert number(value) == expected
 
 
 class Reader(HTMLParser):
@@ -129,8 +121,8 @@ class Reader(HTMLParser):
 
 def test_a_page_is_whole_and_needs_no_network():
     blocks = [
-        Text(EVIL), Facts([("a", EVIL)]), Table((EVIL,), [(EVIL,)], frozenset({0})),
-        Grid([Picture(b"png", EVIL, EVIL)]),
+        Text(EVIL), Facts([("a", EVIL)]), Table([table.texts(EVIL, [EVIL])], frozenset({0})),
+        Grid([Picture(PNG, EVIL, EVIL)]),
     ]  # fmt: skip
     reader = Reader()
     reader.feed(page(EVIL, EVIL, [Section(EVIL, blocks)]))
@@ -143,3 +135,11 @@ def test_a_picture_comes_back_byte_by_byte():
     png = bytes(range(256))
     data = body(Picture(png, "")).partition("base64,")[2].partition('"')[0]
     assert base64.b64decode(data) == png
+
+
+def test_what_is_too_wide_scrolls_and_the_page_does_not():
+    style = page("", "", []).partition("<style>")[2].partition("</style>")[0]
+    assert ".wide{overflow-x:auto" in style
+    assert "figure{margin:1em 0;overflow-x:auto}" in style
+    assert re.search(r"@media\(max-width:44rem\)\{figure img.wide-img\{max-width:none\}\}", style)
+    assert "td.n,th.n{text-align:right" in style

@@ -138,7 +138,10 @@ def test_energy_is_shown_where_it_is_reported(study, capsys):
         summary = {"energy": {"joules": {"gpu": 640.0}, "samples": 320}}
         RunDir(run).state.beat(summary=summary)
     assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
-    assert "joules per sample, GPUs (NVML): 1 GPUs 2 ± 0, 2 GPUs 2 ± 0\n" in capsys.readouterr().out
+    assert (
+        "joules per sample, GPUs (NVML): 1 GPUs 2.000 ± 0.000, 2 GPUs 2.000 ± 0.000\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_runs_timeline_is_summed_up(study, capsys):

@@ -1,6 +1,5 @@
 """The swept space as runs: every combination once, draws that repeat, and what a run's settings are."""
 
-import json
 import random
 from itertools import islice
 
@@ -12,7 +11,7 @@ from hpctrain.config.swept import Choice, Interval
 from hpctrain.data.identify import run_id
 from hpctrain.errors import UserError
 from hpctrain.sweep.settings import SweepConfig
-from hpctrain.sweep.space import as_json, as_value, combinations, draw, from_json, trial
+from hpctrain.sweep.space import as_value, combinations, draw, trial
 
 RATES = Choice("optimizer.lr", ("0.1", "1e-2"))
 SCHEDULES = Choice("schedule", ("constant", "cosine", "step"))
@@ -94,13 +93,3 @@ def test_a_trial_that_cannot_be_is_refused():
 def test_values_of_overrides(text, value):
     found = as_value(text)
     assert (type(found), found) == (type(value), value)
-
-
-def test_a_space_comes_back_from_json():
-    space = [RATES, DECAY, Interval("train.epochs", 1, 5, log=False, integer=True)]
-    text = json.dumps(as_json(space))
-    assert json.loads(text)[:2] == [
-        {"key": "optimizer.lr", "values": ["0.1", "1e-2"]},
-        {"key": "optimizer.weight_decay", "low": 1e-5, "high": 0.1, "log": True, "integer": False},
-    ]
-    assert from_json(json.loads(text)) == space

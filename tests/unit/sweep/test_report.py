@@ -1,0 +1,208 @@
+"""What a report says of a study: every run is accounted for, and the best setting shows all its runs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpctrain.config.swept import Choice, Interval
+from hpctrain.report import table
+from hpctrain.sweep import leaderboard
+from hpctrain.sweep.report import as_json, leaderboard_columns, left_out, look, scores_of_best, seeds_of_best
+from hpctrain.sweep.results import Result
+from tests.studies import Made, curve
+
+FAILED = ("failed", "OUT_OF_MEMORY")
+
+
+def cells(columns):
+    return {column.head: list(column.cells) for column in columns}
+
+
+def test_runs_of_another_length_are_a_column(tmp_path):
+    """Two calls of `sweep` with another train.epochs for all: the shorter runs once vanished without a word."""
+    made = Made(tmp_path)
+    for epochs in (2, 3):
+        for lr in (0.1, 0.2):
+            for seed in (0, 1):
+                config = {"train": {"epochs": epochs, "batch_size": 8}, "run": {"study": f"at {epochs}"}}
+                made.run(
+                    {"optimizer.lr": lr, "seed": seed},
+                    curve(lr + epochs + seed / 100, epochs),
+                    config=config,
+                )
+        study = made.write(fixed=[f"train.epochs={epochs}"])
+    found = look(study)
+    assert len(found.account.compared) == len(found.rows) == 8
+    shown = cells(leaderboard_columns(found, 9))
+    assert shown["train.epochs"] == ["3", "3", "2", "2"]
+    assert "run.study" not in shown, "where a run is does not tell it from others"
+    assert left_out(found) == []
+
+
+def test_other_settings_of_a_later_call_are_no_seeds(tmp_path):
+    """The same rate for another network is another setting."""
+    made = Made(tmp_path)
+    for model in ({"name": "mlp", "hidden": 8}, {"name": "lenet"}):
+        made.run({"optimizer.lr": 0.1}, [0.5 if "hidden" in model else 0.7], config={"model": model})
+        study = made.write(fixed=[f"model={model['name']}"])
+    found = look(study)
+    assert [(s.params, len(s.results)) for s in found.settings] == [
+        ({"optimizer.lr": 0.1, "model.name": "lenet"}, 1), ({"optimizer.lr": 0.1, "model.name": "mlp"}, 1),
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_cut_short_is_named(tmp_path):
+    made = Made(tmp_path)
+    for seed, (epochs, end) in enumerate(
+        [(4, ("done", "DONE")), (4, ("done", "DONE")), (2, ("cancelled", "CANCELLED"))]
+    ):
+        made.run({"lr": 0.1, "seed": seed}, curve(0.8 + seed / 100, epochs), end)
+    found = look(made.write())
+    assert cells(leaderboard_columns(found, 9))["seeds"] == ["2 of 3"]
+    assert left_out(found) == [
+        "1 run trained less than others of the same setting, and no mean counts these: lr=0.1 seed=2: 2 epochs."
+    ]
+    (setting,) = as_json(found)["settings"]
+    assert (setting["runs"], setting["left_out"]) == (["r0000", "r0001"], ["r0002"])
+
+
+def test_failed_open_and_unscored_runs_are_counted(tmp_path):
+    made = Made(tmp_path)
+    made.run({"lr": 0.1}, [0.5, 0.6])
+    made.run({"lr": 0.2}, [0.5], FAILED)
+    made.run({"lr": 0.3}, [0.5, float("nan")])
+    made.run({"lr": 0.4}, [], ("running", None))
+    made.run({"lr": 0.5}, None)
+    made.run({"lr": 0.6}, [], ("done", "DONE"))
+    made.run({"lr": 0.7}, [0.4], ("running", None))
+    found = look(made.write())
+    assert left_out(found) == [
+        "1 run failed: no mean counts these.",
+        "2 runs ended without a finite accuracy: lr=0.3, lr=0.6.",
+        "2 runs without a score so far.",
+        "1 run did not come to the end so far (1 running); the last score counts.",
+        "The settings trained for different numbers of epochs: see the column.",
+    ]
+    assert as_json(found)["notes"] == left_out(found)
+
+
+def test_many_names_are_cut_and_counted(tmp_path):
+    made = Made(tmp_path)
+    for n in range(9):
+        made.run({"lr": n}, [float("inf")])
+    found = look(made.write())
+    assert left_out(found) == ["9 runs ended without a finite accuracy: lr=0, lr=1, lr=2, lr=3 and 5 more."]
+    assert found.settings == []
+
+
+def test_paused_runs_come_after_those_that_trained_longer(tmp_path):
+    made = Made(tmp_path, sampler="random", trials=3, pruner="asha")
+    for lr, score, epochs in ((0.1, 0.9, 9), (0.2, 0.95, 3), (0.3, 0.97, 1)):
+        made.run({"lr": lr}, [score] * epochs, ("done", "DONE") if epochs == 9 else ("paused", "PAUSED"))
+    found = look(made.write([Interval("lr", 0.01, 1, log=True, integer=False)]))
+    assert cells(leaderboard_columns(found, 9))["lr"] == ["0.1", "0.2", "0.3"]
+    assert left_out(found) == ["2 runs were stopped at a rung: settings that trained longer come first."]
+
+
+def test_the_best_setting_shows_all_its_runs(tmp_path):
+    made = Made(tmp_path)
+    for lr, scores in ((0.1, (0.91, 0.93, None)), (0.2, (0.5, 0.6, 0.7))):
+        for seed, score in enumerate(scores):
+            made.run(
+                {"lr": lr, "seed": seed}, [score] if score else [], ("done", "DONE") if score else FAILED
+            )
+    found = look(made.write())
+    shown = cells(seeds_of_best(found))
+    assert (shown["seed"], shown["accuracy"]) == (["0", "1", "2"], ["0.9100", "0.9300", "–"])
+    assert (shown["state"], shown["in the mean"]) == (["done", "done", "failed"], ["yes", "yes", "no"])
+    assert shown["run"][0] == "s/r0000", "as `status` calls it"
+    assert scores_of_best(found) == "seed 0 0.9100, seed 1 0.9300"
+    # Student's t(1) = 12.706 times the standard error 0.01.
+    table = cells(leaderboard_columns(found, 9))
+    assert (table["accuracy"], table["± 95 %"]) == (["0.92", "0.60"], ["0.13", "0.25"])
+    assert "in the mean" not in cells(seeds_of_best(look(twice(tmp_path))))
+
+
+def twice(root):
+    made = Made(root, "twice")
+    for seed in (0, 1):
+        made.run({"seed": seed}, [0.5])
+    return made.write()
+
+
+def test_scales_are_those_of_the_sweep(tmp_path):
+    made = Made(tmp_path)
+    made.run({"a": 0.1234567, "b": 0.5, "c": 3}, [0.5])
+    space = [Interval("a", 1e-4, 1, log=True, integer=False), Interval("+b", 0, 1, log=False, integer=False)]
+    found = look(made.write([*space, Choice("c", ("3",))]))
+    assert found.scales == {"a": "log", "b": "linear"}
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_negative_and_equal_scores(tmp_path, metric):
+    made = Made(tmp_path, metric=metric)
+    for lr in (0.1, 0.2):
+        for seed in (0, 1):
+            made.run({"lr": lr, "seed": seed}, [-2.5], metric=metric)
+    found = look(made.write())
+    assert cells(leaderboard_columns(found, 9))[metric] == ["-2.500", "-2.500"]
+    assert cells(leaderboard_columns(found, 9))["± 95 %"] == ["0.000", "0.000"]
+
+
+def test_without_seeds_nothing_is_compared(tmp_path):
+    made = Made(tmp_path)
+    for lr in (0.1, 0.2):
+        made.run({"lr": lr}, [lr])
+    assert [c.head for c in leaderboard_columns(look(made.write()), 9)] == [
+        "#",
+        "accuracy",
+        "seeds",
+        "epochs",
+        "lr",
+    ]
+
+
+PHASES = (
+    "done",
+    "failed",
+    "cancelled",
+    "running",
+    "waiting",
+    "paused",
+    "submitted",
+    "interrupted",
+    "requeued",
+    "lost",
+)
+ROWS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3), st.sampled_from(PHASES),
+              st.none() | st.floats(-1, 1)), max_size=20,
+)  # fmt: skip
+
+
+@given(ROWS, st.booleans())
+def test_every_run_is_in_one_list(rows, higher_is_better):
+    results = [
+        Result(
+            str(n), {"lr": lr, "seed": seed}, (), (), phase, None, None, value, float(epochs), [], 1, 1.0, 0.0
+        )
+        for n, (lr, seed, epochs, phase, value) in enumerate(rows)
+    ]
+    settings = leaderboard.rank(results, higher_is_better)
+    lists = leaderboard.account(results, settings)
+    everywhere = [*lists.compared, *lists.shorter, *lists.unscored, *lists.failed, *lists.open]
+    assert sorted(r.run_id for r in everywhere) == sorted(r.run_id for r in results)
+    of_settings = [r.run_id for s in settings for r in (*s.results, *s.others)]
+    assert len(of_settings) == len(set(of_settings))
+    scored = {r.params["lr"] for r in results if r.value is not None}
+    assert len(of_settings) == sum(r.params["lr"] in scored for r in results)
+
+
+def test_a_table_of_a_study_fits_a_narrow_terminal(tmp_path):
+    made = Made(tmp_path)
+    for n in range(3):
+        made.run(
+            {f"group.a_setting_with_a_long_name_{k}": f"value-{n}-{k}" for k in range(6)}, [0.5 + n / 10]
+        )
+    found = look(made.write())
+    assert max(map(len, table.lines(leaderboard_columns(found, 9), 60))) <= 60
