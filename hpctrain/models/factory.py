@@ -181,7 +181,9 @@ def _load(model: nn.Module, path: Path) -> None:
     text = "; ".join(f"{fault}: {listing(keys, NAMED)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError("model.weights", path, f"does not fit the model; {text}")
-    model.load_state_dict(weights, strict=False, assign=any(getattr(kept, "is_meta", False) for kept in own.values()))
+    model.load_state_dict(
+        weights, strict=False, assign=any(getattr(kept, "is_meta", False) for kept in own.values())
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
