@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
+import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
@@ -22,6 +25,7 @@ from hpctrain.tasks import Batch, Task, make_task
 
 SAMPLES = 2  # batch norm needs two
 LARGEST = 500_000_000  # parameters; a login node is not the place for more
+PATIENCE_S = 10.0  # nor for a network that takes longer than this
 
 
 def inputs(config: Config, samples: int, pixels: int | None = None) -> tuple[Tensor, ...]:
@@ -36,10 +40,36 @@ def inputs(config: Config, samples: int, pixels: int | None = None) -> tuple[Ten
 def play(config: Config) -> None:
     """Runs the network and its loss once. Raises UserError with the user's file and line if that fails.
 
-    What the user's code prints is not shown: the ranks will print it again, into logs without secrets.
+    What the user's code prints is not shown: the ranks will print it again, into logs without secrets. A network that
+    takes longer than PATIENCE_S is left to the ranks.
     """
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with _for_at_most(PATIENCE_S), quiet[0], quiet[1]:
         _play(config)
+
+
+class _TooLong(BaseException):
+    """Not an Exception, so that the user's code does not catch it."""
+
+
+@contextlib.contextmanager
+def _for_at_most(seconds: float) -> Iterator[None]:
+    """Ends its block quietly after so many seconds, as soon as Python code runs; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    before, timer = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    with contextlib.suppress(_TooLong):
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _play(config: Config) -> None:

@@ -1,5 +1,8 @@
 """The user's network meets its data before anything starts: it passes, or one sentence says what is wrong and where."""
 
+import signal
+from pathlib import Path
+
 import pytest
 
 from hpctrain.data.derive import load
@@ -49,3 +52,15 @@ def test_a_network_too_large_for_a_login_node_is_not_tried(monkeypatch):
 )
 def test_made_up_samples_have_the_shapes_of_the_data(words, shapes):
     assert [tuple(t.shape) for t in rehearsal.inputs(config_of("Plain", *words), 3)] == shapes
+
+
+def test_a_network_that_takes_long_is_left_to_the_ranks(monkeypatch):
+    """It would wait for an hour; the timer is as before afterwards."""
+    monkeypatch.setattr(rehearsal, "PATIENCE_S", 0.5)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "slurm")
+    config = load(
+        ["model=custom", "model.target=slow_network:SlowNetwork", "+model.pause_s=3600", "data=digits"]
+    )
+    handler = signal.getsignal(signal.SIGALRM)
+    rehearsal.play(config)
+    assert signal.getsignal(signal.SIGALRM) is handler
