@@ -1,9 +1,9 @@
 """Allreduce algorithms run rank by rank in a small event simulation, with real numbers and a clock per rank.
 
 Independent of hpctrain/scaling/network.py, which must take the same seconds. A rank's step sends and receives at most
-one message; it ends when both are over, and receiving ranks add what arrives or replace what they have. A message begins
-when both of its ranks are there and takes α + β bytes (α, β of its link; messages that leave one node in the same step
-share its wire); adding takes γ a byte. The steps are those of Open MPI's coll_base_allreduce.c.
+one message; it ends when both are over, and receiving ranks add what arrives or replace what they have. A message
+begins when both of its ranks are there and takes α + β bytes (α, β of its link; messages that leave one node in the
+same step share its wire); adding takes γ a byte. The steps are those of Open MPI's coll_base_allreduce.c.
 """
 
 from collections import Counter

@@ -98,9 +98,9 @@ def recursive_doubling_s(network: Network, shape: Shape, size: float) -> float:
 def halving_s(network: Network, shape: Shape, size: float) -> float:
     """Returns 2kα + 2(q-1)/q βn + (q-1)/q γn for p = q = 2ᵏ: Rabenseifner's halving to reduce-scatter, then doubling.
 
-    Near ranks exchange first, with the larger halves. If p is not a power of two, q = 2ᵏ is the next lower one, and 3α +
-    2βn + γn/2 more are for the surplus ranks: neighbours exchange halves and sum them, one gives its half to the other
-    beforehand, and receives the whole sum in the end (Open MPI's coll_base_allreduce.c).
+    Near ranks exchange first, with the larger halves. If p is not a power of two, q = 2ᵏ is the next lower one, and
+    3α + 2βn + γn/2 more are for the surplus ranks: neighbours exchange halves and sum them, one gives its half to the
+    other beforehand, and receives the whole sum in the end (Open MPI's coll_base_allreduce.c).
     """
     fold, rounds = _rounds(shape, kept=0)
     total_s, part = 0.0, size
@@ -161,9 +161,9 @@ class _Round:
 def _rounds(shape: Shape, kept: int) -> tuple[_Round | None, list[_Round]]:
     """Returns the round in which surplus ranks fold (None if p is a power of two), and those at distances 1, 2, 4, ...
 
-    Of the first p - 2ᵏ pairs of neighbours one rank goes on: the odd one (`kept` = 1) or the even one (0). The model lets
-    a round begin when the one before has ended everywhere: with nodes of several ranks, off powers of two, that is too
-    slow by up to 45 % (tests/unit/scaling/test_network.py).
+    Of the first p - 2ᵏ pairs of neighbours one rank goes on: the odd one (`kept` = 1) or the even one (0). A round
+    begins when the one before has ended everywhere: with nodes of several ranks, off powers of two, that is too slow
+    by up to 45 % (tests/unit/scaling/test_network.py).
     """
     power = 1 << (shape.ranks.bit_length() - 1)
     pairs = [(2 * i, 2 * i + 1) for i in range(shape.ranks - power)]
