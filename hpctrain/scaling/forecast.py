@@ -78,6 +78,10 @@ def curves(predicted: Sequence[Predicted]) -> tuple[Series, Series]:
     fast = [p.batch / p.low_s for p in predicted if p.low_s]
     low = [p.efficiency_low for p in predicted if p.efficiency_low is not None]
     high = [p.efficiency_high for p in predicted if p.efficiency_high is not None]
-    rate = Series("predicted", x, [p.samples_per_s for p in predicted], slow, fast, look=scaling_plots.PREDICTED)
-    efficiency = Series("predicted", x, [p.efficiency for p in predicted], low, high, look=scaling_plots.PREDICTED)
+    rate = Series(
+        "predicted", x, [p.samples_per_s for p in predicted], slow, fast, look=scaling_plots.PREDICTED
+    )
+    efficiency = Series(
+        "predicted", x, [p.efficiency for p in predicted], low, high, look=scaling_plots.PREDICTED
+    )
     return rate, efficiency
