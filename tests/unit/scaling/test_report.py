@@ -157,18 +157,20 @@ def test_a_runs_timeline_is_summed_up(study, capsys):
     assert "Horovod's timeline on 2 GPUs: 1 bucket in 1 messages per step, 4 ms" in capsys.readouterr().out
 
 
+NOT = " is not shown: "
+
+
 @pytest.mark.parametrize(
     ("law", "said"),
     [
         (Fit("Amdahl", Value(0.1, 0.02), True), ": serial fraction 10.0 ± 2.0 %, speed-up at most 10 (8.33 to 12.5)"),
-        (Fit("Amdahl", Value(0.01, 0.04), True), " is not shown: its serial fraction, 1.0 ± 4.0 %, cannot be told from zero "
+        (Fit("Amdahl", Value(0.01, 0.04), True), f"{NOT}its serial fraction, 1.0 ± 4.0 %, cannot be told from zero "
          "(a speed-up limited to less than 20 is excluded)"),
-        (Fit("Amdahl", Value(-0.1, 0.02)), " is not shown: it does not fit, its serial fraction would be -10.0 ± 2.0 %"),
-        (Fit("Amdahl", Value(0.1), False), " is not shown: it does not fit, the points differ from it by more than their "
-         "repeats do"),
-        (Fit("Amdahl", Value(0.1)), " is not shown: without repeats its serial fraction has no interval"),
+        (Fit("Amdahl", Value(-0.1, 0.02)), f"{NOT}it does not fit, its serial fraction would be -10.0 ± 2.0 %"),
+        (Fit("Amdahl", Value(0.1), False), f"{NOT}it does not fit, the points differ from it by more than their repeats do"),
+        (Fit("Amdahl", Value(0.1)), f"{NOT}without repeats its serial fraction has no interval"),
         (Fit("Gustafson", Value(0.1, 0.02)), ": serial fraction 10.0 ± 2.0 %"),
-        (Fit("Gustafson", Value(0.01, 0.02)), " is not shown: its serial fraction, 1.0 ± 2.0 %, cannot be told from zero"),
+        (Fit("Gustafson", Value(0.01, 0.02)), f"{NOT}its serial fraction, 1.0 ± 2.0 %, cannot be told from zero"),
     ],
 )  # fmt: skip
 def test_a_law_is_said_with_what_is_known_of_it(law, said):
