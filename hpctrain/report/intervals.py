@@ -51,7 +51,7 @@ def _welch(parts: Sequence[tuple[float, Sequence[float]]]) -> tuple[float, float
     whole = math.fsum(variance for variance, _ in each)
     if whole == 0:
         return 0.0, math.inf
-    return whole, whole**2 / math.fsum(variance**2 / freedom for variance, freedom in each)
+    return whole, 1 / math.fsum((variance / whole) ** 2 / freedom for variance, freedom in each)
 
 
 def apart(a: Sequence[float], b: Sequence[float], groups: int) -> bool | None:

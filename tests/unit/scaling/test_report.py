@@ -167,7 +167,8 @@ NOT = " is not shown: "
         (Fit("Amdahl", Value(0.01, 0.04), True), f"{NOT}its serial fraction, 1.0 ± 4.0 %, cannot be told from zero "
          "(a speed-up limited to less than 20 is excluded)"),
         (Fit("Amdahl", Value(-0.1, 0.02)), f"{NOT}it does not fit, its serial fraction would be -10.0 ± 2.0 %"),
-        (Fit("Amdahl", Value(0.1), False), f"{NOT}it does not fit, the points differ from it by more than their repeats do"),
+        (Fit("Amdahl", Value(0.1), False),
+         f"{NOT}it does not fit, the points differ from it by more than their repeats do"),
         (Fit("Amdahl", Value(0.1)), f"{NOT}without repeats its serial fraction has no interval"),
         (Fit("Gustafson", Value(0.1, 0.02)), ": serial fraction 10.0 ± 2.0 %"),
         (Fit("Gustafson", Value(0.01, 0.02)), f"{NOT}its serial fraction, 1.0 ± 2.0 %, cannot be told from zero"),
