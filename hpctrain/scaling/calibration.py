@@ -147,7 +147,7 @@ def foresee(config: Config) -> estimate.Expected | None:
     """
     if config.cluster.kind != "slurm":
         return None
-    settings = ScalingConfig(gpus=(config.ranks,), mode="weak")
+    settings = ScalingConfig(gpus=(config.ranks,), mode="weak", repeats=1)  # an interval would import scipy
     calibration = find(config, settings)
     if calibration is None:
         return None
