@@ -108,10 +108,10 @@ def test_repeats_of_a_calibration_are_runs_of_their_own(words):
     assert (facts["jobs"], len({run_id(one) for one in runs})) == (9, 9)
 
 
-def test_the_links_of_a_hierarchical_calibration_are_fitted_as_such(words):
+def test_the_links_of_a_hierarchical_calibration_are_fitted_as_such(words, tmp_path):
     assert calibration.find(*load(words)).algorithm == "nccl"
     assert calibration.find(*load([*words, "scaling.algorithm=ring"])).algorithm == "ring"
-    hierarchical = [*words, "comm.hierarchical=true"]
+    hierarchical = [*words, "comm.hierarchical=true", f"run.root={tmp_path / 'other'}"]
     repeated(hierarchical, 1, 1.0)
     assert calibration.find(*load(hierarchical)).algorithm == "hierarchical"
 
