@@ -7,11 +7,12 @@ Imports torch only in `measure`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,8 @@ def measure(
         side = sides[name] = width if name == "fp32" or cuda or cpu_has_bf16() else width // 4
         a = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         product = partial(torch.mm, a, a, out=torch.empty_like(a))
-        flops[name] = 2 * side**3 / _best_s(product, synchronize, seconds)
+        with without_tf32() if cuda else contextlib.nullcontext():
+            flops[name] = 2 * side**3 / _best_s(product, synchronize, seconds)
     source = torch.ones(copied, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(partial(target.copy_, source), synchronize, seconds)
@@ -97,6 +99,19 @@ def measure(
     threads = torch.get_num_threads()
     note = f"measured: {products} torch.mm, a copy of {moved_bytes // 2:,} bytes, {threads} threads"
     return Device(label, flops, moved_bytes / copy_s, note)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Has torch multiply matrices of fp32 as such, as it does by default, and restores what was set before."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def measure_quickly(dtype: str) -> Device:

@@ -97,7 +97,7 @@ def _parser() -> Parser:
         help="compare with the same network with SETTING changed",
     )
     parser.add_argument(
-        "--measure", action="store_true", help="measure this machine's peaks, for the lower bound"
+        "--measure", action="store_true", help="measure this machine's peaks, for the roofline"
     )
     parser.add_argument(
         "--allow-unknown", action="store_true", help="leave out, and list, operators without a rule"

@@ -45,8 +45,8 @@ def _show(curve: Sequence[Predicted]) -> None:
     lines = [
         (
             str(p.gpus), str(p.nodes), f"{p.batch:,}",
-            f"{1e3 * p.step.total_s:,.4g} ({1e3 * p.low_s:,.4g} to {1e3 * p.high_s:,.4g})", f"{p.samples_per_s:,.0f}",
-            f"{p.efficiency:.0%} ({p.efficiency_low:.0%} to {p.efficiency_high:.0%})",
+            f"{1e3 * p.step.total_s:,.4g}{_range(p.low_s, p.high_s, '{:,.4g}', 1e3)}", f"{p.samples_per_s:,.0f}",
+            f"{p.efficiency:.0%}{_range(p.efficiency_low, p.efficiency_high, '{:.0%}')}",
             f"{p.step.exposed_s / p.step.total_s:.0%}", f"{p.step.straggler_s / p.step.total_s:.0%}",
         )
         for p in curve
@@ -59,6 +59,13 @@ def _show(curve: Sequence[Predicted]) -> None:
         f"a prediction, not a measurement; efficiency stays at {WORTH:.0%} or more up to {most} GPUs"
         if most else f"a prediction, not a measurement; no count reaches an efficiency of {WORTH:.0%}"
     )  # fmt: skip
+
+
+def _range(low: float | None, high: float | None, form: str, factor: float = 1.0) -> str:
+    """Returns a 95 % interval as text; nothing if there is none."""
+    if low is None or high is None:
+        return ""
+    return f" ({form.format(factor * low)} to {form.format(factor * high)})"
 
 
 def _parser() -> Parser:

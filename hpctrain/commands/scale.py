@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
 
 
 def _show_calibration(facts: CalibrationStart, config: Config, configs: Sequence[Config]) -> None:
-    shapes = ", ".join(f"{c.resources.nodes} × {c.resources.gpus_per_node}" for c in configs)
+    each = dict.fromkeys(f"{c.resources.nodes} × {c.resources.gpus_per_node}" for c in configs)
+    shapes = f"{', '.join(each)}, {len(configs) // len(each)} of each"
     print(
         f"calibration of {config.cluster.name} for {config.model.name}: {len(configs)} jobs (nodes × ranks: {shapes})"
     )

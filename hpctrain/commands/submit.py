@@ -85,7 +85,7 @@ def _parser() -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script and submit nothing")
     parser.add_argument(
         "--json", action="store_true",
-        help="one JSON document on stdout: run, job_id, new, path, FLOPs, lower bound, node-hours",
+        help="one JSON document on stdout: run, job_id, new, path, FLOPs, time at the roofline, node-hours",
     )  # fmt: skip
     parser.add_run_place(as_settings=True)
     return parser

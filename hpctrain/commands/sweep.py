@@ -8,7 +8,7 @@ from pathlib import Path
 from hpctrain.commands.flags import Parser
 from hpctrain.commands.say import warn_of_others
 from hpctrain.errors import UserError
-from hpctrain.launch.estimate import bound_shown, hours_shown
+from hpctrain.launch.estimate import hours_shown, roofline_shown
 from hpctrain.storage.run_state import Phase
 from hpctrain.sweep import living
 from hpctrain.sweep.asha import survivors
@@ -60,7 +60,7 @@ def _show(started: Started, dry_run: bool) -> None:
     print(
         f"study {study.name}: {started.runs:,} runs, of which {max(0, started.runs - left):,} are done already"
     )
-    bound = bound_shown(facts["lower_bound_s"])
+    bound = roofline_shown(facts["lower_bound_s"])
     flops = "FLOPs unknown" if facts["flops_total"] is None else f"{facts['flops_total']:.3g} FLOPs"
     if len(started.rungs) == 1:
         print(f"{facts['steps']:,} steps, {flops}; {bound}")

@@ -19,7 +19,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Interval:
-    """A key and the bounds of its values, both included. `log` is set by `tag(log, interval(a, b))`."""
+    """A key and the bounds of its values, both included. `log` is set by `tag(log, interval(a, b))`.
+
+    An integer stands for the numbers that are rounded to it, so both bounds are as likely as their neighbours: without
+    `log` all integers are equally likely, with it n has the share log((n + 1/2) / (n - 1/2)), as in Optuna.
+    """
 
     key: str
     low: float
@@ -29,7 +33,10 @@ class Interval:
 
     def draw(self, generator: random.Random) -> str:
         """Returns a random value, as text for an override."""
-        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        rounded = 0.5 if self.integer else 0.0
+        low, high = self.low - rounded, self.high + rounded
+        if self.log:
+            low, high = math.log(low), math.log(high)
         value = generator.uniform(low, high)
         value = math.exp(value) if self.log else value
         return self.written(value)

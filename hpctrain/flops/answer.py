@@ -49,8 +49,7 @@ def answer(overrides: list[str], measured: Device | None = None, allow_unknown: 
     made = document(asked, count, device)
     bound = None
     if (least := made.get("lower_bound")) is not None:
-        compute_s = least["step_flops"] / least["peak_flops_per_s"]
-        bound = StepBound(least["passes_s"], compute_s, least.get("optimizer_s", 0.0))
+        bound = StepBound(least["passes_s"], least["compute_s"], least.get("optimizer_s", 0.0))
     run = run_figures(asked, count, bound)
     if run is not None:
         made["run"] = run

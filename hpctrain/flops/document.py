@@ -111,10 +111,10 @@ class MixtureFigures(TypedDict):
 
 
 class LowerBound(TypedDict, total=False):
-    """The least time of a step on a device.
+    """The roofline time of a step on a device (flops/roofline.py); `compute_s`: of the passes' products alone.
 
-    `optimizer_s` is present for training; `measured_step_s`,
-    `mfu` and `roofline_share` are present if a measurement was given.
+    `step_flops` are those of MFU. `optimizer_s` is present for training; `measured_step_s`, `mfu` and `roofline_share`
+    are present if a measurement was given.
     """
 
     device: str
@@ -122,6 +122,7 @@ class LowerBound(TypedDict, total=False):
     peak_flops_per_s: float
     bytes_per_s: float
     passes_s: float
+    compute_s: float
     optimizer_s: float
     step_s: float
     step_flops: int
@@ -301,18 +302,20 @@ def _mixture(of: Mixture, request: Request, count: Count, units: int) -> Mixture
 
 
 def _lower_bound(request: Request, count: Count, device: Device, rows: list[Row], update: int) -> LowerBound:
-    """Returns the least time of a step on `device`, summed over passes. Adds to each row the bound of its layer."""
-    precision, total = request.settings.dtype, 0.0
+    """Returns the roofline time of a step on `device`, summed over passes. Adds to each row that of its layer."""
+    precision, total, products = request.settings.dtype, 0.0, 0
     for layer, row in zip(count.layers, rows, strict=True):
         bound = roofline.joined(roofline.bound(of(layer), device, precision) for of in PASSES.values())
         row["bound_s"], row["bound_by"], row["flops_per_byte"] = bound.seconds, bound.by, bound.intensity
         total += bound.seconds
+        products += bound.flops
     result: LowerBound = {
         "device": device.name,
         "device_source": device.source,
         "peak_flops_per_s": device.flops[precision],
         "bytes_per_s": device.bytes_per_s,
         "passes_s": total,
+        "compute_s": products / device.flops[precision],
     }
     if request.settings.mode == "training":
         moved = optimizer_elements(count, request.settings.optimizer) * 4  # kept in fp32
@@ -323,7 +326,7 @@ def _lower_bound(request: Request, count: Count, device: Device, rows: list[Row]
     flops = 2 * (count.forward.macs + count.backward.macs)
     result["step_s"], result["step_flops"] = total, flops
     if request.settings.measured_step_s:
-        mfu, share = roofline.utilisation(flops, total, request.settings.measured_step_s, device, precision)
-        result["measured_step_s"] = request.settings.measured_step_s
-        result["mfu"], result["roofline_share"] = mfu, share
+        took_s = result["measured_step_s"] = request.settings.measured_step_s
+        result["mfu"] = roofline.mfu(flops, took_s, device.flops[precision])
+        result["roofline_share"] = total / took_s
     return result

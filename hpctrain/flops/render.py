@@ -67,7 +67,7 @@ def layer_table(document: Document) -> Table:
     table.add_column("layer", overflow="fold")
     table.add_column("type")
     columns = ["params", "MACs", "forward", "weights' grad", "inputs' grad", "bytes"]
-    for column in columns + ["bound"] * bounded:
+    for column in columns + ["roofline"] * bounded:
         table.add_column(column, justify="right")
     for row in document["layers"]:
         cells = [short(row["params"]), short(row["forward_macs"]), short(row["forward_flops"])]
@@ -132,8 +132,8 @@ def _mixture(m: MixtureFigures) -> list[str]:
 
 def _bound(b: LowerBound) -> list[str]:
     rows = [
-        f"lower bound  {seconds(b['step_s'])} per step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
-        f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']})",
+        f"roofline     {seconds(b['step_s'])} per step on {b['device']} ({short(b['peak_flops_per_s'], 'FLOP/s')}, "
+        f"{short(b['bytes_per_s'], 'B/s')}; {b['device_source']}); of direct algorithms",
     ]
     if "mfu" in b:
         rows.append(
@@ -149,7 +149,7 @@ def _run(run: RunFigures) -> list[str]:
         f"({run['dataset'] or 'data set not named'}), {run['steps']:,} steps on {run['ranks']} ranks",
         f"run total    {run['exaflops']:.4g} exaFLOPs"
         + (f" (the document says {run['expected_exaflops']:g})" if run["expected_exaflops"] else "")
-        + (f"; {seconds(run['lower_bound_s'])} at least" if run["lower_bound_s"] else ""),
+        + (f"; {seconds(run['lower_bound_s'])} at the roofline" if run["lower_bound_s"] else ""),
         f"arithmetic   {run['arithmetic']}",
     ]
     return rows + ([f"note         {' '.join(run['note'].split())}"] if run["note"] else [])

@@ -1,8 +1,10 @@
-"""The least time of a step on a device, layer by layer: time ≥ Σ max(FLOPs / peak, bytes / bandwidth).
+"""The roofline time of a step on a device, layer by layer: Σ max(FLOPs / peak, bytes / bandwidth). And MFU.
 
-Takes layers' costs and a device's peaks; returns seconds. It assumes that each tensor moves once per pass, that
-caches keep nothing between layers, and that no layers are fused. Pure; imports no torch. Source: Williams,
-Waterman & Patterson 2009, "Roofline: an insightful visual performance model".
+Takes layers' costs and a device's peaks; returns seconds. It is the time of direct algorithms at the device's limits:
+each product is made, except those with padding zeros, each tensor moves once per pass, caches keep nothing between
+layers, and no layers are fused. Kernels that do less are faster: fused ones, and fast algorithms (Winograd's for 3x3
+convolutions has 4/9 of the products with tiles of 2x2). So it is a reference, not a bound. Pure; imports no torch.
+Source: Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model".
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class Bound:
-    """The least seconds of one layer's passes, and what bounds them: `by` is compute or memory."""
+    """The roofline seconds of one layer's passes, and what takes them: `by` is compute or memory."""
 
     seconds: float
     by: str
@@ -33,19 +35,19 @@ class Bound:
 
 
 def bound(cost: Cost, device: Device, precision: str) -> Bound:
-    """Returns the bound of one pass, with MACs at the device's peak rate. Raises UserError if that is unknown."""
+    """Returns the roofline time of one pass, with MACs at the device's peak. Raises UserError if that is unknown."""
     if precision not in device.flops:
         raise UserError(
             "dtype", precision, f"the peak of {device.name} is known for {', '.join(device.flops)}"
         )
-    flops = 2 * cost.macs
+    flops = 2 * (cost.macs - cost.padding_macs)
     moved = (cost.read + cost.written) * BYTES[precision]
     compute, memory = flops / device.flops[precision], moved / device.bytes_per_s
     return Bound(max(compute, memory), "compute" if compute >= memory else "memory", flops, moved)
 
 
 def joined(parts: Iterable[Bound]) -> Bound:
-    """Returns the bound of consecutive passes; `by` is what bounds most of their time."""
+    """Returns the roofline time of consecutive passes; `by` is what takes most of it."""
     bounds = list(parts)
     seconds = sum(b.seconds for b in bounds)
     compute = sum(b.seconds for b in bounds if b.by == "compute")
@@ -57,8 +59,11 @@ def joined(parts: Iterable[Bound]) -> Bound:
     )
 
 
-def utilisation(
-    flops: float, bound_s: float, step_s: float, device: Device, precision: str
-) -> tuple[float, float]:
-    """Returns (MFU, share of the roofline) of a measured step of `step_s` seconds with `flops` operations."""
-    return flops / step_s / device.flops[precision], bound_s / step_s
+def mfu(flops: float, seconds: float, peak_flops: float) -> float:
+    """Returns the model FLOPs utilisation: the share of a device's peak that `flops` in `seconds` are.
+
+    `flops` are those of forward and backward passes, 2 per MAC, padding included (the convention `flops`); neither the
+    update nor recomputation counts. `peak_flops` is the dense peak of the format of the products. Source: Chowdhery et
+    al. 2022, "PaLM", appendix B.
+    """
+    return flops / seconds / peak_flops

@@ -60,7 +60,7 @@ class RunFigures(TypedDict):
 
 @dataclass(frozen=True)
 class StepBound:
-    """The least seconds of the passes of a batch on one device, of their operations alone, and of an update."""
+    """The roofline seconds of the passes of a batch on one device, of their products alone, and of an update."""
 
     passes_s: float
     compute_s: float
@@ -121,7 +121,7 @@ def run_figures(request: Request, count: Count, bound: StepBound | None) -> RunF
 
 
 def _lower_bound_s(plan: RunPlan, counted: int, steps: int, bound: StepBound) -> float:
-    """Returns the least seconds of the run: ranks work in parallel, and each updates all parameters once a step.
+    """Returns the roofline seconds of the run: ranks work in parallel, and each updates all parameters once a step.
 
     A batch larger than the `counted` one reads the weights less often per sample, so only its operations are certain.
     """

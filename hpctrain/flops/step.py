@@ -6,6 +6,7 @@ two operations (the `flops` convention); other arithmetic is not included. Impor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,16 @@ from hpctrain.flops.rules import Cost
 from hpctrain.flops.runs import optimizer_elements, optimizer_flops
 from hpctrain.hardware import Device
 
+# Types of layers that torch gives to cuDNN, which may multiply fp32 as TF32 unless it is forbidden.
+CUDNN = re.compile("Conv|LSTM|GRU|RNN")
+
 
 @dataclass(frozen=True)
 class StepWork:
-    """Operations per sample, and of the optimiser per step. `passes`: those of each layer, over all `samples`."""
+    """Operations per sample, and of the optimiser per step. `passes`: those of each layer, over all `samples`.
+
+    `cudnn`: whether a layer is one of CUDNN.
+    """
 
     params: int
     samples: int
@@ -29,9 +36,18 @@ class StepWork:
     optimizer_flops: int
     optimizer_elements: int
     passes: tuple[Cost, ...]
+    cudnn: bool = False
 
-    def least_s(self, device: Device, dtype: str) -> tuple[float, float]:
-        """Returns the least seconds that `device` needs for one sample of such a batch, and for one update (in fp32).
+    def format(self, device: Device, precision: str, matmul: bool = False, cudnn: bool = True) -> str:
+        """Returns the format of the fastest products: TF32 instead of fp32 if the device has it and torch allows it.
+
+        `matmul` and `cudnn` are torch's switches for matrix products and for cuDNN, with their defaults.
+        """
+        allowed = matmul or (cudnn and self.cudnn)
+        return "tf32" if precision == "fp32" and allowed and "tf32" in device.flops else precision
+
+    def roofline_s(self, device: Device, dtype: str) -> tuple[float, float]:
+        """Returns the roofline seconds of one sample of such a batch on `device`, and of one update (in fp32).
 
         Raises UserError if the peak for `dtype` is unknown.
         """
@@ -51,6 +67,7 @@ def work_of(counted: Count, optimizer: Any, samples: int) -> StepWork:
         tuple(
             cost for layer in counted.layers for cost in (layer.forward, layer.weight_grad, layer.input_grad)
         ),
+        any(CUDNN.search(layer.type) for layer in counted.layers),
     )
 
 

@@ -1,4 +1,4 @@
-"""Estimates what a run will cost before it starts: FLOPs, a lower bound on its time, node-hours asked for.
+"""Estimates what a run will cost before it starts: FLOPs, its time at the devices' roofline, node-hours asked for.
 
 Takes a configuration; returns figures with units in their names. The network is counted on the meta device
 (nothing is allocated); the count is kept in the user's cache, so that the next submission of the same
@@ -25,8 +25,8 @@ POOR = 0.5  # submit warns about an efficiency below this
 class Estimate(TypedDict):
     """What a run will cost.
 
-    `flops_total` is None if the network's operations are not known, and `uncounted` says why. `lower_bound_s` is None
-    then too, and if no peak of the device is known.
+    `flops_total` is None if the network's operations are not known, and `uncounted` says why. `lower_bound_s`, the time
+    at the roofline (flops/roofline.py), is None then too, and if no peak of the device is known.
     """
 
     steps: int
@@ -45,7 +45,7 @@ class Expected(TypedDict):
 
 
 def estimate(config: Config, work: StepWork | Uncounted | None = None) -> Estimate:
-    """Returns steps, samples and FLOPs of the whole run, and a lower bound on its time.
+    """Returns steps, samples and FLOPs of the whole run, and its time at the devices' roofline.
 
     `work` is what `step_work` returned or raised for the run, if the caller has it already.
     """
@@ -63,13 +63,13 @@ def estimate(config: Config, work: StepWork | Uncounted | None = None) -> Estima
         for count, updates, part in parts
     )
     device = hardware.find(config.cluster.device) if config.cluster.device else None
-    dtype = "fp32" if config.precision.name == "fp32" else "bf16"
-    if device is not None and dtype in device.flops:
-        bound_s = 0.0
+    precision = "fp32" if config.precision.name == "fp32" else "bf16"
+    if device is not None and precision in device.flops:
+        roofline_s = 0.0
         for count, updates, part in parts:
-            sample_s, update_s = part.least_s(device, dtype)
-            bound_s += count / config.ranks * sample_s + updates * update_s
-        facts["lower_bound_s"] = bound_s
+            sample_s, update_s = part.roofline_s(device, part.format(device, precision))
+            roofline_s += count / config.ranks * sample_s + updates * update_s
+        facts["lower_bound_s"] = roofline_s
     return facts
 
 
@@ -129,11 +129,11 @@ def step_work(config: Config, pixels: int | None = None) -> StepWork:
     return work_of(counted(model.name, settings, batch), config.optimizer, batch)
 
 
-def bound_shown(bound_s: float | None) -> str:
-    """Returns a lower bound on the time as text; None: it is unknown."""
-    if bound_s is None:
-        return "lower bound unknown (no peak for this device)"
-    return f"at least {bound_s / 60:.1f} min on these devices"
+def roofline_shown(roofline_s: float | None) -> str:
+    """Returns the time at the devices' roofline as text; None: it is unknown."""
+    if roofline_s is None:
+        return "time at the roofline unknown (no peak for this device)"
+    return f"{roofline_s / 60:.1f} min at these devices' roofline"
 
 
 def hours_shown(node_hours: float) -> str:
@@ -147,7 +147,7 @@ def shown(facts: Estimate, expected: Expected | None) -> str:
     if facts["flops_total"] is None:
         parts = [f"{length}, FLOPs unknown: {facts.get('uncounted')}"]
     else:
-        parts = [f"{length}, {facts['flops_total']:.3g} FLOPs", bound_shown(facts["lower_bound_s"])]
+        parts = [f"{length}, {facts['flops_total']:.3g} FLOPs", roofline_shown(facts["lower_bound_s"])]
     if "node_hours_max" in facts:
         parts.append(hours_shown(facts["node_hours_max"]))
     lines = ["; ".join(parts)]

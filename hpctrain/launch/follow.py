@@ -228,4 +228,7 @@ def slow_input(waiting: dict[str, Any] | None) -> str | None:
 
 def _shares(s: Mapping[str, Any]) -> str:
     peak = s["device_peak"]
-    return f"{s['mfu']:.1%} of peak (MFU), {s['roofline_share']:.1%} of the roofline; {peak['device']}"
+    products = f" in {peak['format']}" if "format" in peak else ""
+    return (
+        f"{s['mfu']:.1%} of peak{products} (MFU), {s['roofline_share']:.1%} of the roofline; {peak['device']}"
+    )

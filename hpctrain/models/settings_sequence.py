@@ -1,7 +1,7 @@
 """Settings of the networks that take sequences: one frozen dataclass per family, with the papers' values as defaults.
 
 Takes plain values, returns checked dataclasses. Widths are in units, lengths in words or frames. `example_length`
-is the length that a count or a lower bound assumes; training ignores it. Imports no torch; no side effects.
+is the length that a count or a roofline assumes; training ignores it. Imports no torch; no side effects.
 """
 
 from __future__ import annotations

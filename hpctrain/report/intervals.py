@@ -22,11 +22,36 @@ def interval(values: Sequence[float]) -> float | None:
     return student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def student_t(freedom: float) -> float:
-    """Returns half the width, in standard errors, of a 95 % interval (Student's t, `freedom` degrees of freedom)."""
+def student_t(freedom: float, comparisons: int = 1) -> float:
+    """Returns half the width, in standard errors, of a 95 % interval (Student's t, `freedom` degrees of freedom).
+
+    Of so many `comparisons` the intervals hold all their values at once in at least 95 % (Bonferroni's correction).
+    """
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, 1 - (1 - LEVEL) / 2 / comparisons))
+
+
+def half_of_sum(parts: Sequence[tuple[float, Sequence[float]]], comparisons: int = 1) -> float | None:
+    """Returns half the width of the 95 % interval of Σ factor × mean of independent groups of values.
+
+    `parts` are (factor, values). Each group has its own variance; degrees of freedom by Welch (1947) and Satterthwaite
+    (1946). None if a group has fewer than two values. By simulation (test_laws.py) it holds the truth in 93 to 97 %
+    with three values each, and in up to 98 % with two.
+    """
+    if min(len(values) for _, values in parts) < 2:
+        return None
+    variance, freedom = _welch(parts)
+    return student_t(freedom, comparisons) * math.sqrt(variance) if variance else 0.0
+
+
+def _welch(parts: Sequence[tuple[float, Sequence[float]]]) -> tuple[float, float]:
+    """Returns the variance of Σ factor × mean, and its degrees of freedom (infinite without any variance)."""
+    each = [(factor**2 * statistics.variance(v) / len(v), len(v) - 1) for factor, v in parts]
+    whole = math.fsum(variance for variance, _ in each)
+    if whole == 0:
+        return 0.0, math.inf
+    return whole, 1 / math.fsum((variance / whole) ** 2 / freedom for variance, freedom in each)
 
 
 def apart(a: Sequence[float], b: Sequence[float], groups: int) -> bool | None:
@@ -38,11 +63,10 @@ def apart(a: Sequence[float], b: Sequence[float], groups: int) -> bool | None:
     """
     if min(len(a), len(b)) < 2:
         return None
-    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
-    if va + vb == 0:
+    variance, freedom = _welch([(1.0, a), (-1.0, b)])
+    if variance == 0:
         return None
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    statistic = math.sqrt(2 / (va + vb)) * abs(statistics.fmean(a) - statistics.fmean(b))
+    statistic = math.sqrt(2 / variance) * abs(statistics.fmean(a) - statistics.fmean(b))
     return statistic > _studentised_range(groups, min(int(freedom), 1000))
 
 

@@ -6,6 +6,7 @@ Takes configurations; reads runs/calibration-<cluster>/. Times are seconds. No t
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from hpctrain.config.settings import Config
@@ -26,26 +27,43 @@ START_S = 20.0  # from a job's start to its first step: imports, rendezvous, the
 
 
 def find(config: Config, settings: ScalingConfig) -> Calibration | None:
-    """Returns the calibration of this experiment on this cluster; None if it does not exist yet. Raises Damaged.
+    """Returns the calibration of this experiment on this cluster, with as many of its `scaling.repeats` as there are.
+
+    Returns None if it does not exist yet. Raises Damaged.
+    """
+    repeats = (_measured(config, settings, repeat) for repeat in range(1, settings.repeats + 1))
+    found = [one for one in repeats if one is not None]
+    return replace(found[0], repeats=tuple(found[1:])) if found else None
+
+
+def _measured(config: Config, settings: ScalingConfig, repeat: int) -> Calibration | None:
+    """Returns one repeat of the calibration; None without the profile of one rank, or without one of a link.
 
     Links belong to the cluster, so another experiment's profile of two ranks will do if this one has none.
     """
-    wanted = plan.calibration(config, settings)
+    wanted = plan.calibration(config, settings, repeat)
     profiles: dict[str, Profile] = {}
     links_of: float | None = None
-    cycle_s, bucket_mb = 0.0, config.comm.bucket_mb
+    cycle_s, bucket_mb, hierarchical = 0.0, config.comm.bucket_mb, False
     for name, one in wanted.items():
         run = locate(one.run.root, one.run.study, run_id(one))
         profile = run.read_profile()
-        if profile is None and name in LINKS and (other := _any(one, name)):
+        if profile is None and name in LINKS and (other := _any(one)):
             run, profile = other, other.read_profile()
         if profile is not None:
             profiles[name] = profile
             if name in LINKS:
-                links_of, cycle_s, bucket_mb = _settings(run)
+                links_of, cycle_s, bucket_mb, hierarchical = _settings(run)
     if "1x1" not in profiles or not profiles.keys() & LINKS:
         return None
-    return Calibration(profiles, config.cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20)
+    algorithm = _algorithm(settings, profiles["1x1"]["device"], hierarchical)
+    return Calibration(
+        profiles, config.cluster.nodes_per_host, links_of, cycle_s, bucket_mb * 2**20, algorithm
+    )
+
+
+def _algorithm(settings: ScalingConfig, device: str, hierarchical: bool) -> str:
+    return "hierarchical" if hierarchical else plan.algorithm(settings, device)
 
 
 def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
@@ -60,10 +78,10 @@ def needed(config: Config, settings: ScalingConfig, words: str) -> Calibration:
     return calibration
 
 
-def _any(config: Config, name: str) -> RunDir | None:
+def _any(config: Config) -> RunDir | None:
     """Returns another experiment's profiled run of this shape, whose sums used the same links; None without one."""
-    candidates = runs(Path(config.run.root), config.run.study)
-    return next((r for r in candidates if r.run_id.startswith(f"{name}-") and _is_profiled(r)), None)
+    name, candidates = config.run.name, runs(Path(config.run.root), config.run.study)
+    return next((r for r in candidates if r.run_id.rpartition("-")[0] == name and _is_profiled(r)), None)
 
 
 def _is_profiled(run: RunDir) -> bool:
@@ -72,11 +90,14 @@ def _is_profiled(run: RunDir) -> bool:
     return False
 
 
-def _settings(run: RunDir) -> tuple[float | None, float, float]:
-    """Returns the links' nominal Gbit/s, Horovod's cycle in seconds and the bucket MB during the measurement."""
-    values = run.read_config()
-    rate, cycle_ms = values["cluster"].get("link_gbit_per_s"), values["comm"]["cycle_time_ms"]
-    return float(rate) if rate else None, _cycle_s(cycle_ms), float(values["comm"]["bucket_mb"])
+def _settings(run: RunDir) -> tuple[float | None, float, float, bool]:
+    """Returns the links' nominal Gbit/s, Horovod's cycle in seconds, bucket MB, and whether sums were hierarchical."""
+    cluster, comm = (run.read_config()[part] for part in ("cluster", "comm"))
+    rate = cluster.get("link_gbit_per_s")
+    return (
+        float(rate) if rate else None, _cycle_s(comm["cycle_time_ms"]), float(comm["bucket_mb"]),
+        bool(comm["hierarchical"]),
+    )  # fmt: skip
 
 
 def _cycle_s(cycle_time_ms: float | None) -> float:
@@ -99,12 +120,11 @@ def curve(config: Config, settings: ScalingConfig, calibration: Calibration) -> 
     points = [(plan.shape(config, gpus), plan.rank_batch(config, settings, gpus)) for gpus in settings.gpus]
     whole = settings.batch or config.train.batch_size * config.train.accumulate
     single = whole // config.train.accumulate if settings.mode == "strong" else config.train.batch_size
-    name = "hierarchical" if config.comm.hierarchical else plan.algorithm(settings, calibration.one["device"])
     return predict.predict(
         calibration,
         points,
         exchange_of(config),
-        name,
+        _algorithm(settings, calibration.one["device"], config.comm.hierarchical),
         single,
         config.train.accumulate,
         config.cluster.link_gbit_per_s,
@@ -127,7 +147,7 @@ def foresee(config: Config) -> estimate.Expected | None:
     """
     if config.cluster.kind != "slurm":
         return None
-    settings = ScalingConfig(gpus=(config.ranks,), mode="weak")
+    settings = ScalingConfig(gpus=(config.ranks,), mode="weak", repeats=1)  # an interval would import scipy
     calibration = find(config, settings)
     if calibration is None:
         return None

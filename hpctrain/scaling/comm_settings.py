@@ -1,7 +1,8 @@
 """Comm settings as a study's second axis: each value is tried by itself, on the study's largest GPU count.
 
 Pure: takes configurations and measured repeats; returns configurations, effects with 95 % intervals, and the text
-of a preset with the best values. No I/O, no torch.
+of a preset with the best values. The intervals hold all effects of a study at once: of settings without any effect one
+is said to matter in at most 5 % of studies, however many were tried. No I/O, no torch.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class CommSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class Effect:
-    """A setting's samples per second relative to the study's own, minus one: 0.1 means a tenth more."""
+    """A setting's samples per second relative to the study's own, minus one: 0.1 means a tenth more.
+
+    The interval of `change` is one of those that hold all of the study's effects at once.
+    """
 
     key: str
     value: CommValue
@@ -102,15 +106,16 @@ def effects(
 ) -> list[Effect]:
     """Returns the effects, strongest first, without settings that have no result yet.
 
-    `predicted` holds the model's change by setting name.
+    `predicted` holds the model's change by setting name. As many comparisons are made as settings have two repeats.
     """
     if base is None or not base.repeats:
         return []
     rates = [r.samples_per_s for r in base.repeats]
+    comparisons = max(1, sum(len(point.repeats) > 1 for _, point in others))
     measured = []
     for setting, point in others:
         if point.repeats:
-            gain = ratio([r.samples_per_s for r in point.repeats], rates)
+            gain = ratio([r.samples_per_s for r in point.repeats], rates, comparisons)
             change = Value(gain.mean - 1, gain.half)
             measured.append(Effect(*setting, len(point.repeats), change, predicted.get(setting.name)))
     return sorted(measured, key=lambda effect: -effect.change.mean)
@@ -130,17 +135,21 @@ def finding(effects: Sequence[Effect], gpus: int) -> list[str]:
     """Returns a sentence that says which settings matter; [] if none was tried."""
     if not effects:
         return []
-    if all(effect.change.half is None for effect in effects):
+    known = [e for e in effects if e.change.half is not None]
+    if not known:
         return ["A single repeat each does not show which comm setting matters."]
-    strong = sorted((e for e in effects if e.matters), key=lambda e: -abs(e.change.mean))
-    if not strong:
-        return [
-            f"None of the comm settings that were tried matters on {gpus} GPUs: all are within the noise."
-        ]
+    strong = sorted((e for e in known if e.matters), key=lambda e: -abs(e.change.mean))
     changes = ", ".join(f"{e.name} {percent(e.change)}" for e in strong)
-    rest = sorted({e.key for e in effects} - {e.key for e in strong})
-    text = f"The comm settings that matter on {gpus} GPUs: {changes} (samples/s)."
-    return [text + (f" Within the noise: {', '.join(rest)}." if rest else "")]
+    text = (
+        f"The comm settings that matter on {gpus} GPUs: {changes} (samples/s)."
+        if strong
+        else f"None of the comm settings that were tried matters on {gpus} GPUs: all are within the noise."
+    )
+    weak = sorted({e.key for e in known} - {e.key for e in strong})
+    single = sorted({e.name for e in effects if e.change.half is None})
+    if strong and weak:
+        text += f" Within the noise: {', '.join(weak)}."
+    return [text + (f" Nothing is known of {', '.join(single)}: a single repeat." if single else "")]
 
 
 def percent(value: Value) -> str:

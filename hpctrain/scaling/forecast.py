@@ -74,12 +74,14 @@ def draw(predicted: Sequence[Predicted], path: Path) -> None:
 def curves(predicted: Sequence[Predicted]) -> tuple[Series, Series]:
     """Returns the prediction as two curves of a picture: throughput and efficiency."""
     x = [p.gpus for p in predicted]
+    slow = [p.batch / p.high_s for p in predicted if p.high_s]
+    fast = [p.batch / p.low_s for p in predicted if p.low_s]
+    low = [p.efficiency_low for p in predicted if p.efficiency_low is not None]
+    high = [p.efficiency_high for p in predicted if p.efficiency_high is not None]
     rate = Series(
-        "predicted", x, [p.samples_per_s for p in predicted], [p.batch / p.high_s for p in predicted],
-        [p.batch / p.low_s for p in predicted], look=scaling_plots.PREDICTED,
-    )  # fmt: skip
+        "predicted", x, [p.samples_per_s for p in predicted], slow, fast, look=scaling_plots.PREDICTED
+    )
     efficiency = Series(
-        "predicted", x, [p.efficiency for p in predicted], [p.efficiency_low for p in predicted],
-        [p.efficiency_high for p in predicted], look=scaling_plots.PREDICTED,
-    )  # fmt: skip
+        "predicted", x, [p.efficiency for p in predicted], low, high, look=scaling_plots.PREDICTED
+    )
     return rate, efficiency

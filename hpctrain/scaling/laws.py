@@ -1,10 +1,12 @@
 """Speed-up, efficiency, serial fractions and a recommended GPU count, all from measured step times.
 
 Pure arithmetic over repeats: takes seconds and samples, returns figures with the half widths of their 95 %
-confidence intervals (None for a single repeat). p is GPUs, T seconds per step, R samples per second.
+confidence intervals (None for a single repeat). p is GPUs, T seconds per step, R samples per second. A run is slower
+or faster than another by a factor, so ratios and laws are those of logarithms; counts may scatter differently.
 
 Sources: Amdahl, AFIPS 30 (1967); Gustafson, CACM 31 (1988); Karp, Flatt, CACM 33 (1990). Intervals are Student's t;
-ratios use Welch's degrees of freedom and the variance of their logarithm (delta method).
+ratios and laws use Welch's degrees of freedom (delta method). tests/unit/scaling/test_laws.py simulates how often they
+hold the truth.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpctrain.report.intervals import interval, student_t
+from hpctrain.report.intervals import half_of_sum, interval
 
+MISFIT = 0.01  # a law is rejected if its points differ from it by as much with at most this probability
 NOISY = 0.25  # no conclusion is drawn if the half width is a larger share of the efficiency
 WORTH = 0.70  # below this efficiency, more GPUs are not worth asking for
 Mode = Literal["strong", "weak"]
@@ -103,15 +106,35 @@ class Row:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law and its serial fraction."""
+    """A fitted law and its serial fraction, without an interval if a count has a single repeat.
+
+    `fits` says whether the points differ from the law by no more than their repeats explain; None if nothing shows it:
+    two counts, or repeats without any scatter. A law that does not fit has no interval.
+    """
 
     law: Literal["Amdahl", "Gustafson"]
     serial: Value
+    fits: bool | None = None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the data show serial work: the law fits, and its serial fraction's interval lies above 0."""
+        return self.fits is not False and self.serial.half is not None and self.serial.low > 0
 
     @property
     def limit(self) -> float | None:
-        """The speed-up that no number of GPUs exceeds (Amdahl); None if there is no such limit."""
-        return 1 / self.serial.mean if self.law == "Amdahl" and self.serial.mean > 0 else None
+        """The speed-up that no number of GPUs exceeds (Amdahl); None if the data do not show such a limit."""
+        return 1 / self.serial.mean if self.law == "Amdahl" and self.distinguishable else None
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The 95 % interval of `limit`; the upper end is infinite if 0 is in that of the serial fraction.
+
+        None without an interval, and if it lies below 0.
+        """
+        if self.law != "Amdahl" or self.serial.half is None or self.serial.high <= 0:
+            return None
+        return 1 / self.serial.high, 1 / self.serial.low if self.serial.low > 0 else math.inf
 
     def speedup(self, p: float) -> float:
         """Returns the law's speed-up on `p` GPUs."""
@@ -124,17 +147,14 @@ def mean(values: Sequence[float]) -> Value:
     return Value(statistics.fmean(values), interval(values))
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> Value:
-    """Returns the ratio of two means of independent repeats, with its interval by the delta method."""
-    value = statistics.fmean(above) / statistics.fmean(below)
-    if min(len(above), len(below)) < 2:
-        return Value(value)
-    # Squared relative errors of both means.
-    a, b = (statistics.variance(v) / len(v) / statistics.fmean(v) ** 2 for v in (above, below))
-    if a + b == 0:
-        return Value(value, 0.0)
-    freedom = (a + b) ** 2 / (a**2 / (len(above) - 1) + b**2 / (len(below) - 1))
-    return Value(value, student_t(freedom) * value * math.sqrt(a + b))
+def ratio(above: Sequence[float], below: Sequence[float], comparisons: int = 1) -> Value:
+    """Returns the ratio of two means of independent repeats, with its interval by the delta method.
+
+    Of so many `comparisons` the intervals hold all ratios at once in 95 %.
+    """
+    a, b = statistics.fmean(above), statistics.fmean(below)
+    half = half_of_sum([(1 / a, above), (-1 / b, below)], comparisons)
+    return Value(a / b, None if half is None else half * a / b)
 
 
 def rows(points: Sequence[Point], node_hours_samples: float | None = None) -> list[Row]:
@@ -190,43 +210,60 @@ def karp_flatt(speedup: Value, p: float) -> Value:
 def fit(points: Sequence[Point], mode: Mode) -> Fit | None:
     """Returns Amdahl's law for a fixed batch, Gustafson's for one that grows; None for fewer than two points.
 
-    Amdahl is T = a + b/p by least squares over all repeats, with s = a/(a + b). Gustafson is
-    p − S = s (p − 1), fitted through the origin.
+    Amdahl is T = c (s + (1 - s)/p), Gustafson R = c (s + (1 - s) p) with p counted from the smallest, both with any c.
+    Least squares of the logarithms over all repeats: what weighs is the relative distance, as runs scatter relatively.
     """
     measured = sorted((p for p in points if p.repeats), key=lambda p: p.gpus)
     if len(measured) < 2:
         return None
     if mode == "strong":
-        return Fit("Amdahl", _amdahl([(p.gpus, r.step_s) for p in measured for r in p.repeats]))
-    base = statistics.fmean([r.samples_per_s for r in measured[0].repeats])
-    p0 = measured[0].gpus
-    pairs = [(p.gpus / p0 - 1, p.gpus / p0 - r.samples_per_s / base) for p in measured[1:] for r in p.repeats]
-    return Fit("Gustafson", _slope(pairs))
+        times = [[math.log(r.step_s) for r in p.repeats] for p in measured]
+        return Fit("Amdahl", *_serial([1 / p.gpus for p in measured], times))
+    rates = [[math.log(r.samples_per_s) for r in p.repeats] for p in measured]
+    return Fit("Gustafson", *_serial([p.gpus / measured[0].gpus for p in measured], rates))
 
 
-def _amdahl(pairs: Sequence[tuple[int, float]]) -> Value:
-    x = [1 / p for p, _ in pairs]
-    y = [t for _, t in pairs]
-    mx, my, n = statistics.fmean(x), statistics.fmean(y), len(pairs)
-    sxx = math.fsum((v - mx) ** 2 for v in x)
-    b = math.fsum((u - mx) * (v - my) for u, v in zip(x, y, strict=True)) / sxx
-    a = my - b * mx
-    s = a / (a + b)
-    if n < 3:
-        return Value(s)
-    variance = math.fsum((v - a - b * u) ** 2 for u, v in zip(x, y, strict=True)) / (n - 2)
-    vb, va, vab = variance / sxx, variance * (1 / n + mx**2 / sxx), -variance * mx / sxx
-    da, db = b / (a + b) ** 2, -a / (a + b) ** 2
-    return Value(s, student_t(n - 2) * math.sqrt(max(0.0, da**2 * va + db**2 * vb + 2 * da * db * vab)))
+def _serial(work: Sequence[float], groups: Sequence[Sequence[float]]) -> tuple[Value, bool | None]:
+    """Returns (s, whether the law fits) of log y = log c + log(s + (1 - s) work), by Gauss and Newton's method.
+
+    `groups` has the logarithms of each count's repeats.
+    """
+    s, means, sizes = 0.0, [statistics.fmean(group) for group in groups], [len(group) for group in groups]
+    for _ in range(100):
+        law = [s + (1 - s) * w for w in work]
+        left = [mean - math.log(m) for mean, m in zip(means, law, strict=True)]
+        slopes = [(1 - w) / m for w, m in zip(work, law, strict=True)]
+        middle = _weighted(slopes, sizes)
+        spread = math.fsum(n * (d - middle) ** 2 for n, d in zip(sizes, slopes, strict=True))
+        factors = [n * (d - middle) / spread for n, d in zip(sizes, slopes, strict=True)]
+        change = math.fsum(f * x for f, x in zip(factors, left, strict=True))
+        while any(s + change + (1 - s - change) * w <= 0 for w in work):  # the law is positive
+            change /= 2
+        s += change
+        if abs(change) < 1e-12:
+            break
+    middle = _weighted(left, sizes)
+    misfit = math.fsum(n * (x - middle) ** 2 for n, x in zip(sizes, left, strict=True))
+    fits = _explained(misfit, groups)
+    return Value(s, None if fits is False else half_of_sum(list(zip(factors, groups, strict=True)))), fits
 
 
-def _slope(pairs: Sequence[tuple[float, float]]) -> Value:
-    sxx = math.fsum(x * x for x, _ in pairs)
-    s = math.fsum(x * y for x, y in pairs) / sxx
-    if len(pairs) < 2:
-        return Value(s)
-    variance = math.fsum((y - s * x) ** 2 for x, y in pairs) / (len(pairs) - 1)
-    return Value(s, student_t(len(pairs) - 1) * math.sqrt(variance / sxx))
+def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _explained(misfit: float, groups: Sequence[Sequence[float]]) -> bool | None:
+    """Returns whether the scatter of repeats explains the sum of squares by which a law of two parameters misses means.
+
+    The F test of lack of fit (Draper, Smith, Applied Regression Analysis, 1998, section 2.1).
+    """
+    own = math.fsum(statistics.variance(group) * (len(group) - 1) for group in groups if len(group) > 1)
+    freedom, free = sum(map(len, groups)) - len(groups), len(groups) - 2
+    if not (free and freedom and own):
+        return None
+    from scipy.special import fdtrc
+
+    return bool(fdtrc(free, freedom, misfit / free / (own / freedom)) > MISFIT)
 
 
 def ask_for(curve: Sequence[tuple[int, float]], worth: float = WORTH) -> int | None:

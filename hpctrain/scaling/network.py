@@ -13,6 +13,7 @@ fusion, Sergeev, Del Balso, arXiv:1802.05799 (2018); the slowest of p, David, Na
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -84,21 +85,31 @@ def double_tree_s(network: Network, shape: Shape, size: float) -> float:
 
 
 def recursive_doubling_s(network: Network, shape: Shape, size: float) -> float:
-    """Returns ⌈log₂p⌉(α + βn + γn): ⌈log₂p⌉ rounds with all bytes in each. It is best for short messages."""
-    rounds = _distances(shape.ranks)
-    whole_s = sum(_exchange_s(network, shape, distance, size) + _sum_s(network, size) for distance in rounds)
-    return whole_s + _fold_s(network, shape, size)
+    """Returns k(α + βn + γn) for p = 2ᵏ: k rounds with all bytes in each. It is best for short messages.
+
+    If p is not a power of two, k is ⌊log₂p⌋, and 2(α + βn) + γn more are for the surplus ranks: each gives its bytes to
+    a neighbour beforehand, and receives the sum in the end.
+    """
+    fold, rounds = _rounds(shape, kept=1)
+    folding_s = 2 * _round_s(network, fold, size) + _sum_s(network, size) if fold else 0.0
+    return folding_s + sum(_round_s(network, each, size) + _sum_s(network, size) for each in rounds)
 
 
 def halving_s(network: Network, shape: Shape, size: float) -> float:
-    """Returns 2log₂p α + 2(p-1)/p βn + (p-1)/p γn: Rabenseifner's halving to reduce-scatter and doubling to gather.
+    """Returns 2kα + 2(q-1)/q βn + (q-1)/q γn for p = q = 2ᵏ: Rabenseifner's halving to reduce-scatter, then doubling.
 
-    Near ranks exchange first, with the larger halves. A node's ranks share its wire in the rounds between nodes.
+    Near ranks exchange first, with the larger halves. If p is not a power of two, q = 2ᵏ is the next lower one, and
+    3α + 2βn + γn/2 more are for the surplus ranks: neighbours exchange halves and sum them, one gives its half to the
+    other beforehand, and receives the whole sum in the end (Open MPI's coll_base_allreduce.c).
     """
-    total_s, part = _fold_s(network, shape, size), size
-    for distance in _distances(shape.ranks):
+    fold, rounds = _rounds(shape, kept=0)
+    total_s, part = 0.0, size
+    if fold:
+        total_s = 2 * _round_s(network, fold, size / 2) + _sum_s(network, size / 2)
+        total_s += _round_s(network, fold, size)
+    for each in rounds:
         part /= 2
-        total_s += 2 * _exchange_s(network, shape, distance, part) + _sum_s(network, part)
+        total_s += 2 * _round_s(network, each, part) + _sum_s(network, part)
     return total_s
 
 
@@ -138,11 +149,43 @@ def _slowest_s(network: Network, shape: Shape, size: float) -> float:
     return max(link.s(size, load=network.load) for link in links)
 
 
-def _exchange_s(network: Network, shape: Shape, distance: int, size: float) -> float:
-    """Returns the seconds of a round in which each rank exchanges `size` bytes with the one `distance` ranks away."""
-    if shape.nodes == 1 or distance < shape.ranks_per_node:
-        return network.inside.s(size, load=network.load)
-    return network.between.s(size, flows=shape.ranks_per_node, load=network.load)
+@dataclass(frozen=True)
+class _Round:
+    """Messages at the same time: whether any stays inside of a node, and how many at most leave one node."""
+
+    inside: bool
+    flows: int
+
+
+@lru_cache(maxsize=1024)
+def _rounds(shape: Shape, kept: int) -> tuple[_Round | None, list[_Round]]:
+    """Returns the round in which surplus ranks fold (None if p is a power of two), and those at distances 1, 2, 4, ...
+
+    Of the first p - 2ᵏ pairs of neighbours one rank goes on: the odd one (`kept` = 1) or the even one (0). A round
+    begins when the one before has ended everywhere: with nodes of several ranks, off powers of two, that is too slow
+    by up to 45 % (tests/unit/scaling/test_network.py).
+    """
+    power = 1 << (shape.ranks.bit_length() - 1)
+    pairs = [(2 * i, 2 * i + 1) for i in range(shape.ranks - power)]
+    active = [pair[kept] for pair in pairs] + list(range(2 * len(pairs), shape.ranks))
+    rounds = [
+        _round(shape, [(rank, active[place ^ (1 << k)]) for place, rank in enumerate(active)])
+        for k in range(power.bit_length() - 1)
+    ]
+    return _round(shape, pairs) if pairs else None, rounds
+
+
+def _round(shape: Shape, messages: Sequence[tuple[int, int]]) -> _Round:
+    nodes = [(source // shape.ranks_per_node, to // shape.ranks_per_node) for source, to in messages]
+    leaving = Counter(source for source, to in nodes if source != to)
+    return _Round(len(nodes) > leaving.total(), max(leaving.values(), default=0))
+
+
+def _round_s(network: Network, each: _Round, size: float) -> float:
+    """Returns the seconds of a round whose messages have `size` bytes; those that leave a node share its wire."""
+    inside_s = network.inside.s(size, load=network.load) if each.inside else 0.0
+    between_s = network.between.s(size, flows=each.flows, load=network.load) if each.flows else 0.0
+    return max(inside_s, between_s)
 
 
 def _bytes_s(network: Network, link: Link, size: float) -> float:
@@ -151,18 +194,6 @@ def _bytes_s(network: Network, link: Link, size: float) -> float:
 
 def _sum_s(network: Network, size: float) -> float:
     return size * network.reduce_s_per_byte * network.load
-
-
-def _distances(p: int) -> list[int]:
-    return [2**k for k in range(int(math.log2(p)))]
-
-
-def _fold_s(network: Network, shape: Shape, size: float) -> float:
-    """Returns the extra seconds if p is not a power of two: surplus ranks send their bytes to a neighbour and
-    receive the sum."""
-    if shape.ranks & (shape.ranks - 1) == 0:
-        return 0.0
-    return 2 * _slowest_s(network, shape, size) + _sum_s(network, size)
 
 
 @dataclass(frozen=True)

@@ -227,8 +227,8 @@ def synthetic(data: DataConfig) -> DataConfig:
     return replace(data, name="synthetic", path=None, pad=0)  # `shape` is the padded one
 
 
-def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
-    """Returns the profiled runs from which the model takes its parameters, by shape such as "1x2".
+def calibration(config: Config, settings: ScalingConfig, repeat: int = 1) -> dict[str, Config]:
+    """Returns one repeat of the profiled runs from which the model takes its parameters, by shape such as "1x2".
 
     The shapes are one rank; 2, 4, ... ranks of one node, which share memory and network card; and one rank on
     each of two nodes. Learning rate, schedule and seed are fixed, because they do not change a step's time.
@@ -246,8 +246,9 @@ def calibration(config: Config, settings: ScalingConfig) -> dict[str, Config]:
     profiled = replace(
         settings, windows=1, warmup_windows=1, window_steps=5, profile_steps=max(settings.profile_steps, 10)
     )
+    suffix = f"-r{repeat}" if repeat > 1 else ""
     return {
-        name: timed(plain, profiled, on, config.train.batch_size, name, "own")
+        name: timed(plain, profiled, on, config.train.batch_size, name + suffix, "own")
         for on in shapes
         for name in (f"{on.nodes}x{on.ranks_per_node}",)
     }

@@ -1,19 +1,20 @@
 """Predicts step times for job sizes that have not been run: fits a calibration and evaluates the model.
 
-Pure: takes profiles (storage/profile.py) as plain values, returns seconds with 95 % intervals. No I/O, no torch.
-The fit covers α and β of each kind of link, from sums over two ranks; the time of a step's parts as a function of
-the batch and of the ranks that share a node; and the scatter of ranks. docs/scaling.md derives it and its limits.
+Pure: takes profiles (storage/profile.py) as plain values, returns seconds, with 95 % intervals if the calibration was
+repeated. No I/O, no torch. The fit covers α and β of each kind of link, from sums over two ranks; the time of a
+step's parts as a function of the batch and of the ranks that share a node; and the scatter of ranks. docs/scaling.md
+derives it and its limits.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 
-from hpctrain.report.intervals import LEVEL
+from hpctrain.report.intervals import interval
 from hpctrain.scaling import network
 from hpctrain.scaling.network import (
     Exchange,
@@ -27,13 +28,12 @@ from hpctrain.scaling.network import (
 )
 from hpctrain.storage.profile import Computing, Profile, Sum
 
-DRAWS = 200
 HEADERS = 1514 / 1448  # Ethernet bytes per byte of TCP payload, in packets of 1500
 
 
 @dataclass(frozen=True)
 class LinkFit:
-    """A fitted link: α, β, and the relative difference (root mean square) of β from β at other message sizes."""
+    """A fitted link: α, β, and the relative difference (root mean square) of β from that at neighbouring sizes."""
 
     latency_s: float
     s_per_byte: float
@@ -42,13 +42,18 @@ class LinkFit:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured profiles by shape ("1x1", "1x2", "2x1"), and the facts of the cluster that they were measured on."""
+    """Measured profiles by shape ("1x1", "1x2", "2x1"), and the facts of the cluster that they were measured on.
+
+    `algorithm` is that of the measured sums, as network.allreduce_s knows it. `repeats` are further measurements.
+    """
 
     profiles: Mapping[str, Profile]
     nodes_per_host: int = 1
     link_gbit_per_s: float | None = None
     cycle_s: float = 0.0  # Horovod's cycle during the measurement
     bucket_bytes: float = 25 * 2**20  # the exchange's bucket size during the measurement
+    algorithm: str = "ring"
+    repeats: tuple[Calibration, ...] = ()
 
     @property
     def one(self) -> Profile:
@@ -99,27 +104,41 @@ def own_batch(profile: Profile) -> Computing:
     return profile["computing"][str(profile["batch_size"])]
 
 
-def fit_link(sums: Sequence[Sum], size: float, cycle_s: float = 0.0) -> LinkFit:
-    """Returns the link behind sums over two ranks, which take 2α + nβ.
+def unit_costs(name: str, algorithm: str) -> tuple[float, float]:
+    """Returns (a, b) of the time aα + bβn that the model gives a sum of n bytes over two ranks, "1x2" or "2x1"."""
+    nodes, ranks_per_node = map(int, name.split("x"))
 
-    α comes from the shortest sum. β depends on the size, because copies and protocols do, so it is interpolated
-    at the job's own `size` in bytes: between the two measured sizes around it, in the logarithms of size and
-    time. Its error is the difference from β at those two. A sum waits for half of Horovod's cycle on average,
-    which is not part of the link.
+    def cost(link: Link) -> float:
+        return network.allreduce_s(Network(link, link), Shape(nodes, ranks_per_node), 1.0, algorithm)
+
+    return cost(Link(1.0, 0.0)), cost(Link(0.0, 1.0))
+
+
+def fit_link(
+    sums: Sequence[Sum], size: float, cycle_s: float = 0.0, costs: tuple[float, float] = (2.0, 1.0)
+) -> LinkFit:
+    """Returns the link with which the model gives sums over two ranks the times that were measured.
+
+    It takes the model's own costs aα + bβn (`unit_costs`; 2α + βn of a ring) at two sizes: the shortest, and the job's
+    own `size` in bytes, because copies and protocols make β depend on the size. The time there is interpolated between
+    the two measured sizes around it, in the logarithms of size and time. A sum waits for half of Horovod's cycle on
+    average, which is not part of the link.
     """
-    times = sorted((float(s["bytes"]), statistics.median(s["s"])) for s in sums)
-    latency_s = max(1e-7, (times[0][1] - cycle_s / 2) / 2)
-    constant_s = 2 * latency_s + cycle_s / 2
+    times = sorted((float(s["bytes"]), max(1e-9, statistics.median(s["s"]) - cycle_s / 2)) for s in sums)
+    messages, passes = costs
+    n0, t0 = times[0]
     size = min(max(size, times[1][0]), times[-1][0])
     place = next(k for k in range(1, len(times)) if size <= times[k][0])
-    (n0, t0), (n1, t1) = times[place - 1], times[place]
-    share = math.log(size / n0) / math.log(n1 / n0)
-    betas = [
-        max(0.0, t - constant_s) / n for n, t in ((size, t0 ** (1 - share) * t1**share), (n0, t0), (n1, t1))
-    ]
-    beta = max(betas[0], 1e-13)
+    (n1, t1), (n2, t2) = times[place - 1], times[place]
+    share = math.log(size / n1) / math.log(n2 / n1)
+    own_s = t1 ** (1 - share) * t2**share
+    slope = max(0.0, (own_s - t0) / (size - n0))
+    latency_s = max(1e-7, (t0 - n0 * slope) / messages)
+    beta, *around = (
+        max(1e-13, (t - messages * latency_s) / n / passes) for n, t in ((size, own_s), (n1, t1), (n2, t2))
+    )
     return LinkFit(
-        latency_s, beta, math.sqrt(statistics.fmean([min(1.0, abs(b / beta - 1)) ** 2 for b in betas[1:]]))
+        latency_s, beta, math.sqrt(statistics.fmean([min(1.0, abs(b / beta - 1)) ** 2 for b in around]))
     )
 
 
@@ -146,17 +165,18 @@ def fit_links(calibration: Calibration, exchange: Exchange) -> Links:
         if name not in calibration.profiles:
             continue
         profile = calibration.profiles[name]
+        costs = unit_costs(name, calibration.algorithm)
 
-        def fit(sizes: Sequence[float], of: Profile = profile) -> LinkFit:
+        def fit(sizes: Sequence[float], of: Profile = profile, costs: tuple[float, float] = costs) -> LinkFit:
             size = math.fsum(n * n for n in sizes) / math.fsum(sizes)
-            return fit_link(of["sums"], size, calibration.cycle_s)
+            return fit_link(of["sums"], size, calibration.cycle_s, costs)
 
         link, factor = fit(wanted), 1.0
         if profile.get("exchange_s") and _bytes(profile) == _bytes(calibration.one):
             own = fit(measured)
             rest_s = statistics.median(profile["exchange_s"]) - calibration.cycle_s / 2
-            rest_s -= 2 * own.latency_s * len(measured)
-            factor = max(0.1, rest_s / math.fsum(measured) / own.s_per_byte)
+            rest_s -= costs[0] * own.latency_s * len(measured)
+            factor = max(0.1, rest_s / costs[1] / math.fsum(measured) / own.s_per_byte)
         fits[name] = replace(link, s_per_byte=link.s_per_byte * factor)
     one = next(iter(fits.values()), LinkFit(0.0, 0.0, 0.0))
     return Links(fits.get("1x2", one), fits.get("2x1", one))
@@ -244,29 +264,44 @@ def _mix(a: Work, b: Work, share: float) -> Work:
 
 
 def variation(calibration: Calibration) -> float:
-    """Returns the coefficient of variation over ranks within a step, as its median over steps."""
-    spreads = []
+    """Returns the coefficient of variation over ranks within a step.
+
+    It is robust against single slow steps: from the median difference of two ranks in one step (Shamos 1976), which for
+    normal times is √2 σ z with z = Φ⁻¹(3/4). The median of m such differences is too large by 1/(32 φ(z)²(m + 2)) on
+    average, a term of its second order (David, Nagaraja, Order Statistics, 2003, section 4.6).
+    """
+    differences: list[float] = []
+    independent = 0
     for profile in calibration.profiles.values():
-        ranks = own_batch(profile)["step_s"]
-        if len(ranks) > 1:
-            spreads += [statistics.stdev(step) / statistics.fmean(step) for step in zip(*ranks, strict=True)]
-    return statistics.median(spreads) if spreads else 0.0
+        for step in zip(*own_batch(profile)["step_s"], strict=True):
+            mean_s = statistics.fmean(step)
+            differences += [abs(a - b) / mean_s for a, b in itertools.combinations(step, 2)]
+            independent += len(step) - 1
+    if not differences:
+        return 0.0
+    normal = statistics.NormalDist()
+    z = normal.inv_cdf(0.75)
+    excess = 1 / (32 * normal.pdf(z) ** 2 * (independent + 2))
+    return statistics.median(differences) / (math.sqrt(2) * z * (1 + excess))
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The prediction for one GPU count: the step, its interval, throughput, and efficiency relative to one GPU."""
+    """The prediction for one GPU count: the step, throughput, and efficiency relative to one GPU.
+
+    Bounds are those of 95 % intervals; None if the calibration was measured once, which does not show how runs scatter.
+    """
 
     gpus: int
     nodes: int
     batch: int
     step: Step
-    low_s: float
-    high_s: float
+    low_s: float | None
+    high_s: float | None
     samples_per_s: float
     efficiency: float
-    efficiency_low: float
-    efficiency_high: float
+    efficiency_low: float | None
+    efficiency_high: float | None
 
 
 def predict(
@@ -277,71 +312,54 @@ def predict(
     single_batch: int,
     accumulate: int = 1,
     gbit_per_s: float | None = None,
-    draws: int = DRAWS,
 ) -> list[Predicted]:
-    """Returns the prediction for each point.
+    """Returns the prediction for each point: the mean of those from each repeat of the calibration.
 
     `points` are shapes with the samples of a rank's forward pass; `single_batch` is that of the single GPU that
-    efficiency refers to. The intervals come from the parameters (the profile's scatter over its steps and the
-    links' error), with the same random draws for every point.
+    efficiency refers to. Intervals are Student's over the repeats, of the logarithms: all that scatters from one
+    calibration to the next is in them, and nothing that the model leaves out.
     """
-    links = fit_links(calibration, exchange)
-    scatter = Stragglers(variation(calibration))
-    steps_s = own_batch(calibration.one)["step_s"][0]
-    unsure = statistics.stdev(steps_s) / math.sqrt(len(steps_s)) / statistics.fmean(steps_s)
-    draw = random.Random(0)
-    factors = [(draw.gauss(1, unsure), draw.gauss(0, 1)) for _ in range(draws)]
 
-    def stepper(on: Shape, batch: int) -> Callable[[float, float], Step]:
-        """Returns a function from errors of work (a factor) and links (in standard errors) to the step."""
-        nominal, own = network_of(calibration, links, on, gbit_per_s), work_of(calibration, on, batch)
-
-        def one(work: float, wire: float) -> Step:
-            mine, off = own.slowed(max(0.1, work)), nominal
-            if wire:
-                inside, between = 1 + wire * links.inside.error, 1 + wire * links.between.error
-                off = replace(
-                    nominal, inside=_slower(nominal.inside, inside), between=_slower(nominal.between, between)
-                )
-            step = network.step(mine, off, on, exchange, algorithm, scatter, calibration.stolen(on))
+    def steps(known: Calibration, wanted: Sequence[tuple[Shape, int]]) -> list[Step]:
+        links, scatter = fit_links(known, exchange), Stragglers(variation(known))
+        found = []
+        for on, batch in wanted:
+            own = work_of(known, on, batch)
+            there = network_of(known, links, on, gbit_per_s)
+            step = network.step(own, there, on, exchange, algorithm, scatter, known.stolen(on))
             # Forward and backward passes before the last of a step exchange nothing.
-            earlier_s = (accumulate - 1) * (mine.data_s + mine.forward_s + mine.backward_s)
-            return replace(step, compute_s=step.compute_s + earlier_s)
+            earlier_s = (accumulate - 1) * (own.data_s + own.forward_s + own.backward_s)
+            found.append(replace(step, compute_s=step.compute_s + earlier_s))
+        return found
 
-        return one
-
-    single = stepper(Shape(1, 1), single_batch)
-    base = accumulate * single_batch / single(1.0, 0.0).total_s
-    alone = [single(work, 0.0).total_s for work, _ in factors]
+    calibrations = (calibration, *calibration.repeats)
+    singles, *all_steps = zip(
+        *(steps(known, [(Shape(1, 1), single_batch), *points]) for known in calibrations), strict=True
+    )
     predictions = []
-    for on, batch in points:
-        one = stepper(on, batch)
-        step = one(1.0, 0.0)
+    for (on, batch), repeats in zip(points, all_steps, strict=True):
         samples = accumulate * batch * on.ranks
-        drawn = [one(work, wire).total_s for work, wire in factors]
-        low_s, high_s = _interval(drawn)
-        shares = [
-            samples / t / (accumulate * single_batch / t1) / on.ranks
-            for t, t1 in zip(drawn, alone, strict=True)
-        ]
-        low, high = _interval(shares)
-        rate = samples / step.total_s
+        step = Step(*map(statistics.fmean, zip(*map(astuple, repeats), strict=True)))
+        gain = batch / single_batch  # times the step of one GPU by this one
+        single_s = statistics.fmean(one.total_s for one in singles)
+        low_s, high_s = _interval([each.total_s for each in repeats])
+        low, high = _interval(
+            [gain * one.total_s / each.total_s for one, each in zip(singles, repeats, strict=True)]
+        )
         predictions.append(
             Predicted(
-                on.ranks, on.nodes, samples, step, low_s, high_s, rate, rate / base / on.ranks, low, high
+                on.ranks, on.nodes, samples, step, low_s, high_s, samples / step.total_s,
+                gain * single_s / step.total_s, low, high,
             )
-        )
+        )  # fmt: skip
     return predictions
 
 
-def _slower(link: Link, factor: float) -> Link:
-    factor = max(0.2, factor)
-    return replace(
-        link, wire_s_per_byte=link.wire_s_per_byte * factor, host_s_per_byte=link.host_s_per_byte * factor
-    )
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    ordered = sorted(values)
-    edge = (1 - LEVEL) / 2
-    return ordered[int(edge * (len(ordered) - 1))], ordered[math.ceil((1 - edge) * (len(ordered) - 1))]
+def _interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+    """Returns the bounds of the 95 % interval of the mean of positive values; None for a single one."""
+    logarithms = [math.log(value) for value in values]
+    half = interval(logarithms)
+    if half is None:
+        return None, None
+    middle = statistics.fmean(logarithms)
+    return math.exp(middle - half), math.exp(middle + half)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def as_json(plan: StudyPlan, results: Sequence[Figures]) -> dict[str, object]:
         "mode": plan["mode"], "cluster": plan["cluster"], "experiment": plan["experiment"], "epochs": plan["epochs"],
         "data": {
             f.data: {
-                "rows": flat(f), "law": None if f.law is None else asdict(f.law) | {"limit": f.law.limit},
+                "rows": flat(f), "law": None if f.law is None else _law(f.law),
                 "finding": f.finding, "missing": f.missing, "exaflops": f.exaflops,
                 "predicted": [asdict(p) for p in f.predicted],
                 "timelines": {gpus: asdict(timeline) for gpus, timeline in f.timelines},
@@ -216,6 +217,12 @@ def as_json(plan: StudyPlan, results: Sequence[Figures]) -> dict[str, object]:
             for f in results
         },
     }  # fmt: skip
+
+
+def _law(law: Fit) -> dict[str, object]:
+    ends = [None if end == math.inf else end for end in law.limits or (None, None)]
+    found = {"distinguishable": law.distinguishable, "limit": law.limit}
+    return asdict(law) | found | dict(zip(("limit_low", "limit_high"), ends, strict=True))
 
 
 def as_csv(results: Sequence[Figures]) -> str:
@@ -301,6 +308,8 @@ def why_not_drawn(law: Fit, rows: Sequence[Row]) -> str | None:
     serial = law.serial
     if law.law == "Amdahl" and len(rows) < 3:
         return "two GPU counts fit it always; a third one would test it"
+    if law.fits is False:
+        return "it does not fit, the points differ from it by more than their repeats do"
     if serial.half is None:
         return "without repeats its serial fraction has no interval"
     if any(r.efficiency.half is not None and r.efficiency.half > NOISY * r.efficiency.mean for r in rows):
@@ -308,17 +317,21 @@ def why_not_drawn(law: Fit, rows: Sequence[Row]) -> str | None:
     fraction = f"{shown(serial, 100)} %"
     if serial.high < 0:
         return f"it does not fit, its serial fraction would be {fraction}"
-    if serial.low <= 0:
-        return f"its serial fraction, {fraction}, cannot be told from zero"
+    if not law.distinguishable:
+        seen = f" (a speed-up limited to less than {law.limits[0]:.3g} is excluded)" if law.limits else ""
+        return f"its serial fraction, {fraction}, cannot be told from zero{seen}"
     return None
 
 
 def law_line(law: Fit, rows: Sequence[Row]) -> str:
-    """Returns the fitted law as a sentence, or why it is not shown."""
+    """Returns the fitted law as a sentence, with the limit that follows and its interval, or why it is not shown."""
     if reason := why_not_drawn(law, rows):
         return f"{law.law}'s law is not shown: {reason}"
     text = f"{law.law}'s law: serial fraction {shown(law.serial, 100)} %"
-    return f"{text}, speed-up at most {law.limit:.3g}" if law.limit else text
+    if law.limit is None or law.limits is None:
+        return text
+    low, high = law.limits
+    return f"{text}, speed-up at most {law.limit:.3g} ({low:.3g} to {high:.3g})"
 
 
 def errors_line(figures: Figures) -> str | None:

@@ -109,7 +109,11 @@ def calibrate(
     Raises UserError before anything is written.
     """
     _check(config)
-    configs = list(scale_plan.calibration(config, settings).values())
+    configs = [
+        one
+        for repeat in range(1, settings.repeats + 1)
+        for one in scale_plan.calibration(config, settings, repeat).values()
+    ]
     _check_each(configs)
     facts: CalibrationStart = {
         "jobs": len(configs),

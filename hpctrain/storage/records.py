@@ -38,8 +38,8 @@ Scores = dict[str, float]
 class Rates:
     """Throughput of all ranks together. A figure is None if it is not known.
 
-    `flops`: operations of the whole window. `mfu`: share of the devices' peak. `roofline_share`: shortest possible time
-    over the time taken.
+    `flops`: operations of the whole window, updates included. `mfu`: the share of the devices' peak that those of the
+    passes are (flops/roofline.py). `roofline_share`: the time at the roofline over the time taken.
     """
 
     samples_per_s: float | None = None

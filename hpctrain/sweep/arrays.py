@@ -153,5 +153,5 @@ def node_hours(config: Config, settings: SweepConfig, jobs: int) -> float:
 
 
 def wall_bound_s(run_bounds_s: Sequence[float], at_once: int) -> float:
-    """Returns a lower bound on the seconds of any schedule over `at_once` slots: the longest run or an even share."""
+    """Returns what no schedule over `at_once` slots is shorter than, in seconds: the longest run or an even share."""
     return max(max(run_bounds_s, default=0.0), math.fsum(run_bounds_s) / max(1, at_once))

@@ -18,7 +18,11 @@ SEED = "seed"  # tells the runs of one setting apart
 
 @dataclass(frozen=True)
 class Setting:
-    """One combination of the swept values without the seed. `half_width` belongs to the mean's 95 % interval.
+    """One combination of the swept values without the seed. `half_width` belongs to the mean's own 95 % interval.
+
+    That is None for a single seed, or seeds without any spread, which do not show how means scatter. It takes no
+    account of how the setting was chosen: of 27 equal settings the best one's holds the true mean in 61 to 88 % of
+    studies.
 
     `results` are the runs that the mean is of, `others` the setting's runs that are not in it: shorter ones, and those
     without a score. `like_best` says whether the setting cannot be told from the best; it is None if there are too few
@@ -54,7 +58,9 @@ def rank(results: Sequence[Result], higher_is_better: bool) -> list[Setting]:
         values = [r.value for r in members if r.value is not None]
         params = {k: v for k, v in members[0].params.items() if k != SEED}
         settings.append(
-            Setting(params, members, statistics.fmean(values), interval(values), longest, others=others)
+            Setting(
+                params, members, statistics.fmean(values), interval(values) or None, longest, others=others
+            )
         )
     pruned = any(r.phase == PAUSED for r in results)
     settings.sort(key=lambda s: (-s.epochs if pruned else 0, -s.mean if higher_is_better else s.mean))

@@ -38,10 +38,8 @@ def _result(report: Report) -> list[html.Block]:
     blocks: list[html.Block] = []
     if report.settings:
         best = report.settings[0]
-        decimals = table.places([best.mean], [best.half_width])
-        width = "" if best.half_width is None else f" ± {table.fixed(best.half_width, decimals)}"
         items = [
-            (f"best {report.metric}", f"{table.fixed(best.mean, decimals)}{width}"),
+            (f"best {report.metric}", f"{best.mean:.4g}"),
             ("epochs", f"{best.epochs:g}"),
         ]
         items += [
@@ -70,8 +68,8 @@ def _leaderboard(report: Report) -> list[html.Block]:
         blocks.append(
             html.Text(
                 "Marked settings (≈ best) are not distinguishable from the best: Games and Howell's test over the "
-                "seeds, with an error of 5 % over all pairs. ± is each setting's own; the best mean was chosen for "
-                "being high or low, so on new seeds it is likely to be less good."
+                "seeds, with an error of 5 % over all pairs. ± is of each setting by itself, as if nobody had looked "
+                "at the others: for the first rows, which were chosen for their means, it is too narrow."
             )
         )
     return blocks

@@ -76,22 +76,43 @@ class Report:
         return shlex.join(["hpctrain", "submit", *fixed, *best.overrides])
 
     def verdict(self) -> str:
-        """What can be said of the best setting, in a sentence."""
+        """What can be said of the best setting, in sentences: its seeds, and which settings it can be told from."""
         if not self.settings:
             return "No run has a result yet."
-        best = self.settings[0]
-        if best.half_width is None:
-            return "One seed each: no intervals. Sweep the seed too (seed=0,1,2) to tell settings apart."
-        alike = sum(s.like_best is True for s in self.settings)
-        others = f"{alike} other settings are" if alike > 1 else "One other setting is"
-        seeds = f"95 % interval of its {len(best.results)} seeds"
-        text = f"Best: {self.metric} {best.mean:.4g} ± {best.half_width:.2g} ({seeds})."
-        if alike:
-            return f"{text} {others} not distinguishable from it (≈ best)."
-        untold = sum(s.like_best is None for s in self.settings[1:])
-        if untold:
-            return f"{text} {untold} of the others have too few seeds, or no spread, to be told from it."
-        return f"{text} It stands alone." if len(self.settings) > 1 else text
+        best, *others = self.settings
+        values = [r.value for r in best.results if r.value is not None]
+        text = f"Best: {self.metric} {best.mean:.4g}, "
+        text += (
+            f"the mean of {len(values)} seeds ({min(values):.4g} to {max(values):.4g})"
+            if values[1:]
+            else "one seed"
+        )
+        going = sum(r.phase == Phase.RUNNING for r in self.account.compared)
+        said = [f"{text}.", *_comparison(best, others, bool(self.phases[leaderboard.PAUSED]))]
+        return " ".join(
+            [*said, *([f"Runs that still train count with their newest score: {going}."] if going else [])]
+        )
+
+
+def _comparison(best: Setting, others: Sequence[Setting], pruned: bool) -> list[str]:
+    """Returns sentences that compare the best setting with each other one; with pruning, if they trained as long."""
+    equals = [s for s in others if not pruned or s.epochs == best.epochs]
+    alike, worse, unknown = (sum(s.like_best is flag for s in equals) for flag in (True, False, None))
+    said = []
+    if alike:
+        many = f"{alike} other settings are" if alike > 1 else "One other setting is"
+        said.append(f"{many} not distinguishable from it (≈ best).")
+    if worse and not alike and not unknown:
+        said.append("It stands alone.")
+    if unknown and not any(len(s.results) > 1 for s in (best, *equals)):
+        said.append("One seed each: sweep the seed too (seed=0,1,2) to tell settings apart.")
+    elif unknown:
+        said.append(f"Not to be compared with it, for want of seeds or of any spread: {unknown}.")
+    if len(others) > len(equals):
+        said.append(f"Stopped earlier, and not compared: {len(others) - len(equals)}.")
+    if equals and len(best.results) > 1:
+        said.append("It was chosen for its score: new seeds are likely to be less good.")
+    return said
 
 
 def look(study: StudyDir, metric: str | None = None, say: Callable[[str], None] = silent) -> Report:

@@ -29,7 +29,7 @@ from hpctrain.sweep.study_dir import Trial
 
 @dataclass(frozen=True)
 class Costs:
-    """What all runs cost if they train to their ends: optimiser steps, FLOPs, a lower bound on the time of each run.
+    """What all runs cost if they train to their ends: optimiser steps, FLOPs, the roofline time of each run.
 
     `bounds_s` is None if the device's peak is unknown. `node_hours_max` is for all jobs; None without Slurm.
     """

@@ -18,11 +18,12 @@ from torch import nn
 from hpctrain import flops, hardware
 from hpctrain.config.settings import Config
 from hpctrain.errors import Uncounted
-from hpctrain.flops import StepWork
+from hpctrain.flops import StepWork, roofline
 from hpctrain.storage.records import Rates, Scores, TrainRecord, train_records, validation_records
 from hpctrain.storage.run_dir import RunDir
 from hpctrain.training.comm import Comm
 from hpctrain.training.energy import EnergyUse
+from hpctrain.training.precision import tf32_allowed
 from hpctrain.training.read_ahead import Waiting, kept_up
 
 
@@ -35,9 +36,10 @@ class StepFlops(TypedDict):
 
 
 class DevicePeak(TypedDict):
-    """What shares of the peak refer to: hardware.Device's fields."""
+    """What shares of the peak refer to: hardware.Device's fields, and the number format of the products."""
 
     device: str
+    format: str
     flops_per_s: dict[str, float]
     bytes_per_s: float
     source: str
@@ -101,18 +103,19 @@ class Costs:
             self.uncounted = str(why)
             self._works = dict.fromkeys(sizes)
         self._params = sum(parameter.numel() for parameter in model.parameters())
-        self._dtype = precision
-        self.device = _device(config, device, self._dtype)
-        self._known = self.device is not None and self._dtype in self.device.flops
-        self._peak_flops = self.device.flops[self._dtype] if self.device and self._known else None
+        self._precision = self._format = precision
+        self.device = _device(config, device, precision)
         self.resize(None)
 
     def resize(self, pixels: int | None) -> None:
         """From now on figures are for images with `pixels` per side; None: the size of the data set's images."""
         self.work = self._works[pixels]
-        self._least_s = None
-        if self.work and self.device and self._known:
-            self._least_s = self.work.least_s(self.device, self._dtype)
+        self._peak_flops, self._roofline_s = None, None
+        if self.work and self.device:
+            self._format = self.work.format(self.device, self._precision, *tf32_allowed())
+            if self._format in self.device.flops:
+                self._peak_flops = self.device.flops[self._format]
+                self._roofline_s = self.work.roofline_s(self.device, self._format)
 
     def headline(self, comm: Comm, device: torch.device, step: int, total_steps: int) -> str:
         """Returns the line that announces the run: steps, ranks, parameters, cost."""
@@ -143,12 +146,12 @@ class Costs:
         if done is None:
             return Rates(samples / wall_s)
         rates = Rates(samples / wall_s, done, done / wall_s / 1e9)
-        if not (self._peak_flops and self._least_s and self.per_sample):
+        if not (self._peak_flops and self._roofline_s and self.per_sample):
             return rates
-        sample_s, update_s = self._least_s
-        least_s = samples / self._ranks * sample_s + steps * update_s
-        mfu = self.per_sample * samples / wall_s / (self._peak_flops * self._ranks)
-        return replace(rates, mfu=mfu, roofline_share=least_s / wall_s)
+        sample_s, update_s = self._roofline_s
+        roofline_s = samples / self._ranks * sample_s + steps * update_s
+        mfu = roofline.mfu(self.per_sample * samples / self._ranks, wall_s, self._peak_flops)
+        return replace(rates, mfu=mfu, roofline_share=roofline_s / wall_s)
 
     def summary(
         self, run: RunDir, samples: int, elapsed_s: float, waits: list[tuple[float, int] | None]
@@ -188,6 +191,7 @@ class Costs:
             if self.device is None
             else {
                 "device": self.device.name,
+                "format": self._format,
                 "flops_per_s": dict(self.device.flops),
                 "bytes_per_s": self.device.bytes_per_s,
                 "source": self.device.source,

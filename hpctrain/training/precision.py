@@ -47,6 +47,18 @@ def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def tf32_allowed() -> tuple[bool, bool]:
+    """Returns whether torch may multiply fp32 as TF32 on a GPU that has it: in matrix products, and in cuDNN's layers.
+
+    By default it may in cuDNN's (convolutions, recurrent layers). If a user's code has set torch's newer switches, the
+    old ones cannot be read: both count as allowed, so that a share of the peak is never too large.
+    """
+    try:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return True, True
+
+
 def compile_blocks(model: nn.Module, **options: Any) -> list[str]:
     """Compile each block of `model` by itself with torch.compile, in place. Returns the names of the blocks.
 

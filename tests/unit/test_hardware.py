@@ -24,7 +24,9 @@ from hpctrain import hardware
         ("NVIDIA H200", "NVIDIA H200 SXM"),
         ("NVIDIA GH200 480GB", "NVIDIA GH200 96GB"),
         ("NVIDIA GH200 144G HBM3e", "NVIDIA GH200 144GB"),
-        ("AMD Instinct MI250X", "AMD MI250X"),
+        ("AMD Instinct MI250X", "AMD MI250X one die"),  # the driver's name of each die
+        ("AMD Instinct MI250X / MI250", None),
+        ("MI250X card", "AMD MI250X both dies"),
         ("INTEL(R) XEON(R) PLATINUM 8480+", "Intel Xeon Platinum 8480+"),
         ("NVIDIA A100-SXM-64GB", None),
         ("NVIDIA H100 NVL", None),
@@ -52,6 +54,24 @@ def test_peaks_are_operations_and_bytes_per_second():
     v100 = hardware.find("V100")
     assert v100.flops == {"fp64": 7.8e12, "fp32": 15.7e12, "fp16": 125e12}  # it does not have bf16 or TF32
     assert v100.bytes_per_s == 900e9
+    a100 = hardware.find("A100")
+    assert (a100.flops["fp32"], a100.flops["tf32"], a100.flops["fp64"]) == (19.5e12, 156e12, 19.5e12)
+
+
+def test_a_die_has_half_of_its_card():
+    die, card = hardware.find("AMD Instinct MI250X"), hardware.find("MI250X card")
+    assert card.flops == {name: 2 * peak for name, peak in die.flops.items()}
+    assert card.bytes_per_s == 2 * die.bytes_per_s
+
+
+def test_fp32_is_measured_as_such_whatever_is_allowed():
+    torch.set_float32_matmul_precision("high")
+    try:
+        with hardware.without_tf32():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_csv_table_and_comparison(capsys):
     shown = capsys.readouterr().out
     assert all(row["name"] in shown for row in rows)
     assert "416,520 MACs = 833,040 FLOPs" in shown
-    assert "lower bound" in shown
+    assert "roofline     " in shown
     compared = ask(capsys, "model=resnet50", "--diff", "model=vgg16")
     assert compared["totals"]["params"] == {"a": 25557032, "b": 138357544, "ratio": 138357544 / 25557032}
     command.main(["model=resnet50", "--diff", "model=vgg16"])

@@ -1,9 +1,12 @@
 """Values of an interval: where they lie, and how an override writes them."""
 
 import json
+import math
 import random
+from collections import Counter
 
 import pytest
+from scipy import stats
 
 from hpctrain.config.swept import Choice, Interval, as_json, from_json
 
@@ -45,7 +48,7 @@ def test_a_plain_interval_has_its_middle_at_the_mean(share, value):
 
 def test_integers_are_rounded_and_include_both_bounds():
     width = Interval("width", 16, 256, log=True, integer=True)
-    assert [width.draw(At(share)) for share in (0, 0.5, 1)] == ["16", "64", "256"]
+    assert [width.draw(At(share)) for share in (0, 0.5, 1)] == ["16", "63", "256"]
     assert [width.written(value) for value in (20.4, 20.6)] == ["20", "21"]
     draws = {Interval("n", 1, 3, log=False, integer=True).draw(random.Random(seed)) for seed in range(50)}
     assert draws == {"1", "2", "3"}
@@ -54,3 +57,18 @@ def test_integers_are_rounded_and_include_both_bounds():
 def test_what_is_written_lies_within_the_bounds_with_six_digits():
     interval = Interval("x", 0.1, 0.9, log=False, integer=False)
     assert [interval.written(v) for v in (0.0, 1.0, 1 / 3)] == ["0.1", "0.9", "0.333333"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(1, 3, False), (-2, 7, False), (0, 1, False), (1, 8, True), (4, 40, True)]
+)
+def test_integers_are_as_likely_as_they_should_be(low, high, log):
+    """A chi-square test of 20,000 draws; both bounds had half their chance if draws were merely rounded."""
+    interval = Interval("n", low, high, log=log, integer=True)
+    generator = random.Random(7)
+    seen = Counter(int(interval.draw(generator)) for _ in range(20_000))
+    numbers = range(low, high + 1)
+    shares = [math.log((n + 0.5) / (n - 0.5)) if log else 1.0 for n in numbers]
+    expected = [20_000 * share / sum(shares) for share in shares]
+    assert set(seen) <= set(numbers)
+    assert stats.chisquare([seen[n] for n in numbers], expected).pvalue > 0.001

@@ -3,7 +3,8 @@
 import pytest
 
 from hpctrain.errors import UserError
-from hpctrain.flops.roofline import Bound, bound, joined, utilisation
+from hpctrain.flops import rules
+from hpctrain.flops.roofline import Bound, bound, joined, mfu
 from hpctrain.flops.rules import Cost
 from hpctrain.hardware import Device
 
@@ -20,6 +21,8 @@ DEVICE = Device("toy", {"fp32": 100.0, "bf16": 400.0}, 10.0, "made up")
         (Cost(other=500, read=10, written=5), "fp32", Bound(6.0, "memory", 0, 60)),
         (Cost(macs=50, read=1, written=1.5), "fp32", Bound(1.0, "compute", 100, 10)),
         (Cost(), "fp32", Bound(0.0, "compute", 0, 0)),
+        # Products with padding zeros need not be made: 800 operations of 1,000.
+        (Cost(macs=500, read=10, written=5, padding_macs=100), "fp32", Bound(8.0, "compute", 800, 60)),
     ],
 )
 def test_a_pass_takes_what_binds_it(cost, precision, expected):
@@ -43,7 +46,22 @@ def test_passes_follow_one_another():
     assert joined(iter([memory, Bound(2.0, "compute", 0, 0)])).by == "compute"  # as long: compute
 
 
-def test_a_measured_step_beside_peak_and_bound():
-    # 600 operations in 10 s are 60 of 100 a second; a bound of 4 s is 40 % of the step.
-    assert utilisation(600.0, 4.0, 10.0, DEVICE, "fp32") == (0.6, 0.4)
-    assert utilisation(600.0, 4.0, 10.0, DEVICE, "bf16")[0] == 0.15
+def test_mfu_is_the_share_of_the_peak():
+    assert mfu(600.0, 10.0, 100.0) == 0.6
+
+
+def test_the_roofline_of_a_convolution_is_that_of_the_products_that_a_loop_makes():
+    """A 3x3 convolution with padding; the count has the products with padding zeros, the roofline has not."""
+    size, channels, outputs = 5, 2, 3
+    made = sum(
+        0 <= y + dy < size and 0 <= x + dx < size
+        for y in range(size) for x in range(size) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+        for _ in range(channels * outputs)
+    )  # fmt: skip
+    passes = rules.convolution(
+        1, channels, outputs, 1, (5, 5), (5, 5), (3, 3), (1, 1), (1, 1), (1, 1), bias=False, transposed=False
+    )
+    fast = Device("toy", {"fp32": 1.0}, 1e12, "made up")
+    for cost in passes:
+        assert cost.macs == size**2 * 9 * channels * outputs
+        assert bound(cost, fast, "fp32").seconds == 2 * made

@@ -9,7 +9,7 @@ from hpctrain.config.load import to_dict
 from hpctrain.data.identify import run_id
 from hpctrain.launch import estimate
 from hpctrain.scaling import calibration, plan
-from hpctrain.scaling.start import load
+from hpctrain.scaling.start import calibrate, load
 from hpctrain.storage.files import open_regular
 from hpctrain.storage.search import locate
 from tests.profiles import profile
@@ -73,6 +73,47 @@ def test_where_it_is_worth_it_and_what_matters(words, capsys, tmp_path):
     # Half the bytes between nodes: the setting that matters most is the first in the list.
     assert out.splitlines()[5].startswith("comm.compression=fp16")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def repeated(words, repeat, slower):
+    for name, config in plan.calibration(*load(words), repeat).items():
+        run = locate(config.run.root, config.run.study, run_id(config))
+        run.create(to_dict(config))
+        links = (1e-11 if name == "1x2" else 1e-9) * slower
+        run.write_profile(made_up(1 if name == "1x1" else 2, links))
+
+
+def test_the_interval_is_of_the_repeats_that_are_there(words, capsys):
+    asked = [*words, "scaling=weak", "scaling.gpus=1,4", "--json"]
+    assert main(["forecast", *asked]) == 0
+    once = json.loads(capsys.readouterr().out)["points"][1]
+    assert once["low_s"] is once["high_s"] is once["efficiency_low"] is once["efficiency_high"] is None
+    repeated(words, 2, 1.2)
+    assert calibration.find(*load(words)).repeats[0].profiles.keys() == {"1x1", "1x2", "2x1"}
+    assert main(["forecast", *asked]) == 0
+    twice = json.loads(capsys.readouterr().out)["points"][1]
+    assert twice["low_s"] < once["step_s"] < twice["step_s"] < twice["high_s"]
+    assert twice["efficiency_low"] < twice["efficiency"] < twice["efficiency_high"]
+    assert main(["forecast", *asked, "scaling.repeats=1"]) == 0
+    assert json.loads(capsys.readouterr().out)["points"][1] == once
+
+
+def test_repeats_of_a_calibration_are_runs_of_their_own(words):
+    config, settings = load([*words, "scaling.repeats=3"])
+    names = [
+        one.run.name for repeat in (1, 2, 3) for one in plan.calibration(config, settings, repeat).values()
+    ]
+    assert names == ["1x1", "1x2", "2x1", "1x1-r2", "1x2-r2", "2x1-r2", "1x1-r3", "1x2-r3", "2x1-r3"]
+    facts, runs = calibrate(config, settings, dry_run=True)
+    assert (facts["jobs"], len({run_id(one) for one in runs})) == (9, 9)
+
+
+def test_the_links_of_a_hierarchical_calibration_are_fitted_as_such(words, tmp_path):
+    assert calibration.find(*load(words)).algorithm == "nccl"
+    assert calibration.find(*load([*words, "scaling.algorithm=ring"])).algorithm == "ring"
+    hierarchical = [*words, "comm.hierarchical=true", f"run.root={tmp_path / 'other'}"]
+    repeated(hierarchical, 1, 1.0)
+    assert calibration.find(*load(hierarchical)).algorithm == "hierarchical"
 
 
 def test_strong_scaling_shrinks_a_ranks_share(words, capsys):

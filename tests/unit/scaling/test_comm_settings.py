@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from hpctrain.cli import main
 from hpctrain.config.checks import TUNED_COMM
@@ -109,6 +111,13 @@ def effect(key, value, mean, half):
             [effect("bucket_mb", 1, 0.0314, 0.004)],
             ["The comm settings that matter on 8 GPUs: comm.bucket_mb=1 +3.1 ± 0.4 % (samples/s)."],
         ),
+        (
+            [effect("bucket_mb", 1, 0.0314, 0.004), effect("hierarchical", True, 0.5, None)],
+            [
+                "The comm settings that matter on 8 GPUs: comm.bucket_mb=1 +3.1 ± 0.4 % (samples/s). "
+                "Nothing is known of comm.hierarchical=true: a single repeat."
+            ],
+        ),
         # The strongest first, whether it helps or harms; a key that matters at one value is not noise.
         (
             [
@@ -141,6 +150,46 @@ def test_one_repeat_says_nothing_of_what_matters():
     assert comm_settings.best(found) == {}
     assert found[0].change == Value(1.0, None)
     assert comm_settings.percent(found[0].change) == "+100.0 %"
+
+
+def test_several_settings_need_more_to_matter_than_one():
+    base, other = point(100.0, 101.0, 99.0), point(103.0, 104.0, 102.0)
+    alone = comm_settings.effects(base, [(CommSetting("bucket_mb", 1.0), other)], {})
+    tried = [(CommSetting("bucket_mb", float(n)), other) for n in range(8)]
+    single = (CommSetting("compression", "fp16"), point(100.0))  # is not compared
+    (first, *_), together = alone, comm_settings.effects(base, [*tried, single], {})
+    # Student's t, with very nearly 4 degrees of freedom, at 97.5 %, and at 1 - 0.025/8.
+    assert first.matters
+    assert first.change.half == pytest.approx(2.776 * 1.03 * (1 / 3 * (1e-4 + 1 / 103**2)) ** 0.5, rel=1e-3)
+    assert together[0].change.half / first.change.half == pytest.approx(
+        stats.t.ppf(1 - 0.025 / 8, 4) / 2.7764, rel=1e-3
+    )
+    assert not any(effect.matters for effect in together)
+
+
+def said_to_matter(settings, repeats, spread, studies):
+    """The shares of studies of settings without effect in which one matters, and whose intervals hold all effects."""
+    generator = np.random.default_rng([settings, repeats, int(10 * spread)])
+    wrong = 0
+    for _ in range(studies):
+        sigmas = 0.03 * np.exp(spread * generator.normal(size=(settings + 1, 1)))
+        base, *others = 100 * np.exp(sigmas * generator.normal(size=(settings + 1, repeats)))
+        tried = [(CommSetting("bucket_mb", float(n)), point(*rates)) for n, rates in enumerate(others)]
+        wrong += any(effect.matters for effect in comm_settings.effects(point(*base), tried, {}))
+    return wrong / studies
+
+
+def test_of_settings_without_effect_none_matters():
+    assert said_to_matter(8, 3, 0.5, 300) < 0.05 + 4 * (0.05 * 0.95 / 300) ** 0.5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+@pytest.mark.parametrize("settings", [1, 3, 8, 20])
+def test_the_error_over_all_settings_is_at_most_6_percent(settings, repeats, spread):
+    assert said_to_matter(settings, repeats, spread, 4000) <= 0.06
 
 
 def test_a_presets_settings_are_replaced():

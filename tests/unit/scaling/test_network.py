@@ -22,6 +22,7 @@ from hpctrain.scaling.network import (
     overlap,
     step,
 )
+from tests import allreduce_events
 
 ALPHA, BETA, GAMMA = 5e-6, 1e-9, 2e-10
 FLAT = Network(Link(ALPHA, BETA), Link(ALPHA, BETA), GAMMA)
@@ -137,10 +138,28 @@ def test_a_library_takes_what_is_best_for_the_size():
     assert long == ALGORITHMS["halving"](FLAT, shape, 1e9)
 
 
-def test_ranks_beyond_a_power_of_two_cost_two_more_messages():
-    more = ALGORITHMS["recursive_doubling"](FLAT, Shape(5, 1), N)
-    less = ALGORITHMS["recursive_doubling"](FLAT, Shape(4, 1), N)
-    assert more == pytest.approx(less + 2 * (ALPHA + N * BETA) + N * GAMMA, rel=1e-12)
+@pytest.mark.parametrize("p", range(2, 34))
+@pytest.mark.parametrize("name", allreduce_events.ALGORITHMS)
+def test_any_number_of_ranks_takes_as_long_as_in_a_simulation_of_its_messages(name, p):
+    n = 32 * p
+    simulated_s, sums = allreduce_events.run(name, p, 1, n, (ALPHA, BETA), (ALPHA, BETA), GAMMA)
+    assert sums == [[2**p - 1] * n] * p
+    assert ALGORITHMS[name](FLAT, Shape(p, 1), n) == pytest.approx(simulated_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["recursive_doubling", "halving"])
+@pytest.mark.parametrize("m", [2, 3, 4, 6])
+@pytest.mark.parametrize("nodes", [2, 3, 4, 6, 8])
+def test_nodes_of_several_ranks_take_as_long_as_in_a_simulation(name, nodes, m):
+    """Rounds of the model wait for each other: off powers of two it is too slow, never too fast."""
+    for beta, gamma in ((BETA, GAMMA), (100 * BETA, 100 * GAMMA)):
+        network, n = Network(Link(ALPHA / 5, beta / 10), Link(ALPHA, beta), gamma), 4096
+        links = [(link.latency_s, link.wire_s_per_byte) for link in (network.inside, network.between)]
+        simulated_s, sums = allreduce_events.run(name, nodes, m, n, *links, gamma)
+        assert sums == [[2 ** (nodes * m) - 1] * n] * (nodes * m)
+        found_s = ALGORITHMS[name](network, Shape(nodes, m), n)
+        most = 1.0 if (nodes * m) & (nodes * m - 1) == 0 else 1.45
+        assert simulated_s * (1 - 1e-9) <= found_s <= most * simulated_s * (1 + 1e-9)
 
 
 @settings(deadline=None)

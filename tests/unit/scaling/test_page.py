@@ -38,8 +38,9 @@ CASES = [
     (figures([1, 2, 4], amdahl(0.0), 0.05), "cannot be told from zero"),
     (figures([1, 2], amdahl(0.1), 0.01), "two GPU counts fit it always"),
     (figures([1, 2, 4], amdahl(0.1), 0.5, seed=1), "the repeats differ too much"),
-    (figures([1, 2, 4], lambda p: 0.5 / p**1.3, 0.001), "it does not fit, its serial fraction would be -"),
-    (figures([1, 2, 4, 8], lambda p: 0.5 + 0.02 * p, 0.002, mode="weak"), None),
+    (figures([1, 2, 4], amdahl(-0.1), 0.001), "it does not fit, its serial fraction would be -"),
+    (figures([1, 2, 4], lambda p: 0.5 / p**1.3, 0.001), "it does not fit, the points differ from it"),
+    (figures([1, 2, 4, 8], lambda p: 0.5 * p / (0.05 + 0.95 * p), 0.002, mode="weak"), None),
     (
         figures([1, 2], lambda p: 0.5 + 0.02 * p, 0.002, 1, mode="weak"),
         "without repeats its serial fraction has no",

@@ -7,7 +7,8 @@ import pytest
 
 from hpctrain.cli import main
 from hpctrain.config.load import to_dict
-from hpctrain.scaling import measured, report
+from hpctrain.scaling import laws, measured, report
+from hpctrain.scaling.laws import Fit, Value
 from hpctrain.scaling.plan import plan
 from hpctrain.scaling.start import load
 from hpctrain.storage.run_dir import RunDir
@@ -86,7 +87,7 @@ def test_a_failed_run_is_a_named_gap(study, capsys):
     assert "gap: g4-r1-" in out
     assert "OUT_OF_MEMORY" in out
     assert "Ask for 4 GPUs" in out
-    assert "Amdahl's law: serial fraction" in out
+    assert "Amdahl's law is not shown: without repeats its serial fraction has no interval" in out
 
 
 def test_tables_for_programs_and_proposals(study, tmp_path, capsys):
@@ -154,3 +155,25 @@ def test_a_runs_timeline_is_summed_up(study, capsys):
     run.timeline_file(1).write_text(json.dumps(events))
     assert main(["report", "s", "--root", str(study.parent), "--no-html"]) == 0
     assert "Horovod's timeline on 2 GPUs: 1 bucket in 1 messages per step, 4 ms" in capsys.readouterr().out
+
+
+NOT = " is not shown: "
+
+
+@pytest.mark.parametrize(
+    ("law", "said"),
+    [
+        (Fit("Amdahl", Value(0.1, 0.02), True), ": serial fraction 10.0 ± 2.0 %, speed-up at most 10 (8.33 to 12.5)"),
+        (Fit("Amdahl", Value(0.01, 0.04), True), f"{NOT}its serial fraction, 1.0 ± 4.0 %, cannot be told from zero "
+         "(a speed-up limited to less than 20 is excluded)"),
+        (Fit("Amdahl", Value(-0.1, 0.02)), f"{NOT}it does not fit, its serial fraction would be -10.0 ± 2.0 %"),
+        (Fit("Amdahl", Value(0.1), False),
+         f"{NOT}it does not fit, the points differ from it by more than their repeats do"),
+        (Fit("Amdahl", Value(0.1)), f"{NOT}without repeats its serial fraction has no interval"),
+        (Fit("Gustafson", Value(0.1, 0.02)), ": serial fraction 10.0 ± 2.0 %"),
+        (Fit("Gustafson", Value(0.01, 0.02)), f"{NOT}its serial fraction, 1.0 ± 2.0 %, cannot be told from zero"),
+    ],
+)  # fmt: skip
+def test_a_law_is_said_with_what_is_known_of_it(law, said):
+    table = laws.rows([laws.Point(p, 1, 64, (laws.Repeat(1 / p, 64.0 * p, {}),)) for p in (1, 2, 4)])
+    assert report.law_line(law, table) == f"{law.law}'s law{said}"

@@ -1,6 +1,8 @@
 """Jobs of a study as numbers, and the text of their script."""
 
 import dataclasses
+import itertools
+import random
 from pathlib import PurePosixPath
 
 import pytest
@@ -159,6 +161,18 @@ def test_no_schedule_is_shorter_than_its_longest_run_or_its_share():
     assert wall_bound_s([10, 10], 1) == 20
     assert wall_bound_s([10, 10], 0) == 20
     assert wall_bound_s([], 4) == 0
+    generator = random.Random(0)
+    for _ in range(60):
+        runs, slots = (
+            [generator.randint(1, 9) for _ in range(generator.randint(1, 6))],
+            generator.randint(1, 3),
+        )
+        # Every way to give each run a slot; the shortest schedule of them all.
+        shortest = min(
+            max(sum(s for s, slot in zip(runs, way, strict=True) if slot == k) for k in range(slots))
+            for way in itertools.product(range(slots), repeat=len(runs))
+        )
+        assert wall_bound_s(runs, slots) <= shortest < wall_bound_s(runs, slots) + max(runs)
 
 
 def test_a_refused_array_becomes_a_smaller_one_with_more_to_do(tmp_path, monkeypatch):

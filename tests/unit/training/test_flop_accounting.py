@@ -10,9 +10,11 @@ from hpctrain.data.derive import load
 from hpctrain.flops.document import document
 from hpctrain.flops.known import counted
 from hpctrain.flops.request import request
+from hpctrain.flops.step import StepWork
 from hpctrain.launch import estimate
 from hpctrain.training.comm import Comm
 from hpctrain.training.flop_accounting import Costs
+from hpctrain.training.precision import tf32_allowed
 from tests.integration import odd_networks
 
 SETTINGS = [
@@ -47,12 +49,38 @@ def test_rates_are_work_over_time():
     figures = made.rates(steps=10, samples=320, wall_s=0.5)
     assert figures.flops == done
     assert figures.gflop_per_s == pytest.approx(done / 0.5 / 1e9)
-    assert figures.mfu == pytest.approx(step * 320 / 0.5 / (2 * 19.5e12))
+    # Torch lets cuDNN multiply as TF32 by default, and LeNet has convolutions.
+    assert figures.mfu == pytest.approx(step * 320 / 0.5 / (2 * 156e12))
+
+
+@pytest.mark.parametrize(
+    ("device", "cudnn", "peak"),
+    [
+        ("NVIDIA A100-SXM4-40GB", True, 156e12),
+        ("NVIDIA A100-SXM4-40GB", False, 19.5e12),
+        ("Tesla V100-SXM2-32GB", True, 15.7e12),
+        ("AMD Instinct MI250X", True, 47.85e12),
+    ],
+)
+def test_fp32_has_the_peak_of_what_torch_may_multiply(monkeypatch, device, cudnn, peak):
+    monkeypatch.setattr("hpctrain.training.flop_accounting.tf32_allowed", lambda: (False, cudnn))
+    made, _ = costs(f"++cluster.device={device}")
+    figures = made.rates(steps=10, samples=320, wall_s=0.5)
+    assert figures.mfu == pytest.approx(made.per_sample * 320 / 2 / 0.5 / peak)
+
+
+def test_only_layers_of_cudnn_and_matrix_products_that_may_are_tf32():
+    a100 = hardware.find("A100")
+    conv, dense = (StepWork(1, 1, 1.0, 1.0, 1, 1, (), cudnn) for cudnn in (True, False))
+    assert [conv.format(a100, "fp32", False, allowed) for allowed in (True, False)] == ["tf32", "fp32"]
+    assert [dense.format(a100, "fp32", allowed) for allowed in (True, False)] == ["tf32", "fp32"]
+    assert conv.format(a100, "bf16") == "bf16"
+    assert tf32_allowed() == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
 
 def test_the_share_of_the_roofline_is_the_flops_commands_bound():
     made, config = costs("++cluster.device=NVIDIA A100-SXM4-40GB")
-    asked = request(["model=lenet", "batch=16", "optimizer.momentum=0.9"])
+    asked = request(["model=lenet", "batch=16", "optimizer.momentum=0.9", "dtype=tf32"])
     found = counted("lenet", config.model.settings, 16)
     bound = document(asked, found, hardware.find("A100"))["lower_bound"]
     share = made.rates(steps=10, samples=320, wall_s=1.0).roofline_share
