@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.config.swept import Choice, Interval
@@ -193,6 +193,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the first verdict imports scipy
 @given(ROWS, st.booleans())
 def test_every_run_is_in_one_list(rows, higher_is_better):
     results = [
