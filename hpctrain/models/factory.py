@@ -153,7 +153,7 @@ def _from_target(target: str, settings: Mapping[str, Any], place: torch.device) 
     try:
         with place:
             return kind(**settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if place.type == "meta":
             return _from_target(target, settings, torch.device("cpu"))
         raise UserError(

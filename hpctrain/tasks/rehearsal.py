@@ -85,7 +85,12 @@ def _play(config: Config) -> None:
         task.loss(network, batch, None)
     except UserError:
         raise
-    except Exception as error:  # the user's own code may raise anything
+    except (
+        Exception,
+        SystemExit,
+        GeneratorExit,
+        BaseExceptionGroup,
+    ) as error:  # the user's own code may raise anything
         sizes = ", ".join("x".join(map(str, tensor.shape)) for tensor in batch[: -task.targets])
         raise UserError(
             "model.target", model.target, f"fails on {SAMPLES} samples ({sizes}): {said(error)}"

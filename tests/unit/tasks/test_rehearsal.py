@@ -1,6 +1,7 @@
 """The user's network meets its data before anything starts: it passes, or one sentence says what is wrong and where."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,25 @@ def test_a_network_that_takes_long_is_left_to_the_ranks(monkeypatch):
     handler = signal.getsignal(signal.SIGALRM)
     rehearsal.play(config)
     assert signal.getsignal(signal.SIGALRM) is handler
+
+
+@pytest.mark.parametrize("place", ["init", "forward"])
+def test_a_network_that_ends_the_program_has_its_sentence(monkeypatch, tmp_path, place):
+    """Before, the command ended with the network's exit code, and nothing was said."""
+    (tmp_path / "ends.py").write_text(
+        "import sys\nfrom torch import nn\n"
+        "class Ends(nn.Module):\n"
+        "    def __init__(self, place):\n"
+        "        super().__init__()\n"
+        "        self.line = nn.Linear(256, 10)\n"
+        "        if place == 'init':\n"
+        "            sys.exit('bye')\n"
+        "    def forward(self, x):\n"
+        "        sys.exit(0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ends", raising=False)
+    with pytest.raises(UserError, match=r"ends\.py, line"):
+        rehearsal.play(
+            load(["model=custom", "model.target=ends:Ends", f"+model.place={place}", "data=digits"])
+        )
