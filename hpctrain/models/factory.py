@@ -173,10 +173,16 @@ def _load(model: nn.Module, path: Path) -> None:
         for key in own
         if key in weights and not key.endswith(EXTRA_STATE) and weights[key].shape != own[key].shape
     ]
+    numbers = [
+        f"{key} ({_numbers(weights[key])} where {_numbers(own[key])} is needed)"
+        for key in own
+        if key in weights and not key.endswith(EXTRA_STATE) and _numbers(weights[key]) != _numbers(own[key])
+    ]
     faults = {
         "missing": missing,
         "unexpected": [key for key in weights if key not in own],
         "mis-shaped": shapes,
+        "of other numbers": numbers,
     }
     text = "; ".join(f"{fault}: {listing(keys, NAMED)}" for fault, keys in faults.items() if keys)
     if text:
@@ -199,10 +205,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().partition("\n")[0]
         raise UserError("model.weights", path, f"is not a readable weight file: {reason}") from None
     if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) or str(key).endswith(EXTRA_STATE) for key, value in content.items()
+        isinstance(key, str) and (isinstance(value, Tensor) or key.endswith(EXTRA_STATE))
+        for key, value in content.items()
     ):
         raise UserError("model.weights", path, "must hold a state dict: names to tensors")
     return dict(content)
+
+
+def _numbers(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
 
 
 def _shape(tensor: Tensor) -> str:

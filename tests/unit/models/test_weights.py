@@ -178,3 +178,18 @@ def test_what_a_module_keeps_beside_tensors_is_read_if_it_is_there(tmp_path, suf
     found = build("custom", {}, target=f"{__name__}:Keeping", weights=path)
     assert found.weight.tolist() == [1, 1]
     assert found.words == {"seen": 7 if suffix == ".pt" else 0}
+
+
+@pytest.mark.parametrize(("dtype", "named"), [(torch.complex64, "complex"), (torch.int32, "integer")])
+def test_weights_of_other_numbers_are_refused(tmp_path, dtype, named):
+    """Before, an imaginary part was dropped, and integers were taken, in silence."""
+    state = {key: tensor.to(dtype) for key, tensor in build("perceptron", SMALL).state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"of other numbers: \S+ \({named} where float is needed\)"):
+        build("perceptron", SMALL, weights=tmp_path / "w.pt")
+
+
+def test_weights_without_names_are_refused(tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="must hold a state dict"):
+        build("perceptron", SMALL, weights=tmp_path / "w.pt")
