@@ -82,7 +82,13 @@ def _play(config: Config) -> None:
     try:
         models.initialise(network, lambda count: batch[: -task.targets])
         models.check_trainable(network)
-        task.loss(network, batch, None)
+        loss, _, _ = task.loss(network, batch, None)
+        if not loss.requires_grad:
+            raise UserError(
+                "model.target",
+                model.target,
+                "trains nothing: its output is detached, rounded, or made without gradients",
+            )
     except UserError:
         raise
     except (

@@ -87,3 +87,19 @@ def test_a_network_that_ends_the_program_has_its_sentence(monkeypatch, tmp_path,
         rehearsal.play(
             load(["model=custom", "model.target=ends:Ends", f"+model.place={place}", "data=digits"])
         )
+
+
+def test_a_network_without_a_gradient_has_its_sentence(monkeypatch, tmp_path):
+    """Before, it failed in the rank, with a traceback."""
+    (tmp_path / "apart.py").write_text(
+        "from torch import nn\n"
+        "class Apart(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.line = nn.Linear(1024, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.line(x.flatten(1)).detach()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="trains nothing: its output is detached"):
+        rehearsal.play(load(["model=custom", "model.target=apart:Apart", "data=digits"]))
